@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {Delegation, Pool, Request, StakePools, Thawing} from "./libraries/StakePools.sol";
+
+/// @title Stake of operators and their delegators
+/// @notice One pool for each operator: its own stake, which is lost first, and its delegators' stake by shares. Rewards are
+/// kept apart from stake. Stake leaves through an unbonding time in which it can still be slashed.
+///
+/// Locks: a task locks part of a pool. A new lock must be covered by active stake that no other lock uses, so no stake
+/// answers twice. Leaving may be asked for at any time, also for locked stake, but is paid only while all stake that
+/// remains, active and thawing, covers the locks, and to the operator only while its own does: neither a slash comes too
+/// late for what thaws, nor does an operator leave its delegators to answer for its tasks. A lock made after a request
+/// does not count on what thaws.
+/// @dev The token must be a plain ERC-20: no fee on transfer, no rebase, no call to the receiver, and less than 2^92 wei
+/// of it (`FlockToken` has less than 2^90). Tokens sent here without a call change nothing and cannot be taken out.
+contract StakeVault is AccessControl, ReentrancyGuardTransient {
+    using SafeCast for uint256;
+    using SafeERC20 for IERC20;
+    using StakePools for Pool;
+    using StakePools for Thawing;
+
+    /// @notice What is fixed at deployment.
+    /// @param epochLength Seconds of a vault epoch, at least a minute.
+    /// @param unbondingEpochs Whole epochs that stake thaws, besides the one of the request.
+    /// @param commissionDelay Epochs before a new commission counts, longer than `unbondingEpochs`: whoever dislikes it is out.
+    /// @param minDelegation Least shares a delegator holds (a share is worth one wei before any slash), at least 2^44.
+    struct Settings {
+        uint32 epochLength;
+        uint32 unbondingEpochs;
+        uint32 commissionDelay;
+        uint96 minDelegation;
+    }
+
+    /// @notice A pool as it stands; amounts in wei.
+    struct PoolInfo {
+        uint256 own;
+        uint256 delegated;
+        uint256 shares;
+        uint256 earningShares;
+        uint256 ownThawing;
+        uint256 thawing;
+        uint256 locked;
+        uint256 operatorRewards;
+        uint256 generation;
+    }
+
+    /// @notice A delegator's part of a pool: shares, those that earn in this epoch, their worth and the unclaimed rewards.
+    struct DelegationInfo {
+        uint256 shares;
+        uint256 earningShares;
+        uint256 assets;
+        uint256 rewards;
+    }
+
+    /// @notice May lock stake for tasks and release it.
+    bytes32 public constant REGISTRY_ROLE = keccak256("REGISTRY_ROLE");
+    /// @notice May take locked stake.
+    bytes32 public constant SLASHER_ROLE = keccak256("SLASHER_ROLE");
+    /// @notice May pay rewards in.
+    bytes32 public constant DISTRIBUTOR_ROLE = keccak256("DISTRIBUTOR_ROLE");
+
+    /// @notice Highest commission, in basis points.
+    uint256 public constant MAX_COMMISSION = 5_000;
+    /// @notice Most that one change moves the commission, in basis points.
+    uint256 public constant MAX_COMMISSION_STEP = 1_000;
+    /// @notice Longest unbonding time and commission delay, in epochs.
+    uint256 public constant MAX_DELAY = 10_000;
+    /// @notice Lowest allowed `minDelegation`: rewards a share then fit their field whatever is ever paid in.
+    uint256 public constant LOWEST_MIN_DELEGATION = 2 ** 44;
+
+    /// @notice Token of all stakes and rewards.
+    IERC20 public immutable token;
+    /// @notice Seconds of a vault epoch.
+    uint32 public immutable epochLength;
+    /// @notice Whole epochs that stake thaws.
+    uint32 public immutable unbondingEpochs;
+    /// @notice Epochs before a new commission counts.
+    uint32 public immutable commissionDelay;
+    /// @notice Least shares a delegator holds.
+    uint96 public immutable minDelegation;
+
+    mapping(address operator => Pool) private _pools;
+    mapping(address operator => mapping(address account => Delegation)) private _delegations;
+    mapping(address operator => mapping(address account => mapping(uint256 epoch => Request))) private _requests;
+    mapping(address operator => mapping(uint256 epoch => Request)) private _ownRequests;
+    mapping(bytes32 task => mapping(address operator => uint96)) private _locks;
+
+    /// @notice An operator added to its own stake.
+    event Staked(address indexed operator, uint256 amount);
+    /// @notice An operator asked for own stake back; it thaws from this epoch on.
+    event Unstaked(address indexed operator, uint256 indexed epoch, uint256 amount);
+    /// @notice An account delegated to an operator.
+    event Delegated(address indexed operator, address indexed account, uint256 amount, uint256 shares);
+    /// @notice A delegator asked for stake back; it thaws from this epoch on.
+    event Undelegated(
+        address indexed operator, address indexed account, uint256 indexed epoch, uint256 amount, uint256 shares
+    );
+    /// @notice Thawed stake was paid out; to the operator itself when `account` is the operator and `own` holds.
+    event Withdrawn(address indexed operator, address indexed account, uint256 indexed epoch, uint256 amount, bool own);
+    /// @notice Rewards came in; the operator has what is not `toDelegators`.
+    event RewardsDistributed(address indexed operator, uint256 amount, uint256 toDelegators);
+    /// @notice A delegator took its rewards.
+    event RewardsClaimed(address indexed operator, address indexed account, uint256 amount);
+    /// @notice An operator took its own rewards and commission.
+    event OperatorRewardsClaimed(address indexed operator, uint256 amount);
+    /// @notice An operator's commission changes at the start of `epoch`.
+    event CommissionScheduled(address indexed operator, uint256 commission, uint256 indexed epoch);
+    /// @notice Stake was locked for a task.
+    event Locked(bytes32 indexed task, address indexed operator, uint256 amount);
+    /// @notice What was left of a task's lock was released.
+    event Unlocked(bytes32 indexed task, address indexed operator, uint256 amount);
+    /// @notice Locked stake was taken.
+    event Slashed(bytes32 indexed task, address indexed operator, uint256 amount);
+
+    /// @notice A setting is out of its bounds.
+    error InvalidSettings();
+    /// @notice An amount must not be zero.
+    error ZeroAmount();
+    /// @notice There is less than was asked for: wei of stake, or shares of a delegation.
+    error InsufficientStake(uint256 available, uint256 requested);
+    /// @notice The delegator would hold fewer shares than the least, and not none.
+    error BelowMinimum(uint256 minimum, uint256 shares);
+    /// @notice The stake thaws until the start of this epoch.
+    error StillThawing(uint256 epoch);
+    /// @notice The account asked for nothing in that epoch, or has it already.
+    error NothingToWithdraw(address account, uint256 epoch);
+    /// @notice The withdrawal would leave less stake than the tasks have locked.
+    error StakeLocked(uint256 locked, uint256 remaining);
+    /// @notice The commission is too high.
+    error CommissionTooHigh(uint256 maximum, uint256 commission);
+    /// @notice The commission moves too far in one step.
+    error CommissionStepTooLarge(uint256 current, uint256 commission);
+
+    /// @notice Sets what is fixed; `admin` gives out the roles.
+    constructor(IERC20 token_, address admin, Settings memory settings) {
+        bool valid = settings.epochLength >= 1 minutes && settings.unbondingEpochs != 0
+            && settings.commissionDelay > settings.unbondingEpochs && settings.commissionDelay <= MAX_DELAY
+            && settings.minDelegation >= LOWEST_MIN_DELEGATION;
+        if (!valid || admin == address(0)) revert InvalidSettings();
+        token = token_;
+        epochLength = settings.epochLength;
+        unbondingEpochs = settings.unbondingEpochs;
+        commissionDelay = settings.commissionDelay;
+        minDelegation = settings.minDelegation;
+        _grantRole(DEFAULT_ADMIN_ROLE, admin);
+    }
+
+    /// @notice Adds `amount` wei, which the caller must have approved, to the caller's own stake as operator.
+    function stake(uint256 amount) external nonReentrant {
+        if (amount == 0) revert ZeroAmount();
+        _pools[msg.sender].addOwn(amount.toUint96(), currentEpoch());
+        emit Staked(msg.sender, amount);
+        token.safeTransferFrom(msg.sender, address(this), amount);
+    }
+
+    /// @notice Asks for `amount` wei of the caller's own stake back. Requests of one epoch are one.
+    function unstake(uint256 amount) external nonReentrant {
+        if (amount == 0) revert ZeroAmount();
+        Pool storage pool_ = _pools[msg.sender];
+        uint96 own = pool_.own;
+        if (amount > own) revert InsufficientStake(own, amount);
+        uint32 epoch = currentEpoch();
+        pool_.own = uint96(own - amount);
+        pool_.ownThawing.thaw(_ownRequests[msg.sender][epoch], uint96(amount));
+        emit Unstaked(msg.sender, epoch, amount);
+    }
+
+    /// @notice Pays the caller the own stake that it asked for in `epoch`, less what was slashed since.
+    function withdrawStake(uint32 epoch) external nonReentrant returns (uint256 amount) {
+        Pool storage pool_ = _pools[msg.sender];
+        amount = _release(pool_.ownThawing, _ownRequests[msg.sender][epoch], epoch);
+        _requireCovered(pool_.locked, uint256(pool_.own) + pool_.ownThawing.assets);
+        emit Withdrawn(msg.sender, msg.sender, epoch, amount, true);
+        token.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Sets the caller's commission on its delegators' rewards, from `commissionDelay` epochs on. Replaces a change
+    /// that does not count yet.
+    function setCommission(uint16 commission_) external {
+        Pool storage pool_ = _pools[msg.sender];
+        uint32 epoch = currentEpoch();
+        uint16 current = pool_.commissionAt(epoch);
+        if (commission_ > MAX_COMMISSION) revert CommissionTooHigh(MAX_COMMISSION, commission_);
+        uint16 step = commission_ > current ? commission_ - current : current - commission_;
+        if (step > MAX_COMMISSION_STEP) revert CommissionStepTooLarge(current, commission_);
+        uint32 from = epoch + commissionDelay;
+        (pool_.commission, pool_.nextCommission, pool_.commissionEpoch) = (current, commission_, from);
+        emit CommissionScheduled(msg.sender, commission_, from);
+    }
+
+    /// @notice Pays the caller its rewards and commission as operator.
+    function claimOperatorRewards() external nonReentrant returns (uint256 amount) {
+        Pool storage pool_ = _pools[msg.sender];
+        amount = pool_.operatorRewards;
+        pool_.operatorRewards = 0;
+        emit OperatorRewardsClaimed(msg.sender, amount);
+        token.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Delegates `amount` wei of the caller's, which it must have approved. It earns from the next epoch on.
+    function delegate(address operator, uint256 amount) external nonReentrant returns (uint256 shares) {
+        if (amount == 0) revert ZeroAmount();
+        uint32 epoch = currentEpoch();
+        Pool storage pool_ = _pools[operator];
+        Delegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored;
+        pool_.sync(synced, epoch);
+        shares = pool_.add(synced, amount.toUint96(), epoch);
+        _requireMinimum(synced.shares);
+        _store(stored, synced, true);
+        emit Delegated(operator, msg.sender, amount, shares);
+        token.safeTransferFrom(msg.sender, address(this), amount);
+    }
+
+    /// @notice Asks for `shares` of the caller's back; they earn no more. Requests of one epoch are one.
+    function undelegate(address operator, uint256 shares) external nonReentrant returns (uint256 amount) {
+        if (shares == 0) revert ZeroAmount();
+        uint32 epoch = currentEpoch();
+        Pool storage pool_ = _pools[operator];
+        Delegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored;
+        pool_.sync(synced, epoch);
+        uint104 held = synced.shares;
+        if (shares > held) revert InsufficientStake(held, shares);
+        if (shares != held) _requireMinimum(held - shares);
+        amount = pool_.remove(synced, uint104(shares), epoch);
+        _store(stored, synced, true);
+        pool_.thawing.thaw(_requests[operator][msg.sender][epoch], uint96(amount));
+        emit Undelegated(operator, msg.sender, epoch, amount, shares);
+    }
+
+    /// @notice Pays the caller the delegated stake that it asked for in `epoch`, less what was slashed since.
+    function withdraw(address operator, uint32 epoch) external nonReentrant returns (uint256 amount) {
+        Pool storage pool_ = _pools[operator];
+        amount = _release(pool_.thawing, _requests[operator][msg.sender][epoch], epoch);
+        _requireCovered(pool_.locked, pool_.total());
+        emit Withdrawn(operator, msg.sender, epoch, amount, false);
+        token.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Pays the caller its rewards as a delegator.
+    function claim(address operator) external nonReentrant returns (uint256 amount) {
+        Delegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored;
+        bool moved = _pools[operator].sync(synced, currentEpoch());
+        amount = synced.rewards;
+        synced.rewards = 0;
+        _store(stored, synced, moved);
+        emit RewardsClaimed(operator, msg.sender, amount);
+        token.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Pays `amount` wei of the caller's, which it must have approved, to a pool: to the operator's own stake and to
+    /// its delegators by stake, less the operator's commission. Stake that came in during this epoch has no part in it.
+    function distribute(address operator, uint256 amount) external onlyRole(DISTRIBUTOR_ROLE) nonReentrant {
+        uint256 toDelegators = _pools[operator].distribute(amount.toUint96(), currentEpoch());
+        emit RewardsDistributed(operator, amount, toDelegators);
+        token.safeTransferFrom(msg.sender, address(this), amount);
+    }
+
+    /// @notice Locks `amount` wei of an operator's pool for a task, on top of what the task has locked there already.
+    function lock(bytes32 task, address operator, uint256 amount) external onlyRole(REGISTRY_ROLE) nonReentrant {
+        uint256 available = freeStake(operator);
+        if (amount > available) revert InsufficientStake(available, amount);
+        _pools[operator].locked += amount.toUint96();
+        _locks[task][operator] += amount.toUint96();
+        emit Locked(task, operator, amount);
+    }
+
+    /// @notice Releases what is left of a task's lock and returns it, in wei.
+    function unlock(bytes32 task, address operator)
+        external
+        onlyRole(REGISTRY_ROLE)
+        nonReentrant
+        returns (uint256 amount)
+    {
+        amount = _locks[task][operator];
+        _locks[task][operator] = 0;
+        _pools[operator].locked -= uint96(amount);
+        emit Unlocked(task, operator, amount);
+    }
+
+    /// @notice Takes up to `amount` wei of what a task has locked and pays it to the caller. Never reverts for want of stake.
+    /// @dev The operator's own stake goes first, active before thawing, then its delegators', active and thawing alike.
+    /// @return taken Wei taken: `amount`, or what was left of the lock.
+    function slash(bytes32 task, address operator, uint256 amount)
+        external
+        onlyRole(SLASHER_ROLE)
+        nonReentrant
+        returns (uint256 taken)
+    {
+        uint256 left = _locks[task][operator];
+        taken = _pools[operator].lose(amount < left ? amount : left);
+        _locks[task][operator] = uint96(left - taken);
+        emit Slashed(task, operator, taken);
+        if (taken != 0) token.safeTransfer(msg.sender, taken);
+    }
+
+    /// @notice Number of the running vault epoch.
+    function currentEpoch() public view returns (uint32) {
+        return (block.timestamp / epochLength).toUint32();
+    }
+
+    /// @notice An operator's pool.
+    function pool(address operator) external view returns (PoolInfo memory) {
+        Pool storage pool_ = _pools[operator];
+        (uint256 earningShares,,,) = pool_.earningAt(currentEpoch());
+        return PoolInfo({
+            own: pool_.own,
+            delegated: pool_.delegated,
+            shares: pool_.shares,
+            earningShares: earningShares,
+            ownThawing: pool_.ownThawing.assets,
+            thawing: pool_.thawing.assets,
+            locked: pool_.locked,
+            operatorRewards: pool_.operatorRewards,
+            generation: pool_.generation
+        });
+    }
+
+    /// @notice An account's delegation to an operator.
+    function delegation(address operator, address account) external view returns (DelegationInfo memory info) {
+        Pool storage pool_ = _pools[operator];
+        Delegation memory synced = _delegations[operator][account];
+        pool_.sync(synced, currentEpoch());
+        info.shares = synced.shares;
+        info.earningShares = synced.earning;
+        info.assets = StakePools.toAssets(info.shares, pool_.delegated, pool_.shares);
+        info.rewards = synced.rewards;
+    }
+
+    /// @notice Rewards that a delegator could claim now, in wei.
+    function pendingRewards(address operator, address account) external view returns (uint256) {
+        Delegation memory synced = _delegations[operator][account];
+        _pools[operator].sync(synced, currentEpoch());
+        return synced.rewards;
+    }
+
+    /// @notice What a delegator's request of `epoch` is worth now, in wei.
+    function thawingOf(address operator, address account, uint32 epoch) external view returns (uint256) {
+        return _pools[operator].thawing.worth(_requests[operator][account][epoch]);
+    }
+
+    /// @notice What an operator's own request of `epoch` is worth now, in wei.
+    function ownThawingOf(address operator, uint32 epoch) external view returns (uint256) {
+        return _pools[operator].ownThawing.worth(_ownRequests[operator][epoch]);
+    }
+
+    /// @notice Active stake of a pool that no task has locked, in wei.
+    function freeStake(address operator) public view returns (uint256) {
+        Pool storage pool_ = _pools[operator];
+        uint256 active = uint256(pool_.own) + pool_.delegated;
+        uint256 locked = pool_.locked;
+        return active > locked ? active - locked : 0;
+    }
+
+    /// @notice What is left of a task's lock on a pool, in wei.
+    function lockedStake(bytes32 task, address operator) external view returns (uint256) {
+        return _locks[task][operator];
+    }
+
+    /// @notice Commission now, the one that was set last, and the epoch from which that one counts, zero for never set.
+    function commission(address operator) external view returns (uint256 current, uint256 next, uint256 from) {
+        Pool storage pool_ = _pools[operator];
+        return (pool_.commissionAt(currentEpoch()), pool_.nextCommission, pool_.commissionEpoch);
+    }
+
+    /// @dev Ends a request that has thawed. The sum is taken in 256 bits: no delay wraps round to the past.
+    function _release(Thawing storage thawing, Request storage request, uint32 epoch) private returns (uint256) {
+        if (request.shares == 0) revert NothingToWithdraw(msg.sender, epoch);
+        uint256 thawed = uint256(epoch) + unbondingEpochs + 1;
+        if (currentEpoch() < thawed) revert StillThawing(thawed);
+        return thawing.release(request);
+    }
+
+    function _store(Delegation storage stored, Delegation memory synced, bool moved) private {
+        if (moved) {
+            (stored.shares, stored.earning, stored.freshEpoch) = (synced.shares, synced.earning, synced.freshEpoch);
+        }
+        (stored.paid, stored.rewards, stored.generation) = (synced.paid, synced.rewards, synced.generation);
+    }
+
+    function _requireCovered(uint256 locked, uint256 remaining) private pure {
+        if (remaining < locked) revert StakeLocked(locked, remaining);
+    }
+
+    function _requireMinimum(uint256 shares) private view {
+        if (shares < minDelegation) revert BelowMinimum(minDelegation, shares);
+    }
+}

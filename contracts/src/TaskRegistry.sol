@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {EmissionController} from "./EmissionController.sol";
+import {Head, ISettlement} from "./ISettlement.sol";
+import {RewardDistributor} from "./RewardDistributor.sol";
+import {Slash} from "./libraries/Reports.sol";
+import {TaskTerms, Terms} from "./libraries/TaskTerms.sol";
+
+/// @title Tasks, their terms, members and stakes
+/// @notice Creates tasks, whose pools go to the distributor, lets members join with a stake, starts, closes and refunds.
+/// Stakes are kept task by task, so that none answers for another task. What a committee decided comes in through
+/// `EpochSettlement` only; a slash takes at most what is left of a stake.
+/// @dev The token must be a plain ERC-20 (no fee on transfer, supply below 2^128); `FlockToken` is.
+contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
+    using SafeERC20 for IERC20;
+
+    /// @notice Life of a task.
+    enum Status {
+        None,
+        Joining,
+        Running,
+        Closed
+    }
+
+    /// @notice A member: its account (also its signing address), stake left in wei, slots, and hash-chain tip.
+    struct Member {
+        address account;
+        uint128 stake;
+        uint32 slots;
+        bytes32 chainTip;
+    }
+
+    /// @notice Everything about a task but its members, gathered from the three contracts.
+    struct TaskInfo {
+        Terms terms;
+        address creator;
+        Status status;
+        bytes32 seed;
+        uint64 lastSettled;
+        uint64 epochStart;
+        uint32 skips;
+        uint128 poolLeft;
+        uint128 committed;
+        uint128 claimed;
+        bytes32 rewardsRoot;
+        bytes32 lastReport;
+        uint32 numMembers;
+        uint32 numSlots;
+    }
+
+    /// @dev What changes of a task.
+    struct State {
+        address creator;
+        Status status;
+        uint32 numMembers;
+        uint32 numSlots;
+        bytes32 genesisSeed;
+    }
+
+    /// @notice May create tasks while creation is not open to everybody.
+    bytes32 public constant CREATOR_ROLE = keccak256("CREATOR_ROLE");
+
+    /// @notice Part of a slash that goes to whoever brought it is 1 / `REWARD_DIVISOR`, rounded down; the pool gets the rest.
+    uint128 public constant REWARD_DIVISOR = 10;
+
+    bytes32 private constant TAG_GENESIS = keccak256("flock_ray/genesis/1");
+
+    /// @notice Token of all pools and stakes.
+    IERC20 public immutable token;
+
+    /// @notice Bounds the pools of new tasks.
+    EmissionController public immutable emission;
+
+    /// @notice Holds the pools.
+    RewardDistributor public immutable distributor;
+
+    /// @notice The only contract that slashes and closes running tasks.
+    ISettlement public immutable settlement;
+
+    /// @notice Whether anybody may create tasks, or only accounts with `CREATOR_ROLE`.
+    bool public openToAll = true;
+
+    mapping(bytes32 task => Terms) private _terms;
+    mapping(bytes32 task => State) private _states;
+    mapping(bytes32 task => mapping(uint256 index => Member)) private _members;
+    mapping(bytes32 task => mapping(address account => uint256)) private _indexPlusOne;
+    mapping(bytes32 task => mapping(uint256 slot => address)) private _slotOwners;
+
+    /// @notice Creation was opened to everybody, or closed to all but `CREATOR_ROLE`.
+    event OpenToAllSet(bool openToAll);
+    /// @notice A task was created and its pool escrowed.
+    event TaskCreated(bytes32 indexed task, address indexed creator, bytes32 termsHash, uint128 pool);
+    /// @notice A member joined with its stake.
+    event Joined(
+        bytes32 indexed task, address indexed account, uint256 index, uint128 stake, uint32 slots, bytes32 chainTip
+    );
+    /// @notice A task's first epoch began.
+    event Started(bytes32 indexed task, bytes32 seed, uint32 numMembers, uint32 numSlots);
+    /// @notice A member lost stake; `rewarded` of it to whoever brought the slash, the rest to the pool.
+    event Slashed(
+        bytes32 indexed task, uint64 indexed epoch, address indexed account, uint128 amount, uint128 rewarded
+    );
+    /// @notice A task ended and what was left of its pool went back to the creator.
+    event TaskClosed(bytes32 indexed task, uint128 refund);
+    /// @notice Money that came into a closed task's pool, or was set free in it, went to the creator.
+    event Refunded(bytes32 indexed task, uint128 amount);
+    /// @notice A member took its remaining stake out.
+    event Withdrawn(bytes32 indexed task, address indexed account, uint128 amount);
+
+    /// @notice The caller may not do this.
+    error Unauthorized(address caller);
+    /// @notice The task identifier is zero or taken.
+    error TaskUnavailable(bytes32 task);
+    /// @notice The pool is above what the emission schedule grants to the task's epochs.
+    error PoolTooLarge(uint256 maximum, uint256 pool);
+    /// @notice The task is in another stage of its life.
+    error WrongStatus(Status expected, Status got);
+    /// @notice Joining has ended.
+    error JoinClosed(uint64 joinDeadline);
+    /// @notice All places are taken.
+    error TaskFull(uint32 maxMembers);
+    /// @notice The account is a member already.
+    error AlreadyMember(address account);
+    /// @notice The account is no member.
+    error NotMember(address account);
+    /// @notice The stake buys no slot.
+    error InsufficientStake(uint256 required, uint256 given);
+    /// @notice A hash-chain tip must not be zero.
+    error InvalidChainTip();
+    /// @notice Too few members, or too few slots for the voters and one proposer, and joining still goes on.
+    error NotEnoughMembers(uint32 numMembers, uint32 numSlots);
+    /// @notice No member has this index.
+    error UnknownMember(uint256 index);
+    /// @notice No slot has this number.
+    error UnknownSlot(uint256 slot);
+    /// @notice The member's stake is gone already.
+    error NothingToWithdraw(address account);
+
+    modifier onlySettlement() {
+        if (msg.sender != address(settlement)) revert Unauthorized(msg.sender);
+        _;
+    }
+
+    /// @notice Ties the contracts for good: neither a deployer nor an admin can exchange one later.
+    /// @param token_ Token of all pools and stakes.
+    /// @param emission_ Bounds the pools of new tasks.
+    /// @param distributor_ Holds the pools; may be deployed later, at this address.
+    /// @param settlement_ Slashes and closes; may be deployed later, at this address.
+    /// @param admin Decides who may create tasks, and nothing else.
+    constructor(
+        IERC20 token_,
+        EmissionController emission_,
+        RewardDistributor distributor_,
+        ISettlement settlement_,
+        address admin
+    ) {
+        token = token_;
+        emission = emission_;
+        distributor = distributor_;
+        settlement = settlement_;
+        _grantRole(DEFAULT_ADMIN_ROLE, admin);
+    }
+
+    /// @notice Opens creation to everybody, or closes it to all but `CREATOR_ROLE`; only the admin.
+    function setOpenToAll(bool openToAll_) external onlyRole(DEFAULT_ADMIN_ROLE) {
+        openToAll = openToAll_;
+        emit OpenToAllSet(openToAll_);
+    }
+
+    /// @notice Creates a task and escrows its pool from the caller, who must have approved it to this contract.
+    /// @param task New identifier, not zero.
+    /// @param terms Terms, fixed from now on. The pool is at most numEpochs * `EmissionController.epochCap()` of now.
+    /// @param genesisSeed First seed, used when `terms.fixedGenesis`.
+    function createTask(bytes32 task, Terms calldata terms, bytes32 genesisSeed) external nonReentrant {
+        if (!openToAll) _checkRole(CREATOR_ROLE);
+        State storage state = _states[task];
+        if (task == 0 || state.status != Status.None) revert TaskUnavailable(task);
+        TaskTerms.check(terms, genesisSeed);
+        uint256 maximum = terms.numEpochs * emission.epochCap();
+        if (terms.pool > maximum) revert PoolTooLarge(maximum, terms.pool);
+
+        _terms[task] = terms;
+        state.creator = msg.sender;
+        state.status = Status.Joining;
+        if (terms.fixedGenesis) state.genesisSeed = genesisSeed;
+        emit TaskCreated(task, msg.sender, terms.termsHash, terms.pool);
+
+        uint256 reserve = uint256(terms.pool) * terms.endShareBps / TaskTerms.BPS;
+        distributor.deposit(task, terms.pool, uint128(reserve));
+        token.safeTransferFrom(msg.sender, address(distributor), terms.pool);
+    }
+
+    /// @notice Joins a task with a stake, which the caller must have approved.
+    /// @param task Task that is joining.
+    /// @param amount Stake in wei; every whole `minStake` of it is a slot, up to `maxSlots`.
+    /// @param chainTip Tip of the member's hash chain, whose preimages it reveals epoch by epoch.
+    function join(bytes32 task, uint128 amount, bytes32 chainTip) external nonReentrant {
+        State storage state = _requireStatus(task, Status.Joining);
+        Terms storage terms = _terms[task];
+        if (block.timestamp >= terms.joinDeadline) revert JoinClosed(terms.joinDeadline);
+        uint32 index = state.numMembers;
+        if (index == terms.maxMembers) revert TaskFull(index);
+        if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
+        if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
+        if (chainTip == 0) revert InvalidChainTip();
+
+        uint128 affordable = amount / terms.minStake;
+        uint32 slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
+        uint32 firstSlot = state.numSlots;
+        _members[task][index] = Member(msg.sender, amount, slots, chainTip);
+        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
+        for (uint256 i; i < slots; ++i) {
+            _slotOwners[task][firstSlot + i] = msg.sender;
+        }
+        state.numMembers = index + 1;
+        state.numSlots = firstSlot + slots;
+        emit Joined(task, msg.sender, index, amount, slots, chainTip);
+
+        token.safeTransferFrom(msg.sender, address(this), amount);
+    }
+
+    /// @notice Starts the first epoch. The creator may at any time, anybody once the task is full or joining has ended.
+    /// A task that joining left with too few members or slots closes instead: pool and stakes go back.
+    function start(bytes32 task) external nonReentrant {
+        State storage state = _requireStatus(task, Status.Joining);
+        Terms storage terms = _terms[task];
+        bool joinEnded = block.timestamp >= terms.joinDeadline;
+        bool full = state.numMembers == terms.maxMembers;
+        if (!joinEnded && !full && msg.sender != state.creator) revert Unauthorized(msg.sender);
+        if (state.numMembers < terms.minMembers || state.numSlots <= terms.numVoters) {
+            if (!joinEnded) revert NotEnoughMembers(state.numMembers, state.numSlots);
+            _close(task, state);
+            return;
+        }
+
+        bytes32 seed = terms.fixedGenesis
+            ? state.genesisSeed
+            : keccak256(abi.encode(TAG_GENESIS, task, block.prevrandao, blockhash(block.number - 1)));
+        state.status = Status.Running;
+        emit Started(task, seed, state.numMembers, state.numSlots);
+        settlement.open(task, seed, terms.numEpochs, state.numSlots, terms.numVoters);
+    }
+
+    /// @notice Closes a running task whose last epoch is over.
+    function close(bytes32 task) external onlySettlement {
+        _close(task, _requireStatus(task, Status.Running));
+    }
+
+    /// @notice Pays the creator what has come into a closed task's pool since it closed. Anybody may call.
+    function refund(bytes32 task) external {
+        State storage state = _requireStatus(task, Status.Closed);
+        emit Refunded(task, distributor.refund(task, state.creator));
+    }
+
+    /// @notice Pays the caller its remaining stake once the task is closed, whatever closed it.
+    function withdraw(bytes32 task) external nonReentrant {
+        _requireStatus(task, Status.Closed);
+        (, uint128 amount) = _takeStake(task, indexOf(task, msg.sender), type(uint128).max);
+        if (amount == 0) revert NothingToWithdraw(msg.sender);
+        emit Withdrawn(task, msg.sender, amount);
+
+        token.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Takes stake, each time at most what is left of it, for a task's pool and for `rewarded`.
+    /// @param task Running task, or a closed one whose members have not withdrawn.
+    /// @param epoch Epoch of the offence.
+    /// @param slashes Members and amounts.
+    /// @param rewarded Gets a tenth; zero: the pool gets all.
+    function slash(bytes32 task, uint64 epoch, Slash[] calldata slashes, address rewarded)
+        external
+        onlySettlement
+        nonReentrant
+    {
+        uint128 toPool;
+        uint128 toRewarded;
+        for (uint256 i; i < slashes.length; ++i) {
+            (address account, uint128 taken) = _takeStake(task, slashes[i].member, slashes[i].amount);
+            uint128 reward = rewarded == address(0) ? 0 : taken / REWARD_DIVISOR;
+            toPool += taken - reward;
+            toRewarded += reward;
+            emit Slashed(task, epoch, account, taken, reward);
+        }
+        if (toPool != 0) {
+            distributor.deposit(task, toPool, 0);
+            token.safeTransfer(address(distributor), toPool);
+        }
+        if (toRewarded != 0) token.safeTransfer(rewarded, toRewarded);
+    }
+
+    /// @notice Everything about a task but its members; all zero for an unknown one.
+    function taskInfo(bytes32 task) external view returns (TaskInfo memory) {
+        State storage state = _states[task];
+        Head memory head = settlement.headOf(task);
+        RewardDistributor.Account memory money = distributor.accountOf(task);
+        return TaskInfo({
+            terms: _terms[task],
+            creator: state.creator,
+            status: state.status,
+            seed: head.seed == 0 ? state.genesisSeed : head.seed,
+            lastSettled: head.clock.lastSettled,
+            epochStart: head.clock.epochStart,
+            skips: head.clock.skips,
+            poolLeft: money.deposited - money.committed,
+            committed: money.committed,
+            claimed: money.claimed,
+            rewardsRoot: money.root,
+            lastReport: head.lastReport,
+            numMembers: state.numMembers,
+            numSlots: state.numSlots
+        });
+    }
+
+    /// @notice Terms of a task.
+    function termsOf(bytes32 task) external view returns (Terms memory) {
+        return _terms[task];
+    }
+
+    /// @notice Member with the given index, in order of joining.
+    function memberAt(bytes32 task, uint256 index) external view returns (Member memory) {
+        if (index >= _states[task].numMembers) revert UnknownMember(index);
+        return _members[task][index];
+    }
+
+    /// @notice Index of a member's account.
+    function indexOf(bytes32 task, address account) public view returns (uint256) {
+        uint256 indexPlusOne = _indexPlusOne[task][account];
+        if (indexPlusOne == 0) revert NotMember(account);
+        return indexPlusOne - 1;
+    }
+
+    /// @notice Accounts that own the given slots, in their order.
+    function slotOwners(bytes32 task, uint256[] calldata slots) external view returns (address[] memory) {
+        mapping(uint256 slot => address) storage ownerOf = _slotOwners[task];
+        bytes4 unknown = UnknownSlot.selector;
+        assembly ("memory-safe") {
+            mstore(32, ownerOf.slot)
+            let answer := mload(0x40)
+            mstore(answer, 32)
+            mstore(add(answer, 32), slots.length)
+            let at := add(answer, 64)
+            let end := add(at, shl(5, slots.length))
+            for { let from := slots.offset } lt(at, end) { at := add(at, 32) } {
+                let slot := calldataload(from)
+                mstore(0, slot)
+                let owner := sload(keccak256(0, 64))
+                if iszero(owner) {
+                    mstore(0, unknown)
+                    mstore(4, slot)
+                    revert(0, 36)
+                }
+                mstore(at, owner)
+                from := add(from, 32)
+            }
+            return(answer, sub(end, answer))
+        }
+    }
+
+    function _requireStatus(bytes32 task, Status expected) private view returns (State storage state) {
+        state = _states[task];
+        if (state.status != expected) revert WrongStatus(expected, state.status);
+    }
+
+    /// @dev Takes up to `amount` of a member's stake off the books.
+    function _takeStake(bytes32 task, uint256 index, uint128 amount) private returns (address account, uint128 taken) {
+        if (index >= _states[task].numMembers) revert UnknownMember(index);
+        Member storage member = _members[task][index];
+        uint128 stake = member.stake;
+        taken = amount < stake ? amount : stake;
+        member.stake = stake - taken;
+        account = member.account;
+    }
+
+    function _close(bytes32 task, State storage state) private {
+        state.status = Status.Closed;
+        emit TaskClosed(task, distributor.refund(task, state.creator));
+    }
+}

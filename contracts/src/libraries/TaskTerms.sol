@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+/// @notice What a creator fixes for a task's whole life; members read it before they join.
+/// @param termsHash Hash of the off-chain parameters.
+/// @param modelHash Hash of the global adapter at the start.
+/// @param targetSetHash Hash of the target evaluation set that is opened at the end, zero for none.
+/// @param pool Reward pool in wei.
+/// @param minStake Stake of one slot in wei.
+/// @param maxSlots Most slots of one member.
+/// @param numVoters Voter seats of an epoch.
+/// @param numProposers Proposer seats of an epoch (drawn off chain after the voters).
+/// @param minMembers Members needed to start.
+/// @param maxMembers Members that fit.
+/// @param numEpochs Epochs, settled or abandoned, after which the task closes.
+/// @param maxUnsettled Epochs that settlement may lag behind training.
+/// @param maxSkips Abandoned epochs in a row that close the task.
+/// @param endShareBps Part of the pool that only the last epoch may commit, in basis points.
+/// @param epochDeadline Seconds an epoch may take.
+/// @param joinDeadline Unix time at which joining ends.
+/// @param fixedGenesis Whether the first seed is the creator's (embedded chains) or drawn from the chain.
+struct Terms {
+    bytes32 termsHash;
+    bytes32 modelHash;
+    bytes32 targetSetHash;
+    uint128 pool;
+    uint128 minStake;
+    uint32 maxSlots;
+    uint32 numVoters;
+    uint32 numProposers;
+    uint32 minMembers;
+    uint32 maxMembers;
+    uint32 numEpochs;
+    uint32 maxUnsettled;
+    uint32 maxSkips;
+    uint32 endShareBps;
+    uint64 epochDeadline;
+    uint64 joinDeadline;
+    bool fixedGenesis;
+}
+
+/// @title Bounds of a task's terms
+library TaskTerms {
+    /// @notice Upper bound of `Terms.maxSlots`: joining writes one word a slot.
+    uint256 internal constant MAX_SLOTS = 256;
+
+    /// @notice Upper bound of `Terms.numVoters`: the seats that did not sign share a word with the task's clock.
+    uint256 internal constant MAX_VOTERS = 96;
+
+    /// @notice Upper bound of `Terms.numEpochs`, for the same reason.
+    uint256 internal constant MAX_EPOCHS = type(uint24).max;
+
+    /// @notice Upper bound of `Terms.endShareBps`: the whole pool.
+    uint256 internal constant BPS = 10_000;
+
+    /// @notice A field of the terms has a value that no task can run with.
+    error InvalidTerms(string field);
+
+    /// @notice Refuses terms that no task can run with.
+    function check(Terms calldata terms, bytes32 genesisSeed) internal view {
+        if (terms.minStake == 0) revert InvalidTerms("minStake");
+        if (terms.maxSlots == 0 || terms.maxSlots > MAX_SLOTS) revert InvalidTerms("maxSlots");
+        if (terms.numVoters == 0 || terms.numVoters > MAX_VOTERS) revert InvalidTerms("numVoters");
+        if (terms.numProposers == 0) revert InvalidTerms("numProposers");
+        if (terms.minMembers == 0) revert InvalidTerms("minMembers");
+        if (terms.maxMembers < terms.minMembers) revert InvalidTerms("maxMembers");
+        if (uint256(terms.maxMembers) * terms.maxSlots <= terms.numVoters) revert InvalidTerms("maxMembers");
+        if (terms.numEpochs == 0 || terms.numEpochs > MAX_EPOCHS) revert InvalidTerms("numEpochs");
+        if (terms.maxSkips == 0) revert InvalidTerms("maxSkips");
+        if (terms.endShareBps > BPS) revert InvalidTerms("endShareBps");
+        if (terms.epochDeadline == 0) revert InvalidTerms("epochDeadline");
+        if (terms.joinDeadline <= block.timestamp) revert InvalidTerms("joinDeadline");
+        if (terms.fixedGenesis && genesisSeed == 0) revert InvalidTerms("genesisSeed");
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Base} from "./Base.sol";
+import {Merkle} from "./Merkle.sol";
+import {EmissionController, Schedule} from "../src/EmissionController.sol";
+import {EpochSettlement} from "../src/EpochSettlement.sol";
+import {FlockToken} from "../src/FlockToken.sol";
+import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
+import {Report, Slash} from "../src/libraries/Reports.sol";
+import {Terms} from "../src/libraries/TaskTerms.sol";
+
+/// @notice The five contracts, eight funded members with known keys, and helpers that act for them.
+abstract contract Fixture is Base {
+    bytes32 internal constant TASK = keccak256("task");
+    uint128 internal constant POOL = 3000 ether;
+    uint128 internal constant STAKE = 100 ether;
+    uint32 internal constant MEMBERS = 8;
+    uint32 internal constant VOTERS = 4;
+    uint32 internal constant EPOCHS = 3;
+    uint64 internal constant DEADLINE = 600;
+    uint256 internal constant WALLET = 10_000 ether;
+
+    address internal constant CREATOR = address(0xC0);
+    address internal constant RELAYER = address(0xE0);
+    address internal constant STRANGER = address(0x50);
+    address internal constant ADMIN = address(0xAD);
+    address internal constant GUARDIAN = address(0x6A);
+    address internal constant TREASURY = address(0x7E);
+
+    uint256 internal constant SUPPLY = 1_000_000 ether;
+    uint128 internal constant DAILY = 1000 ether;
+    uint16 internal constant ABSENCE_BPS = 100;
+    uint64 internal constant RESPONSE_WINDOW = 3600;
+
+    FlockToken internal token;
+    EmissionController internal emission;
+    TaskRegistry internal tasks;
+    RewardDistributor internal distributor;
+    EpochSettlement internal settlement;
+
+    address[] internal members;
+    mapping(address account => uint256) internal keys;
+
+    /// @notice Forge calls this before each test.
+    function setUp() public virtual {
+        vm.warp(1_000_000);
+        vm.roll(100);
+        _deploy(_activationDelay());
+        for (uint256 i; i < MEMBERS; ++i) {
+            address member = vm.addr(i + 1);
+            members.push(member);
+            keys[member] = i + 1;
+            _fund(member, WALLET);
+        }
+        _fund(CREATOR, 100_000 ether);
+    }
+
+    /// @dev Seconds until a settled root pays.
+    function _activationDelay() internal pure virtual returns (uint64) {
+        return 0;
+    }
+
+    /// @dev Wei that the first days release.
+    function _daily() internal pure virtual returns (uint128) {
+        return DAILY;
+    }
+
+    /// @dev Deploys and ties everything; the epochs of a new task may commit 10,000 tokens each.
+    function _deploy(uint64 activationDelay) internal {
+        Schedule memory schedule = Schedule(TREASURY, _daily(), 1000, 30, uint64(block.timestamp), 10);
+        token = new FlockToken(SUPPLY);
+        emission = new EmissionController(token, schedule);
+        token.setMinter(address(emission));
+        uint256 nonce = vm.getNonce(address(this));
+        distributor = RewardDistributor(vm.computeCreateAddress(address(this), nonce + 1));
+        settlement = EpochSettlement(vm.computeCreateAddress(address(this), nonce + 2));
+        tasks = new TaskRegistry(token, emission, distributor, settlement, ADMIN);
+        new RewardDistributor(token, address(tasks), address(settlement), activationDelay, ADMIN);
+        new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW);
+        bytes32 role = distributor.GUARDIAN_ROLE();
+        vm.prank(ADMIN);
+        distributor.grantRole(role, GUARDIAN);
+    }
+
+    function _fund(address account, uint256 amount) internal {
+        token.transfer(account, amount);
+        vm.prank(account);
+        token.approve(address(tasks), type(uint256).max);
+    }
+
+    function _terms() internal view returns (Terms memory) {
+        return Terms({
+            termsHash: keccak256("terms"),
+            modelHash: keccak256("model 0"),
+            targetSetHash: keccak256("target set"),
+            pool: POOL,
+            minStake: STAKE,
+            maxSlots: 4,
+            numVoters: VOTERS,
+            numProposers: 4,
+            minMembers: 5,
+            maxMembers: MEMBERS,
+            numEpochs: EPOCHS,
+            maxUnsettled: 1,
+            maxSkips: 2,
+            endShareBps: 0,
+            epochDeadline: DEADLINE,
+            joinDeadline: uint64(block.timestamp) + 1000,
+            fixedGenesis: true
+        });
+    }
+
+    function _create(bytes32 task, Terms memory terms) internal {
+        vm.prank(CREATOR);
+        tasks.createTask(task, terms, keccak256("genesis"));
+    }
+
+    function _join(bytes32 task, address member, uint128 amount) internal {
+        vm.prank(member);
+        tasks.join(task, amount, keccak256(abi.encode("tip", member)));
+    }
+
+    /// @dev A running task of all members with one slot each.
+    function _run(bytes32 task, Terms memory terms) internal {
+        _create(task, terms);
+        for (uint256 i; i < members.length; ++i) {
+            _join(task, members[i], terms.minStake);
+        }
+        tasks.start(task);
+    }
+
+    /// @dev A valid report of the task's next epoch that pays nobody.
+    function _report(bytes32 task) internal view returns (Report memory) {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        uint64 epoch = info.lastSettled + 1;
+        return Report({
+            task: task,
+            epoch: epoch,
+            previousReport: info.lastReport,
+            seed: info.seed,
+            revealsDigest: keccak256(abi.encode("reveals", task, epoch)),
+            rewardsRoot: info.rewardsRoot,
+            rewardsTotal: info.committed,
+            slashes: new Slash[](0),
+            modelHash: keccak256(abi.encode("model", epoch)),
+            recordHash: keccak256(abi.encode("record", epoch)),
+            relayer: RELAYER
+        });
+    }
+
+    function _slashes(uint32 member, uint128 amount) internal pure returns (Slash[] memory slashes) {
+        slashes = new Slash[](1);
+        slashes[0] = Slash(member, amount);
+    }
+
+    /// @dev Signatures of the seats' owners, for each set bit, ascending.
+    function _sign(Report memory report, uint256 seats) internal view returns (bytes memory signatures) {
+        address[] memory voters = settlement.committee(report.task);
+        bytes32 digest = settlement.reportDigest(report);
+        for (uint256 seat; seat < voters.length; ++seat) {
+            if ((seats >> seat) & 1 == 1) {
+                signatures = bytes.concat(signatures, _signature(keys[voters[seat]], digest));
+            }
+        }
+    }
+
+    /// @dev EIP-2098 signature of an account whose key is known.
+    function _signedBy(address account, bytes32 digest) internal view returns (bytes memory) {
+        return _signature(keys[account], digest);
+    }
+
+    function _signature(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
+        (bytes32 r, bytes32 vs) = vm.signCompact(key, digest);
+        return bytes.concat(r, vs);
+    }
+
+    /// @dev Settles with the signatures of the first quorum of seats; anybody may send.
+    function _settle(Report memory report) internal {
+        uint256 seats = (1 << _quorum(tasks.taskInfo(report.task).terms.numVoters)) - 1;
+        bytes memory signatures = _sign(report, seats);
+        vm.prank(STRANGER);
+        settlement.settle(report, seats, signatures);
+    }
+
+    function _quorum(uint256 voters) internal pure returns (uint256) {
+        return 2 * voters / 3 + 1;
+    }
+
+    function _leaf(bytes32 task, address account, uint256 cumulative) internal view returns (bytes32) {
+        return
+            keccak256(
+                bytes.concat(keccak256(abi.encode(block.chainid, address(distributor), task, account, cumulative)))
+            );
+    }
+
+    /// @dev Tree over all members' cumulative rewards.
+    function _tree(bytes32 task, uint256[] memory cumulative) internal view returns (bytes32[] memory) {
+        bytes32[] memory leaves = new bytes32[](cumulative.length);
+        for (uint256 i; i < cumulative.length; ++i) {
+            leaves[i] = _leaf(task, members[i], cumulative[i]);
+        }
+        return Merkle.build(leaves);
+    }
+
+    function _stakes(bytes32 task) internal view returns (uint256 sum) {
+        uint256 count = tasks.taskInfo(task).numMembers;
+        for (uint256 i; i < count; ++i) {
+            sum += tasks.memberAt(task, i).stake;
+        }
+    }
+
+    /// @dev What the distributor owes for a task.
+    function _owed(bytes32 task) internal view returns (uint256) {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        return uint256(info.poolLeft) + info.committed - info.claimed;
+    }
+
+    /// @dev The contracts hold exactly what they owe for these tasks.
+    function _checkHoldings(bytes32 one, bytes32 other) internal view {
+        vm.assertEq(token.balanceOf(address(tasks)), _stakes(one) + _stakes(other));
+        vm.assertEq(token.balanceOf(address(distributor)), _owed(one) + _owed(other));
+    }
+}

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Base} from "./Base.sol";
+import {Fixture} from "./Fixture.sol";
+import {Merkle} from "./Merkle.sol";
+import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
+import {Report} from "../src/libraries/Reports.sol";
+import {Terms} from "../src/libraries/TaskTerms.sol";
+
+/// @notice Acts on two tasks with the same members, in any order that the fuzzer likes, and keeps its own books.
+contract Handler is Fixture {
+    /// @notice What the handler itself knows of a task.
+    struct Book {
+        uint256 paidIn; // pool and stakes
+        uint256 paidOut; // claims, withdrawals, refund and relayer, measured on the receivers' balances
+        uint256 slashed;
+        uint256 withdrawn;
+        uint64 settled;
+        uint64 abandoned;
+        bytes32 seed;
+        bytes32 lastReport;
+        uint256[] earned;
+    }
+
+    uint64 private constant DELAY = 2 * DEADLINE;
+
+    bytes32[2] public ids = [keccak256("task 0"), keccak256("task 1")];
+    uint256 public forgeriesAccepted;
+    uint256 public burnt;
+    mapping(bytes32 task => Book) private _books;
+    mapping(bytes32 root => uint256[]) private _earnedUnder;
+    mapping(bytes32 task => bytes) private _lastReports;
+    mapping(bytes32 task => mapping(uint256 member => mapping(uint256 epoch => bool))) private _punished;
+
+    function _activationDelay() internal pure override returns (uint64) {
+        return DELAY;
+    }
+
+    /// @dev So much that a few weeks of it reach the cap.
+    function _daily() internal pure override returns (uint128) {
+        return 1e8 ether;
+    }
+
+    function setUp() public override {
+        super.setUp();
+        for (uint256 i; i < ids.length; ++i) {
+            Terms memory terms = _terms();
+            terms.numEpochs = i == 0 ? 8 : 30;
+            terms.numVoters = i == 0 ? 4 : 7;
+            terms.pool = i == 0 ? POOL : 7; // the second pool is next to nothing: it must not be fed by the first
+            terms.endShareBps = i == 0 ? 2500 : 0;
+            terms.maxSkips = 3;
+            _run(ids[i], terms);
+            Book storage book = _books[ids[i]];
+            book.paidIn = terms.pool + MEMBERS * STAKE;
+            book.seed = keccak256("genesis");
+            book.earned = new uint256[](MEMBERS);
+        }
+        _earnedUnder[0] = new uint256[](MEMBERS);
+    }
+
+    function settle(uint256 pick, uint256 rewards, uint256 winner, uint32 victim, uint128 penalty) external {
+        (bytes32 task, Book storage book, bool running) = _open(pick);
+        if (!running || distributor.queueOf(task).frozen) return;
+        book.earned[winner % MEMBERS] += bound(rewards, 0, _budget(task));
+        Report memory report = _report(task);
+        report.rewardsTotal = 0;
+        for (uint256 i; i < MEMBERS; ++i) {
+            report.rewardsTotal += uint128(book.earned[i]);
+        }
+        report.rewardsRoot = _tree(task, book.earned)[0];
+        _earnedUnder[report.rewardsRoot] = book.earned;
+        if (penalty % 2 == 0) report.slashes = _slashes(victim % MEMBERS, penalty % (2 * STAKE));
+
+        uint256 stakes = _stakes(task);
+        uint256 received = token.balanceOf(CREATOR) + token.balanceOf(RELAYER);
+        _lastReports[task] = abi.encode(report);
+        _settle(report);
+        book.slashed += stakes - _stakes(task);
+        book.paidOut += token.balanceOf(CREATOR) + token.balanceOf(RELAYER) - received;
+        book.settled += 1;
+        book.seed = keccak256(abi.encode(keccak256("flock_ray/seed/1"), book.seed, report.revealsDigest));
+        book.lastReport = settlement.reportHash(report);
+    }
+
+    /// @notice The same report once more: it has no second effect, whoever else signs it.
+    function settleAgain(uint256 pick) external {
+        (bytes32 task,,) = _open(pick);
+        if (_lastReports[task].length == 0) return;
+        Report memory report = abi.decode(_lastReports[task], (Report));
+        uint256 seats = (1 << _quorum(tasks.termsOf(task).numVoters)) - 1;
+        bytes memory signatures = _signLast(report, settlement.reportDigest(report), seats);
+        try settlement.settle(report, seats, signatures) {
+            ++forgeriesAccepted;
+        } catch {}
+    }
+
+    /// @notice A member signs two messages of one of four kinds; its stake halves the first time only.
+    function equivocate(uint256 pick, uint256 member, uint8 epoch) external {
+        (bytes32 task, Book storage book, bool running) = _open(pick);
+        member %= MEMBERS;
+        epoch %= 4;
+        bytes memory signatures = bytes.concat(
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "kind", "first")),
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "kind", "second"))
+        );
+        uint256 stake = tasks.memberAt(task, member).stake;
+        bool before = _punished[task][member][epoch];
+        _punished[task][member][epoch] = true;
+        uint256 received = token.balanceOf(CREATOR) + token.balanceOf(RELAYER);
+        vm.prank(RELAYER);
+        try settlement.slashEquivocation(task, members[member], epoch, "kind", "first", "second", signatures) {
+            if (before) ++forgeriesAccepted;
+        } catch {
+            if (!before) ++forgeriesAccepted;
+        }
+        uint256 left = tasks.memberAt(task, member).stake;
+        vm.assertEq(left, before ? stake : stake - stake / 2, "half the stake, once");
+        book.slashed += stake - left;
+        if (!running) tasks.refund(task);
+        book.paidOut += token.balanceOf(CREATOR) + token.balanceOf(RELAYER) - received;
+    }
+
+    /// @notice The guardian disables a root that waits, if there is one.
+    function disable(uint256 pick, bool newer) external {
+        (bytes32 task,,) = _open(pick);
+        distributor.promote(task);
+        RewardDistributor.Queue memory queue = distributor.queueOf(task);
+        RewardDistributor.Pending memory target = newer && queue.latest.readyAt != 0 ? queue.latest : queue.first;
+        vm.prank(GUARDIAN);
+        try distributor.disable(task, target.root) {
+            if (target.readyAt == 0) ++forgeriesAccepted;
+        } catch {
+            if (target.readyAt != 0) ++forgeriesAccepted;
+        }
+    }
+
+    /// @notice The committee insists on what was disabled, or goes back to what stands.
+    function correct(uint256 pick, bool insist) external {
+        (bytes32 task, Book storage book, bool running) = _open(pick);
+        distributor.promote(task);
+        RewardDistributor.Queue memory queue = distributor.queueOf(task);
+        if (!queue.frozen) return;
+        RewardDistributor.Account memory money = distributor.accountOf(task);
+        Report memory report = abi.decode(_lastReports[task], (Report));
+        bytes32 root = insist ? report.rewardsRoot : queue.first.readyAt != 0 ? queue.first.root : money.root;
+        uint128 total = insist ? money.committed : queue.first.readyAt != 0 ? queue.first.total : queue.activeTotal;
+        if (insist && _sum(_earnedUnder[root]) != total) return; // a correction came in between
+
+        uint256 seats = (1 << _quorum(tasks.termsOf(task).numVoters)) - 1;
+        bytes32 digest = settlement.correctionDigest(settlement.reportHash(report), queue.disabled, root, total);
+        bytes memory signatures = _signLast(report, digest, seats);
+        settlement.correct(report, root, total, seats, signatures);
+        book.earned = _earnedUnder[root];
+        uint256 received = token.balanceOf(CREATOR);
+        if (!running) tasks.refund(task);
+        book.paidOut += token.balanceOf(CREATOR) - received;
+    }
+
+    /// @notice A day is released, and a part of it burnt: neither ever gets past the cap.
+    function release(uint256 day, uint256 burn) external {
+        day %= 40;
+        try emission.release(day) {} catch {}
+        burn = bound(burn, 0, token.balanceOf(TREASURY));
+        vm.prank(TREASURY);
+        token.burn(burn);
+        burnt += burn;
+    }
+
+    /// @notice A report with one signature too few, with a stranger's, for a wrong epoch, or over budget never settles.
+    function forge(uint256 pick, uint256 trick, uint128 rewards) external {
+        (bytes32 task,, bool running) = _open(pick);
+        if (!running) return;
+        uint256 seats = (1 << _quorum(tasks.termsOf(task).numVoters)) - 1;
+        Report memory report = _report(task);
+        trick %= 5;
+        if (trick == 0) seats >>= 1;
+        if (trick == 2) report.epoch += 1;
+        if (trick == 3) {
+            report.rewardsTotal += _budget(task) + 1 + rewards % (POOL + 1);
+        }
+        bytes memory signatures = _sign(report, seats);
+        if (trick == 1) signatures = bytes.concat(_signature(99, settlement.reportDigest(report)), _tail(signatures));
+        if (trick == 4) signatures = _doubled(signatures); // one voter for two seats
+        try settlement.settle(report, seats, signatures) {
+            ++forgeriesAccepted;
+        } catch {}
+    }
+
+    function claim(uint256 pick, uint256 member, uint256 extra) external {
+        (bytes32 task, Book storage book,) = _open(pick);
+        member %= MEMBERS;
+        address account = members[member];
+        distributor.promote(task);
+        uint256[] memory earned = _earnedUnder[distributor.accountOf(task).root];
+        bytes32[] memory nodes = _tree(task, earned);
+        bytes32[] memory proof = Merkle.prove(nodes, _leaf(task, account, earned[member]));
+        uint256 claimed = distributor.claimed(task, account);
+        uint256 before = token.balanceOf(account);
+        extra = extra % 3 == 0 ? bound(extra, 1, POOL) : 0;
+        try distributor.claim(task, account, earned[member] + extra, proof) {
+            if (extra != 0) ++forgeriesAccepted;
+        } catch {}
+        uint256 paid = token.balanceOf(account) - before;
+        vm.assertEq(distributor.claimed(task, account), claimed + paid, "claims only grow, by what is paid");
+        book.paidOut += paid;
+    }
+
+    function abandon(uint256 pick, uint64 wait) external {
+        (bytes32 task, Book storage book, bool running) = _open(pick);
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        vm.warp(block.timestamp + wait % (4 * DEADLINE));
+        uint256 before = token.balanceOf(CREATOR);
+        try settlement.abandon(task, info.lastSettled + 1) {
+            if (!running || block.timestamp <= info.epochStart + 2 * DEADLINE) ++forgeriesAccepted;
+            book.abandoned += 1;
+            book.seed = keccak256(abi.encode(keccak256("flock_ray/skip/1"), book.seed));
+            book.paidOut += token.balanceOf(CREATOR) - before;
+        } catch {}
+    }
+
+    function withdraw(uint256 pick, uint256 member) external {
+        (bytes32 task, Book storage book, bool running) = _open(pick);
+        address account = members[member % MEMBERS];
+        uint256 before = token.balanceOf(account);
+        vm.prank(account);
+        try tasks.withdraw(task) {
+            if (running) ++forgeriesAccepted;
+        } catch {}
+        uint256 amount = token.balanceOf(account) - before;
+        book.withdrawn += amount;
+        book.paidOut += amount;
+    }
+
+    function checkBooks(bytes32 task) external view {
+        Book storage book = _books[task];
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        vm.assertEq(
+            _owed(task) + _stakes(task), book.paidIn - book.paidOut, "a task owes what came in less what went out"
+        );
+        vm.assertLe(info.claimed, info.committed, "claimed <= committed");
+        vm.assertLe(info.committed, info.terms.pool + book.slashed, "committed <= pool and slashes");
+        vm.assertEq(_stakes(task) + book.slashed + book.withdrawn, MEMBERS * STAKE, "stakes only fall");
+        vm.assertEq(info.lastSettled, book.settled + book.abandoned, "every epoch counts once");
+        vm.assertLe(info.lastSettled, info.terms.numEpochs, "no epoch too many");
+        vm.assertEq(info.lastReport, book.lastReport);
+        vm.assertEq(info.seed, book.seed);
+        bool over = info.lastSettled == info.terms.numEpochs || info.skips == info.terms.maxSkips;
+        vm.assertTrue(over == (info.status == TaskRegistry.Status.Closed), "closed when and only when it is over");
+        vm.assertTrue(!over || info.poolLeft == 0, "a closed task keeps no pool");
+
+        uint256 claimed;
+        uint256 earned;
+        for (uint256 i; i < MEMBERS; ++i) {
+            uint256 mine = distributor.claimed(task, members[i]);
+            vm.assertLe(mine, book.earned[i], "nobody claims more than it earned");
+            claimed += mine;
+            earned += book.earned[i];
+        }
+        vm.assertEq(claimed, info.claimed, "claims add up");
+        vm.assertEq(earned, info.committed, "rewards add up");
+        RewardDistributor.Account memory money = distributor.accountOf(task);
+        vm.assertLe(money.committed, money.deposited, "committed <= deposited");
+    }
+
+    function checkTokens() external view {
+        _checkHoldings(ids[0], ids[1]);
+        uint256 sum = token.balanceOf(address(tasks)) + token.balanceOf(address(distributor));
+        sum += token.balanceOf(address(this)) + token.balanceOf(TREASURY) + token.balanceOf(CREATOR)
+        + token.balanceOf(RELAYER);
+        for (uint256 i; i < MEMBERS; ++i) {
+            sum += token.balanceOf(members[i]);
+        }
+        vm.assertEq(sum, token.totalSupply(), "no token is made or lost");
+        vm.assertEq(token.totalSupply() + burnt, token.totalMinted(), "no token is made but by a release");
+        vm.assertLe(token.totalMinted(), 1e27, "minted for ever");
+    }
+
+    function _open(uint256 pick) private view returns (bytes32 task, Book storage book, bool running) {
+        task = ids[pick % 2];
+        book = _books[task];
+        running = tasks.taskInfo(task).status == TaskRegistry.Status.Running;
+    }
+
+    /// @dev Written a second time: what the pool still has, less the end share, over the epochs that are left.
+    function _budget(bytes32 task) private view returns (uint128) {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        uint128 left = uint128(info.terms.numEpochs - info.lastSettled);
+        if (left == 1) return info.poolLeft;
+        return (info.poolLeft - info.terms.pool * info.terms.endShareBps / 10_000) / left;
+    }
+
+    function _sum(uint256[] memory values) private pure returns (uint256 sum) {
+        for (uint256 i; i < values.length; ++i) {
+            sum += values[i];
+        }
+    }
+
+    /// @dev Signatures by the committee of the last report's epoch.
+    function _signLast(Report memory report, bytes32 digest, uint256 seats)
+        private
+        view
+        returns (bytes memory signatures)
+    {
+        uint32 voters = tasks.termsOf(report.task).numVoters;
+        uint256[] memory slots = settlement.drawSeats(report.seed, report.task, report.epoch, MEMBERS, voters);
+        address[] memory owners = tasks.slotOwners(report.task, slots);
+        for (uint256 seat; seats >> seat != 0; ++seat) {
+            signatures = bytes.concat(signatures, _signedBy(owners[seat], digest));
+        }
+    }
+
+    /// @dev The first signature in the place of the second too.
+    function _doubled(bytes memory signatures) private pure returns (bytes memory doubled) {
+        doubled = bytes.concat(signatures);
+        for (uint256 i; i < 64; ++i) {
+            doubled[64 + i] = signatures[i];
+        }
+    }
+
+    function _tail(bytes memory signatures) private pure returns (bytes memory tail) {
+        tail = new bytes(signatures.length - 64);
+        for (uint256 i; i < tail.length; ++i) {
+            tail[i] = signatures[i + 64];
+        }
+    }
+}
+
+contract InvariantsTest is Base {
+    struct FuzzSelector {
+        address addr;
+        bytes4[] selectors;
+    }
+
+    Handler private handler;
+
+    function setUp() public {
+        handler = new Handler();
+        handler.setUp();
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(handler);
+    }
+
+    function targetSelectors() public view returns (FuzzSelector[] memory targets) {
+        bytes4[] memory selectors = new bytes4[](11);
+        selectors[0] = Handler.settle.selector;
+        selectors[1] = Handler.settle.selector; // twice as likely
+        selectors[2] = Handler.claim.selector;
+        selectors[3] = Handler.abandon.selector;
+        selectors[4] = Handler.withdraw.selector;
+        selectors[5] = Handler.forge.selector;
+        selectors[6] = Handler.settleAgain.selector;
+        selectors[7] = Handler.equivocate.selector;
+        selectors[8] = Handler.disable.selector;
+        selectors[9] = Handler.correct.selector;
+        selectors[10] = Handler.release.selector;
+        targets = new FuzzSelector[](1);
+        targets[0] = FuzzSelector(address(handler), selectors);
+    }
+
+    function invariant_BooksOfFirstTask() public view {
+        handler.checkBooks(handler.ids(0));
+    }
+
+    function invariant_BooksOfSecondTask() public view {
+        handler.checkBooks(handler.ids(1));
+    }
+
+    function invariant_Tokens() public view {
+        handler.checkTokens();
+    }
+
+    function invariant_NoForgery() public view {
+        vm.assertEq(handler.forgeriesAccepted(), 0);
+    }
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Fixture} from "./Fixture.sol";
+import {Committees} from "../src/Committees.sol";
+import {EpochSettlement} from "../src/EpochSettlement.sol";
+import {Misconduct} from "../src/Misconduct.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
+import {Report} from "../src/libraries/Reports.sol";
+import {Signatures} from "../src/libraries/Signatures.sol";
+
+/// @notice Slashes that a member's own signatures prove, or their absence.
+contract MisconductTest is Fixture {
+    bytes32 private constant FIRST = keccak256("first");
+    bytes32 private constant SECOND = keccak256("second");
+    uint256 private constant SEATS = 7; // the first three of four
+
+    address private cheat;
+
+    function setUp() public override {
+        super.setUp();
+        _run(TASK, _terms());
+        cheat = members[3];
+    }
+
+    function _both(address account, string memory kind, bytes32 first, bytes32 second)
+        private
+        view
+        returns (bytes memory)
+    {
+        return bytes.concat(
+            _signedBy(account, settlement.messageDigest(TASK, 1, kind, first)),
+            _signedBy(account, settlement.messageDigest(TASK, 1, kind, second))
+        );
+    }
+
+    function test_EquivocationCostsHalfTheStake() public {
+        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
+        vm.prank(STRANGER);
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
+        vm.assertEq(token.balanceOf(STRANGER), STAKE / 20);
+        vm.assertEq(tasks.taskInfo(TASK).poolLeft, POOL + STAKE / 2 - STAKE / 20);
+        vm.assertEq(_stakes(TASK), MEMBERS * STAKE - STAKE / 2);
+        _checkHoldings(TASK, 0);
+    }
+
+    function test_EachEquivocationIsPunishedOnce() public {
+        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        bytes32 offence = keccak256(abi.encode(TASK, cheat, uint64(1), keccak256("ballot.a")));
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        // Nor with a third message, nor the other way round.
+        signatures = _both(cheat, "ballot.a", SECOND, "third");
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", SECOND, "third", signatures);
+        // Another kind is another offence, on what is left.
+        signatures = _both(cheat, "ballot.b", FIRST, SECOND);
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.b", FIRST, SECOND, signatures);
+        vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 4);
+        vm.assertTrue(settlement.punished(offence), "the offence is told");
+    }
+
+    /// @dev One message signed twice is no equivocation, however its signatures differ.
+    function test_SameMessageTwiceIsNoEquivocation() public {
+        bytes memory signatures = _both(cheat, "ballot.a", FIRST, FIRST);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NoConflict.selector, FIRST));
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, FIRST, signatures);
+    }
+
+    /// @dev A victim cannot be framed with its messages of other kinds, epochs, tasks or contracts, or another's.
+    function test_NobodyIsFramed() public {
+        bytes32 other = settlement.messageDigest(TASK, 1, "ballot.b", SECOND);
+        _notProven(cheat, other);
+        _notProven(cheat, settlement.messageDigest(TASK, 2, "ballot.a", SECOND));
+        _notProven(cheat, settlement.messageDigest(keccak256("other task"), 1, "ballot.a", SECOND));
+        EpochSettlement twin = new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW);
+        _notProven(cheat, twin.messageDigest(TASK, 1, "ballot.a", SECOND));
+        _notProven(members[4], settlement.messageDigest(TASK, 1, "ballot.a", SECOND));
+        vm.assertEq(_stakes(TASK), MEMBERS * STAKE);
+    }
+
+    /// @dev One true message of the cheat, and another signature that proves nothing.
+    function _notProven(address signer, bytes32 digest) private {
+        bytes memory signatures = bytes.concat(
+            _signedBy(cheat, settlement.messageDigest(TASK, 1, "ballot.a", FIRST)), _signedBy(signer, digest)
+        );
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NotSignedBy.selector, cheat));
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+    }
+
+    function test_StrangersHaveNoStakeToLose() public {
+        keys[vm.addr(77)] = 77;
+        bytes memory signatures = _both(vm.addr(77), "ballot.a", FIRST, SECOND);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, vm.addr(77)));
+        settlement.slashEquivocation(TASK, vm.addr(77), 1, "ballot.a", FIRST, SECOND, signatures);
+        // Nobody signs for the zero address, whom a failed recovery names.
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, address(0)));
+        settlement.slashEquivocation(TASK, address(0), 1, "ballot.a", FIRST, SECOND, new bytes(128));
+    }
+
+    function isBy(address account, bytes32 digest, bytes calldata signature) external view returns (bool) {
+        return Signatures.isBy(account, digest, signature);
+    }
+
+    /// @dev A signature with s above half the order is refused, though the precompile names a signer for it.
+    function test_HighSIsRefused() public view {
+        uint256 half = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+        (, bytes32 r,) = vm.sign(1, FIRST);
+        for (uint256 s = half; s <= half + 1; ++s) {
+            address signer = ecrecover(FIRST, 27, r, bytes32(s));
+            vm.assertTrue(signer != address(0), "the precompile names nobody");
+            vm.assertTrue(this.isBy(signer, FIRST, abi.encodePacked(r, s)) == (s == half), "high s");
+        }
+    }
+
+    function test_EquivocationAfterCloseUntilWithdrawn() public {
+        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
+        bytes memory late = _both(members[4], "ballot.a", FIRST, SECOND);
+        for (uint256 i; i < EPOCHS; ++i) {
+            _settle(_report(TASK));
+        }
+        uint256 before = token.balanceOf(CREATOR);
+        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
+        tasks.refund(TASK); // the pool is closed: its part goes on to the creator
+        vm.assertEq(token.balanceOf(CREATOR), before + STAKE / 2 - STAKE / 20);
+        vm.prank(members[4]);
+        tasks.withdraw(TASK);
+        settlement.slashEquivocation(TASK, members[4], 1, "ballot.a", FIRST, SECOND, late);
+        vm.assertEq(token.balanceOf(members[4]), WALLET); // too late, and nothing reverts
+        _checkHoldings(TASK, 0);
+    }
+
+    function test_TwoReportsForOneEpoch() public {
+        address voter = settlement.committee(TASK)[0];
+        Report memory one = _report(TASK);
+        Report memory other = _report(TASK);
+        other.modelHash = keccak256("another model");
+        bytes memory signatures = bytes.concat(
+            _signedBy(voter, settlement.reportDigest(one)), _signedBy(voter, settlement.reportDigest(other))
+        );
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NoConflict.selector, settlement.reportHash(one)));
+        settlement.slashReportEquivocation(voter, one, one, signatures);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NotSignedBy.selector, cheat));
+        settlement.slashReportEquivocation(cheat, one, other, signatures);
+        settlement.slashReportEquivocation(voter, one, other, signatures);
+        vm.assertEq(tasks.memberAt(TASK, tasks.indexOf(TASK, voter)).stake, STAKE / 2);
+        vm.expectRevert();
+        settlement.slashReportEquivocation(voter, other, one, signatures);
+        other.epoch = 2; // reports of two epochs contradict nothing
+        signatures = bytes.concat(
+            _signedBy(voter, settlement.reportDigest(one)), _signedBy(voter, settlement.reportDigest(other))
+        );
+        vm.expectRevert(Misconduct.DifferentEpochs.selector);
+        settlement.slashReportEquivocation(voter, one, other, signatures);
+    }
+
+    /// @dev Settles the first epoch without seat 3; returns its report, and seat 3's owner and signature.
+    function _settleWithoutLastSeat() private returns (Report memory report, address absent, bytes memory signature) {
+        report = _report(TASK);
+        absent = settlement.committee(TASK)[3];
+        signature = _sign(report, 8);
+        settlement.settle(report, SEATS, _sign(report, SEATS));
+    }
+
+    function test_AbsentSeatIsSlashedAfterItsWindow() public {
+        (Report memory report, address absent, bytes memory signature) = _settleWithoutLastSeat();
+        vm.prank(STRANGER);
+        settlement.challengeAbsence(report, 3);
+        uint64 deadline = uint64(block.timestamp) + RESPONSE_WINDOW;
+        vm.assertEq(settlement.challengeOf(TASK, 1, 3).owner, absent);
+        vm.warp(deadline);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.ResponseWindowOpen.selector, deadline));
+        settlement.slashAbsent(TASK, 1, 3);
+        vm.warp(deadline + 1);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.ResponseTooLate.selector, deadline));
+        settlement.answerChallenge(TASK, 1, 3, signature);
+        vm.prank(RELAYER); // whoever calls, the challenger is paid
+        settlement.slashAbsent(TASK, 1, 3);
+        vm.assertEq(tasks.memberAt(TASK, tasks.indexOf(TASK, absent)).stake, STAKE - STAKE / 100);
+        vm.assertEq(token.balanceOf(STRANGER), STAKE / 1000);
+        vm.assertEq(token.balanceOf(RELAYER), 0);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NoChallenge.selector, 3));
+        settlement.slashAbsent(TASK, 1, 3);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyChallenged.selector, 3));
+        settlement.challengeAbsence(report, 3);
+        _checkHoldings(TASK, 0);
+    }
+
+    /// @dev A relayer that left a signature out does its owner no harm.
+    function test_SignatureThatWasLeftOutAnswers() public {
+        (Report memory report, address absent, bytes memory signature) = _settleWithoutLastSeat();
+        settlement.challengeAbsence(report, 3);
+        _settle(_report(TASK)); // later epochs change nothing
+        bytes memory foreign =
+            _signedBy(members[0] == absent ? members[1] : members[0], settlement.reportDigest(report));
+        vm.expectRevert(abi.encodeWithSelector(Committees.InvalidSignature.selector, 0, absent));
+        settlement.answerChallenge(TASK, 1, 3, foreign);
+        vm.warp(block.timestamp + RESPONSE_WINDOW);
+        vm.prank(STRANGER);
+        settlement.answerChallenge(TASK, 1, 3, signature);
+        vm.warp(block.timestamp + 1);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NoChallenge.selector, 3));
+        settlement.slashAbsent(TASK, 1, 3);
+        vm.assertEq(_stakes(TASK), MEMBERS * STAKE);
+    }
+
+    function test_OnlyAbsentSeatsOfLastReportAreChallenged() public {
+        (Report memory report,,) = _settleWithoutLastSeat();
+        for (uint256 seat; seat < 6; ++seat) {
+            if (seat == 3) continue;
+            vm.expectRevert(abi.encodeWithSelector(Misconduct.NotAbsent.selector, seat));
+            settlement.challengeAbsence(report, seat);
+        }
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NoChallenge.selector, 3));
+        settlement.slashAbsent(TASK, 1, 3);
+        Report memory next = _report(TASK);
+        settlement.settle(next, 15, _sign(next, 15));
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                Committees.NotLastReport.selector, settlement.reportHash(next), settlement.reportHash(report)
+            )
+        );
+        settlement.challengeAbsence(report, 3);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.NotAbsent.selector, 3)); // all of them signed this one
+        settlement.challengeAbsence(next, 3);
+    }
+
+    function test_ShareAboveWholeIsRefused() public {
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.InvalidShare.selector, 10_001));
+        new EpochSettlement(tasks, distributor, 10_001, 1);
+    }
+}

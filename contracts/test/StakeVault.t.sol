@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
+import {StakeVaultFixture} from "./StakeVaultFixture.sol";
+import {StakeVault} from "../src/StakeVault.sol";
+
+contract StakeVaultTest is StakeVaultFixture {
+    function test_SettingsAreBounded() public {
+        StakeVault.Settings[6] memory bad;
+        for (uint256 i; i < bad.length; ++i) {
+            bad[i] = _settings();
+        }
+        bad[0].epochLength = 59;
+        bad[1].unbondingEpochs = 0;
+        bad[2].commissionDelay = UNBONDING;
+        bad[3].commissionDelay = 10_001;
+        bad[4].minDelegation = 2 ** 44 - 1;
+        for (uint256 i; i < bad.length; ++i) {
+            vm.expectRevert(StakeVault.InvalidSettings.selector);
+            new StakeVault(token, i == 5 ? address(0) : ADMIN, bad[i]);
+        }
+    }
+
+    function test_RolesAreApart() public {
+        bytes32[3] memory roles = [vault.REGISTRY_ROLE(), vault.SLASHER_ROLE(), vault.DISTRIBUTOR_ROLE()];
+        for (uint256 i; i < 3; ++i) {
+            vm.prank(ADMIN);
+            vault.grantRole(roles[i], ALICE);
+            for (uint256 j; j < 3; ++j) {
+                if (i == j) continue;
+                vm.expectRevert(
+                    abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, ALICE, roles[j])
+                );
+                vm.startPrank(ALICE);
+                if (j == 0) vault.lock(TASK, OPERATOR, 0);
+                if (j == 1) vault.slash(TASK, OPERATOR, 0);
+                if (j == 2) vault.distribute(OPERATOR, 0);
+                vm.stopPrank();
+            }
+            vm.prank(ADMIN);
+            vault.revokeRole(roles[i], ALICE);
+        }
+        vm.expectRevert(
+            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, ALICE, roles[0])
+        );
+        vm.prank(ALICE);
+        vault.unlock(TASK, OPERATOR);
+    }
+
+    function test_StakeThawsAndLeaves() public {
+        _stake(10 ether);
+        uint32 epoch = _unstake(4 ether);
+        _unstake(2 ether); // the same epoch: one request
+        vm.assertEq(vault.ownThawingOf(OPERATOR, epoch), 6 ether);
+        vm.assertEq(vault.pool(OPERATOR).own, 4 ether);
+        _skip(UNBONDING);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StillThawing.selector, epoch + UNBONDING + 1));
+        vm.prank(OPERATOR);
+        vault.withdrawStake(epoch);
+        _nextEpoch();
+        vm.prank(OPERATOR);
+        vm.assertEq(vault.withdrawStake(epoch), 6 ether);
+        vm.assertEq(token.balanceOf(OPERATOR), 1e6 ether - 4 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.NothingToWithdraw.selector, OPERATOR, epoch));
+        vm.prank(OPERATOR);
+        vault.withdrawStake(epoch);
+    }
+
+    function test_DelegationThawsAndLeaves() public {
+        vm.assertEq(_delegate(ALICE, 5 ether), 5 ether);
+        _delegate(BOB, 1 ether);
+        uint32 epoch = _undelegate(ALICE, 2 ether);
+        _undelegate(ALICE, 3 ether);
+        vm.assertEq(vault.thawingOf(OPERATOR, ALICE, epoch), 5 ether);
+        vm.assertEq(vault.pool(OPERATOR).delegated, 1 ether);
+        _skip(UNBONDING);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StillThawing.selector, epoch + UNBONDING + 1));
+        _withdraw(ALICE, epoch);
+        _nextEpoch();
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.NothingToWithdraw.selector, BOB, epoch));
+        _withdraw(BOB, epoch);
+        vm.assertEq(_withdraw(ALICE, epoch), 5 ether);
+        vm.assertEq(token.balanceOf(ALICE), 1e6 ether);
+        vm.assertEq(vault.pool(OPERATOR).thawing, 0);
+    }
+
+    function test_AmountsAreChecked() public {
+        vm.startPrank(ALICE);
+        vm.expectRevert(StakeVault.ZeroAmount.selector);
+        vault.stake(0);
+        vm.expectRevert(StakeVault.ZeroAmount.selector);
+        vault.unstake(0);
+        vm.expectRevert(StakeVault.ZeroAmount.selector);
+        vault.delegate(OPERATOR, 0);
+        vm.expectRevert(StakeVault.ZeroAmount.selector);
+        vault.undelegate(OPERATOR, 0);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 0, 1));
+        vault.unstake(1);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.BelowMinimum.selector, MINIMUM, MINIMUM - 1));
+        vault.delegate(OPERATOR, MINIMUM - 1);
+        vault.delegate(OPERATOR, MINIMUM + 5);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.BelowMinimum.selector, MINIMUM, MINIMUM - 1));
+        vault.undelegate(OPERATOR, 6);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, MINIMUM + 5, MINIMUM + 6));
+        vault.undelegate(OPERATOR, MINIMUM + 6);
+        vault.undelegate(OPERATOR, MINIMUM + 5);
+        vm.stopPrank();
+    }
+
+    /// @notice f (1 - sigma) t_d / (t_n + t_d) for each delegator, the rest for the operator.
+    function test_RewardsFollowTheFormula() public {
+        vm.prank(OPERATOR);
+        vault.setCommission(1_000);
+        _skip(DELAY);
+        _stake(1000 ether);
+        _delegate(ALICE, 300 ether);
+        _delegate(BOB, 100 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 140 ether);
+        _earned(_pending(ALICE), 27 ether);
+        _earned(_pending(BOB), 9 ether);
+        vm.assertEq(vault.pool(OPERATOR).operatorRewards, 104 ether);
+        _earned(_claim(ALICE), 27 ether);
+        vm.assertEq(_claim(ALICE), 0);
+        vm.prank(OPERATOR);
+        vm.assertEq(vault.claimOperatorRewards(), 104 ether);
+        vm.prank(OPERATOR);
+        vm.assertEq(vault.claimOperatorRewards(), 0);
+        _earned(_claim(BOB), 9 ether);
+        vm.assertLe(1400 ether, token.balanceOf(address(vault)), "the stakes");
+        vm.assertLe(token.balanceOf(address(vault)), 1400 ether + 4, "and dust");
+    }
+
+    function test_RewardsWithoutEarningSharesAreTheOperators() public {
+        vault.distribute(OPERATOR, 1 ether);
+        _delegate(ALICE, 1 ether);
+        vault.distribute(OPERATOR, 2 ether);
+        vm.assertEq(vault.pool(OPERATOR).operatorRewards, 3 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 4 ether);
+        vm.assertEq(vault.pool(OPERATOR).operatorRewards, 3 ether);
+        _earned(_pending(ALICE), 4 ether);
+    }
+
+    /// @notice A delegation of epoch e earns nothing in e, whether rewards come before or after it, and all from e + 1 on.
+    function test_DelegationEarnsFromTheNextEpoch() public {
+        _delegate(ALICE, 100 ether);
+        _nextEpoch();
+        _delegate(BOB, 100 ether);
+        vault.distribute(OPERATOR, 10 ether);
+        _delegate(BOB, 200 ether);
+        vault.distribute(OPERATOR, 10 ether);
+        _earned(_pending(ALICE), 20 ether);
+        vm.assertEq(_pending(BOB), 0);
+        vm.assertEq(vault.delegation(OPERATOR, BOB).earningShares, 0);
+        vm.assertEq(vault.pool(OPERATOR).earningShares, 100 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 10 ether);
+        _earned(_pending(ALICE), 22.5 ether);
+        _earned(_pending(BOB), 7.5 ether);
+        // many epochs later nothing has changed, and a new delegation in between earns on the old part only
+        _skip(5);
+        _delegate(BOB, 100 ether);
+        vault.distribute(OPERATOR, 40 ether);
+        _skip(5);
+        _earned(_pending(BOB), 37.5 ether);
+        _earned(_pending(ALICE), 32.5 ether);
+        vm.assertEq(vault.delegation(OPERATOR, BOB).earningShares, 400 ether);
+    }
+
+    function test_OwnStakeEarnsFromTheNextEpoch() public {
+        _delegate(ALICE, 100 ether);
+        _nextEpoch();
+        _stake(300 ether);
+        vault.distribute(OPERATOR, 10 ether);
+        _earned(_pending(ALICE), 10 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 10 ether);
+        _earned(_pending(ALICE), 12.5 ether);
+        _stake(100 ether);
+        _unstake(200 ether); // 200 left, all of it of older epochs
+        vault.distribute(OPERATOR, 30 ether);
+        _earned(_pending(ALICE), 22.5 ether);
+    }
+
+    function test_FreshSharesLeaveFirst() public {
+        _delegate(ALICE, 100 ether);
+        _delegate(BOB, 100 ether);
+        _nextEpoch();
+        _delegate(ALICE, 50 ether);
+        _undelegate(ALICE, 50 ether);
+        vault.distribute(OPERATOR, 20 ether);
+        _earned(_pending(ALICE), 10 ether);
+        _delegate(ALICE, 50 ether);
+        _undelegate(ALICE, 75 ether); // 25 of what earns
+        vm.assertEq(vault.pool(OPERATOR).earningShares, 175 ether);
+        vault.distribute(OPERATOR, 17.5 ether);
+        _earned(_pending(ALICE), 17.5 ether);
+        _earned(_pending(BOB), 20 ether);
+    }
+
+    function test_CommissionIsBoundedAndLate() public {
+        vm.startPrank(OPERATOR);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.CommissionTooHigh.selector, 5_000, 5_001));
+        vault.setCommission(5_001);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.CommissionStepTooLarge.selector, 0, 1_001));
+        vault.setCommission(1_001);
+        vault.setCommission(1_000);
+        vm.stopPrank();
+        (uint256 current, uint256 next, uint256 from) = vault.commission(OPERATOR);
+        vm.assertEq(current, 0);
+        vm.assertEq(next, 1_000);
+        vm.assertEq(from, vault.currentEpoch() + DELAY);
+
+        _skip(DELAY - 1);
+        (current,,) = vault.commission(OPERATOR);
+        vm.assertEq(current, 0);
+        vm.startPrank(OPERATOR);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.CommissionStepTooLarge.selector, 0, 2_000));
+        vault.setCommission(2_000);
+        _nextEpoch();
+        (current,,) = vault.commission(OPERATOR);
+        vm.assertEq(current, 1_000);
+        vault.setCommission(2_000);
+        (current,,) = vault.commission(OPERATOR);
+        vm.assertEq(current, 1_000);
+        _skip(DELAY);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.CommissionStepTooLarge.selector, 2_000, 999));
+        vault.setCommission(999);
+        vm.stopPrank();
+    }
+
+    function test_NoStakeAnswersTwice() public {
+        _stake(10 ether);
+        _delegate(ALICE, 5 ether);
+        vault.lock(TASK, OPERATOR, 9 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 6 ether, 6 ether + 1));
+        vault.lock(OTHER_TASK, OPERATOR, 6 ether + 1);
+        vault.lock(OTHER_TASK, OPERATOR, 2 ether);
+        vault.lock(OTHER_TASK, OPERATOR, 4 ether);
+        vm.assertEq(vault.freeStake(OPERATOR), 0);
+        vm.assertEq(vault.lockedStake(OTHER_TASK, OPERATOR), 6 ether);
+        vm.assertEq(vault.slash(OTHER_TASK, OPERATOR, 100 ether), 6 ether);
+        vm.assertEq(vault.slash(OTHER_TASK, OPERATOR, 1), 0);
+        vm.assertEq(vault.lockedStake(TASK, OPERATOR), 9 ether);
+        vm.assertEq(vault.unlock(TASK, OPERATOR), 9 ether);
+        vm.assertEq(vault.unlock(TASK, OPERATOR), 0);
+        vm.assertEq(vault.pool(OPERATOR).locked, 0);
+        vm.assertEq(vault.freeStake(OPERATOR), 9 ether);
+    }
+
+    function test_ThawingStakeBacksNoNewLock() public {
+        _stake(10 ether);
+        _delegate(ALICE, 10 ether);
+        _unstake(10 ether);
+        _undelegate(ALICE, 4 ether);
+        vm.assertEq(vault.freeStake(OPERATOR), 6 ether);
+        vault.lock(TASK, OPERATOR, 6 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 0, 1));
+        vault.lock(OTHER_TASK, OPERATOR, 1);
+    }
+
+    function test_LossesComeInOrder() public {
+        _stake(10 ether);
+        _delegate(ALICE, 40 ether);
+        vault.lock(TASK, OPERATOR, 50 ether);
+        uint32 epoch = _unstake(4 ether);
+        _undelegate(ALICE, 10 ether);
+
+        uint256 before = token.balanceOf(address(this));
+        vm.assertEq(vault.slash(TASK, OPERATOR, 5 ether), 5 ether);
+        vm.assertEq(token.balanceOf(address(this)), before + 5 ether);
+        vm.assertEq(vault.pool(OPERATOR).own, 1 ether);
+        vm.assertEq(vault.pool(OPERATOR).ownThawing, 4 ether);
+        vault.slash(TASK, OPERATOR, 3 ether);
+        vm.assertEq(vault.pool(OPERATOR).own, 0);
+        vm.assertEq(vault.ownThawingOf(OPERATOR, epoch), 2 ether);
+        vm.assertEq(vault.pool(OPERATOR).delegated, 30 ether);
+        vault.slash(TASK, OPERATOR, 6 ether);
+        vm.assertEq(vault.pool(OPERATOR).ownThawing, 0);
+        vm.assertEq(_worth(ALICE), 27 ether);
+        vm.assertEq(vault.thawingOf(OPERATOR, ALICE, epoch), 9 ether);
+        vm.assertEq(vault.pool(OPERATOR).locked, 36 ether);
+    }
+
+    function test_WithdrawalsLeaveTheLocksCovered() public {
+        _stake(10 ether);
+        _delegate(ALICE, 10 ether);
+        vault.lock(TASK, OPERATOR, 12 ether);
+        uint32 epoch = _undelegate(ALICE, 10 ether);
+        _unstake(10 ether);
+        _skip(UNBONDING + 1);
+        // the delegator's would leave 10 for locks of 12, the operator's own would leave its delegators to answer
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 12 ether, 10 ether));
+        _withdraw(ALICE, epoch);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 12 ether, 0));
+        vm.prank(OPERATOR);
+        vault.withdrawStake(epoch);
+        vault.slash(TASK, OPERATOR, 2 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 10 ether, 8 ether));
+        _withdraw(ALICE, epoch);
+        vault.unlock(TASK, OPERATOR);
+        vm.assertEq(_withdraw(ALICE, epoch), 10 ether);
+        vm.prank(OPERATOR);
+        vm.assertEq(vault.withdrawStake(epoch), 8 ether);
+    }
+
+    function test_LockAfterTheRequestDoesNotHoldIt() public {
+        _stake(10 ether);
+        _delegate(ALICE, 10 ether);
+        uint32 epoch = _undelegate(ALICE, 10 ether);
+        vault.lock(TASK, OPERATOR, 10 ether);
+        _skip(UNBONDING + 1);
+        vm.assertEq(_withdraw(ALICE, epoch), 10 ether);
+    }
+
+    function test_FullSlashStartsANewGeneration() public {
+        _stake(10 ether);
+        _delegate(ALICE, 10 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 4 ether);
+        _delegate(BOB, 20 ether);
+        vault.lock(TASK, OPERATOR, 40 ether);
+        uint32 epoch = _undelegate(ALICE, 5 ether);
+        vault.distribute(OPERATOR, 3 ether); // bob does not earn yet
+        vm.assertEq(vault.slash(TASK, OPERATOR, type(uint256).max), 40 ether);
+        _checkEmptied(epoch);
+
+        _nextEpoch();
+        vault.distribute(OPERATOR, 5 ether);
+        _checkEmptied(epoch);
+        vm.assertEq(vault.pool(OPERATOR).operatorRewards, 9 ether);
+
+        vm.assertEq(_delegate(BOB, 7 ether), 7 ether);
+        vault.distribute(OPERATOR, 5 ether);
+        vm.assertEq(_pending(BOB), 0);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 7 ether);
+        _earned(_pending(BOB), 7 ether);
+        _earned(_pending(ALICE), 3 ether);
+        vm.assertEq(_delegate(ALICE, 7 ether), 7 ether);
+        _earned(_pending(ALICE), 3 ether);
+        uint32 second = _undelegate(ALICE, 7 ether);
+        _skip(UNBONDING + 1);
+        vm.assertEq(_withdraw(ALICE, epoch), 0);
+        vm.assertEq(_withdraw(ALICE, second), 7 ether);
+    }
+
+    /// @notice In the epoch of the full slash itself: what comes in afterwards does not earn in it either.
+    function test_NewGenerationInTheSameEpoch() public {
+        _delegate(ALICE, 10 ether);
+        _nextEpoch();
+        _delegate(BOB, 10 ether);
+        vault.lock(TASK, OPERATOR, 20 ether);
+        vault.slash(TASK, OPERATOR, 20 ether);
+        _delegate(BOB, 10 ether);
+        vault.distribute(OPERATOR, 1 ether);
+        vm.assertEq(_pending(BOB) + _pending(ALICE), 0);
+        vm.assertEq(vault.pool(OPERATOR).operatorRewards, 1 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 1 ether);
+        _earned(_pending(BOB), 1 ether);
+    }
+
+    function testFuzz_DistributionIsConserved(uint96 own, uint96 alice, uint96 bob, uint96 amount) public {
+        own = uint96(bound(own, 1, 1e24));
+        _stake(own);
+        uint256 a = bound(alice, MINIMUM, 1e24);
+        uint256 b = bound(bob, MINIMUM, 1e24);
+        uint256 f = bound(amount, 0, 1e26);
+        _delegate(ALICE, a);
+        _delegate(BOB, b);
+        _nextEpoch();
+        vault.distribute(OPERATOR, f);
+        uint256 paid = _pending(ALICE) + _pending(BOB) + vault.pool(OPERATOR).operatorRewards;
+        vm.assertLe(paid, f, "no more than came in");
+        vm.assertLe(f, paid + 3, "a wei of dust for each of the three divisions");
+        vm.assertLe(_pending(ALICE), f * a / (a + b + own), "rounded down");
+        vm.assertLe(f * a / (a + b + own), _pending(ALICE) + 2, "by a wei or two");
+    }
+
+    function _checkEmptied(uint32 epoch) private view {
+        StakeVault.PoolInfo memory info = vault.pool(OPERATOR);
+        vm.assertEq(info.own + info.delegated + info.shares + info.thawing + info.locked + info.earningShares, 0);
+        vm.assertEq(info.generation, 1);
+        vm.assertEq(vault.thawingOf(OPERATOR, ALICE, epoch), 0);
+        vm.assertEq(_shares(ALICE) + _shares(BOB) + _pending(BOB), 0);
+        _earned(_pending(ALICE), 3 ether);
+    }
+}

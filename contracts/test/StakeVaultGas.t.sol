@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {PlainToken, StakeVaultFixture} from "./StakeVaultFixture.sol";
+import {StakeVault} from "../src/StakeVault.sol";
+
+/// @notice A token that does nothing: what a call costs with it is the vault's own part.
+contract FreeToken is PlainToken {
+    function transfer(address, uint256) public pure override returns (bool) {
+        return true;
+    }
+
+    function transferFrom(address, address, uint256) public pure override returns (bool) {
+        return true;
+    }
+}
+
+/// @notice Makes a call from inside a transaction, as a settlement does, and says what it cost.
+contract Caller {
+    uint256 public used;
+
+    function forward(address target, bytes calldata data) external {
+        uint256 before = gasleft();
+        (bool done,) = target.call(data);
+        used = before - gasleft();
+        require(done);
+    }
+}
+
+/// @notice Gas of whole transactions, intrinsic and calldata costs included, against ceilings. `-vv` prints the numbers.
+/// forge-config: default.isolate = true
+contract StakeVaultGasTest is StakeVaultFixture {
+    address private constant CONSOLE = 0x000000000000000000636F6e736F6c652e6c6f67;
+
+    function setUp() public virtual override {
+        super.setUp();
+        _stake(1000 ether);
+        _delegate(ALICE, 100 ether);
+        _delegate(BOB, 100 ether);
+        vault.lock(TASK, OPERATOR, 1100 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 10 ether);
+        _claim(ALICE);
+        _claim(BOB);
+        vault.distribute(OPERATOR, 10 ether);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 10 ether);
+    }
+
+    function test_Delegate() public {
+        _delegate(BOB, 10 ether);
+        _measure("delegate again, first of its epoch", 70_000);
+        _delegate(ALICE, 10 ether);
+        _measure("delegate again", 65_000);
+        _nextEpoch();
+        vault.distribute(OPERATOR, 10 ether);
+        _delegate(BOB, 10 ether);
+        _delegate(ALICE, 10 ether);
+        _measure("delegate again, when the last delegation starts to earn", 67_000);
+    }
+
+    function test_Claim() public {
+        _claim(ALICE);
+        _measure("claim", 52_000);
+    }
+
+    function test_Distribute() public {
+        vault.distribute(OPERATOR, 10 ether);
+        _measure("distribute", 57_000);
+        _delegate(ALICE, 10 ether);
+        vault.distribute(OPERATOR, 10 ether);
+        _measure("distribute, first after a delegation of the same epoch", 82_000);
+        vault.distribute(OPERATOR, 10 ether);
+        _measure("distribute, again in that epoch", 66_000);
+    }
+
+    function test_Slash() public {
+        vault.slash(TASK, OPERATOR, 1 ether);
+        _measure("slash, own stake", 56_000);
+        vault.slash(TASK, OPERATOR, 1000 ether);
+        _measure("slash, own stake and delegators", 67_000);
+    }
+
+    function test_InsideATransaction() public {
+        Caller caller = new Caller();
+        vm.startPrank(ADMIN);
+        vault.grantRole(vault.SLASHER_ROLE(), address(caller));
+        vault.grantRole(vault.DISTRIBUTOR_ROLE(), address(caller));
+        vm.stopPrank();
+        _fund(address(caller), 100 ether);
+        bytes memory data = abi.encodeCall(StakeVault.distribute, (OPERATOR, 10 ether));
+        caller.forward(address(vault), data);
+        caller.forward(address(vault), data);
+        _log("distribute inside a transaction", caller.used(), 38_000);
+        caller.forward(address(vault), abi.encodeCall(StakeVault.slash, (TASK, OPERATOR, 1 ether)));
+        _log("slash inside a transaction", caller.used(), 36_000);
+    }
+
+    function test_Leave() public {
+        vm.prank(ALICE);
+        vault.undelegate(OPERATOR, 50 ether);
+        _measure("undelegate", 120_000);
+        uint32 epoch = vault.currentEpoch();
+        _skip(UNBONDING + 1);
+        _withdraw(ALICE, epoch);
+        _measure("withdraw", 55_000);
+    }
+
+    function _name() internal pure virtual returns (string memory) {
+        return "";
+    }
+
+    function _log(string memory what, uint256 used, uint256 ceiling) private view {
+        string memory line = string.concat(what, _name());
+        (bool done,) = CONSOLE.staticcall(abi.encodeWithSignature("log(string,uint256)", line, used));
+        vm.assertTrue(done, "console");
+        vm.assertLt(used, ceiling, line);
+    }
+
+    function _measure(string memory what, uint256 ceiling) private view {
+        _log(what, vm.lastCallGas().gasTotalUsed, ceiling);
+    }
+}
+
+/// @notice The same without the cost of moving tokens.
+/// forge-config: default.isolate = true
+contract StakeVaultOwnGasTest is StakeVaultGasTest {
+    function _newToken() internal override returns (PlainToken) {
+        return new FreeToken();
+    }
+
+    function _name() internal pure override returns (string memory) {
+        return ", without the token";
+    }
+}

@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Base} from "./Base.sol";
+import {StakeVaultFixture} from "./StakeVaultFixture.sol";
+import {StakeVault} from "../src/StakeVault.sol";
+
+/// @notice Acts on two pools in any order that the fuzzer likes, keeps its own books, and checks after each act that nobody
+/// else was touched.
+contract StakeVaultHandler is StakeVaultFixture {
+    /// @notice What one account put into one pool and got out of it, as delegator; or an operator, as operator.
+    struct Book {
+        uint256 paidIn;
+        uint256 paidOut;
+        uint256 gained; // what exhausted generations left to the operator
+        uint256 claimed;
+        uint32[] requests; // in the order of their epochs, each once; all before `done` are paid
+        uint256 done;
+    }
+
+    uint256 private constant SUPPLY = 1e24;
+
+    address[2] public operators = [address(0x0A), address(0x0B)];
+    address[3] public accounts = [address(0xA1), address(0xA2), address(0x0A)]; // an operator delegates, too
+    bytes32[2] private _tasks = [TASK, OTHER_TASK];
+
+    uint256 public steps;
+    uint256 private _donated;
+    mapping(address operator => uint256) private _slashed;
+    mapping(address operator => uint256) private _distributed;
+    mapping(address operator => Book) private _own;
+    mapping(address operator => mapping(address account => Book)) private _books;
+
+    function setUp() public override {
+        super.setUp();
+        for (uint256 i; i < 2; ++i) {
+            _fund(operators[i], SUPPLY);
+            _fund(accounts[i], SUPPLY);
+        }
+    }
+
+    modifier step() {
+        ++steps;
+        _;
+    }
+
+    function stake(uint256 pick, uint256 amount) external step {
+        address operator = operators[pick % 2];
+        amount = _amount(amount);
+        if (amount > token.balanceOf(operator)) return;
+        uint256[] memory before = _others(operator, address(0));
+        vm.prank(operator);
+        vault.stake(amount);
+        _own[operator].paidIn += amount;
+        _checkOthers(before, operator, address(0));
+    }
+
+    function unstake(uint256 pick, uint256 amount) external step {
+        address operator = operators[pick % 2];
+        uint256 own = vault.pool(operator).own;
+        if (own == 0) return;
+        uint256[] memory before = _others(operator, address(0));
+        vm.prank(operator);
+        vault.unstake(bound(amount, 1, own));
+        _asked(_own[operator]);
+        _checkOthers(before, operator, address(0));
+    }
+
+    function withdrawStake(uint256 pick) external step {
+        address operator = operators[pick % 2];
+        Book storage book = _own[operator];
+        if (book.done == book.requests.length) return;
+        uint32 epoch = book.requests[book.done];
+        uint256 thawing = vault.ownThawingOf(operator, epoch);
+        uint256 before = token.balanceOf(operator);
+        vm.prank(operator);
+        try vault.withdrawStake(epoch) {
+            vm.assertLt(epoch + UNBONDING, vault.currentEpoch(), "thawed");
+            vm.assertEq(token.balanceOf(operator) - before, thawing, "what the view said");
+            StakeVault.PoolInfo memory info = vault.pool(operator);
+            vm.assertLe(info.locked, info.own + info.ownThawing, "the operator answers first");
+            book.paidOut += thawing;
+            book.done += 1;
+        } catch {}
+    }
+
+    function delegate(uint256 pick, uint256 who, uint256 amount) external step {
+        (address operator, address account) = (operators[pick % 2], accounts[who % 3]);
+        amount = _amount(amount);
+        if (amount > token.balanceOf(account)) return;
+        uint256 pending = vault.pendingRewards(operator, account);
+        bool empty = vault.pool(operator).shares == 0;
+        uint256 worth = vault.delegation(operator, account).assets;
+        uint256[] memory before = _others(operator, account);
+        uint256[2] memory price = _price(operator);
+        vm.prank(account);
+        uint256 shares = vault.delegate(operator, amount);
+        _books[operator][account].paidIn += amount;
+        vm.assertLe(amount, shares, "a share is worth a wei at most");
+        if (empty) vm.assertEq(shares, amount, "an empty pool starts anew");
+        vm.assertEq(vault.pendingRewards(operator, account), pending, "own rewards stay");
+        uint256 now_ = vault.delegation(operator, account).assets;
+        vm.assertLe(now_, worth + amount + 1, "no gain by delegating");
+        vm.assertLe(worth + amount, now_ + 2, "no loss by delegating");
+        _checkPrice(operator, price);
+        _checkOthers(before, operator, account);
+    }
+
+    function undelegate(uint256 pick, uint256 who, uint256 part) external step {
+        (address operator, address account) = (operators[pick % 2], accounts[who % 3]);
+        uint256 held = vault.delegation(operator, account).shares;
+        if (held == 0) return;
+        part = bound(part, 1, held);
+        if (held - part < MINIMUM) part = held;
+        uint256[] memory before = _others(operator, account);
+        uint256[2] memory price = _price(operator);
+        uint256 pending = vault.pendingRewards(operator, account);
+        vm.prank(account);
+        vault.undelegate(operator, part);
+        _asked(_books[operator][account]);
+        vm.assertEq(vault.pendingRewards(operator, account), pending, "own rewards stay");
+        _checkPrice(operator, price);
+        _checkOthers(before, operator, account);
+    }
+
+    function withdraw(uint256 pick, uint256 who) external step {
+        (address operator, address account) = (operators[pick % 2], accounts[who % 3]);
+        Book storage book = _books[operator][account];
+        if (book.done == book.requests.length) return;
+        uint32 epoch = book.requests[book.done];
+        uint256 thawing = vault.thawingOf(operator, account, epoch);
+        uint256 before = token.balanceOf(account);
+        vm.prank(account);
+        try vault.withdraw(operator, epoch) {
+            vm.assertLt(epoch + UNBONDING, vault.currentEpoch(), "thawed");
+            vm.assertEq(token.balanceOf(account) - before, thawing, "what the view said");
+            vm.assertLe(vault.pool(operator).locked, _stakeOf(operator), "nothing thawing escapes");
+            book.paidOut += thawing;
+            book.done += 1;
+        } catch {}
+    }
+
+    function claim(uint256 pick, uint256 who) external step {
+        (address operator, address account) = (operators[pick % 2], accounts[who % 3]);
+        uint256 pending = vault.pendingRewards(operator, account);
+        uint256[] memory before = _others(operator, account);
+        uint256 balance = token.balanceOf(account);
+        vm.prank(account);
+        vault.claim(operator);
+        vm.assertEq(token.balanceOf(account) - balance, pending, "paid what was pending");
+        vm.assertEq(vault.pendingRewards(operator, account), 0);
+        _books[operator][account].claimed += pending;
+        _checkOthers(before, operator, account);
+    }
+
+    function claimOperatorRewards(uint256 pick) external step {
+        address operator = operators[pick % 2];
+        uint256 owed = vault.pool(operator).operatorRewards;
+        vm.prank(operator);
+        vm.assertEq(vault.claimOperatorRewards(), owed);
+        _own[operator].claimed += owed;
+    }
+
+    function distribute(uint256 pick, uint256 amount) external step {
+        address operator = operators[pick % 2];
+        amount = _amount(amount);
+        uint256[2][3] memory before;
+        for (uint256 i; i < 3; ++i) {
+            before[i] =
+                [vault.pendingRewards(operator, accounts[i]), vault.delegation(operator, accounts[i]).earningShares];
+        }
+        vault.distribute(operator, amount);
+        _distributed[operator] += amount;
+        for (uint256 i; i < 3; ++i) {
+            uint256 pending = vault.pendingRewards(operator, accounts[i]);
+            vm.assertLe(before[i][0], pending, "rewards only grow");
+            if (before[i][1] == 0) vm.assertEq(pending, before[i][0], "newcomers earn nothing yet");
+        }
+    }
+
+    function setCommission(uint256 pick, uint16 rate) external step {
+        address operator = operators[pick % 2];
+        (uint256 current,,) = vault.commission(operator);
+        uint256 low = current < 1_000 ? 0 : current - 1_000;
+        uint256 high = current > 4_000 ? 5_000 : current + 1_000;
+        vm.prank(operator);
+        vault.setCommission(uint16(bound(rate, low, high)));
+        (uint256 after_,,) = vault.commission(operator);
+        vm.assertEq(after_, current, "not at once");
+    }
+
+    function lock(uint256 pick, uint256 task, uint256 amount) external step {
+        address operator = operators[pick % 2];
+        uint256 free = vault.freeStake(operator);
+        amount = amount % 3 == 0 ? free : bound(amount, 0, free);
+        vault.lock(_tasks[task % 2], operator, amount);
+    }
+
+    function unlock(uint256 pick, uint256 task) external step {
+        vault.unlock(_tasks[task % 2], operators[pick % 2]);
+    }
+
+    /// @notice Never reverts, takes from those who come first, and from delegators, active and thawing, in proportion.
+    function slash(uint256 pick, uint256 task, uint256 amount) external step {
+        address operator = operators[pick % 2];
+        uint256 left = vault.lockedStake(_tasks[task % 2], operator);
+        _slash(operator, _tasks[task % 2], amount % 4 == 0 ? amount : bound(amount, 0, left + 1));
+    }
+
+    /// @notice Takes all that can be locked, or nearly all.
+    function ruin(uint256 pick, uint256 rest) external step {
+        address operator = operators[pick % 2];
+        vault.lock(TASK, operator, vault.freeStake(operator));
+        uint256 left = vault.lockedStake(TASK, operator);
+        rest = rest % 3 == 0 ? 0 : rest % 1e12;
+        _slash(operator, TASK, left > rest ? left - rest : 0);
+    }
+
+    function _slash(address operator, bytes32 task, uint256 amount) private {
+        uint256 left = vault.lockedStake(task, operator);
+        StakeVault.PoolInfo memory before = vault.pool(operator);
+        uint256 taken = vault.slash(task, operator, amount);
+        vm.assertEq(taken, amount < left ? amount : left);
+        _slashed[operator] += taken;
+        StakeVault.PoolInfo memory info = vault.pool(operator);
+        uint256 own = before.own + before.ownThawing;
+        if (taken <= own) {
+            vm.assertEq(info.delegated + info.thawing, before.delegated + before.thawing, "the operator's own first");
+        }
+        if (info.own > before.own || taken > before.own) _own[operator].gained += info.own;
+        if (info.thawing != 0 && info.delegated != 0) {
+            uint256 was = before.thawing * info.delegated;
+            uint256 is_ = info.thawing * before.delegated;
+            uint256 slack = before.thawing + before.delegated;
+            vm.assertLe(was, is_ + slack, "thawing stake loses no less");
+            vm.assertLe(is_, was + slack, "and no more");
+        }
+    }
+
+    function donate(uint256 amount) external step {
+        amount = _amount(amount);
+        token.transfer(address(vault), amount);
+        _donated += amount;
+    }
+
+    function pass(uint256 epochs) external step {
+        uint256[4] memory waits = [1 hours, EPOCH, 3 * EPOCH, (UNBONDING + 1) * EPOCH];
+        vm.warp(block.timestamp + waits[epochs % 4]);
+    }
+
+    /// @notice Stake in and out adds up to the wei; every token is accounted for, but for dust in the vault's favour.
+    function checkTokens() external view {
+        uint256 owed;
+        uint256 dust;
+        for (uint256 i; i < 2; ++i) {
+            address operator = operators[i];
+            uint256 staked = _own[operator].paidIn;
+            uint256 out = _own[operator].paidOut;
+            uint256 rewards = vault.pool(operator).operatorRewards + _own[operator].claimed;
+            uint256 claimed = _own[operator].claimed;
+            for (uint256 j; j < 3; ++j) {
+                Book storage book = _books[operator][accounts[j]];
+                staked += book.paidIn;
+                out += book.paidOut;
+                claimed += book.claimed;
+                rewards += vault.pendingRewards(operator, accounts[j]) + book.claimed;
+            }
+            vm.assertEq(_stakeOf(operator) + out + _slashed[operator], staked, "stake is conserved to the wei");
+            vm.assertLe(rewards, _distributed[operator], "no reward from nowhere");
+            dust += _distributed[operator] - rewards;
+            owed += _stakeOf(operator) + rewards - claimed;
+        }
+        vm.assertLe(dust, 3 * steps + 6, "dust is bounded by the number of acts");
+        vm.assertEq(token.balanceOf(address(vault)), owed + dust + _donated, "the vault holds what it owes, and dust");
+    }
+
+    /// @notice Locks add up and are covered; a share is worth between 2^-12 and one wei.
+    function checkPools() external view {
+        for (uint256 i; i < 2; ++i) {
+            StakeVault.PoolInfo memory info = vault.pool(operators[i]);
+            uint256 locks = vault.lockedStake(TASK, operators[i]) + vault.lockedStake(OTHER_TASK, operators[i]);
+            vm.assertEq(info.locked, locks, "locks add up");
+            vm.assertLe(locks, _stakeOf(operators[i]), "no stake answers twice");
+            vm.assertLe(info.delegated, info.shares, "a share is worth a wei at most");
+            vm.assertLe(info.shares, info.delegated << 12, "and 2^-12 at least");
+            vm.assertLe(info.earningShares, info.shares, "not more earn than there are");
+            uint256 shares;
+            uint256 earning;
+            for (uint256 j; j < 3; ++j) {
+                StakeVault.DelegationInfo memory delegation = vault.delegation(operators[i], accounts[j]);
+                shares += delegation.shares;
+                earning += delegation.earningShares;
+                vm.assertTrue(delegation.shares == 0 || delegation.shares >= MINIMUM, "the least or none");
+                vm.assertTrue(delegation.earningShares == 0 || delegation.earningShares >= MINIMUM, "as for those");
+            }
+            vm.assertEq(shares, info.shares, "shares add up");
+            vm.assertEq(earning, info.earningShares, "earning shares add up");
+        }
+    }
+
+    /// @notice Nobody has, or has had, more stake out of a pool than it put in.
+    function checkAccounts() external view {
+        for (uint256 i; i < 2; ++i) {
+            address operator = operators[i];
+            uint256 thawing;
+            for (uint256 j; j < 3; ++j) {
+                Book storage book = _books[operator][accounts[j]];
+                uint256 waiting;
+                for (uint256 k = book.done; k < book.requests.length; ++k) {
+                    waiting += vault.thawingOf(operator, accounts[j], book.requests[k]);
+                }
+                thawing += waiting;
+                uint256 has = book.paidOut + waiting + vault.delegation(operator, accounts[j]).assets;
+                vm.assertLe(has, book.paidIn + steps, "no delegator gains stake");
+            }
+            StakeVault.PoolInfo memory info = vault.pool(operator);
+            vm.assertLe(thawing, info.thawing, "requests are covered");
+            vm.assertLe(info.thawing, thawing + steps, "to the dust");
+            uint256 own = _own[operator].paidOut + info.own + info.ownThawing;
+            vm.assertLe(own, _own[operator].paidIn + _own[operator].gained, "no operator gains stake");
+        }
+    }
+
+    function _amount(uint256 seed) private pure returns (uint256) {
+        return seed % 2 == 0 ? bound(seed >> 8, MINIMUM, 2 * MINIMUM) : bound(seed >> 8, MINIMUM, SUPPLY / 50);
+    }
+
+    function _stakeOf(address operator) private view returns (uint256) {
+        StakeVault.PoolInfo memory info = vault.pool(operator);
+        return info.own + info.delegated + info.ownThawing + info.thawing;
+    }
+
+    function _asked(Book storage book) private {
+        uint256 length = book.requests.length;
+        uint32 epoch = vault.currentEpoch();
+        if (length == book.done || book.requests[length - 1] != epoch) book.requests.push(epoch);
+    }
+
+    function _price(address operator) private view returns (uint256[2] memory) {
+        StakeVault.PoolInfo memory info = vault.pool(operator);
+        return [info.delegated, info.shares];
+    }
+
+    /// @dev Only a slash lowers what a share is worth. A newcomer's rounding may shift it by what the virtual share is worth.
+    function _checkPrice(address operator, uint256[2] memory before) private view {
+        uint256[2] memory price = _price(operator);
+        vm.assertLe(before[0] * price[1], price[0] * before[1] + before[1] + price[1], "price falls by slash only");
+    }
+
+    /// @dev Shares, worth and rewards of everybody but `account` in `operator`'s pool.
+    function _others(address operator, address account) private view returns (uint256[] memory values) {
+        values = new uint256[](12);
+        for (uint256 i; i < 6; ++i) {
+            (address pool, address other) = (operators[i / 3], accounts[i % 3]);
+            if (pool == operator && other == account) continue;
+            values[2 * i] = vault.delegation(pool, other).shares;
+            values[2 * i + 1] = vault.pendingRewards(pool, other);
+        }
+    }
+
+    /// @dev Nobody else's act moves an account's shares or lowers its rewards.
+    function _checkOthers(uint256[] memory before, address operator, address account) private view {
+        uint256[] memory values = _others(operator, account);
+        for (uint256 i; i < 12; ++i) {
+            vm.assertEq(values[i], before[i], "somebody else was touched");
+        }
+    }
+}
+
+contract StakeVaultInvariantsTest is Base {
+    struct FuzzSelector {
+        address addr;
+        bytes4[] selectors;
+    }
+
+    StakeVaultHandler private handler;
+
+    function setUp() public {
+        handler = new StakeVaultHandler();
+        handler.setUp();
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(handler);
+    }
+
+    function targetSelectors() public view returns (FuzzSelector[] memory targets) {
+        bytes4[21] memory all = [
+            StakeVaultHandler.stake.selector,
+            StakeVaultHandler.unstake.selector,
+            StakeVaultHandler.withdrawStake.selector,
+            StakeVaultHandler.delegate.selector,
+            StakeVaultHandler.delegate.selector, // more likely
+            StakeVaultHandler.undelegate.selector,
+            StakeVaultHandler.withdraw.selector,
+            StakeVaultHandler.withdraw.selector,
+            StakeVaultHandler.claim.selector,
+            StakeVaultHandler.claimOperatorRewards.selector,
+            StakeVaultHandler.distribute.selector,
+            StakeVaultHandler.setCommission.selector,
+            StakeVaultHandler.lock.selector,
+            StakeVaultHandler.lock.selector,
+            StakeVaultHandler.unlock.selector,
+            StakeVaultHandler.slash.selector,
+            StakeVaultHandler.slash.selector,
+            StakeVaultHandler.ruin.selector,
+            StakeVaultHandler.donate.selector,
+            StakeVaultHandler.pass.selector,
+            StakeVaultHandler.pass.selector
+        ];
+        bytes4[] memory selectors = new bytes4[](all.length);
+        for (uint256 i; i < all.length; ++i) {
+            selectors[i] = all[i];
+        }
+        targets = new FuzzSelector[](1);
+        targets[0] = FuzzSelector(address(handler), selectors);
+    }
+
+    /// forge-config: default.invariant.runs = 25
+    /// forge-config: default.invariant.depth = 200
+    function invariant_Books() public view {
+        handler.checkTokens();
+        handler.checkPools();
+        handler.checkAccounts();
+    }
+}

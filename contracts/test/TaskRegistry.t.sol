@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
+import {Fixture} from "./Fixture.sol";
+import {EpochSettlement} from "../src/EpochSettlement.sol";
+import {Committees} from "../src/Committees.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
+import {Report} from "../src/libraries/Reports.sol";
+import {TaskTerms, Terms} from "../src/libraries/TaskTerms.sol";
+
+contract TaskRegistryTest is Fixture {
+    function test_OnlySettlementSlashesAndCloses() public {
+        _run(TASK, _terms());
+        bytes memory denied = abi.encodeWithSelector(TaskRegistry.Unauthorized.selector, STRANGER);
+        vm.startPrank(STRANGER);
+        vm.expectRevert(denied);
+        tasks.slash(TASK, 1, _slashes(0, 1 ether), STRANGER);
+        vm.expectRevert(denied);
+        tasks.close(TASK);
+    }
+
+    function test_AdminDecidesWhoCreates() public {
+        bytes32 role = tasks.CREATOR_ROLE();
+        bytes32 adminRole = tasks.DEFAULT_ADMIN_ROLE();
+        bytes4 denied = IAccessControl.AccessControlUnauthorizedAccount.selector;
+        vm.prank(STRANGER);
+        vm.expectRevert(abi.encodeWithSelector(denied, STRANGER, adminRole));
+        tasks.setOpenToAll(false);
+        vm.prank(ADMIN);
+        tasks.setOpenToAll(false);
+        vm.prank(CREATOR);
+        vm.expectRevert(abi.encodeWithSelector(denied, CREATOR, role));
+        tasks.createTask(TASK, _terms(), keccak256("genesis"));
+        vm.prank(ADMIN);
+        tasks.grantRole(role, CREATOR);
+        _create(TASK, _terms());
+        vm.prank(ADMIN);
+        tasks.setOpenToAll(true);
+        vm.prank(ADMIN);
+        tasks.revokeRole(role, CREATOR);
+        _create(keccak256("other task"), _terms());
+    }
+
+    /// @dev A task may not promise more new money than the schedule of the day grants to its epochs, to the wei.
+    function testFuzz_PoolWithinEmission(uint32 numEpochs, uint256 day) public {
+        Terms memory terms = _terms();
+        terms.numEpochs = uint32(bound(numEpochs, 1, 9));
+        day = bound(day, 0, 400);
+        vm.warp(block.timestamp + day * 1 days);
+        terms.joinDeadline = uint64(block.timestamp) + 1000;
+        uint256 maximum = terms.numEpochs * 10 * emission.emission(day);
+        terms.pool = uint128(maximum) + 1;
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.PoolTooLarge.selector, maximum, maximum + 1));
+        tasks.createTask(TASK, terms, keccak256("genesis"));
+        terms.pool -= 1;
+        _create(TASK, terms);
+    }
+
+    function test_CreateEscrowsPool() public {
+        uint256 before = token.balanceOf(CREATOR);
+        _create(TASK, _terms());
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
+        vm.assertEq(before - token.balanceOf(CREATOR), POOL);
+        vm.assertEq(token.balanceOf(address(distributor)), POOL);
+        _checkHoldings(TASK, 0);
+        vm.assertEq(info.poolLeft, POOL);
+        vm.assertEq(info.creator, CREATOR);
+        vm.assertEq(uint256(info.status), uint256(TaskRegistry.Status.Joining));
+        vm.assertEq(info.seed, keccak256("genesis"));
+        vm.assertEq(info.terms.modelHash, _terms().modelHash);
+        vm.assertEq(info.terms.targetSetHash, _terms().targetSetHash);
+        vm.assertEq(info.terms.termsHash, _terms().termsHash);
+    }
+
+    function test_IdentifierIsNewAndNotZero() public {
+        _create(TASK, _terms());
+        vm.startPrank(CREATOR);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskUnavailable.selector, TASK));
+        tasks.createTask(TASK, _terms(), keccak256("genesis"));
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskUnavailable.selector, bytes32(0)));
+        tasks.createTask(0, _terms(), keccak256("genesis"));
+    }
+
+    function test_TermsThatNoTaskCanRunWithAreRefused() public {
+        Terms memory terms = _terms();
+        terms.minStake = 0;
+        _refused(terms, "minStake");
+        terms = _terms();
+        terms.maxSlots = 0;
+        _refused(terms, "maxSlots");
+        terms.maxSlots = 257;
+        _refused(terms, "maxSlots");
+        terms = _terms();
+        terms.numVoters = 0;
+        _refused(terms, "numVoters");
+        terms.numVoters = 97;
+        _refused(terms, "numVoters");
+        terms = _terms();
+        terms.numProposers = 0;
+        _refused(terms, "numProposers");
+        terms = _terms();
+        terms.minMembers = 0;
+        _refused(terms, "minMembers");
+        terms = _terms();
+        terms.maxMembers = terms.minMembers - 1;
+        _refused(terms, "maxMembers");
+        terms = _terms();
+        terms.numVoters = terms.maxMembers * terms.maxSlots;
+        _refused(terms, "maxMembers");
+        terms = _terms();
+        terms.numEpochs = 0;
+        _refused(terms, "numEpochs");
+        terms.numEpochs = 1 << 24;
+        _refused(terms, "numEpochs");
+        terms = _terms();
+        terms.endShareBps = 10_001;
+        _refused(terms, "endShareBps");
+        terms = _terms();
+        terms.maxSkips = 0;
+        _refused(terms, "maxSkips");
+        terms = _terms();
+        terms.epochDeadline = 0;
+        _refused(terms, "epochDeadline");
+        terms = _terms();
+        terms.joinDeadline = uint64(block.timestamp);
+        _refused(terms, "joinDeadline");
+        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, "genesisSeed"));
+        tasks.createTask(TASK, _terms(), 0);
+    }
+
+    function _refused(Terms memory terms, string memory field) private {
+        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, field));
+        tasks.createTask(TASK, terms, keccak256("genesis"));
+    }
+
+    function testFuzz_StakeBuysSlots(uint128 amount) public {
+        amount = uint128(bound(amount, STAKE, WALLET));
+        _create(TASK, _terms());
+        _join(TASK, members[0], STAKE);
+        _join(TASK, members[1], amount);
+        TaskRegistry.Member memory member = tasks.memberAt(TASK, 1);
+        uint256 slots = amount / STAKE > 4 ? 4 : amount / STAKE;
+        vm.assertEq(member.account, members[1]);
+        vm.assertEq(member.stake, amount);
+        vm.assertEq(member.slots, slots);
+        vm.assertEq(member.chainTip, keccak256(abi.encode("tip", members[1])));
+        vm.assertEq(tasks.indexOf(TASK, members[1]), 1);
+        vm.assertEq(tasks.taskInfo(TASK).numSlots, slots + 1);
+        uint256[] memory numbers = new uint256[](slots + 1);
+        for (uint256 slot = 1; slot <= slots; ++slot) {
+            numbers[slot] = slot;
+        }
+        address[] memory owners = tasks.slotOwners(TASK, numbers);
+        vm.assertEq(owners[0], members[0]);
+        for (uint256 slot = 1; slot <= slots; ++slot) {
+            vm.assertEq(owners[slot], members[1]);
+        }
+        numbers[slots] = slots + 1;
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.UnknownSlot.selector, slots + 1));
+        tasks.slotOwners(TASK, numbers);
+        _checkHoldings(TASK, 0);
+    }
+
+    function testFuzz_TooLittleStakeIsRefused(uint128 amount) public {
+        amount = uint128(bound(amount, 0, STAKE - 1));
+        _create(TASK, _terms());
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InsufficientStake.selector, STAKE, amount));
+        _join(TASK, members[0], amount);
+    }
+
+    function test_JoinsOnceAnAddress() public {
+        _create(TASK, _terms());
+        _join(TASK, members[0], STAKE);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.AlreadyMember.selector, members[0]));
+        _join(TASK, members[0], STAKE);
+    }
+
+    function test_JoinNeedsTip() public {
+        _create(TASK, _terms());
+        vm.prank(members[0]);
+        vm.expectRevert(TaskRegistry.InvalidChainTip.selector);
+        tasks.join(TASK, STAKE, 0);
+    }
+
+    function test_JoinEndsAtDeadline() public {
+        Terms memory terms = _terms();
+        _create(TASK, terms);
+        vm.warp(terms.joinDeadline - 1);
+        _join(TASK, members[0], STAKE);
+        vm.warp(terms.joinDeadline);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.JoinClosed.selector, terms.joinDeadline));
+        _join(TASK, members[1], STAKE);
+    }
+
+    function test_JoinEndsWhenFull() public {
+        Terms memory terms = _terms();
+        terms.maxMembers = 5;
+        _create(TASK, terms);
+        for (uint256 i; i < 5; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, 5));
+        _join(TASK, members[5], STAKE);
+    }
+
+    function test_JoinNeedsJoiningTask() public {
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.None
+            )
+        );
+        _join(TASK, members[0], STAKE);
+        Terms memory terms = _terms();
+        terms.maxMembers = 20;
+        _create(TASK, terms);
+        for (uint256 i; i < 5; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.prank(CREATOR);
+        tasks.start(TASK);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
+            )
+        );
+        _join(TASK, members[5], STAKE);
+    }
+
+    function test_UnknownMembers() public {
+        _create(TASK, _terms());
+        _join(TASK, members[0], STAKE);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.UnknownMember.selector, 1));
+        tasks.memberAt(TASK, 1);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, STRANGER));
+        tasks.indexOf(TASK, STRANGER);
+    }
+
+    function test_CreatorStartsEarlyStrangerWaits() public {
+        Terms memory terms = _terms();
+        _create(TASK, terms);
+        for (uint256 i; i < 5; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.prank(STRANGER);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.Unauthorized.selector, STRANGER));
+        tasks.start(TASK);
+        vm.warp(terms.joinDeadline);
+        vm.prank(STRANGER);
+        tasks.start(TASK);
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
+        vm.assertEq(uint256(info.status), uint256(TaskRegistry.Status.Running));
+        vm.assertEq(info.epochStart, terms.joinDeadline);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
+            )
+        );
+        tasks.start(TASK);
+    }
+
+    function test_AnybodyStartsFullTask() public {
+        _create(TASK, _terms());
+        for (uint256 i; i < MEMBERS; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.prank(STRANGER);
+        tasks.start(TASK);
+        vm.assertEq(tasks.taskInfo(TASK).epochStart, block.timestamp);
+    }
+
+    function test_StartWaitsForMembersAndSlots() public {
+        Terms memory terms = _terms();
+        terms.minMembers = 2;
+        _create(TASK, terms);
+        _join(TASK, members[0], STAKE);
+        vm.startPrank(CREATOR);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotEnoughMembers.selector, 1, 1));
+        tasks.start(TASK);
+        vm.stopPrank();
+        _join(TASK, members[1], 3 * STAKE); // four slots: enough for the voters, none left for a proposer
+        vm.startPrank(CREATOR);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotEnoughMembers.selector, 2, 4));
+        tasks.start(TASK);
+        vm.stopPrank();
+        _join(TASK, members[2], STAKE);
+        vm.prank(CREATOR);
+        tasks.start(TASK);
+    }
+
+    function test_TaskThatFailsToFillClosesWithRefund() public {
+        Terms memory terms = _terms();
+        uint256 before = token.balanceOf(CREATOR);
+        _create(TASK, terms);
+        _join(TASK, members[0], 3 * STAKE);
+        vm.warp(terms.joinDeadline);
+        vm.prank(STRANGER);
+        tasks.start(TASK);
+        vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
+        vm.assertEq(token.balanceOf(CREATOR), before);
+        vm.prank(members[0]);
+        tasks.withdraw(TASK);
+        vm.assertEq(token.balanceOf(members[0]), WALLET);
+        vm.assertEq(token.balanceOf(address(tasks)), 0);
+    }
+
+    function test_GenesisFromChain() public {
+        Terms memory terms = _terms();
+        terms.fixedGenesis = false;
+        _create(TASK, terms);
+        vm.assertEq(tasks.taskInfo(TASK).seed, bytes32(0));
+        for (uint256 i; i < MEMBERS; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.prevrandao(keccak256("beacon"));
+        tasks.start(TASK);
+        vm.assertEq(
+            tasks.taskInfo(TASK).seed,
+            keccak256(
+                abi.encode(keccak256("flock_ray/genesis/1"), TASK, keccak256("beacon"), blockhash(block.number - 1))
+            )
+        );
+    }
+
+    function test_AbandonOnlyAfterDeadline() public {
+        _run(TASK, _terms());
+        bytes32 seed = tasks.taskInfo(TASK).seed;
+        uint256 deadline = block.timestamp + 2 * DEADLINE; // maxUnsettled is 1
+        vm.warp(deadline);
+        vm.expectRevert(abi.encodeWithSelector(EpochSettlement.DeadlineNotPassed.selector, deadline));
+        settlement.abandon(TASK, 1);
+        vm.warp(deadline + 1);
+        vm.expectRevert(abi.encodeWithSelector(EpochSettlement.WrongEpoch.selector, 1, 2));
+        settlement.abandon(TASK, 2);
+        vm.prank(STRANGER);
+        settlement.abandon(TASK, 1);
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
+        vm.assertEq(info.lastSettled, 1);
+        vm.assertEq(info.skips, 1);
+        vm.assertEq(info.epochStart, deadline + 1);
+        vm.assertEq(info.seed, keccak256(abi.encode(keccak256("flock_ray/skip/1"), seed)));
+        vm.assertEq(info.lastReport, bytes32(0));
+        vm.assertEq(_stakes(TASK), MEMBERS * STAKE);
+        vm.expectRevert(
+            abi.encodeWithSelector(EpochSettlement.DeadlineNotPassed.selector, deadline + 1 + 2 * uint256(DEADLINE))
+        );
+        settlement.abandon(TASK, 2);
+    }
+
+    function test_SkipsInRowCloseAndRefund() public {
+        uint256 before = token.balanceOf(CREATOR);
+        Terms memory terms = _terms();
+        _run(TASK, terms);
+        _abandon(1);
+        _abandon(2);
+        vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
+        vm.assertEq(token.balanceOf(CREATOR), before);
+        for (uint256 i; i < MEMBERS; ++i) {
+            vm.prank(members[i]);
+            tasks.withdraw(TASK);
+        }
+        vm.assertEq(token.balanceOf(address(tasks)), 0);
+        vm.expectRevert(abi.encodeWithSelector(Committees.NotRunning.selector, TASK));
+        settlement.abandon(TASK, 3);
+    }
+
+    function test_SettledEpochResetsSkips() public {
+        _run(TASK, _terms());
+        _abandon(1);
+        _settle(_report(TASK));
+        vm.assertEq(tasks.taskInfo(TASK).skips, 0);
+        _abandon(3); // the last one
+        vm.assertEq(tasks.taskInfo(TASK).skips, 1);
+        vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
+    }
+
+    function test_AbandonedEpochsCount() public {
+        Terms memory terms = _terms();
+        terms.numEpochs = 2;
+        _run(TASK, terms);
+        _abandon(1);
+        Report memory report = _report(TASK);
+        vm.assertEq(report.epoch, 2);
+        report.rewardsTotal = POOL; // all of it: one epoch is left
+        _settle(report);
+        vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
+    }
+
+    function test_DeadlineArithmeticDoesNotWrap() public {
+        Terms memory terms = _terms();
+        terms.epochDeadline = type(uint64).max;
+        terms.maxUnsettled = type(uint32).max;
+        _run(TASK, terms);
+        vm.warp(type(uint40).max);
+        uint256 deadline = tasks.taskInfo(TASK).epochStart + (uint256(type(uint64).max) << 32);
+        vm.expectRevert(abi.encodeWithSelector(EpochSettlement.DeadlineNotPassed.selector, deadline));
+        settlement.abandon(TASK, 1);
+    }
+
+    function _abandon(uint64 epoch) private {
+        vm.warp(block.timestamp + 2 * DEADLINE + 1);
+        settlement.abandon(TASK, epoch);
+    }
+
+    function test_WithdrawOnceAfterClose() public {
+        _run(TASK, _terms());
+        vm.startPrank(members[0]);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Closed, TaskRegistry.Status.Running
+            )
+        );
+        tasks.withdraw(TASK);
+        vm.stopPrank();
+        _abandon(1);
+        _abandon(2);
+        vm.startPrank(members[0]);
+        tasks.withdraw(TASK);
+        vm.assertEq(token.balanceOf(members[0]), WALLET);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToWithdraw.selector, members[0]));
+        tasks.withdraw(TASK);
+        vm.stopPrank();
+        vm.prank(STRANGER);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, STRANGER));
+        tasks.withdraw(TASK);
+    }
+}
