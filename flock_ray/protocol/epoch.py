@@ -1,0 +1,226 @@
+"""One epoch as a pure function: (state, set of messages) -> record, and (state, record) -> next state.
+
+Everybody who signs a record calls `derive` on the signed messages and signs only what comes out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flock_ray.protocol.ballot import (
+    Ballot,
+    BallotA,
+    BallotB,
+    ProposalEntry,
+    ballot_commitment,
+    read_ballot_a,
+    read_ballot_b,
+)
+from flock_ray.protocol.hashing import ZERO
+from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.mechanism import Outcome, get_mechanism
+from flock_ray.protocol.message import Kind, Manifest, read_commitment, read_manifest, read_seen
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.seed import next_seed, reveal_matches, reveals_digest, skip_seed
+from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState, Slash, TaskState
+from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
+
+
+def listed_commitments(state: TaskState, inbox: Inbox) -> dict[int, bytes]:
+    """{proposer: commitment} of the commitments that at least q voter seats list."""
+    roles = state.roles
+    seats: Counter[bytes] = Counter()
+    for voter, held in roles.voter_seats.items():
+        if message := inbox.one(Kind.SEEN, voter):
+            for digest in read_seen(message):
+                seats[digest] += held
+    listed = {}
+    for proposer in sorted(set(roles.proposers)):
+        message = inbox.one(Kind.COMMITMENT, proposer)
+        if message and seats[message.digest] >= roles.quorum:
+            listed[proposer] = read_commitment(message)
+    return listed
+
+
+def opened_manifests(state: TaskState, inbox: Inbox) -> dict[int, Manifest]:
+    """{proposer: manifest} of the manifests that open a listed commitment and fit the task's state."""
+    opened = {}
+    for proposer, commitment in listed_commitments(state, inbox).items():
+        if message := inbox.one(Kind.MANIFEST, proposer):
+            manifest = read_manifest(message)
+            expected = state.scope.payload_commitment(state.epoch, proposer, manifest.payload, manifest.salt)
+            fits = (
+                manifest.base_model == state.terms.base_model
+                and manifest.global_adapter == state.adapter
+                and manifest.configuration == state.terms.configuration
+            )
+            if expected == commitment and fits:
+                opened[proposer] = manifest
+    return opened
+
+
+def opened_ballots_a(state: TaskState, inbox: Inbox) -> dict[int, BallotA]:
+    """{voter: ballot A} of the ballots that open their commitment."""
+    ballots = {}
+    for voter in sorted(set(state.roles.voters)):
+        if message := inbox.one(Kind.BALLOT_A, voter):
+            ballot, salt = read_ballot_a(message)
+            if _opens(state, inbox, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, voter, ballot, salt):
+                ballots[voter] = ballot
+    return ballots
+
+
+def opened_ballots_b(state: TaskState, inbox: Inbox) -> dict[int, BallotB]:
+    """{voter: ballot B} of the ballots that open their commitment and reveal the right preimage."""
+    ballots = {}
+    for voter in sorted(set(state.roles.voters)):
+        if message := inbox.one(Kind.BALLOT_B, voter):
+            ballot, salt = read_ballot_b(message)
+            opens = _opens(state, inbox, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, voter, ballot, salt)
+            if opens and reveal_matches(state.members[voter].chain_tip, state.epoch, ballot.reveal):
+                ballots[voter] = ballot
+    return ballots
+
+
+def _opens(
+    state: TaskState, inbox: Inbox, committed: Kind, revealed: Kind, voter: int, ballot: Ballot, salt: bytes
+) -> bool:
+    message = inbox.one(committed, voter)
+    expected = ballot_commitment(state.scope.task, state.epoch, voter, revealed, ballot, salt)
+    return message is not None and read_commitment(message) == expected
+
+
+def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ...]:
+    """Verdict on every proposer's proposal, by ascending member: what ballot A decides."""
+    roles, terms = state.roles, state.terms
+    scored = get_mechanism(terms.mechanism).scores_proposals
+    entries: defaultdict[tuple[int, bytes], dict[int, ProposalEntry]] = defaultdict(dict)
+    for voter, ballot in opened_ballots_a(state, inbox).items():
+        for entry in ballot.entries:
+            entries[entry.member, entry.payload][voter] = entry
+    manifests = opened_manifests(state, inbox)
+    copies = Counter(manifest.payload for manifest in manifests.values())
+    verdicts = []
+    for member in sorted(set(roles.proposers)):
+        if manifest := manifests.get(member):
+            if copies[manifest.payload] > 1:
+                verdicts.append(ProposalVerdict(member, "copied", manifest.payload))
+            else:
+                verdicts.append(
+                    judge_proposal(member, manifest.payload, entries[member, manifest.payload], roles, terms, scored)
+                )
+        else:
+            sent = inbox.one(Kind.MANIFEST, member)
+            verdicts.append(ProposalVerdict(member, "refused" if sent else "missing"))
+    return tuple(verdicts)
+
+
+def decide(state: TaskState, inbox: Inbox) -> tuple[Outcome, bool]:
+    """What the ballots say together, and whether the candidate becomes the global adapter."""
+    roles = state.roles
+    proposals = judge_proposals(state, inbox)
+    mechanism = get_mechanism(state.terms.mechanism)
+    ballots_b = opened_ballots_b(state, inbox)
+    updates = [proposal.member for proposal in proposals if proposal.status == "accepted"]
+    candidate = judge_candidate(ballots_b, updates, roles, state.terms, mechanism.scores_candidate)
+    present = frozenset(ballots_b) & frozenset(opened_ballots_a(state, inbox))
+    outcome = Outcome(state, roles, proposals, candidate, present)
+    return outcome, candidate.candidate is not None and mechanism.accepts(outcome)
+
+
+def _new_slashes(outcome: Outcome, accepted: bool, inbox: Inbox) -> list[Slash]:
+    """At most one slash a member and epoch: p * stake, for the gravest of its offences."""
+    state = outcome.state
+    reasons = get_mechanism(state.terms.mechanism).slashed(outcome, accepted)
+    reasons |= {one.member: one.status for one in outcome.proposals if one.status in ("malformed", "copied")}
+    reasons |= dict.fromkeys(inbox.equivocators, "equivocated")
+    return [
+        Slash(member, state.members[member].stake * state.terms.slash_fraction_bp // 10_000, reason)
+        for member, reason in sorted(reasons.items())
+    ]
+
+
+def _settle_money(
+    state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash]
+) -> tuple[tuple[MemberState, ...], int, tuple[Slash, ...]]:
+    """Members and pool after rewards and slashes; a slash takes at most the stake, 90 % of it returns to the pool."""
+    members = [
+        replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)
+    ]
+    pool_left = state.pool_left - (sum(rewards.values()) if state.terms.solvent else 0)
+    done = []
+    for slash in slashes:
+        before = members[slash.member]
+        amount = min(slash.amount, before.stake)
+        members[slash.member] = replace(before, stake=before.stake - amount, slashed=before.slashed + amount)
+        pool_left += amount - amount * RELAYER_SHARE_BP // 10_000
+        done.append(replace(slash, amount=amount))
+    return tuple(members), pool_left, tuple(done)
+
+
+def derive(state: TaskState, inbox: Inbox) -> Record:
+    """The record of the epoch that `state` starts, from the messages received.
+
+    Args:
+        state: state before the epoch.
+        inbox: its messages, none of another task or epoch or from a stranger.
+    """
+    assert all(state.concerns(message) for message in inbox.messages)
+    outcome, accepted = decide(state, inbox)
+    rewards = get_mechanism(state.terms.mechanism).rewards(outcome, accepted)
+    assert sum(rewards.values()) <= outcome.budget
+    due = [*state.carried, *_new_slashes(outcome, accepted, inbox)]
+    members, pool_left, slashes = _settle_money(state, rewards, due[:MAX_SLASHES])
+    reveals = {voter: ballot.reveal for voter, ballot in opened_ballots_b(state, inbox).items()}
+    digest = reveals_digest(reveals)
+    candidate = outcome.candidate.candidate
+    return Record(
+        task=state.scope.task,
+        epoch=state.epoch,
+        seed=state.seed,
+        next_seed=next_seed(state.seed, digest),
+        previous_report=state.previous_report,
+        previous_record=state.previous_record,
+        roles=outcome.roles,
+        messages=tuple((str(one.kind), one.member, one.digest) for one in inbox.messages),
+        reveals=reveals,
+        reveals_digest=digest,
+        proposals=outcome.proposals,
+        candidate=outcome.candidate,
+        accepted=accepted,
+        adapter=candidate if accepted and candidate else state.adapter,
+        rewards=rewards,
+        slashes=slashes,
+        carried=tuple(due[MAX_SLASHES:]),
+        members=members,
+        pool_left=pool_left,
+    )
+
+
+def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
+    """The state after a record that a quorum signed.
+
+    Args:
+        state: state before the epoch.
+        record: its record.
+        report_hash: EIP-712 struct hash of the report that carries the record.
+    """
+    assert record.epoch == state.epoch and report_hash != ZERO
+    return replace(
+        state,
+        members=record.members,
+        epoch=state.epoch + 1,
+        seed=record.next_seed,
+        adapter=record.adapter,
+        pool_left=record.pool_left,
+        previous_report=report_hash,
+        previous_record=record.digest,
+        carried=record.carried,
+    )
+
+
+def skip(state: TaskState) -> TaskState:
+    """The state after an epoch that was abandoned on the chain: adapter, money and the chain of reports stay."""
+    return replace(state, epoch=state.epoch + 1, seed=skip_seed(state.seed))

@@ -1,0 +1,102 @@
+"""The record of an epoch: seed to verdict in one canonical text, whose hash goes on chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from flock_ray.protocol.encoding import Json, canonical_json, to_hex
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.roles import Roles
+from flock_ray.protocol.state import MemberState, Slash
+from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
+
+SCHEMA = "flock_ray/record/1"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch, as every voter derives it from the same signed messages.
+
+    Attributes:
+        messages: (kind, member, SHA-256) of every counted or equivocal message, in canonical order.
+        reveals: {voter: preimage} of the voters whose ballot B counted.
+        accepted: whether the candidate became the global adapter.
+        adapter: hash of the global adapter after the epoch.
+        rewards: {member: wei} of this epoch.
+        slashes: what the report carries, in order; carried: what waits for the next one.
+        members: every member's money after the epoch.
+        pool_left: wei after the epoch.
+    """
+
+    task: bytes
+    epoch: int
+    seed: bytes
+    next_seed: bytes
+    previous_report: bytes
+    previous_record: bytes
+    roles: Roles
+    messages: tuple[tuple[str, int, bytes], ...]
+    reveals: Mapping[int, bytes]
+    reveals_digest: bytes
+    proposals: tuple[ProposalVerdict, ...]
+    candidate: CandidateVerdict
+    accepted: bool
+    adapter: bytes
+    rewards: Mapping[int, int]
+    slashes: tuple[Slash, ...]
+    carried: tuple[Slash, ...]
+    members: tuple[MemberState, ...]
+    pool_left: int
+
+    @property
+    def leaves(self) -> tuple[tuple[str, int], ...]:
+        """The cumulative reward table: (account, wei earned so far) of everybody who earned."""
+        return tuple((member.account, member.earned) for member in self.members if member.earned)
+
+    @property
+    def rewards_total(self) -> int:
+        """Sum of the table, wei."""
+        return sum(member.earned for member in self.members)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The canonical bytes."""
+        found = self.candidate.consensus
+        value: dict[str, Json] = {
+            "schema": SCHEMA,
+            "task": to_hex(self.task),
+            "epoch": self.epoch,
+            "seed": to_hex(self.seed),
+            "next_seed": to_hex(self.next_seed),
+            "previous_report": to_hex(self.previous_report),
+            "previous_record": to_hex(self.previous_record),
+            "voters": list(self.roles.voters),
+            "proposers": list(self.roles.proposers),
+            "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.messages],
+            "reveals": [[member, to_hex(preimage)] for member, preimage in sorted(self.reveals.items())],
+            "reveals_digest": to_hex(self.reveals_digest),
+            "proposals": [proposal.json() for proposal in self.proposals],
+            "candidate": {
+                "adapter": to_hex(self.candidate.candidate) if self.candidate.candidate else None,
+                "weights": [list(pair) for pair in self.candidate.weights],
+                "score": found.score if found else None,
+                "band": found.band if found else None,
+                "gains": [[member, gain] for member, gain in found.gains.items()] if found else None,
+            },
+            "accepted": self.accepted,
+            "adapter": to_hex(self.adapter),
+            "rewards": [[member, wei] for member, wei in sorted(self.rewards.items())],
+            "slashes": [slash.json() for slash in self.slashes],
+            "carried": [slash.json() for slash in self.carried],
+            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.members],
+            "leaves": [list(leaf) for leaf in self.leaves],
+            "pool_left": self.pool_left,
+        }
+        return canonical_json(value)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical bytes."""
+        return sha256(self.data)

@@ -1,0 +1,163 @@
+"""The state of a task between two epochs, and the fixed terms it runs under. Both derive from signed records alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from flock_ray.protocol.encoding import Json, canonical_json, to_hex
+from flock_ray.protocol.hashing import sha256, tagged
+from flock_ray.protocol.message import Message
+from flock_ray.protocol.roles import Roles, roles
+
+MAX_SLASHES = 16
+RELAYER_SHARE_BP = 1_000
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a task fixes for its whole life; amounts in wei, scores in micro-nats a token, shares in basis points.
+
+    Attributes:
+        configuration: hash of everything that shapes the training (model, data, adapter, local steps, codec, rule).
+        base_model: hash of the frozen base model.
+        num_voters: V; num_proposers: P.
+        mechanism: `marginal`, `flock` or `open`.
+        quantile_bp: kappa; band_z_bp: z of the acceptance band.
+        harmful_factor: a score below -factor * band is harmful.
+        slash_fraction_bp: p.
+        voter_share_bp: the voters' share of a budget (`marginal`).
+        solvent: whether payments lower the pool that later budgets are cut from (`flock`).
+        rule: aggregation rule; neutral to the contract.
+    """
+
+    configuration: bytes
+    base_model: bytes
+    num_epochs: int
+    num_voters: int
+    num_proposers: int
+    pool: int
+    min_stake: int
+    mechanism: str
+    quantile_bp: int
+    band_z_bp: int
+    band_floor: int
+    band_ceiling: int
+    harmful_factor: int
+    slash_fraction_bp: int
+    voter_share_bp: int
+    solvent: bool
+    rule: str
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical terms: what the contract stores."""
+        values: dict[str, Json] = {"schema": "flock_ray/terms/1"}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            values[item.name] = to_hex(value) if isinstance(value, bytes) else value
+        return sha256(canonical_json(values))
+
+    def task_id(self, run_seed: int) -> bytes:
+        """The task's id: H(terms, run seed)."""
+        return tagged("flock_ray/task/1", self.digest(), run_seed)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a commitment is bound to besides the epoch, so that it cannot be replayed elsewhere.
+
+    Attributes:
+        chain_id: of the settlement chain (0 without a chain).
+        contract: address of the settlement contract as 20 bytes.
+        task: the task's id.
+    """
+
+    chain_id: int
+    contract: bytes
+    task: bytes
+
+    def payload_commitment(self, epoch: int, member: int, payload: bytes, salt: bytes) -> bytes:
+        """H(chain, contract, task, epoch, sender, payload hash, salt)."""
+        contract = int.from_bytes(self.contract, "big")
+        return tagged("flock_ray/commitment/1", self.chain_id, contract, self.task, epoch, member, payload, salt)
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """One member: its account, its fixed slots and hash-chain tip, and its money in wei.
+
+    Attributes:
+        stake: what slashes have left of its stake.
+        earned: cumulative rewards, which only grow.
+        slashed: cumulative slashes.
+    """
+
+    account: str
+    slots: int
+    chain_tip: bytes
+    stake: int
+    earned: int = 0
+    slashed: int = 0
+
+
+@dataclass(frozen=True)
+class Slash:
+    """One slash: member, wei, and why."""
+
+    member: int
+    amount: int
+    reason: str
+
+    def json(self) -> Json:
+        """The slash in a record."""
+        return {"member": self.member, "amount": self.amount, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """Everything that epoch `epoch` starts from.
+
+    Attributes:
+        epoch: the next epoch to run, 1-based; num_epochs + 1 when the task is done.
+        seed: of that epoch.
+        adapter: hash of the global adapter.
+        pool_left: wei not yet committed.
+        previous_report, previous_record: hashes, zero before the first epoch.
+        carried: slashes that did not fit into earlier reports.
+    """
+
+    terms: Terms
+    scope: Scope
+    members: tuple[MemberState, ...]
+    epoch: int
+    seed: bytes
+    adapter: bytes
+    pool_left: int
+    previous_report: bytes
+    previous_record: bytes
+    carried: tuple[Slash, ...] = ()
+
+    @property
+    def slot_owners(self) -> tuple[int, ...]:
+        """Member of each slot, in registration order."""
+        return tuple(number for number, member in enumerate(self.members) for _ in range(member.slots))
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Roles of the next epoch."""
+        terms = self.terms
+        return roles(self.seed, self.scope.task, self.epoch, self.slot_owners, terms.num_voters, terms.num_proposers)
+
+    def concerns(self, message: Message) -> bool:
+        """Whether a message is of this task and epoch and names a member."""
+        return (message.task, message.epoch) == (self.scope.task, self.epoch) and message.member < len(self.members)
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs still to settle, the next one included."""
+        return self.terms.num_epochs - self.epoch + 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch has run."""
+        return self.epoch > self.terms.num_epochs

@@ -1,0 +1,166 @@
+"""From ballots to a verdict: quantile scores, acceptance bands, accepted and harmful proposals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flock_ray.protocol.ballot import BallotB, Check, ProposalEntry, Score
+from flock_ray.protocol.capture import quantile_index
+from flock_ray.protocol.encoding import Json, to_hex
+from flock_ray.protocol.roles import Roles
+from flock_ray.protocol.state import Terms
+
+
+def quantile(values: Sequence[int], quantile_bp: int) -> int:
+    """The kappa-quantile of integers: with kappa = 1/2 the lower median when even.
+
+    Args:
+        values: at least one.
+        quantile_bp: kappa in basis points.
+    """
+    return sorted(values)[quantile_index(len(values), quantile_bp)]
+
+
+def band(standard_errors: Sequence[int], terms: Terms) -> int:
+    """Acceptance band, micro-nats a token: z times the lower median of the standard errors, floor to ceiling."""
+    raw = terms.band_z_bp * quantile(standard_errors, 5_000) // 10_000
+    return max(terms.band_floor, min(terms.band_ceiling, raw))
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What the seats say together of one adapter.
+
+    Attributes:
+        score: kappa-quantile of the gains over seats, micro-nats a token.
+        band: acceptance band.
+        gains: gain that each member who scored it reported.
+    """
+
+    score: int
+    band: int
+    gains: Mapping[int, int]
+
+
+def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consensus:
+    """Consensus of {voter: score}; a voter with two seats counts twice."""
+    seats = [scores[member] for member in roles.voters if member in scores]
+    score = quantile([seat.gain for seat in seats], terms.quantile_bp)
+    return Consensus(
+        score,
+        band([seat.standard_error for seat in seats], terms),
+        {member: found.gain for member, found in sorted(scores.items())},
+    )
+
+
+@dataclass(frozen=True)
+class ProposalVerdict:
+    """What became of one proposal.
+
+    Attributes:
+        status: `accepted`, `rejected`, `harmful`, `malformed`, `copied`, `unseen` (fewer than q seats had it),
+            `refused` (its manifest does not fit its commitment or the chain) or `missing`.
+        payload: SHA-256 of the encoded update, None when nothing was opened.
+        consensus: None where it was not scored.
+    """
+
+    member: int
+    status: str
+    payload: bytes | None = None
+    consensus: Consensus | None = None
+
+    def json(self) -> Json:
+        """The verdict in a record."""
+        found = self.consensus
+        return {
+            "member": self.member,
+            "status": self.status,
+            "payload": to_hex(self.payload) if self.payload else None,
+            "score": found.score if found else None,
+            "band": found.band if found else None,
+            "gains": [[member, gain] for member, gain in found.gains.items()] if found else None,
+        }
+
+
+def judge_proposal(
+    member: int, payload: bytes, entries: Mapping[int, ProposalEntry], roles: Roles, terms: Terms, scored: bool
+) -> ProposalVerdict:
+    """Verdict on a proposal whose manifest holds.
+
+    A proposal counts when at least q seats fetched and checked it; it is malformed when at least q seats say so.
+
+    Args:
+        member: the proposer.
+        payload: hash of its payload.
+        entries: {voter: its finding on this member and payload} from the ballots A that opened their commitment.
+        roles: of the epoch.
+        terms: of the task.
+        scored: whether the mechanism asks for scores; without them every valid proposal is accepted.
+    """
+
+    def seats(check: Check) -> int:
+        return sum(roles.voter_seats[voter] for voter, entry in entries.items() if entry.check is check)
+
+    if seats(Check.MALFORMED) >= roles.quorum:
+        return ProposalVerdict(member, "malformed", payload)
+    if seats(Check.VALID) < roles.quorum:
+        return ProposalVerdict(member, "unseen", payload)
+    if not scored:
+        return ProposalVerdict(member, "accepted", payload)
+    scores = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID and entry.score}
+    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
+        return ProposalVerdict(member, "unseen", payload)
+    found = consensus(scores, roles, terms)
+    harmful = found.score < -terms.harmful_factor * found.band
+    status = "accepted" if found.score > found.band else "harmful" if harmful else "rejected"
+    return ProposalVerdict(member, status, payload, found)
+
+
+@dataclass(frozen=True)
+class CandidateVerdict:
+    """What the seats say of the candidate.
+
+    Attributes:
+        candidate: the hash that at least q seats computed, None without accepted updates or agreement.
+        weights: (proposer, integer weight) of the updates in it, as the same seats state them.
+        consensus: None without a candidate or where the mechanism asks for no score.
+    """
+
+    candidate: bytes | None
+    weights: tuple[tuple[int, int], ...]
+    consensus: Consensus | None
+
+
+def judge_candidate(
+    ballots: Mapping[int, BallotB], accepted: Sequence[int], roles: Roles, terms: Terms, scored: bool
+) -> CandidateVerdict:
+    """The candidate that a quorum of seats names, with their scores of it.
+
+    Args:
+        ballots: {voter: ballot B} of the ballots that opened their commitment.
+        accepted: proposers of the accepted updates, ascending.
+        roles: of the epoch.
+        terms: of the task.
+        scored: whether the mechanism asks for scores.
+    """
+    nothing = CandidateVerdict(None, (), None)
+    seats: Counter[tuple[bytes, tuple[tuple[int, int], ...]]] = Counter()
+    for voter, ballot in ballots.items():
+        if ballot.candidate is not None and [member for member, _ in ballot.weights] == list(accepted):
+            seats[ballot.candidate, ballot.weights] += roles.voter_seats[voter]
+    agreed = [named for named, count in seats.items() if count >= roles.quorum]
+    if not accepted or not agreed:
+        return nothing
+    ((candidate, weights),) = agreed
+    if not scored:
+        return CandidateVerdict(candidate, weights, None)
+    scores = {
+        voter: ballot.score
+        for voter, ballot in ballots.items()
+        if (ballot.candidate, ballot.weights) == (candidate, weights) and ballot.score
+    }
+    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
+        return nothing
+    return CandidateVerdict(candidate, weights, consensus(scores, roles, terms))
