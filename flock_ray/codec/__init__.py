@@ -1,0 +1,1 @@
+"""What travels between members: updates as bytes, and decoding that trusts none of them."""

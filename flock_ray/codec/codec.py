@@ -1,0 +1,38 @@
+"""What a codec is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flock_ray.lora.serialization import Adapter, Shapes
+
+
+class MalformedPayload(ValueError):
+    """Bytes of a peer that are not a valid update; the text is a short reason without any of the bytes."""
+
+
+class Codec(Protocol):
+    """Turns an update into bytes and hostile bytes into an update or a refusal."""
+
+    def max_bytes(self, shapes: Shapes) -> int:
+        """Largest payload that can be valid for these shapes: the bound for fetching one."""
+        ...
+
+    def encode(self, update: Adapter) -> bytes:
+        """Bytes of an update; equal updates give equal bytes."""
+        ...
+
+    def decode(self, data: bytes, shapes: Shapes, max_abs: float) -> Adapter:
+        """The update in these bytes: float32, CPU, contiguous, exactly the keys and shapes of `shapes`, keys sorted.
+
+        Encoding it again gives the same bytes. Memory stays within a small multiple of `max_bytes(shapes)`.
+
+        Args:
+            data: whatever a peer sent.
+            shapes: what the task's adapter has.
+            max_abs: every entry must be finite and at most this in magnitude.
+
+        Raises:
+            MalformedPayload: anything else; no other exception leaves this function.
+        """
+        ...

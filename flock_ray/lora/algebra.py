@@ -1,0 +1,99 @@
+"""Algebra of adapters and of products of their factors, never forming a dense out x in matrix.
+
+A LoRA layer adds the product B A, with A [rank, in] and B [out, rank]. Averaging factors is not averaging products;
+`neglected_term` says by how much. Everything here is computed in float64 but the adapters themselves (float32).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from flock_ray.lora.fixed_point import dequantize, quantize
+from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
+
+
+def initial_adapter(shapes: Shapes, seed: int) -> Adapter:
+    """The adapter of epoch 0: A uniform in +-1/sqrt(in) (PEFT's Kaiming-uniform with a = sqrt(5)), B zero.
+
+    Values are on the fixed-point grid, so that aggregation adds to them exactly.
+
+    Args:
+        shapes: PEFT key -> shape, as `peft_io.adapter_shapes` gives them.
+        seed: 0 <= seed < 2^63; keys draw from one generator in sorted order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    adapter: Adapter = {}
+    for key, shape in sorted(shapes.items()):
+        factor = torch.zeros(shape)
+        if key.endswith(LORA_A):
+            bound = 1 / math.sqrt(shape[1])
+            factor = dequantize(quantize(factor.uniform_(-bound, bound, generator=generator)))
+        adapter[key] = factor
+    return adapter
+
+
+def add(left: Adapter, right: Adapter) -> Adapter:
+    """left + right, factor by factor, in float32; both have the same keys and shapes."""
+    assert left.keys() == right.keys()
+    return {key: left[key] + right[key] for key in left}
+
+
+def subtract(left: Adapter, right: Adapter) -> Adapter:
+    """left - right, factor by factor, in float32; both have the same keys and shapes."""
+    assert left.keys() == right.keys()
+    return {key: left[key] - right[key] for key in left}
+
+
+def product_inner(b1: torch.Tensor, a1: torch.Tensor, b2: torch.Tensor, a2: torch.Tensor) -> float:
+    """Frobenius inner product <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), in float64.
+
+    Args:
+        b1: [out, r1].
+        a1: [r1, in].
+        b2: [out, r2].
+        a2: [r2, in].
+    """
+    b1, a1, b2, a2 = b1.double(), a1.double(), b2.double(), a2.double()
+    return float(((b1.T @ b2) * (a1 @ a2.T)).sum())
+
+
+def _layers(deltas: Sequence[Adapter]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each layer's factors of all K adapters, stacked in float64: B [K, out, rank] and A [K, rank, in]."""
+    for key in sorted(deltas[0]):
+        if key.endswith(LORA_A):
+            key_b = key.removesuffix(LORA_A) + LORA_B
+            yield (
+                torch.stack([delta[key_b].double() for delta in deltas]),
+                torch.stack([delta[key].double() for delta in deltas]),
+            )
+
+
+def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
+    """||mean_k B_k A_k||_F^2 from B [K, out, rank] and A [K, rank, in]: a product of K * rank columns and rows."""
+    b_wide, a_tall = torch.cat(tuple(b), dim=1), torch.cat(tuple(a / len(a)), dim=0)
+    return max(0.0, product_inner(b_wide, a_tall, b_wide, a_tall))
+
+
+def neglected_term(deltas: Sequence[Adapter]) -> float:
+    """Share of the mean second-order product that averaging factors apart leaves out.
+
+    ||mean(dB dA) - mean(dB) mean(dA)||_F / ||mean(dB dA)||_F over all layers. The products with the common start are
+    linear in the deltas and averaged exactly. The numerator is computed as mean((dB - mean dB)(dA - mean dA)), which
+    is the same matrix without its cancellation.
+
+    Args:
+        deltas: factor deltas from the common start, at least one, all of the same keys and shapes.
+
+    Returns:
+        0 when all deltas agree or are zero; inf when the mean product alone vanishes.
+    """
+    neglected = total = 0.0
+    for b, a in _layers(deltas):
+        neglected += _squared_norm_of_mean(b - b.mean(dim=0), a - a.mean(dim=0))
+        total += _squared_norm_of_mean(b, a)
+    if neglected == 0.0:
+        return 0.0
+    return math.sqrt(neglected / total) if total else math.inf

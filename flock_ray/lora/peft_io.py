@@ -1,0 +1,140 @@
+"""Adapters in and out of PEFT models and folders (LoRA: Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import safetensors.torch
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from flock_ray.errors import ModelError
+from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
+
+ALL_LINEAR = "all-linear"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Shape of an adapter: W + alpha / rank * B A on each targeted linear layer.
+
+    Attributes:
+        rank: r, columns of B and rows of A.
+        alpha: numerator of the scaling.
+        target_modules: names of linear layers, each the end of a dotted name ("q_proj", "layers.0.mlp.up_proj"), or
+            ("all-linear",) for every `nn.Linear` but the output head.
+    """
+
+    rank: int
+    alpha: int
+    target_modules: tuple[str, ...]
+
+
+def _target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
+    """Dotted name -> targeted layer, sorted by name; a name that matches nothing is a ModelError."""
+    head = model.get_output_embeddings()
+    linear = {n: m for n, m in sorted(model.named_modules()) if isinstance(m, nn.Linear) and m is not head}
+    if tuple(target_modules) == (ALL_LINEAR,):
+        return linear
+    suffixes = tuple(f".{target}" for target in target_modules)
+    unknown = [t for t, s in zip(target_modules, suffixes, strict=True) if not any(f".{n}".endswith(s) for n in linear)]
+    if unknown or not target_modules:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise ModelError(
+            f"lora.target_modules {'names no linear layer' if unknown else 'is empty'}: {', '.join(unknown) or '[]'}; "
+            f"the model has {names}; [{ALL_LINEAR}] takes all of them"
+        )
+    return {name: layer for name, layer in linear.items() if f".{name}".endswith(suffixes)}
+
+
+def adapter_shapes(model: PreTrainedModel, target_modules: Sequence[str], rank: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the adapter that `inject` would give this base model (which is left as it is).
+
+    Returns:
+        PEFT's saved key -> shape, sorted by key: `...lora_A.weight` [rank, in], `...lora_B.weight` [out, rank].
+
+    Raises:
+        ModelError: a target module does not exist; the text lists the linear layers that do.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layer in _target_layers(model, target_modules).items():
+        shapes[f"{_PREFIX}{name}{LORA_A}"] = (rank, layer.in_features)
+        shapes[f"{_PREFIX}{name}{LORA_B}"] = (layer.out_features, rank)
+    return dict(sorted(shapes.items()))
+
+
+def inject(model: PreTrainedModel, spec: LoraSpec) -> PeftModel:
+    """Add trainable float32 factors to a base model, in place, and freeze everything else.
+
+    The new adapter is PEFT's random one; `load_adapter` puts the real values in.
+
+    Raises:
+        ModelError: a target module does not exist; the text lists the linear layers that do.
+    """
+    targets = _target_layers(model, spec.target_modules)
+    config = peft.LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    peft_model = peft.get_peft_model(model, config)
+    assert isinstance(peft_model, PeftModel)
+    return peft_model
+
+
+def _factors(peft_model: PeftModel) -> Adapter:
+    """PEFT's saved key -> the live parameter's storage (no copy), sorted by key."""
+    state = peft.get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    return dict(sorted(state.items()))
+
+
+def load_adapter(peft_model: PeftModel, adapter: Adapter) -> None:
+    """Copy an adapter's values into the model's factors, exactly.
+
+    Raises:
+        ValueError: keys or shapes differ from those of the model.
+    """
+    factors = _factors(peft_model)
+    if adapter.keys() != factors.keys():
+        raise ValueError(f"the adapter does not fit the model, first differing key {min(adapter.keys() ^ factors)}")
+    for key, factor in factors.items():
+        if adapter[key].shape != factor.shape:
+            raise ValueError(f"{key} has shape {tuple(adapter[key].shape)}, the model needs {tuple(factor.shape)}")
+    for key, factor in factors.items():
+        factor.copy_(adapter[key])
+
+
+def read_adapter(peft_model: PeftModel) -> Adapter:
+    """Copy the model's factors out: float32, CPU, contiguous, keys sorted."""
+    return {
+        key: torch.empty(factor.shape, dtype=torch.float32).copy_(factor)
+        for key, factor in _factors(peft_model).items()
+    }
+
+
+def save_peft(folder: Path, adapter_bytes: bytes, spec: LoraSpec, base_name: str) -> None:
+    """Write a folder that `PeftModel.from_pretrained(base, folder)` opens.
+
+    Args:
+        folder: made if missing.
+        adapter_bytes: canonical bytes, written unchanged as `adapter_model.safetensors`.
+        spec: shape of the adapter, written to `adapter_config.json`.
+        base_name: name or path of the base model, as a reader of the folder should find it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = peft.LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", inference_mode=True
+    )
+    modules = {
+        key.removeprefix(_PREFIX).removesuffix(LORA_A)
+        for key in safetensors.torch.load(adapter_bytes)
+        if key.endswith(LORA_A)
+    }
+    config.target_modules = sorted(modules)
+    config.base_model_name_or_path = base_name
+    config.save_pretrained(str(folder))
+    (folder / "adapter_model.safetensors").write_bytes(adapter_bytes)

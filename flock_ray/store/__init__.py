@@ -1,0 +1,1 @@
+"""Content-addressed blobs on whatever fsspec reaches."""

@@ -1,0 +1,183 @@
+"""Immutable blobs named by their SHA-256, on any filesystem that fsspec opens."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from flock_ray.errors import StoreError
+from flock_ray.protocol.hashing import sha256
+
+
+class BlobMissingError(StoreError):
+    """No blob of this hash is in the store."""
+
+
+class BlobTooLargeError(StoreError):
+    """The blob of this hash is larger than its reader allows; whether it has that hash was not looked at."""
+
+
+class BlobCorruptedError(StoreError):
+    """What is stored under this hash has another one."""
+
+
+class BlobStore:
+    """Blobs at `<url>/<first 2 hex digits>/<64 hex digits>`; several processes and machines may share one.
+
+    Objects can be pickled; each process may as well make its own from the same url.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open a store; nothing is read or written yet.
+
+        Args:
+            url: a local folder, or any fsspec url (`s3://bucket/run`, ...) whose driver is installed.
+
+        Raises:
+            StoreError: the url's protocol is unknown or its driver is missing.
+        """
+        try:
+            self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"store.url cannot be opened: {error}") from error
+
+    def put(self, data: bytes) -> bytes:
+        """Store a blob; one that is there already, in the same size, is left alone.
+
+        On a local filesystem it appears under its name whole, synced to disk, or not at all.
+
+        Returns:
+            Its SHA-256, 32 bytes.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        digest = sha256(data)
+        path = self._path(digest)
+        if self._size(path) != len(data):
+            self._write(path, data)
+        return digest
+
+    def get(self, digest: bytes, max_bytes: int) -> bytes:
+        """Read a blob and check it; never reads more than `max_bytes + 1` bytes.
+
+        Raises:
+            BlobMissingError: it is not there.
+            BlobTooLargeError: it is larger than `max_bytes`.
+            BlobCorruptedError: its bytes have another hash.
+            StoreError: the store cannot be read.
+        """
+        data = self._read(self._path(digest), max_bytes + 1)
+        if len(data) > max_bytes:
+            raise BlobTooLargeError(f"blob {digest.hex()} is larger than the {max_bytes} bytes allowed")
+        if sha256(data) != digest:
+            raise BlobCorruptedError(f"blob {digest.hex()} is corrupted: its bytes have another SHA-256")
+        return data
+
+    def has(self, digest: bytes) -> bool:
+        """Whether a blob of this hash is there (its bytes are not read).
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        return self._size(self._path(digest)) is not None
+
+    def probe_write(self, token: str) -> None:
+        """Leave a mark that `probe_read` finds from any machine that reaches the same store.
+
+        Args:
+            token: hex digits that nobody else uses.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self._write(self._probe_path(token), token.encode())
+
+    def probe_read(self, token: str) -> None:
+        """Check that a mark which another machine left is seen from here.
+
+        Raises:
+            StoreError: it is not.
+        """
+        path = self._probe_path(token)
+        try:
+            seen = self._read(path, len(token) + 1)
+        except BlobMissingError as error:
+            raise StoreError(
+                f"{path}, written by another node, is not there; every node must reach store.url"
+            ) from error
+        if seen != token.encode():
+            raise StoreError(f"{path} holds other bytes than another node wrote; every node must reach store.url")
+
+    def probe_remove(self, token: str) -> None:
+        """Take a mark away again.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        path = self._probe_path(token)
+        with self._explained("removed", path):
+            self._fs.rm_file(path)
+
+    def _path(self, digest: bytes) -> str:
+        if len(digest) != 32:
+            raise ValueError(f"a blob's hash has 32 bytes, not {len(digest)}")
+        return f"{self._root}/{digest.hex()[:2]}/{digest.hex()}"
+
+    def _probe_path(self, token: str) -> str:
+        return f"{self._root}/probe/{bytes.fromhex(token).hex()}"
+
+    @contextmanager
+    def _explained(self, verb: str, path: str) -> Iterator[None]:
+        """Turn whatever a driver raises (each has its own classes) into a StoreError that names the path."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BlobMissingError(f"{path} is not in the store") from error
+        except Exception as error:
+            raise StoreError(f"{path} cannot be {verb}: {type(error).__name__}: {error}") from error
+
+    def _size(self, path: str) -> int | None:
+        try:
+            with self._explained("looked at", path):
+                return int(self._fs.size(path))
+        except BlobMissingError:
+            return None
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        with self._explained("read", path), self._fs.open(path, "rb") as file:
+            data: bytes = file.read(max_bytes)
+        return data
+
+    def _write(self, path: str, data: bytes) -> None:
+        with self._explained("written", path):
+            if isinstance(self._fs, LocalFileSystem):
+                _write_atomically(Path(path), data)
+            else:
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, data)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name beside the target, sync, rename, sync the folder's entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

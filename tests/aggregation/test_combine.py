@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flock_ray.aggregation.combine import combine
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.fixed_point import SCALE
+from flock_ray.lora.serialization import Adapter, canonical_bytes
+
+SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2)}
+small = st.floats(-1 / 4, 1 / 4, width=32)
+
+
+def random_adapter(seed: int, scale: float = 0.1) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    return {key: scale * torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}
+
+
+def scalar(value: float) -> Adapter:
+    return {"x": torch.tensor([value])}
+
+
+@given(st.integers(1, 8), st.randoms(use_true_random=False))
+def test_arrival_order_changes_no_byte(num_updates: int, order: random.Random) -> None:
+    start = initial_adapter(SHAPES, 0)
+    updates = [random_adapter(seed) for seed in range(num_updates)]
+    weights = [1 + seed % 3 for seed in range(num_updates)]
+    arrival = list(zip(updates, weights, strict=True))
+    order.shuffle(arrival)
+    shuffled = combine(start, [update for update, _ in arrival], [weight for _, weight in arrival])
+    assert canonical_bytes(shuffled) == canonical_bytes(combine(start, updates, weights))
+
+
+@given(small, st.lists(st.tuples(small, st.integers(1, 9)), min_size=1, max_size=8))
+def test_candidate_is_the_exact_fixed_point_value(start: float, parts: list[tuple[float, int]]) -> None:
+    total = sum(weight * round(Fraction(value) * SCALE) for value, weight in parts)
+    exact = round(Fraction(start) * SCALE) + total // sum(weight for _, weight in parts)
+    candidate = combine(scalar(start), [scalar(value) for value, _ in parts], [weight for _, weight in parts])
+    assert Fraction(candidate["x"].item()) * SCALE == exact
+
+
+def test_candidate_is_within_a_grid_step_of_the_float_mean() -> None:
+    start, updates = initial_adapter(SHAPES, 0), [random_adapter(seed) for seed in range(4)]
+    candidate = combine(start, updates, (1, 1, 1, 1))
+    for key, value in candidate.items():
+        mean = start[key].double() + torch.stack([update[key].double() for update in updates]).mean(0)
+        assert (value.double() - mean).abs().max() <= 1.5 / SCALE
+
+
+def test_zero_updates_keep_the_global_adapter_through_many_epochs() -> None:
+    adapter = start = combine(random_adapter(5, scale=3.0), [random_adapter(6)], (1,))
+    zero = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
+    for _ in range(5):
+        adapter = combine(adapter, [zero, zero, zero], (1, 1, 1))
+    assert canonical_bytes(adapter) == canonical_bytes(start)
+
+
+def test_a_zero_weight_leaves_an_update_out() -> None:
+    start, updates = initial_adapter(SHAPES, 0), [random_adapter(1), random_adapter(2)]
+    assert canonical_bytes(combine(start, updates, (0, 3))) == canonical_bytes(combine(start, updates[1:], (1,)))
+
+
+def test_inputs_stay_as_they_are() -> None:
+    start, update = initial_adapter(SHAPES, 0), random_adapter(1)
+    before = canonical_bytes(start), canonical_bytes(update)
+    combine(start, [update], (1,))
+    assert (canonical_bytes(start), canonical_bytes(update)) == before
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="keys"):
+        combine(scalar(0.0), [{"y": torch.zeros(1)}], (1,))
+    with pytest.raises(ValueError, match="weights"):
+        combine(scalar(0.0), [], ())
+    with pytest.raises(ValueError, match="finite"):
+        combine(scalar(0.0), [scalar(float("nan"))], (1,))
