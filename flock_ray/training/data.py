@@ -1,0 +1,158 @@
+"""Private silos: examples to train on, and a held-out part that never trains. Only the hosting process reads them."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from flock_ray.errors import DataError
+from flock_ray.protocol.hashing import sha256
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where the members' data is and how it is cut; the fields are those of the `data` configuration group.
+
+    Attributes:
+        path: glob, or mapping of member number to file (`jsonl`).
+        packages: one a member (`stdlib_code`).
+        sequence_length: longest example, in tokens.
+        heldout_fraction: share of a silo that never trains.
+        heldout_tokens: labelled tokens that a score and an evaluation use.
+        seed: of the split.
+    """
+
+    kind: str
+    path: Any
+    packages: tuple[str, ...]
+    sequence_length: int
+    heldout_fraction: float
+    heldout_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One sequence.
+
+    Attributes:
+        input_ids: [s] int64.
+        labels: [s] int64, the token itself where it carries loss, else `IGNORED`.
+        sample_id: SHA-256 of the token ids.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    sample_id: bytes
+
+    @classmethod
+    def of(cls, ids: Sequence[int], has_loss: Sequence[bool]) -> Example:
+        """An example from token ids and, for each, whether it carries loss."""
+        tokens = torch.tensor(ids, dtype=torch.long)
+        mask = torch.tensor(has_loss, dtype=torch.bool)
+        return cls(tokens, tokens.masked_fill(~mask, IGNORED), sha256(tokens.numpy().tobytes()))
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that are predicted: the first has nothing before it."""
+        return int((self.labels[1:] != IGNORED).sum())
+
+
+@dataclass(frozen=True)
+class Silo:
+    """One member's data.
+
+    Attributes:
+        name: for people; no part of the data.
+        train: examples to draw batches from.
+        heldout: exactly the examples that scores and evaluations use.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    heldout: tuple[Example, ...]
+
+    @property
+    def num_train_tokens(self) -> int:
+        """Predicted tokens of the train part."""
+        return sum(example.num_labels for example in self.train)
+
+    def sample_digest(self, salt: bytes, used: Sequence[Example]) -> bytes:
+        """Salted digest of the samples used, which tells nothing to whoever lacks the salt and the samples."""
+        ids = b"".join(sorted({example.sample_id for example in used}))
+        return sha256(b"flock_ray/samples/1" + salt + ids)
+
+
+Source = Callable[[DataSpec, int, PreTrainedTokenizerBase], tuple[str, list[Example]]]
+"""Reads one member's silo: (spec, member, tokenizer) -> (name, examples); raises DataError without any of the text."""
+
+
+def sources() -> dict[str, Source]:
+    """The data sources by `data.kind`: a new one is a file with one function, and a line here."""
+    from flock_ray.training import jsonl, stdlib_code
+
+    return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read}
+
+
+def num_target_bytes(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> int:
+    """UTF-8 bytes of the text that the predicted tokens spell, special tokens left out: for bits per byte."""
+    targets = [example.labels[1:][example.labels[1:] != IGNORED].tolist() for example in examples]
+    return sum(len(text.encode()) for text in tokenizer.batch_decode(targets, skip_special_tokens=True))
+
+
+def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Silo:
+    """Read a member's silo and split it.
+
+    Raises:
+        DataError: missing, malformed or too small; names file and line, never text.
+    """
+    known = sources()
+    if spec.kind not in known:
+        raise DataError(f"data.kind is {spec.kind!r}; it must be one of {', '.join(known)}")
+    name, examples = known[spec.kind](spec, member, tokenizer)
+    return split(name, examples, spec, member)
+
+
+def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -> Silo:
+    """Cut off the held-out part by a seeded shuffle; a train example that equals a held-out one is dropped."""
+    order = list(examples)
+    random.Random(spec.seed + member).shuffle(order)
+    tokens = list(accumulate(example.num_labels for example in order))
+    num_used = bisect_left(tokens, spec.heldout_tokens) + 1
+    num_heldout = max(num_used, int(len(order) * spec.heldout_fraction))
+    if num_heldout >= len(order):
+        raise DataError(
+            f"silo {name} of member {member} is too small: {len(order)} sequences with {tokens[-1] if tokens else 0}"
+            f" tokens to predict, of which {spec.heldout_tokens} are held out (data.heldout_tokens) and some must"
+            " remain for training"
+        )
+    kept_out = {example.sample_id for example in order[:num_heldout]}
+    train = tuple(example for example in order[num_heldout:] if example.sample_id not in kept_out)
+    if not train:
+        raise DataError(f"silo {name} of member {member} has no train part: all its rows are copies of held-out ones")
+    return Silo(name, train, tuple(order[:num_used]))
+
+
+def batches(silo: Silo, steps: int, batch_size: int, seed: int) -> list[list[Example]]:
+    """`steps` batches of `batch_size` train examples, drawn pass by pass in a seeded order."""
+    stream = random.Random(seed)
+    queue: list[Example] = []
+    drawn = []
+    for _ in range(steps):
+        while len(queue) < batch_size:
+            passed = list(silo.train)
+            stream.shuffle(passed)
+            queue += passed
+        drawn.append(queue[:batch_size])
+        queue = queue[batch_size:]
+    return drawn

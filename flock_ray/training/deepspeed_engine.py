@@ -1,0 +1,170 @@
+"""Several ranks, one adapter: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
+
+The only module that imports DeepSpeed. Every rank holds the whole batch and trains on its share of the rows, so that
+a step equals that of a single process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from flock_ray.errors import TrainingError
+from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
+from flock_ray.lora.serialization import Adapter
+from flock_ray.training.data import IGNORED, Example
+from flock_ray.training.engine import Rendezvous, SequenceLoss, TrainOutcome, TrainSettings, require_finite
+from flock_ray.training.loss import CausalLoss, collate, sequence_losses
+from flock_ray.training.model import BaseModel
+
+
+@dataclass(frozen=True)
+class ZeroSpec:
+    """What is sharded over the ranks.
+
+    Attributes:
+        stage: 0 nothing, 1 optimizer state, 2 gradients too, 3 all parameters too: for a base model that does not fit.
+        persistence_threshold: stage 3 keeps parameters with fewer elements whole on every rank.
+    """
+
+    stage: int
+    persistence_threshold: int
+
+
+def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
+    """DeepSpeed, told by environment variables (it reads them once) who this rank is; one accelerator a process."""
+    os.environ.update(
+        MASTER_ADDR=rendezvous.host,
+        MASTER_PORT=str(rendezvous.port),
+        RANK=str(rendezvous.rank),
+        WORLD_SIZE=str(rendezvous.world),
+        LOCAL_RANK="0",
+        DS_ACCELERATOR=device.type,
+    )
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if device.type == "cpu":
+        os.environ["LOCAL_SIZE"] = str(rendezvous.world)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiles C++ that training never calls
+    return deepspeed
+
+
+class DeepSpeedEngine:
+    """One rank of a group that trains and evaluates together; every rank makes the same calls in the same order."""
+
+    def __init__(self, base: BaseModel, spec: LoraSpec, zero: ZeroSpec, rendezvous: Rendezvous) -> None:
+        """Meet the other ranks, inject adapter layers into the base model in place, shard it at stage 3.
+
+        Raises:
+            TrainingError: the ranks do not meet, or DeepSpeed cannot hold this model at this stage.
+        """
+        self._zero, self._rank, self._world, self._device = zero, rendezvous.rank, rendezvous.world, base.device
+        self._peft = inject(base.model, spec)
+        self._model = CausalLoss(self._peft, base.dtype)
+        self._trainable = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
+        self._deepspeed = _import_deepspeed(base.device, rendezvous)
+        try:
+            self._deepspeed.init_distributed("nccl" if base.device.type == "cuda" else "gloo", verbose=False)
+            self._engine = self._initialize()
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            raise TrainingError(
+                f"DeepSpeed does not start with training.zero_stage={zero.stage} on {rendezvous.world} ranks that meet"
+                f" at {rendezvous.host}:{rendezvous.port}: {' '.join(str(error).split())}"
+            ) from error
+
+    def _initialize(self) -> Any:
+        """DeepSpeed's engine for the life of the process: stage 3 would not shard the base model a second time."""
+        size = sum(parameter.numel() for parameter in self._trainable)
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # for its statistics only
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 0.0,  # its default clips stage 0 to norm 1 after our own clip
+            "zero_optimization": {
+                "stage": self._zero.stage,
+                "stage3_param_persistence_threshold": self._zero.persistence_threshold,
+                "reduce_bucket_size": size,  # buffers are this large; the default is 2 GB
+                "allgather_bucket_size": size,
+            },
+        }
+        if self._zero.stage == 3:  # one parameter after another, so that no device ever holds all of them
+            self._deepspeed.zero.Init(module=self._model, config_dict_or_path=config)
+            for buffer in self._model.buffers():
+                buffer.data = buffer.data.to(self._device)
+        optimizer = torch.optim.AdamW(self._trainable)
+        engine, *_ = self._deepspeed.initialize(
+            model=self._model, model_parameters=self._trainable, optimizer=optimizer, config=config
+        )
+        return engine
+
+    def _whole(self, modified: bool) -> AbstractContextManager[None]:
+        """The factors whole on every rank, for the length of a block."""
+        rank = 0 if modified else None
+        gathered: AbstractContextManager[None] = self._deepspeed.zero.GatheredParameters(
+            self._trainable, modifier_rank=rank, enabled=self._zero.stage == 3
+        )
+        return gathered
+
+    def _load(self, adapter: Adapter) -> None:
+        with self._whole(modified=True):
+            load_adapter(self._peft, adapter)
+
+    def _restart(self, adapter: Adapter, settings: TrainSettings) -> None:
+        """Begin with these factors and an optimizer that has no past."""
+        self._load(adapter)
+        optimizer = self._engine.optimizer
+        optimizer.state.clear()
+        for group in optimizer.param_groups:
+            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        if self._zero.stage:
+            optimizer.refresh_fp32_params()
+            optimizer.clip_grad = settings.max_grad_norm
+
+    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
+        """See `Engine`."""
+        start = time.perf_counter()
+        self._restart(adapter, settings)
+        shares, counts = [], []
+        for step, batch in enumerate(batches):
+            for group in self._engine.optimizer.param_groups:
+                group["lr"] = settings.rate(step)
+            tokens = sum(example.num_labels for example in batch)
+            loss = self._engine(*self._share(batch)).sum() / tokens
+            self._engine.backward(loss * self._world)  # DeepSpeed takes the mean of the ranks' gradients
+            if not self._zero.stage:
+                torch.nn.utils.clip_grad_norm_(self._trainable, settings.max_grad_norm)
+            self._engine.step()
+            shares.append(loss.detach().double())
+            counts.append(tokens)
+        summed = torch.stack(shares)
+        distributed.all_reduce(summed)
+        losses = summed.tolist()
+        require_finite(losses)
+        with self._whole(modified=False):
+            trained = read_adapter(self._peft)
+        return TrainOutcome(trained, losses, sum(counts), time.perf_counter() - start)
+
+    def _share(self, batch: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's rows; a rank without any takes one that has no loss, since all must run the same collectives."""
+        ids, labels = collate(batch[self._rank :: self._world] or batch[:1], self._device)
+        return (ids, labels) if self._rank < len(batch) else (ids, labels.fill_(IGNORED))
+
+    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+        """See `Engine`; every rank computes all of them."""
+        self._load(adapter)
+        return sequence_losses(self._model, examples, self._device)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._engine.destroy()
+        self._deepspeed.comm.destroy_process_group()

