@@ -1,0 +1,12 @@
+"""The settlement chain: keys, signed transactions, embedded and remote chains, and the client that owns one.
+
+`keys`, `eip712`, `merkle`, `settlement`, `views`, `abi` and `transactions` are light and touch no network: every
+process that hosts a member imports them. `node` and `client` bring web3 and belong to the chain actor.
+"""
+
+from __future__ import annotations
+
+import os
+
+# eth-hash would choose pycryptodome, four times slower, although the C implementation is installed.
+os.environ.setdefault("ETH_HASH_BACKEND", "pysha3")

@@ -1,0 +1,124 @@
+"""The compiled contracts: bytecode, calls and answers as bytes, and reverts as text. No network, no web3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+from eth_utils.abi import (
+    abi_to_signature,
+    function_signature_to_4byte_selector,
+    get_abi_input_types,
+    get_abi_output_types,
+)
+
+from flock_ray.protocol.hashing import keccak
+
+CONTRACTS = (
+    "FlockToken",
+    "EmissionController",
+    "TaskRegistry",
+    "RewardDistributor",
+    "EpochSettlement",
+    "TimelockController",
+)
+
+_PANICS = {0x01: "assertion failed", 0x11: "arithmetic overflow", 0x12: "division by zero", 0x32: "index out of bounds"}
+
+
+class Contract:
+    """ABI and bytecode of one contract.
+
+    Attributes:
+        name: its Solidity name.
+        bytecode: creation code without constructor arguments.
+    """
+
+    def __init__(self, name: str, artifact: Mapping[str, Any]) -> None:
+        """Take `abi` and `bytecode` (hex) of `artifact`."""
+        self.name = name
+        self.bytecode = bytes.fromhex(artifact["bytecode"].removeprefix("0x"))
+        self._entries: dict[tuple[str, str], Any] = {}
+        for entry in artifact["abi"]:
+            self._entries.setdefault((entry["type"], entry.get("name", "")), entry)
+
+    def constructor(self, *args: Any) -> bytes:
+        """Data of the transaction that deploys the contract."""
+        entry = self._entries.get(("constructor", ""), {"type": "constructor", "inputs": []})
+        return self.bytecode + encode(get_abi_input_types(entry), args)
+
+    def encode(self, function: str, *args: Any) -> bytes:
+        """Data of a call."""
+        entry = self._entries["function", function]
+        selector = function_signature_to_4byte_selector(abi_to_signature(entry))
+        return bytes(selector) + encode(get_abi_input_types(entry), args)
+
+    def decode(self, function: str, data: bytes) -> tuple[Any, ...]:
+        """Return values of a call.
+
+        Raises:
+            ValueError: `data` is no answer of this function: another contract lives at the address, or none.
+        """
+        types = get_abi_output_types(self._entries["function", function])
+        try:
+            return decode(types, data)
+        except DecodingError as error:
+            raise ValueError(f"the answer is not one of {self.name}.{function}") from error
+
+    def output_components(self, function: str) -> list[Any]:
+        """ABI entries of the fields of the one struct that a function returns."""
+        return list(self._entries["function", function]["outputs"][0]["components"])
+
+    def event_topic(self, event: str) -> bytes:
+        """First topic of an event's logs: the keccak of its signature."""
+        return keccak(abi_to_signature(self._entries["event", event]).encode())
+
+    def errors(self) -> dict[bytes, Any]:
+        """Custom errors by selector."""
+        entries = [entry for (kind, _), entry in self._entries.items() if kind == "error"]
+        return {bytes(function_signature_to_4byte_selector(abi_to_signature(entry))): entry for entry in entries}
+
+
+@cache
+def contract(name: str) -> Contract:
+    """The compiled contract `name`, one of CONTRACTS."""
+    text = resources.files("flock_ray.chain").joinpath("artifacts", f"{name}.json").read_text()
+    return Contract(name, json.loads(text))
+
+
+@cache
+def _errors() -> dict[bytes, Any]:
+    return {selector: entry for name in CONTRACTS for selector, entry in contract(name).errors().items()}
+
+
+def describe_revert(data: bytes) -> tuple[str, str]:
+    """Name and full text of what a contract reverted with.
+
+    Args:
+        data: return data of the reverted call.
+
+    Returns:
+        (name, text): (`InsufficientStake`, `InsufficientStake(required=2, given=1)`) for a custom error of our
+        contracts; the name is empty when the data is none of them, the text when there is none.
+    """
+    selector, body = data[:4], data[4:]
+    try:
+        if selector == bytes.fromhex("08c379a0"):
+            return "Error", str(decode(["string"], body)[0])
+        if selector == bytes.fromhex("4e487b71"):
+            code = decode(["uint256"], body)[0]
+            return "Panic", _PANICS.get(code, f"panic {code:#x}")
+        entry = _errors().get(selector)
+        if entry is not None:
+            values = decode(get_abi_input_types(entry), body)
+            names = [item["name"] for item in entry["inputs"]]
+            shown = ["0x" + value.hex() if isinstance(value, bytes) else value for value in values]
+            return entry["name"], f"{entry['name']}({', '.join(f'{n}={v}' for n, v in zip(names, shown, strict=True))})"
+    except DecodingError:
+        pass
+    return "", f"0x{data.hex()}" if data else ""

@@ -1,0 +1,235 @@
+"""The one owner of a chain and of the relayer's key: what the chain actor wraps.
+
+It relays what members signed and settles what committees signed; with its own key it can forge neither. Each call does
+its work once however often it is made: a transaction is known by its hash, a settlement by its report's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eth_utils.address import to_checksum_address
+
+from flock_ray.chain.abi import contract
+from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode, EthTesterNode
+from flock_ray.chain.journal import read_genesis
+from flock_ray.chain.keys import load_signer, run_signer
+from flock_ray.chain.node import Node, Reverted, revert_error
+from flock_ray.chain.outbox import Outbox, State
+from flock_ray.chain.rpc import RpcNode
+from flock_ray.chain.settlement import Report
+from flock_ray.chain.settler import Settler
+from flock_ray.chain.views import (
+    Addresses,
+    ChainInfo,
+    ChainSpec,
+    MemberView,
+    TaskStatus,
+    TaskTerms,
+    TaskView,
+    TxContext,
+    TxReceipt,
+    Waiting,
+)
+from flock_ray.errors import ChainError, ConfigError, WrongChainError
+
+__all__ = ["Addresses", "ChainClient", "ChainInfo", "ChainSpec", "TaskView", "TxContext", "TxReceipt"]
+
+_STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
+    "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "rewards_root", "last_report",
+)  # fmt: skip
+
+
+class ChainClient:
+    """A chain, its contracts and the relayer.
+
+    One call at a time, and beside it one of `settle` and `confirm`, which may take long.
+    """
+
+    def __init__(self, spec: ChainSpec, run_dir: str) -> None:
+        """Start the embedded chain, or rebuild it from `<run_dir>/chain`, or connect to the RPC.
+
+        Raises:
+            ChainUnreachableError: no answer, no anvil, or its port is taken.
+            WrongChainError: another chain id than `spec.chain_id`.
+            KeyMissingError: no key for the relayer (rpc).
+            RunDirectoryError: the folder holds another chain.
+        """
+        folder = Path(run_dir).absolute() / "chain"
+        backend = _choose(spec, folder)
+        self._relayer = (
+            load_signer("relayer", spec.keystore) if backend == "rpc" else run_signer(spec.run_seed, "relayer")
+        )
+        self._timeout = spec.confirmation_timeout
+        self._addresses = Addresses()
+        self._node = _open(spec, backend, folder, [*spec.funded, self._relayer.address])
+        try:
+            if spec.token or spec.task or spec.settlement:
+                self.set_contracts(Addresses(spec.token, spec.task, spec.settlement))
+            outbox = Outbox(folder / "outbox.sqlite")
+            self._settler = Settler(self._node, self._relayer, outbox, self._timeout, spec.max_fee)
+            self._finality = State(spec.finality)
+        except BaseException:
+            self._node.close()
+            raise
+
+    def info(self) -> ChainInfo:
+        """The chain in use."""
+        return ChainInfo(
+            self._node.backend, self._node.chain_id, **asdict(self._addresses), relayer=self._relayer.address
+        )
+
+    def timestamp(self) -> int:
+        """Time of the latest block, in Unix seconds of chain time."""
+        return self._node.timestamp()
+
+    def set_contracts(self, addresses: Addresses) -> None:
+        """Use these contracts from now on.
+
+        Args:
+            addresses: of token, task and settlement; the distributor is the one that these name.
+
+        Raises:
+            ChainError: they are no addresses, are not there, or not made for each other.
+        """
+        given = (addresses.token, addresses.task, addresses.settlement)
+        try:
+            token, task, settlement = map(to_checksum_address, given)
+        except ValueError:
+            raise ChainError("chain.token, chain.task and chain.settlement must be three addresses, or empty") from None
+        for name, address in zip(("FlockToken", "TaskRegistry", "EpochSettlement"), given, strict=True):
+            if not self._node.has_code(address):
+                raise ChainError(f"there is no contract at {address}, where {name} should be")
+        if self._ties("TaskRegistry", task, "token", "settlement") != [token, settlement]:
+            raise ChainError(f"the contract at {task} belongs to another token or settlement contract")
+        (distributor,) = self._ties("TaskRegistry", task, "distributor")
+        whole = self._ties("EpochSettlement", settlement, "registry", "distributor") == [task, distributor]
+        if not whole or self._ties("RewardDistributor", distributor, "token", "registry", "settlement") != [
+            token, task, settlement
+        ]:  # fmt: skip
+            raise ChainError(f"the contracts at {task}, {settlement} and {distributor} do not belong together")
+        self._addresses = Addresses(token, task, settlement, distributor)
+
+    def _ties(self, name: str, address: str, *others: str) -> list[str]:
+        """Addresses of the other contracts that a contract was made with."""
+        return [to_checksum_address(self._read(name, address, other)[0]) for other in others]
+
+    def context(self, address: str) -> TxContext:
+        """What `address` must know to sign its next transactions."""
+        max_fee, tip = self._node.fees()
+        tokens = self.balances([address])[address] if self._addresses.token else 0
+        return TxContext(
+            chain_id=self._node.chain_id,
+            nonce=self._node.nonce(address),
+            max_fee_per_gas=max_fee,
+            max_priority_fee_per_gas=tip,
+            gas_balance=self._node.balance(address),
+            token_balance=tokens,
+            **asdict(self._addresses),
+        )
+
+    def broadcast(self, raws: list[bytes], epoch: int) -> list[TxReceipt]:
+        """Send signed transactions in order and wait for their receipts; one that is mined already keeps its receipt.
+
+        Args:
+            raws: signed transactions.
+            epoch: the current epoch, 0 before the first; the clock of an embedded chain.
+
+        Raises:
+            FundsError: an account cannot pay.
+            WrongChainError: signed for another chain.
+            ChainError: one reverted (its custom error is told), was refused, or was not mined in time.
+        """
+        return [self._node.wait([tx_hash], self._timeout) for tx_hash in [self._node.send(raw, epoch) for raw in raws]]
+
+    def task_view(self, task: bytes) -> TaskView:
+        """State of a task with its members; status NONE for an unknown one."""
+        (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
+        terms, creator, status, *state, num_members, num_slots = info
+        rest = dict(zip(_STATE_FIELDS, state, strict=True))
+        return TaskView(
+            terms=TaskTerms(*terms),
+            creator=to_checksum_address(creator),
+            status=TaskStatus(status),
+            num_slots=num_slots,
+            members=tuple(self._member(task, index) for index in range(num_members)),
+            **rest,
+        )
+
+    def settle(self, report: Report, seats: int, signatures: bytes) -> TxReceipt:
+        """Settle an epoch, or find that this very report settled it; see `Settler.settle`."""
+        return self._settler.settle(self._addresses.settlement, report, seats, signatures)
+
+    def confirm(self) -> dict[int, TxReceipt]:
+        """Wait until all settlements are as sure as `spec.finality` says; see `Settler.confirm`."""
+        return self._settler.confirm(self._finality)
+
+    def waiting(self) -> Waiting | None:
+        """What a settlement waits for just now; None for nothing worth telling. Asks no chain."""
+        return self._settler.waiting
+
+    def balances(self, addresses: Sequence[str]) -> dict[str, int]:
+        """Tokens of each address, wei."""
+        token = self._addresses.token
+        return {address: self._read("FlockToken", token, "balanceOf", address)[0] for address in addresses}
+
+    def claimed(self, task: bytes, addresses: Sequence[str]) -> dict[str, int]:
+        """What each address claimed of a task's rewards so far, wei."""
+        distributor = self._addresses.distributor
+        return {
+            address: self._read("RewardDistributor", distributor, "claimed", task, address)[0] for address in addresses
+        }
+
+    def total_supply(self) -> int:
+        """All tokens that exist, wei."""
+        return int(self._read("FlockToken", self._addresses.token, "totalSupply")[0])
+
+    def close(self) -> None:
+        """End an embedded chain and close the files; twice is harmless."""
+        self._node.close()
+        self._settler.close()
+
+    def _member(self, task: bytes, index: int) -> MemberView:
+        ((account, *rest),) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
+        return MemberView(to_checksum_address(account), *rest)
+
+    def _read(self, name: str, address: str, function: str, *args: Any) -> tuple[Any, ...]:
+        if not address:
+            raise ChainError(
+                "the contracts are not deployed yet, or chain.token, chain.task, chain.settlement are empty"
+            )
+        compiled = contract(name)
+        try:
+            return compiled.decode(
+                function, self._node.call(address, compiled.encode(function, *args), self._relayer.address)
+            )
+        except Reverted as reverted:
+            raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
+        except ValueError as error:
+            raise ChainError(f"{address} is no {name}: {error}") from None
+
+
+def _choose(spec: ChainSpec, folder: Path) -> str:
+    """The backend that `auto` stands for: a chain that began on one goes on there."""
+    if spec.backend != "auto":
+        return spec.backend
+    if spec.urls:
+        return "rpc"
+    stored = read_genesis(folder)
+    return stored.backend if stored else "anvil" if find_anvil() else "eth_tester"
+
+
+def _open(spec: ChainSpec, backend: str, folder: Path, funded: list[str]) -> Node:
+    if backend == "rpc":
+        return RpcNode(spec.urls, spec.chain_id)
+    if backend == "anvil":
+        return AnvilNode(folder, funded, spec.chain_id, spec.port)
+    if backend != "eth_tester":
+        raise ConfigError(f"chain.backend {backend} is no chain: choose eth_tester, anvil, rpc or auto")
+    if spec.chain_id not in (0, ETH_TESTER_CHAIN_ID):
+        raise WrongChainError(f"eth_tester serves chain id {ETH_TESTER_CHAIN_ID}, chain.chain_id is {spec.chain_id}")
+    return EthTesterNode(folder, funded)

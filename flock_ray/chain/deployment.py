@@ -1,0 +1,328 @@
+"""Deploys all contracts to a chain, wires them, and checks what stands.
+
+A deployment is a fixed list of transactions of one account, sent one at a time. The address book is on disk before each
+of them, with its nonce and hash, so that a deployment that was cut off goes on from there: what the chain has is left
+as it is, the rest is sent. At the end a TimelockController is the only admin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from eth_utils.address import is_address, to_checksum_address
+
+from flock_ray.chain.abi import contract
+from flock_ray.chain.address_book import AddressBook, Entry
+from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.embedded import AnvilNode, EthTesterNode
+from flock_ray.chain.keys import Signer
+from flock_ray.chain.node import Node
+from flock_ray.chain.transactions import created_at, sign
+from flock_ray.chain.views import NOBODY
+from flock_ray.errors import DeploymentError, FundsError
+from flock_ray.protocol.hashing import keccak
+
+ADMIN_ROLE = bytes(32)  # DEFAULT_ADMIN_ROLE of OpenZeppelin's AccessControl
+GUARDIAN_ROLE = keccak(b"GUARDIAN_ROLE")
+TIMELOCK_ROLES = ("PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
+
+_REHEARSAL_GAS = 16_000_000
+_MARGIN = 5  # a gas limit is what the rehearsal took and a fifth part more
+_CREATED = (
+    "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator chooses, for good; addresses are checksummed, amounts wei, times seconds.
+
+    Attributes:
+        supply: tokens that exist from the beginning.
+        treasury: gets them, and every later emission.
+        guardian: may disable roots that do not pay yet; empty: nobody, until the timelock names one.
+        delay: of the timelock.
+        proposers: accounts that schedule what the timelock does, and cancel it.
+        executors: accounts that carry it out; the zero address stands for everybody.
+        activation_delay: until a settled root pays.
+        absence_bps: part of its stake that an absent voter loses, in basis points.
+        response_window: in which a challenged voter may show its signature.
+        daily: emission of a day of the first period.
+        decay_bps: what a period's daily emission is below the one before, in basis points.
+        period_days: days of a period.
+        start: Unix time of the first day.
+        epoch_multiple: daily emissions that one epoch may commit.
+    """
+
+    supply: int
+    treasury: str
+    guardian: str
+    delay: int
+    proposers: tuple[str, ...]
+    executors: tuple[str, ...]
+    activation_delay: int
+    absence_bps: int
+    response_window: int
+    daily: int
+    decay_bps: int
+    period_days: int
+    start: int
+    epoch_multiple: int
+
+    def as_json(self) -> dict[str, object]:
+        """As the address book holds them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transaction.
+
+    Attributes:
+        name: of the contract that it creates, or contract and function.
+        to: address, empty for a creation.
+        data: creation code with arguments, or the call.
+    """
+
+    name: str
+    to: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step takes, as rehearsed.
+
+    Attributes:
+        name: of the step.
+        gas: used.
+    """
+
+    name: str
+    gas: int
+
+
+def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
+    """All transactions, in order.
+
+    Args:
+        settings: chosen.
+        deployer: the account that sends them.
+        at: address of each contract, known before it exists.
+    """
+    timelock, token, emission, task, distributor, settlement = (at[name] for name in _CREATED)
+    s = settings
+    schedule = (s.treasury, s.daily, s.decay_bps, s.period_days, s.start, s.epoch_multiple)
+    first_admin = deployer if s.guardian else timelock
+    created: list[tuple[object, ...]] = [
+        (s.delay, s.proposers, s.executors, NOBODY),
+        (s.supply,),
+        (token, schedule),
+        (token, emission, distributor, settlement, timelock),
+        (token, task, settlement, s.activation_delay, first_admin),
+        (task, distributor, s.absence_bps, s.response_window),
+    ]
+    steps = [Step(name, "", contract(name).constructor(*args)) for name, args in zip(_CREATED, created, strict=True)]
+    calls: list[tuple[str, str, tuple[object, ...], str]] = [("FlockToken", "setMinter", (emission,), "")]
+    if s.guardian:
+        calls += [
+            ("RewardDistributor", "grantRole", (GUARDIAN_ROLE, s.guardian), ": guardian"),
+            ("RewardDistributor", "grantRole", (ADMIN_ROLE, timelock), ": timelock"),
+            ("RewardDistributor", "renounceRole", (ADMIN_ROLE, deployer), ": deployer"),
+        ]
+    if s.supply and s.treasury != deployer:
+        calls.append(("FlockToken", "transfer", (s.treasury, s.supply), ": treasury"))
+    for name, function, args, note in calls:
+        steps.append(Step(f"{name}.{function}{note}", at[name], contract(name).encode(function, *args)))
+    return steps
+
+
+def checksummed(address: str) -> str:
+    """The address with its checksum; ValueError for anything else, or a checksum that is wrong."""
+    if not is_address(address):
+        raise ValueError("not an address")
+    return to_checksum_address(address)
+
+
+def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
+    """Gas of every step, from a whole deployment on a chain of our own that is gone afterwards."""
+    with TemporaryDirectory(prefix="flock_ray_rehearsal_") as folder:
+        make = AnvilNode if find_anvil() else EthTesterNode
+        node = make(Path(folder), [signer.address])
+        try:
+            at = {name: created_at(signer.address, nonce) for nonce, name in enumerate(_CREATED)}
+            costs = []
+            for nonce, step in enumerate(plan(settings, signer.address, at)):
+                raw = sign(signer, node.chain_id, nonce, node.fees(), _REHEARSAL_GAS, step.to, step.data)
+                costs.append(Cost(step.name, node.wait([node.send(raw, 0)], 60).gas_used))
+            return costs
+        finally:
+            node.close()
+
+
+class Deployment:
+    """A deployment on one chain by one account, begun or not."""
+
+    def __init__(self, node: Node, signer: Signer, settings: Settings, book: AddressBook, timeout: float) -> None:
+        """Go on where `book` says; `timeout` in seconds for a receipt."""
+        self._node = node
+        self._signer = signer
+        self._settings = settings
+        self._book = book
+        self._timeout = timeout
+        self.recover()
+
+    def recover(self) -> None:
+        """Enter what was mined after the book was written last; in memory only."""
+        for name, entry in self._book.entries.items():
+            if not entry.tx:
+                self._settle(name, entry)
+
+    def missing(self) -> list[str]:
+        """Names of the steps that are still to be sent."""
+        names = [step.name for step in plan(self._settings, self._signer.address, self.addresses())]
+        return [name for name in names if not self._done(name)]
+
+    def addresses(self) -> dict[str, str]:
+        """Address of each contract: where it stands, else where the next transactions put it."""
+        nonce = self._node.nonce(self._signer.address)
+        left = [name for name in _CREATED if not self._done(name)]
+        ahead = {name: created_at(self._signer.address, nonce + i) for i, name in enumerate(left)}
+        return {name: self._book.entries[name].address if name not in ahead else ahead[name] for name in _CREATED}
+
+    def _done(self, name: str) -> bool:
+        entry = self._book.entries.get(name)
+        return entry is not None and bool(entry.tx)
+
+    def costs(self) -> list[Cost]:
+        """Gas of what is missing."""
+        missing = set(self.missing())
+        return [cost for cost in rehearse(self._settings, self._signer) if cost.name in missing] if missing else []
+
+    def execute(self, tell: Callable[[str], None]) -> None:
+        """Send what is missing, one transaction after the other; `tell` gets a line for each.
+
+        Raises:
+            FundsError: the account cannot pay for all of it; nothing is sent then.
+            DeploymentError: the contracts that stand wait for others at addresses that are taken or passed.
+            ChainError: a transaction reverted or was not mined in time.
+        """
+        costs = {cost.name: cost.gas + cost.gas // _MARGIN for cost in self.costs()}
+        max_fee, _ = self._node.fees()
+        has, needs = self._node.balance(self._signer.address), sum(costs.values()) * max_fee
+        if costs and has < needs:
+            raise FundsError(f"{self._signer.address} has {has} wei for gas, needs {needs} wei")
+        for name, gas in costs.items():
+            entry = self._send(name, gas)
+            where = f" at {entry.address}" if entry.address else ""
+            tell(f"{name}{where}: block {entry.block}, {entry.gas_used} gas")
+        if self._book.changed:
+            self._book.save()
+
+    def _send(self, name: str, gas: int) -> Entry:
+        book, sender = self._book, self._signer.address
+        nonce = self._node.nonce(sender)
+        at = self.addresses()
+        if name == "TaskRegistry":
+            book.reserved = {later: at[later] for later in ("RewardDistributor", "EpochSettlement")}
+        if book.reserved.get(name, at.get(name)) != at.get(name):
+            raise DeploymentError(
+                f"{sender} sent another transaction in the middle of the deployment, so {name} cannot come to"
+                f" {book.reserved[name]}, where the others expect it; deploy anew with another book"
+            )
+        step = next(step for step in plan(self._settings, sender, at) if step.name == name)
+        raw = sign(self._signer, self._node.chain_id, nonce, self._node.fees(), gas, step.to, step.data)
+        entry = book.entries.setdefault(name, Entry())
+        entry.attempts = list(dict.fromkeys([*entry.attempts, "0x" + keccak(raw).hex()]))
+        book.save()
+        self._node.send(raw, 0)
+        self._node.wait([keccak(raw)], self._timeout)
+        self._settle(name, entry)
+        book.save()
+        return entry
+
+    def _settle(self, name: str, entry: Entry) -> None:
+        """Fill an entry in from the receipt of that of its attempts which was mined; pending ones are waited for."""
+        for attempt in entry.attempts:
+            tx_hash = bytes.fromhex(attempt[2:])
+            if self._node.receipt(tx_hash) is None and self._node.has(tx_hash):
+                self._node.wait([tx_hash], self._timeout)
+            found = self._node.receipt(tx_hash)
+            if found is None or not found[1]:
+                continue
+            receipt = found[0]
+            entry.tx, entry.block, entry.gas_used = attempt, receipt.block, receipt.gas_used
+            if name in _CREATED:
+                entry.address = to_checksum_address(str(receipt.contract_address))
+                entry.code_hash = "0x" + self._node.code_hash(entry.address).hex()
+            self._book.changed = True
+
+    def check(self) -> None:
+        """Hold the chain against artifacts, settings and book: code, ties, roles.
+
+        Raises:
+            DeploymentError: something is not as it should be; the text names it.
+        """
+        at = self.addresses()
+        for step in plan(self._settings, self._signer.address, at):
+            self._check_step(step, self._book.entries[step.name])
+        for what, found, expected in (*self._ties(at), *self._roles(at)):
+            if found != expected:
+                raise DeploymentError(f"{what} is {found}, expected {expected}")
+
+    def _check_step(self, step: Step, entry: Entry) -> None:
+        """The code that stands was made by the artifact's bytecode with these arguments, and has not changed since."""
+        found = self._node.receipt(bytes.fromhex(entry.tx[2:]))
+        if found is None or not found[1]:
+            raise DeploymentError(f"the chain has no transaction {entry.tx} ({step.name}) any more")
+        if self._node.transaction_data(bytes.fromhex(entry.tx[2:])) != step.data:
+            raise DeploymentError(f"transaction {entry.tx} ({step.name}) is not what this version and settings send")
+        if step.to:
+            return
+        if to_checksum_address(str(found[0].contract_address)) != entry.address:
+            raise DeploymentError(f"transaction {entry.tx} did not create {step.name} at {entry.address}")
+        if "0x" + self._node.code_hash(entry.address).hex() != entry.code_hash:
+            raise DeploymentError(f"the code at {entry.address} is not the {step.name} that was deployed there")
+
+    def _read(self, name: str, at: dict[str, str], function: str, *args: object) -> object:
+        compiled = contract(name)
+        answer = self._node.call(at[name], compiled.encode(function, *args), self._signer.address)
+        (value,) = compiled.decode(function, answer)
+        return to_checksum_address(value) if isinstance(value, str) else value
+
+    def _ties(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
+        """(what, found, expected) of each tie between two contracts."""
+        names = {
+            "token": "FlockToken", "emission": "EmissionController", "registry": "TaskRegistry",
+            "distributor": "RewardDistributor", "settlement": "EpochSettlement", "minter": "EmissionController",
+        }  # fmt: skip
+        ties = {
+            "FlockToken": ("minter",),
+            "EmissionController": ("token",),
+            "TaskRegistry": ("token", "emission", "distributor", "settlement"),
+            "RewardDistributor": ("token", "registry", "settlement"),
+            "EpochSettlement": ("registry", "distributor"),
+        }
+        for name, others in ties.items():
+            for other in others:
+                yield f"{name}.{other}", self._read(name, at, other), at[names[other]]
+
+    def _roles(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
+        """(what, found, expected) of each role that matters."""
+        s, deployer, timelock = self._settings, self._signer.address, at["TimelockController"]
+        for name in ("TaskRegistry", "RewardDistributor", "TimelockController"):
+            for who, account, admin in (("the timelock", timelock, True), ("the deployer", deployer, False)):
+                has = self._read(name, at, "hasRole", ADMIN_ROLE, account)
+                yield f"whether {who} is admin of {name}", has, admin
+        yield "the timelock's delay", self._read("TimelockController", at, "getMinDelay"), s.delay
+        if s.guardian:
+            has = self._read("RewardDistributor", at, "hasRole", GUARDIAN_ROLE, s.guardian)
+            yield "whether the guardian has its role", has, True
+        for role in TIMELOCK_ROLES:
+            holders = s.executors if role == "EXECUTOR_ROLE" else s.proposers
+            for account in dict.fromkeys((*holders, deployer)):
+                has = self._read("TimelockController", at, "hasRole", keccak(role.encode()), account)
+                yield f"whether {account} has {role} of the timelock", has, account in holders

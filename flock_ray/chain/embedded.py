@@ -1,0 +1,175 @@
+"""Chains in our own hands, on py-evm in this process or on an anvil beside it.
+
+One block a transaction, with a timestamp that depends on the epoch and the block's number alone: the same transactions
+in the same order give the same chain, byte for byte, whatever the time and the machine. Each block is journalled, and
+a start on the folder of an earlier chain rebuilds that chain and compares the hashes of its blocks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic, sleep
+
+import requests
+from eth_tester import EthereumTester, PyEVMBackend
+from eth_utils.address import to_canonical_address
+from web3 import EthereumTesterProvider, HTTPProvider, Web3
+
+from flock_ray.chain.anvil import BASE_FEE, AnvilProcess
+from flock_ray.chain.journal import Block, ChainJournal, Genesis
+from flock_ray.chain.node import MIN_TIP, Node, NonceUsedError, parse
+from flock_ray.errors import ChainError, RunDirectoryError
+from flock_ray.protocol.hashing import keccak, word
+
+GENESIS_TIME = 1_700_000_000  # timestamp of block 0
+SECONDS_PER_EPOCH = 600  # that the clock moves on by from one epoch to the next
+GAS_MONEY = 1_000 * 10**18  # wei that the genesis gives each funded address
+ANVIL_CHAIN_ID = 31_337
+ETH_TESTER_CHAIN_ID = 131_277_322_940_537  # fixed by eth-tester
+
+_MINING_TIMEOUT = 30.0  # seconds; it takes milliseconds
+
+
+class EmbeddedNode(Node):
+    """A chain in our hands: one block a transaction, kept in a journal and rebuilt from it."""
+
+    def __init__(self, web3: Web3, journal: ChainJournal) -> None:
+        super().__init__(web3, f"the embedded {self.backend}")
+        self.chain_id = journal.genesis.chain_id
+        self._journal = journal
+        self._number = 0
+        self._time = journal.genesis.timestamp
+        try:
+            for block in journal.blocks:
+                self._replay(block)
+        except BaseException:
+            self.close()
+            raise
+
+    def _replay(self, block: Block) -> None:
+        try:
+            same = self._mine(block.raw, block.timestamp) == block.hash
+        except ChainError as error:
+            raise RunDirectoryError(
+                f"block {block.number} of the chain's journal cannot be replayed: {error}"
+            ) from None
+        if not same:
+            raise RunDirectoryError(f"block {block.number} of the chain's journal, replayed, gives another chain")
+
+    @abstractmethod
+    def _next_timestamp(self, timestamp: int) -> None:
+        """Set the clock of the next block."""
+
+    def _mine(self, raw: bytes, timestamp: int) -> bytes:
+        """Mine a block with one transaction and return the block's hash."""
+        self._next_timestamp(timestamp)
+        tx_hash = self._send_raw(raw)
+        deadline = monotonic() + _MINING_TIMEOUT
+        while self.receipt(tx_hash) is None:
+            if monotonic() > deadline:
+                raise ChainError(f"{self._name} did not mine a transaction within {_MINING_TIMEOUT:.0f} s")
+            sleep(0.001)
+        with self._reach():
+            block = self._web3.eth.get_block("latest")
+        self._number, self._time = block["number"], block["timestamp"]
+        return bytes(block["hash"])
+
+    def send(self, raw: bytes, epoch: int) -> bytes:
+        """See `Node.send`: mined at once, in a block whose time is GENESIS_TIME + 600 * epoch + its number."""
+        tx_hash = keccak(raw)
+        if self.has(tx_hash):
+            return tx_hash
+        _, sender, nonce = parse(raw)
+        expected = self.nonce(sender)
+        if nonce != expected:  # anvil would keep it for later
+            raise NonceUsedError(f"a transaction of {sender} comes out of turn: nonce {nonce}, expected {expected}")
+        number = self._number + 1
+        timestamp = max(GENESIS_TIME + SECONDS_PER_EPOCH * epoch + number, self._time + 1)
+        block_hash = self._mine(raw, timestamp)
+        self._journal.append(Block(number, timestamp, raw, block_hash))
+        return tx_hash
+
+    def fees(self) -> tuple[int, int]:
+        """Constant, so that no signed byte depends on the order of blocks: base fees only fall from the genesis on."""
+        return 2 * BASE_FEE + MIN_TIP, MIN_TIP
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+
+class PlainBackend(PyEVMBackend):  # type: ignore[misc]
+    """Eth-tester's EVM without its one source of chance, the random prevrandao of each block."""
+
+    def mine_blocks(self, num_blocks: int = 1, coinbase: bytes = bytes(20)) -> tuple[bytes, ...]:
+        """Mine, with a prevrandao that follows from the block's number."""
+        return tuple(
+            self.chain.mine_block(
+                coinbase=coinbase, mix_hash=keccak(word(self.chain.header.block_number)), blob_gas_used=0
+            ).hash
+            for _ in range(num_blocks)
+        )
+
+
+class EthTesterNode(EmbeddedNode):
+    """The EVM in this process: slower than anvil, and all of it comes from pip."""
+
+    backend = "eth_tester"
+
+    def __init__(self, folder: Path, funded: Sequence[str]) -> None:
+        """Start, or rebuild from `folder`, a chain that gives the `funded` addresses gas money."""
+        genesis = _genesis(self.backend, ETH_TESTER_CHAIN_ID, funded)
+        journal = ChainJournal(folder, genesis)
+        parameters = PyEVMBackend.generate_genesis_params({"timestamp": genesis.timestamp})
+        alloc = {
+            to_canonical_address(address): {"balance": balance, "nonce": 0, "code": b"", "storage": {}}
+            for address, balance in genesis.alloc.items()
+        }
+        self._backend = PlainBackend(genesis_parameters=parameters, genesis_state=alloc)
+        super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._backend))), journal)
+
+    def _next_timestamp(self, timestamp: int) -> None:
+        self._backend.chain.set_header_timestamp(timestamp)
+
+
+class AnvilNode(EmbeddedNode):
+    """An anvil process that belongs to this one."""
+
+    backend = "anvil"
+
+    def __init__(self, folder: Path, funded: Sequence[str], chain_id: int = 0, port: int = 0) -> None:
+        """Start, or rebuild from `folder`, a chain that gives the `funded` addresses gas money.
+
+        Args:
+            folder: of the journal.
+            funded: addresses.
+            chain_id: 0 for anvil's own.
+            port: 0 for any free one.
+
+        Raises:
+            ChainUnreachableError: anvil is missing, or the port is taken.
+        """
+        genesis = _genesis(self.backend, chain_id or ANVIL_CHAIN_ID, funded)
+        self._anvil = AnvilProcess(genesis, port)
+        session = requests.Session()
+        session.trust_env = False  # a proxy is of no use on this machine
+        try:
+            journal = ChainJournal(folder, genesis)
+        except BaseException:
+            self._anvil.close()
+            raise
+        super().__init__(Web3(HTTPProvider(self._anvil.url, session=session)), journal)
+
+    def _next_timestamp(self, timestamp: int) -> None:
+        self._request("evm_setNextBlockTimestamp", [timestamp])
+
+    def close(self) -> None:
+        """End the process and close the journal."""
+        self._anvil.close()
+        super().close()
+
+
+def _genesis(backend: str, chain_id: int, funded: Sequence[str]) -> Genesis:
+    return Genesis(backend, chain_id, GENESIS_TIME, {address: GAS_MONEY for address in sorted(set(funded))})

@@ -1,0 +1,146 @@
+"""Signing keys: secp256k1 signatures of digests and transactions, and where a key comes from.
+
+A key never leaves its process: it has no text form, cannot be pickled, and no error message holds any of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from eth_account import Account
+from eth_keys import keys
+from eth_keys.exceptions import BadSignature, ValidationError
+
+from flock_ray.errors import KeyMissingError
+from flock_ray.protocol.hashing import tag, tagged
+
+PASSWORD_VARIABLE = "FLOCK_RAY_KEYSTORE_PASSWORD"
+
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_NAME = re.compile(r"creator|relayer|member-\d+")
+
+
+class Signer:
+    """An account that can sign.
+
+    Attributes:
+        address: checksummed address.
+    """
+
+    __slots__ = ("_key", "address")
+
+    def __init__(self, secret: bytes) -> None:
+        """Take the private key `secret`, a big-endian scalar of 32 bytes.
+
+        Raises:
+            ValueError: not a private key of the curve.
+        """
+        if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
+            raise ValueError("a private key is 32 bytes between 1 and the order of secp256k1")
+        self._key = keys.PrivateKey(secret)
+        self.address: str = self._key.public_key.to_checksum_address()
+
+    @classmethod
+    def derive(cls, secret: bytes) -> Signer:
+        """The account of a 32-byte secret that is itself no key: its key is H("flock_ray/key/1", secret)."""
+        return cls(tagged("flock_ray/key/1", secret))
+
+    def secret(self, purpose: str) -> bytes:
+        """A 32-byte secret of this account for one purpose (root of a hash chain, salts); tells nothing of the key."""
+        return tagged("flock_ray/secret/1", tag(purpose), self._key.to_bytes())
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Signature of a 32-byte digest: r || s || v, v in {27, 28}, low s, nonce by RFC 6979 (65 bytes)."""
+        if len(digest) != 32:
+            raise ValueError(f"a digest has 32 bytes, not {len(digest)}")
+        signature = self._key.sign_msg_hash(digest)
+        return signature.to_bytes()[:64] + bytes([27 + signature.v])
+
+    def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
+        """Raw bytes of the signed transaction with these JSON-RPC `fields` (nonce, gas and fees included)."""
+        return bytes(Account.sign_transaction(dict(fields), self._key.to_bytes()).raw_transaction)
+
+    def __repr__(self) -> str:
+        return f"Signer({self.address})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a signer cannot be pickled or copied: keys stay in the process that loaded them")
+
+
+def recover(digest: bytes, signature: bytes) -> str | None:
+    """Address that signed `digest`; None for a malformed or high-s signature.
+
+    Args:
+        digest: 32 bytes.
+        signature: r || s || v, 65 bytes, v in {27, 28}: the one accepted form, so a signature cannot be rewritten.
+    """
+    if len(digest) != 32 or len(signature) != 65 or signature[64] not in (27, 28):
+        return None
+    if int.from_bytes(signature[32:64], "big") > _ORDER // 2:
+        return None
+    try:
+        parsed = keys.Signature(signature[:64] + bytes([signature[64] - 27]))
+        address: str = parsed.recover_public_key_from_msg_hash(digest).to_checksum_address()
+    except (BadSignature, ValidationError):
+        return None
+    return address
+
+
+def compact(signature: bytes) -> bytes:
+    """EIP-2098 form of a 65-byte signature: r || vs, 64 bytes, the parity of v in the top bit of s."""
+    if len(signature) != 65 or signature[64] not in (27, 28) or signature[32] & 0x80:
+        raise ValueError("expected r || s || v with low s and v of 27 or 28")
+    top = signature[32] | (signature[64] - 27) << 7
+    return signature[:32] + bytes([top]) + signature[33:64]
+
+
+@cache
+def run_signer(run_seed: int, name: str) -> Signer:
+    """The key of `name` on an embedded chain, a function of the run's seed alone. It protects nothing of value."""
+    return Signer(tagged("flock_ray/key/1", run_seed, tag(name)))
+
+
+def load_signer(name: str, keystore: str = "") -> Signer:
+    """The key of `name` on a real chain: from the keystore folder if one is given, else from the environment.
+
+    Args:
+        name: `creator`, `relayer` or `member-<i>`.
+        keystore: folder with `<name>.json` (version 3 keystore), opened with $FLOCK_RAY_KEYSTORE_PASSWORD. When
+            empty: hex key in $FLOCK_RAY_CREATOR_KEY, $FLOCK_RAY_RELAYER_KEY or $FLOCK_RAY_MEMBER_<i>_KEY.
+
+    Raises:
+        KeyMissingError: the key is not there or does not open.
+    """
+    if not _NAME.fullmatch(name):
+        raise KeyMissingError(f"there is no key named {name!r}: keys are creator, relayer and member-<number>")
+    return _from_keystore(name, Path(keystore)) if keystore else _from_environment(name)
+
+
+def _from_environment(name: str) -> Signer:
+    variable = f"FLOCK_RAY_{name.upper().replace('-', '_')}_KEY"
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        raise KeyMissingError(f"no key for {name}: set {variable}, or chain.keystore to a folder with {name}.json")
+    try:
+        return Signer(bytes.fromhex(text.removeprefix("0x")))
+    except ValueError:
+        raise KeyMissingError(f"{variable} is no private key: expected 64 hex digits") from None
+
+
+def _from_keystore(name: str, folder: Path) -> Signer:
+    path = folder / f"{name}.json"
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if password is None:
+        raise KeyMissingError(f"{path} cannot be opened: set {PASSWORD_VARIABLE}")
+    try:
+        return Signer(bytes(Account.decrypt(json.loads(path.read_text()), password)))
+    except OSError as error:
+        raise KeyMissingError(f"no key for {name}: {path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+        raise KeyMissingError(f"{path} does not open: not a version 3 keystore, or another password") from None

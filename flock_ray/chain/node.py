@@ -1,0 +1,376 @@
+"""A chain behind web3: sending, receipts, calls and balances, with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import ast
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from time import monotonic, sleep
+from typing import Any, Literal, cast
+
+import requests
+from eth_account import Account
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_keys.exceptions import BadSignature
+from eth_keys.exceptions import ValidationError as KeyValidationError
+from eth_tester.exceptions import TransactionFailed, ValidationError
+from eth_typing import HexStr
+from eth_utils.exceptions import ValidationError as EvmValidationError
+from hexbytes import HexBytes
+from rlp.exceptions import RLPException  # type: ignore[import-untyped]
+from web3 import Web3
+from web3.exceptions import (
+    BadResponseFormat,
+    ContractLogicError,
+    RequestTimedOut,
+    TooManyRequests,
+    TransactionNotFound,
+    Web3RPCError,
+)
+from web3.types import RPCEndpoint, TxParams
+
+from flock_ray.chain.abi import describe_revert
+from flock_ray.chain.views import TxReceipt
+from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, WrongChainError
+from flock_ray.protocol.hashing import keccak, word
+
+MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
+
+_LOG_WINDOW = 5_000  # blocks; public endpoints answer no longer ranges
+_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks for a receipt
+_FUNDS_ERRORS = ("InsufficientStake", "ERC20InsufficientBalance")
+_POOR = ("insufficient funds", "enough balance", "cannot afford")
+_KNOWN = ("already known", "already imported")
+_CHEAP = ("underpriced", "less than block base fee", "fee too low", "fee cap too low")
+NO_ANSWER = (
+    requests.RequestException,
+    BadResponseFormat,
+    TooManyRequests,
+    RequestTimedOut,
+    json.JSONDecodeError,
+    OSError,
+)
+
+
+class Reverted(Exception):
+    """A contract refused a call.
+
+    Attributes:
+        data: what it reverted with, for `abi.describe_revert`.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+
+class UnfitError(OSError):
+    """A chain answers, but with nothing that can be used now; the text says why and holds no url."""
+
+
+class NonceUsedError(ChainError):
+    """Another transaction of the same account took the nonce."""
+
+
+class UnderpricedError(ChainError):
+    """The node wants a higher fee, for this transaction alone or to put it in the place of another."""
+
+
+class _Refused(ChainError):
+    """The node answered a request with an error."""
+
+
+class Node(ABC):
+    """A chain behind web3.
+
+    Attributes:
+        backend: `eth_tester`, `anvil` or `rpc`.
+        chain_id: id that its signatures are bound to.
+        remote: others run the chain: it may be away for a while, lag, and take blocks back.
+
+    Several threads may use it: its requests are made one at a time.
+    """
+
+    backend: str
+    chain_id: int
+    remote = False
+
+    def __init__(self, web3: Web3, name: str) -> None:
+        """Talk through `web3` to the chain that error messages call `name` (never a url: it may hold credentials)."""
+        web3.provider.global_ccip_read_enabled = False  # contracts shall not make us fetch urls
+        self._web3 = web3
+        self._name = name
+        self._lock = RLock()
+
+    @contextmanager
+    def _reach(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except NO_ANSWER as error:
+            raise ChainUnreachableError(f"no answer from {self._name} ({kind_of(error)})") from None
+        except TransactionNotFound:
+            raise
+        except Web3RPCError as error:
+            raise _Refused(f"{self._name} refuses a request: {_message(error)}") from None
+        except (ValidationError, EvmValidationError) as error:
+            raise _Refused(f"{self._name} refuses a request: {error}") from None
+
+    def _request(self, method: str, params: Sequence[Any]) -> Any:
+        """Result of a JSON-RPC request that web3 has no name for; None where the node refuses it."""
+        with self._reach():
+            return self._web3.provider.make_request(RPCEndpoint(method), params).get("result")
+
+    @abstractmethod
+    def send(self, raw: bytes, epoch: int) -> bytes:
+        """Hand in a signed transaction; harmless when the chain has it already.
+
+        Args:
+            raw: signed transaction.
+            epoch: sets the clock of an embedded chain.
+
+        Returns:
+            The transaction's hash.
+
+        Raises:
+            FundsError: the account cannot pay for the gas.
+            NonceUsedError: another transaction took its place.
+            UnderpricedError: it pays too little.
+            ChainError: the node refuses it.
+        """
+
+    @abstractmethod
+    def fees(self) -> tuple[int, int]:
+        """(max_fee_per_gas, max_priority_fee_per_gas) in wei for a transaction made now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the node holds; twice is harmless."""
+
+    def _send_raw(self, raw: bytes) -> bytes:
+        tx_hash = keccak(raw)
+        chain_id, sender, _ = parse(raw)
+        if chain_id != self.chain_id:  # py-evm would take it
+            raise WrongChainError(f"a transaction is signed for chain id {chain_id}, this chain is {self.chain_id}")
+        try:
+            with self._reach():
+                self._web3.eth.send_raw_transaction(raw)
+        except _Refused as error:
+            text = str(error).lower()
+            if any(known in text for known in _KNOWN) or self.has(tx_hash):
+                return tx_hash
+            if any(poor in text for poor in _POOR):
+                raise FundsError(f"{sender} cannot pay for the gas of its transaction: {error}") from None
+            if any(cheap in text for cheap in _CHEAP):
+                raise UnderpricedError(f"a transaction of {sender} pays too little: {error}") from None
+            if "nonce" in text:
+                raise NonceUsedError(f"a transaction of {sender} comes out of turn: {error}") from None
+            raise
+        return tx_hash
+
+    def has(self, tx_hash: bytes) -> bool:
+        """Whether the chain knows the transaction, mined or not."""
+        try:
+            with self._reach():
+                self._web3.eth.get_transaction(HexBytes(tx_hash))
+        except TransactionNotFound:
+            return False
+        return True
+
+    def receipt(self, tx_hash: bytes) -> tuple[TxReceipt, bool] | None:
+        """Receipt of a mined transaction and whether it succeeded; None when it is not mined."""
+        try:
+            with self._reach():
+                found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
+        except TransactionNotFound:
+            return None
+        receipt = TxReceipt(
+            tx_hash, found["gasUsed"], found["blockNumber"], bytes(found["blockHash"]), found.get("contractAddress")
+        )
+        return receipt, bool(found["status"])
+
+    def revert_data(self, tx_hash: bytes) -> bytes:
+        """What a mined transaction reverted with: it is called again on the block before its own."""
+        with self._reach():
+            tx = self._web3.eth.get_transaction(HexBytes(tx_hash))
+        if tx.get("to") is None:
+            return b""
+        try:
+            self.call(tx["to"], bytes(tx["input"]), tx["from"], tx["blockNumber"] - 1)
+        except Reverted as reverted:
+            return reverted.data
+        return b""
+
+    def call(self, to: str, data: bytes, sender: str, block: int | None = None) -> bytes:
+        """Answer of a contract at the latest block, or at block number `block`.
+
+        Args:
+            to: the contract.
+            data: of the call.
+            sender: who asks; py-evm wants it to hold some gas money.
+            block: number.
+
+        Raises:
+            Reverted: the contract refused.
+        """
+        parties = {"to": Web3.to_checksum_address(to), "from": Web3.to_checksum_address(sender)}
+        fields = cast(TxParams, {**parties, "data": HexBytes(data)})
+        try:
+            with self._reach():
+                return bytes(self._web3.eth.call(fields, "latest" if block is None else block))
+        except ContractLogicError as error:
+            raise Reverted(_bytes_of(error.data)) from None
+        except TransactionFailed as error:
+            raise Reverted(_eth_tester_data(str(error))) from None
+
+    def wait(self, hashes: Sequence[bytes], timeout: float) -> TxReceipt:
+        """Receipt of the one of these transactions that gets mined (several: replacements of one another).
+
+        Raises:
+            FundsError: it reverted for want of tokens.
+            ChainError: it reverted, or none was mined within `timeout` seconds.
+        """
+        deadline = monotonic() + timeout
+        pause = _FIRST_POLL
+        while True:
+            for tx_hash in hashes:
+                found = self.receipt(tx_hash)
+                if found is not None:
+                    receipt, succeeded = found
+                    if not succeeded:
+                        raise revert_error(f"transaction 0x{tx_hash.hex()}", self.revert_data(tx_hash))
+                    return receipt
+            if monotonic() >= deadline:
+                raise ChainError(
+                    f"transaction 0x{hashes[-1].hex()} is not mined after {timeout:g} s (chain.confirmation_timeout)"
+                )
+            sleep(pause)
+            pause = min(1.5 * pause, _LAST_POLL)
+
+    def nonce(self, address: str) -> int:
+        """Nonce of the account's next transaction, pending ones counted."""
+        with self._reach():
+            return int(self._web3.eth.get_transaction_count(address, "pending"))  # type: ignore[arg-type]
+
+    def mined_nonce(self, address: str) -> int:
+        """How many transactions of the account are mined."""
+        with self._reach():
+            return int(self._web3.eth.get_transaction_count(address, "latest"))  # type: ignore[arg-type]
+
+    def head(self) -> int:
+        """Number of the latest block."""
+        with self._reach():
+            return int(self._web3.eth.block_number)
+
+    def settled_head(self, tag: Literal["safe", "finalized"]) -> int:
+        """Number of the latest block that the chain calls so; the latest of all where nobody can take one back."""
+        return self.head()
+
+    def balance(self, address: str) -> int:
+        """The account's native coin, wei."""
+        with self._reach():
+            return int(self._web3.eth.get_balance(address))  # type: ignore[arg-type]
+
+    def has_code(self, address: str) -> bool:
+        """Whether a contract is at the address."""
+        with self._reach():
+            return bool(self._web3.eth.get_code(address))  # type: ignore[arg-type]
+
+    def code_hash(self, address: str) -> bytes:
+        """Keccak of the code at the address (32 bytes)."""
+        with self._reach():
+            return keccak(bytes(self._web3.eth.get_code(address)))  # type: ignore[arg-type]
+
+    def transaction_data(self, tx_hash: bytes) -> bytes:
+        """Data of a transaction that the chain knows; none for one that it does not know."""
+        try:
+            with self._reach():
+                return bytes(self._web3.eth.get_transaction(HexBytes(tx_hash))["input"])
+        except TransactionNotFound:
+            return b""
+
+    def genesis(self) -> bytes:
+        """Hash of block 0."""
+        with self._reach():
+            return bytes(self._web3.eth.get_block(0)["hash"])
+
+    def timestamp(self) -> int:
+        """Time of the latest block."""
+        with self._reach():
+            return int(self._web3.eth.get_block("latest")["timestamp"])
+
+    def logs(self, address: str, topics: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """(transaction hash, data) of a contract's newest logs with these first topics, searched back from the head."""
+        with self._reach():
+            newest = int(self._web3.eth.block_number)
+            for last in range(newest, -1, -_LOG_WINDOW):
+                found = self._web3.eth.get_logs(
+                    {
+                        "address": Web3.to_checksum_address(address),
+                        "topics": [HexStr("0x" + topic.hex()) for topic in topics],  # eth-tester matches no bytes
+                        "fromBlock": max(0, last - _LOG_WINDOW + 1),
+                        "toBlock": last,
+                    }
+                )
+                if found:
+                    return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in found]
+        return []
+
+
+def revert_error(what: str, data: bytes) -> ChainError:
+    """The error that tells why a contract refused `what`.
+
+    Args:
+        what: a transaction or call.
+        data: what it reverted with.
+    """
+    name, text = describe_revert(data)
+    kind = FundsError if name in _FUNDS_ERRORS else ChainError
+    return kind(f"{what} reverted: {text}" if text else f"{what} reverted without a reason")
+
+
+def parse(raw: bytes) -> tuple[int, str, int]:
+    """(chain id, sender, nonce) of a signed EIP-1559 transaction.
+
+    Raises:
+        ChainError: `raw` is none.
+    """
+    try:
+        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        return int(fields["chainId"]), str(Account.recover_transaction(HexBytes(raw))), int(fields["nonce"])
+    except (ValueError, TypeError, IndexError, KeyError, RLPException, BadSignature, KeyValidationError) as error:
+        raise ChainError(f"not a signed EIP-1559 transaction ({type(error).__name__})") from None
+
+
+def kind_of(error: BaseException) -> str:
+    """What went wrong, without the text: that holds the url, which may hold credentials."""
+    if isinstance(error, UnfitError):
+        return str(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"HTTP status {status}" if status else type(error).__name__
+
+
+def _message(error: Web3RPCError) -> str:
+    answer = (error.rpc_response or {}).get("error")
+    return str(answer.get("message", answer)) if isinstance(answer, dict) else error.message
+
+
+def _bytes_of(data: object) -> bytes:
+    return bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else b""
+
+
+def _eth_tester_data(message: str) -> bytes:
+    """Revert data out of eth-tester's exception, which holds the text of a bytes object (or a decoded string)."""
+    text = message.removeprefix("execution reverted: ")
+    if text[:2] in ("b'", 'b"'):
+        return bytes(ast.literal_eval(text))
+    return (
+        bytes.fromhex("08c379a0")
+        + word(32)
+        + word(len(text.encode()))
+        + text.encode()
+        + bytes(-len(text.encode()) % 32)
+    )

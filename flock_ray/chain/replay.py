@@ -1,0 +1,99 @@
+"""A chain that another process kept in its journal, run again on a fresh EVM to be read: nothing is sent or written.
+
+Every transaction is executed here, so what contracts answer is not what the folder says they do. A journal that anvil
+made is run on py-evm too, under its chain id: contracts come to the same state, while blocks have other hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_tester import EthereumTester, PyEVMBackend
+from eth_utils.address import to_canonical_address
+from hexbytes import HexBytes
+from web3 import EthereumTesterProvider, Web3
+
+from flock_ray.chain.embedded import PlainBackend
+from flock_ray.chain.journal import Block, Genesis
+from flock_ray.chain.node import Node
+from flock_ray.errors import ChainError, VerificationError
+
+
+class ReplayedNode(Node):
+    """See above.
+
+    Attributes:
+        created: {contract: the data it was deployed with}.
+    """
+
+    backend = "replay"
+
+    def __init__(self, genesis: Genesis, blocks: Sequence[Block]) -> None:
+        """Run the blocks, each with its one transaction.
+
+        Raises:
+            VerificationError: the genesis or a block does not run, or a block of eth-tester has another hash.
+        """
+        self.created: dict[str, bytes] = {}
+        self._logs: list[Any] = []
+        try:
+            self._evm = _evm(genesis)
+            super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._evm))), "the replayed chain")
+            self.chain_id = genesis.chain_id
+        except Exception as error:  # whatever the libraries make of a hostile genesis
+            raise VerificationError(f"chain/genesis.json makes no chain ({type(error).__name__})") from None
+        for number, block in enumerate(blocks, start=1):
+            try:
+                found = self._mine(number, block)
+            except ChainError as error:
+                raise VerificationError(f"block {number} of the chain does not run: {error}") from None
+            except Exception as error:  # whatever the libraries make of hostile bytes
+                raise VerificationError(f"block {number} of the chain does not run ({type(error).__name__})") from None
+            if genesis.backend == "eth_tester" and found != block.hash:
+                raise VerificationError(f"block {number} of the chain has another hash when it is run again")
+
+    def _mine(self, number: int, block: Block) -> bytes:
+        self._evm.chain.set_header_timestamp(block.timestamp)
+        tx_hash = self._send_raw(block.raw)
+        mined = self.receipt(tx_hash)
+        if mined is None or mined[0].block != number:
+            raise ChainError("its transaction is not mined in it")
+        if mined[0].contract_address:
+            data = TypedTransaction.from_bytes(HexBytes(block.raw)).as_dict()["data"]
+            self.created[mined[0].contract_address] = bytes(HexBytes(data))
+        found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
+        self._logs += found["logs"]
+        return bytes(found["blockHash"])
+
+    def logs(self, address: str, topics: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """All logs of a contract with these first topics, from memory: eth-tester reads every block for each search."""
+        wanted = list(topics)
+        return [
+            (bytes(log["transactionHash"]), bytes(log["data"]))
+            for log in self._logs
+            if log["address"].lower() == address.lower() and list(map(bytes, log["topics"][: len(wanted)])) == wanted
+        ]
+
+    def send(self, raw: bytes, epoch: int) -> bytes:
+        """Refused: the chain is only read."""
+        raise ChainError("a replayed chain takes no transactions")
+
+    def fees(self) -> tuple[int, int]:
+        """Nothing is sent, nothing paid."""
+        return 0, 0
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _evm(genesis: Genesis) -> Any:
+    parameters = PyEVMBackend.generate_genesis_params({"timestamp": genesis.timestamp})
+    alloc = {
+        to_canonical_address(address): {"balance": balance, "nonce": 0, "code": b"", "storage": {}}
+        for address, balance in genesis.alloc.items()
+    }
+    evm = PlainBackend(genesis_parameters=parameters, genesis_state=alloc)
+    type(evm.chain).chain_id = genesis.chain_id  # a class of its own, made for this chain alone
+    return evm

@@ -1,0 +1,49 @@
+"""What a committee signs about one epoch, as the contract `EpochSettlement` takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slash:
+    """Stake taken from one member.
+
+    Attributes:
+        member: number in registration order.
+        amount: wei; the contract clamps it to what is left of the stake.
+    """
+
+    member: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one epoch. Hashes are 32 bytes, amounts are wei.
+
+    Attributes:
+        task: id of the task.
+        epoch: 1-based; the contract takes only the one after the last settled.
+        previous_report: report hash of the epoch settled before, zero for the first.
+        seed: the epoch's seed, from which the contract draws the committee.
+        reveals_digest: digest of the voters' reveals; makes the next seed.
+        rewards_root: Merkle root over what every account earned since the task's start.
+        rewards_total: sum of those amounts; never falls.
+        slashes: at most 16.
+        model_hash: hash of the global adapter after the epoch.
+        record_hash: hash of the epoch's record.
+        relayer: checksummed address that gets the relayer's share of the slashes.
+    """
+
+    task: bytes
+    epoch: int
+    previous_report: bytes
+    seed: bytes
+    reveals_digest: bytes
+    rewards_root: bytes
+    rewards_total: int
+    slashes: tuple[Slash, ...]
+    model_hash: bytes
+    record_hash: bytes
+    relayer: str

@@ -1,0 +1,276 @@
+"""Signed transactions of the creator and the members, made where the key lives, without a network.
+
+Gas limits, fees and nonces are explicit: whoever broadcasts the bytes decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import rlp  # type: ignore[import-untyped]
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
+
+from flock_ray.chain.abi import Contract, contract
+from flock_ray.chain.keys import Signer
+from flock_ray.chain.settlement import Report
+from flock_ray.chain.views import (
+    ABSENCE_BPS,
+    ACTIVATION_DELAY,
+    DAILY_EMISSION,
+    DECAY_BPS,
+    EPOCH_MULTIPLE,
+    PERIOD_DAYS,
+    RESPONSE_WINDOW,
+    TOKEN,
+    Addresses,
+    TaskTerms,
+    TxContext,
+)
+from flock_ray.errors import FundsError
+from flock_ray.protocol.hashing import keccak
+
+MAX_SLOTS = 256  # of one member (TaskTerms.MAX_SLOTS)
+
+# Gas limits: what a transaction was measured to take at most, and about a quarter more. Unused gas costs nothing.
+_DEPLOY_GAS = {
+    "FlockToken": 2_100_000,
+    "EmissionController": 1_000_000,
+    "TaskRegistry": 5_200_000,
+    "RewardDistributor": 3_300_000,
+    "EpochSettlement": 5_700_000,
+}
+_SET_GAS = 65_000
+_TRANSFER_GAS = 75_000
+_APPROVE_GAS = 60_000
+_CREATE_GAS = 350_000
+_JOIN_GAS, _SLOT_GAS = 190_000, 28_000
+_START_GAS = 120_000
+_CLAIM_GAS, _PROOF_GAS = 130_000, 2_500
+_WITHDRAW_GAS = 75_000
+_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS = 220_000, 16_000, 18_000
+
+
+class _Batch:
+    """Transactions of one account in a row: counts nonces and checks that the account can pay for all of them."""
+
+    def __init__(self, signer: Signer, ctx: TxContext) -> None:
+        self._signer = signer
+        self._ctx = ctx
+        self._gas = 0
+        self.raws: list[bytes] = []
+
+    def add(self, to: str, data: bytes, gas: int) -> None:
+        """Append a transaction; `to` is empty for a deployment."""
+        self._gas += gas
+        needed = self._gas * self._ctx.max_fee_per_gas
+        if needed > self._ctx.gas_balance:
+            raise FundsError(f"{self._signer.address} has {self._ctx.gas_balance} wei for gas, needs {needed} wei")
+        ctx = self._ctx
+        fees = ctx.max_fee_per_gas, ctx.max_priority_fee_per_gas
+        self.raws.append(sign(self._signer, ctx.chain_id, ctx.nonce + len(self.raws), fees, gas, to, data))
+
+    def deploy(self, compiled: Contract, *args: object) -> str:
+        """Append a deployment and return the address that it will have."""
+        address = self.next_address(0)
+        self.add("", compiled.constructor(*args), _DEPLOY_GAS[compiled.name])
+        return address
+
+    def next_address(self, ahead: int) -> str:
+        """Address of a contract that is deployed after `ahead` more transactions."""
+        return created_at(self._signer.address, self._ctx.nonce + len(self.raws) + ahead)
+
+    def pay(self, amount: int, purpose: str) -> None:
+        """Append the approval of `amount` wei of tokens to the registry."""
+        self.check_tokens(amount, purpose)
+        self.add(self._ctx.token, contract("FlockToken").encode("approve", self._ctx.task, amount), _APPROVE_GAS)
+
+    def check_tokens(self, amount: int, purpose: str) -> None:
+        """Refuse what the account's tokens cannot pay."""
+        if amount > self._ctx.token_balance:
+            has, needs = format_tokens(self._ctx.token_balance), format_tokens(amount)
+            raise FundsError(f"{self._signer.address} has {has} tokens, needs {needs} for {purpose}")
+
+
+def sign(signer: Signer, chain_id: int, nonce: int, fees: tuple[int, int], gas: int, to: str, data: bytes) -> bytes:
+    """A signed EIP-1559 transaction that moves no coin; `fees` is (max_fee, tip), `to` empty for a creation."""
+    fields = {
+        "type": 2, "chainId": chain_id, "nonce": nonce, "gas": gas, "to": to, "value": 0, "data": data,
+        "maxFeePerGas": fees[0], "maxPriorityFeePerGas": fees[1],
+    }  # fmt: skip
+    return signer.sign_transaction(fields)
+
+
+def created_at(account: str, nonce: int) -> str:
+    """Address of the contract that an account's transaction creates."""
+    return to_checksum_address(keccak(rlp.encode([bytes.fromhex(account[2:]), nonce]))[12:])
+
+
+def format_tokens(wei: int) -> str:
+    """Exact decimal text of an amount in whole tokens."""
+    whole, rest = divmod(wei, TOKEN)
+    return f"{whole}.{rest:018d}".rstrip("0").rstrip(".")
+
+
+def deploy(signer: Signer, ctx: TxContext, supply: int, start: int) -> tuple[list[bytes], Addresses]:
+    """Deploy the contracts, tied together for good; the signer is admin and treasury.
+
+    Args:
+        signer: the deployer.
+        ctx: its context.
+        supply: tokens that it begins with, wei; later ones come by the emission schedule only.
+        start: Unix time of the schedule's first day.
+
+    Returns:
+        The transactions, and the addresses that the contracts will have.
+    """
+    batch = _Batch(signer, ctx)
+    schedule = (signer.address, DAILY_EMISSION * TOKEN, DECAY_BPS, PERIOD_DAYS, start, EPOCH_MULTIPLE)
+    token = batch.deploy(contract("FlockToken"), supply)
+    emission = batch.deploy(contract("EmissionController"), token, schedule)
+    distributor, settlement = batch.next_address(1), batch.next_address(2)
+    task = batch.deploy(contract("TaskRegistry"), token, emission, distributor, settlement, signer.address)
+    batch.deploy(contract("RewardDistributor"), token, task, settlement, ACTIVATION_DELAY, signer.address)
+    batch.deploy(contract("EpochSettlement"), task, distributor, ABSENCE_BPS, RESPONSE_WINDOW)
+    batch.add(token, contract("FlockToken").encode("setMinter", emission), _SET_GAS)
+    return batch.raws, Addresses(token, task, settlement, distributor)
+
+
+def transfer(signer: Signer, ctx: TxContext, to: Sequence[tuple[str, int]]) -> list[bytes]:
+    """Give tokens away, (address, wei) each.
+
+    Raises:
+        FundsError: too few tokens, or too little gas money.
+    """
+    batch = _Batch(signer, ctx)
+    batch.check_tokens(sum(amount for _, amount in to), "the others")
+    for address, amount in to:
+        batch.add(ctx.token, contract("FlockToken").encode("transfer", address, amount), _TRANSFER_GAS)
+    return batch.raws
+
+
+def create_task(signer: Signer, ctx: TxContext, task: bytes, terms: TaskTerms, genesis_seed: bytes) -> list[bytes]:
+    """Create a task and escrow its pool.
+
+    Args:
+        signer: the creator.
+        ctx: its context.
+        task: id, 32 bytes, new and not zero.
+        terms: of the task.
+        genesis_seed: first seed, used with `terms.fixed_genesis`.
+
+    Raises:
+        FundsError: too few tokens for the pool, or too little gas money.
+    """
+    batch = _Batch(signer, ctx)
+    batch.pay(terms.pool, "the task's pool")
+    batch.add(ctx.task, contract("TaskRegistry").encode("createTask", task, astuple(terms), genesis_seed), _CREATE_GAS)
+    return batch.raws
+
+
+def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, slots: int = MAX_SLOTS) -> list[bytes]:
+    """Join a task with a stake.
+
+    Args:
+        signer: the member.
+        ctx: its context.
+        task: id.
+        amount: stake, wei.
+        tip: of the member's hash chain.
+        slots: most slots that the stake can buy; bounds the gas.
+
+    Raises:
+        FundsError: too few tokens for the stake, or too little gas money.
+    """
+    batch = _Batch(signer, ctx)
+    batch.pay(amount, "the stake")
+    batch.add(ctx.task, contract("TaskRegistry").encode("join", task, amount, tip), _JOIN_GAS + slots * _SLOT_GAS)
+    return batch.raws
+
+
+def start(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
+    """Begin the first epoch."""
+    batch = _Batch(signer, ctx)
+    batch.add(ctx.task, contract("TaskRegistry").encode("start", task), _START_GAS)
+    return batch.raws
+
+
+def claim(
+    signer: Signer, ctx: TxContext, task: bytes, account: str, cumulative: int, proof: Sequence[bytes]
+) -> list[bytes]:
+    """Have `account` paid what it earned and has not been paid yet.
+
+    Args:
+        signer: anybody; pays the gas.
+        ctx: its context.
+        task: id.
+        account: who is paid.
+        cumulative: all that it earned, wei, as in the Merkle tree.
+        proof: of its leaf.
+    """
+    batch = _Batch(signer, ctx)
+    data = contract("RewardDistributor").encode("claim", task, account, cumulative, list(proof))
+    batch.add(ctx.distributor, data, _CLAIM_GAS + len(proof) * _PROOF_GAS)
+    return batch.raws
+
+
+def withdraw(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
+    """Take the rest of the stake out of a closed task."""
+    batch = _Batch(signer, ctx)
+    batch.add(ctx.task, contract("TaskRegistry").encode("withdraw", task), _WITHDRAW_GAS)
+    return batch.raws
+
+
+def settle_call(report: Report, seats: int, signatures: bytes) -> bytes:
+    """Data of the call that settles an epoch.
+
+    Args:
+        report: of the epoch.
+        seats: bitmap of the voter seats that signed.
+        signatures: their EIP-2098 signatures, 64 bytes each, in the order of seats.
+    """
+    return contract("EpochSettlement").encode("settle", astuple(report), seats, signatures)
+
+
+def settle_gas(report: Report, seats: int) -> int:
+    """Gas limit of that call."""
+    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + len(report.slashes) * _SLASH_GAS
+
+
+def settle(signer: Signer, ctx: TxContext, report: Report, seats: int, signatures: bytes) -> bytes:
+    """The relayer's transaction that settles an epoch; see `settle_call`."""
+    return call(signer, ctx, ctx.settlement, settle_call(report, seats, signatures), settle_gas(report, seats))
+
+
+def call(signer: Signer, ctx: TxContext, to: str, data: bytes, gas: int) -> bytes:
+    """A transaction that calls a contract with `data`."""
+    batch = _Batch(signer, ctx)
+    batch.add(to, data, gas)
+    return batch.raws[0]
+
+
+def outbid(signer: Signer, raw: bytes, max_fee: int, tip: int) -> bytes:
+    """The same transaction with higher fees.
+
+    Args:
+        signer: its sender.
+        raw: signed transaction that nobody mines.
+        max_fee: the fee that is right now, wei a gas.
+        tip: the tip that is right now, wei a gas.
+
+    Returns:
+        A signed transaction with at least 12.5 % more of both: nodes take less for no replacement.
+    """
+    fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+    kept = {key: fields[key] for key in ("type", "chainId", "nonce", "gas", "to", "value", "data")}
+    raised = {key: -(-9 * fields[key] // 8) for key in ("maxFeePerGas", "maxPriorityFeePerGas")}
+    kept["maxFeePerGas"] = max(max_fee, raised["maxFeePerGas"])
+    kept["maxPriorityFeePerGas"] = max(tip, raised["maxPriorityFeePerGas"])
+    return signer.sign_transaction(kept)
+
+
+def max_fee_of(raw: bytes) -> int:
+    """Most that a signed transaction pays, wei a gas."""
+    return int(TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["maxFeePerGas"])

@@ -1,0 +1,266 @@
+"""Plain values that cross between the chain actor and the rest: terms, addresses, views and receipts.
+
+Amounts are integer wei, hashes are 32 bytes, addresses are checksummed text, times are Unix seconds of chain time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+TOKEN = 10**18  # wei
+NOBODY = "0x" + "00" * 20
+
+DAILY_EMISSION = 1_000_000  # tokens of a day of the first period
+DECAY_BPS = 5_000  # what a period's daily emission is below the one before
+PERIOD_DAYS = 365
+EPOCH_MULTIPLE = 1  # daily emissions that one epoch of a task may commit
+ACTIVATION_DELAY = 0  # seconds until a settled root pays
+ABSENCE_BPS = 100  # of its stake that an absent voter loses
+RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """Which chain to use and how.
+
+    Attributes:
+        backend: `eth_tester`, `anvil`, `rpc`, or `auto` (rpc if there is a url, else anvil if found, else eth_tester).
+        urls: RPC endpoints of one chain, the preferred one first, `rpc` only.
+        chain_id: id that the RPC must serve; 0 for any.
+        keystore: folder of keystore files, `rpc` only; empty: keys from the environment.
+        port: port of an embedded anvil; 0 for any free one.
+        run_seed: embedded chains derive their keys from it.
+        funded: addresses that an embedded chain's genesis gives gas money.
+        token: address of a deployed FlockToken; empty until deployed.
+        task: address of TaskRegistry.
+        settlement: address of EpochSettlement.
+        confirmation_timeout: seconds to wait for a receipt while the chain answers.
+        max_fee: most that the relayer pays, wei a gas.
+        finality: how sure the settlements must be in the end: `mined`, `safe` or `finalized`.
+    """
+
+    backend: str
+    urls: tuple[str, ...] = field(repr=False)
+    chain_id: int
+    keystore: str
+    port: int
+    run_seed: int
+    funded: list[str] = field(repr=False)
+    token: str
+    task: str
+    settlement: str
+    confirmation_timeout: float
+    max_fee: int = 500 * 10**9
+    finality: str = "mined"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What the relayer waits for.
+
+    Attributes:
+        epoch: whose settlement waits.
+        reason: what is missing, one line.
+        since: seconds since 1970.
+        unreachable: the chain does not answer.
+    """
+
+    epoch: int
+    reason: str
+    since: float
+    unreachable: bool
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the contracts are; all empty before they are deployed.
+
+    Attributes:
+        token: address of FlockToken.
+        task: address of TaskRegistry.
+        settlement: address of EpochSettlement.
+        distributor: address of RewardDistributor, which the others name too.
+    """
+
+    token: str = ""
+    task: str = ""
+    settlement: str = ""
+    distributor: str = ""
+
+
+@dataclass(frozen=True)
+class ChainInfo:
+    """The chain in use.
+
+    Attributes:
+        backend: `eth_tester`, `anvil` or `rpc`.
+        chain_id: id that signatures are bound to.
+        token: address of FlockToken; empty until deployed, as are the next three.
+        task: address of TaskRegistry.
+        settlement: address of EpochSettlement.
+        distributor: address of RewardDistributor.
+        relayer: the account that settles.
+    """
+
+    backend: str
+    chain_id: int
+    token: str
+    task: str
+    settlement: str
+    distributor: str
+    relayer: str
+
+
+@dataclass(frozen=True)
+class TxContext:
+    """What an account must know of the chain to sign transactions without asking it.
+
+    Attributes:
+        chain_id: id of the chain.
+        nonce: of the account's next transaction.
+        max_fee_per_gas: wei.
+        max_priority_fee_per_gas: wei, contained in the former.
+        gas_balance: the account's native coin, wei.
+        token_balance: the account's tokens, wei.
+        token: contract addresses, empty before deployment.
+        task: same.
+        settlement: same.
+        distributor: same.
+    """
+
+    chain_id: int
+    nonce: int
+    max_fee_per_gas: int
+    max_priority_fee_per_gas: int
+    gas_balance: int
+    token_balance: int
+    token: str
+    task: str
+    settlement: str
+    distributor: str
+
+
+@dataclass(frozen=True)
+class TxReceipt:
+    """Outcome of a mined transaction.
+
+    Attributes:
+        hash: transaction hash.
+        gas_used: gas.
+        block: block number.
+        block_hash: hash of that block.
+        contract_address: of the contract it created, else None.
+    """
+
+    hash: bytes
+    gas_used: int
+    block: int
+    block_hash: bytes
+    contract_address: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskTerms:
+    """Terms of a task, fixed at its creation; the order is that of the contract's struct.
+
+    Attributes:
+        terms_hash: hash of the configuration that the members agree on.
+        model_hash: hash of the global adapter at the start.
+        target_set_hash: hash of the target evaluation set that is opened at the end, zero for none.
+        pool: rewards that the creator escrows, wei.
+        min_stake: stake of one slot, wei.
+        max_slots: most slots of one member.
+        num_voters: V.
+        num_proposers: P.
+        min_members: members without which the task does not start.
+        max_members: members with which the task is full.
+        num_epochs: epochs until it closes.
+        max_unsettled: epochs that may be unsettled at once.
+        max_skips: abandoned epochs in a row that close the task.
+        end_share_bps: part of the pool that only the last epoch may commit, in basis points.
+        epoch_deadline: seconds.
+        join_deadline: time.
+        fixed_genesis: the first seed is the creator's `genesis_seed`, not the chain's randomness.
+    """
+
+    terms_hash: bytes
+    model_hash: bytes
+    target_set_hash: bytes
+    pool: int
+    min_stake: int
+    max_slots: int
+    num_voters: int
+    num_proposers: int
+    min_members: int
+    max_members: int
+    num_epochs: int
+    max_unsettled: int
+    max_skips: int
+    end_share_bps: int
+    epoch_deadline: int
+    join_deadline: int
+    fixed_genesis: bool
+
+
+class TaskStatus(IntEnum):
+    """Life of a task."""
+
+    NONE = 0
+    JOINING = 1
+    RUNNING = 2
+    CLOSED = 3
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """A member as the contract holds it.
+
+    Attributes:
+        account: address.
+        stake: what is left of it, wei.
+        slots: fixed at joining.
+        chain_tip: tip of the member's hash chain.
+    """
+
+    account: str
+    stake: int
+    slots: int
+    chain_tip: bytes
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """State of a task.
+
+    Attributes:
+        terms: as created.
+        creator: address.
+        status: see TaskStatus.
+        seed: of the next epoch; zero before the start.
+        last_settled: number of the last settled (or abandoned) epoch, 0 before the first.
+        epoch_start: time.
+        skips: epochs abandoned in a row.
+        pool_left: rewards not yet committed, wei.
+        committed: rewards that the roots have promised so far, wei.
+        claimed: rewards paid so far, wei.
+        rewards_root: Merkle root of cumulative rewards, from which claims are paid.
+        last_report: hash of the last settled report.
+        num_slots: slots of all members.
+        members: in registration order.
+    """
+
+    terms: TaskTerms
+    creator: str
+    status: TaskStatus
+    seed: bytes
+    last_settled: int
+    epoch_start: int
+    skips: int
+    pool_left: int
+    committed: int
+    claimed: int
+    rewards_root: bytes
+    last_report: bytes
+    num_slots: int
+    members: tuple[MemberView, ...]

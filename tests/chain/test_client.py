@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from hexbytes import HexBytes
+
+from flock_ray.chain import transactions
+from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.client import ChainClient
+from flock_ray.chain.eip712 import report_hash
+from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, GENESIS_TIME
+from flock_ray.chain.keys import Signer
+from flock_ray.chain.merkle import reward_leaf
+from flock_ray.chain.settlement import Slash
+from flock_ray.chain.views import TaskStatus, TxContext
+from flock_ray.errors import ChainError, ConfigError, FundsError, RunDirectoryError, WrongChainError
+from flock_ray.protocol.hashing import keccak
+from tests.chain.conftest import needs_anvil
+from tests.chain.world import SUPPLY, TASK, TOKEN, World, spec
+
+
+def total(world: World) -> int:
+    """Tokens of everybody who can have any."""
+    info = world.client.info()
+    accounts = [world.creator.address, info.relayer, info.token, info.task, info.settlement, info.distributor]
+    return sum(world.client.balances(accounts + [member.address for member in world.members]).values())
+
+
+def play(world: World) -> None:
+    """A task from its creation to the last withdrawal; member 2 is slashed in epoch 1."""
+    world.create()
+    view = world.client.task_view(TASK)
+    assert (view.status, view.pool_left, view.num_slots, len(view.members)) == (TaskStatus.RUNNING, 1_000 * TOKEN, 5, 5)
+    assert [member.account for member in view.members] == [member.address for member in world.members]
+    supply = world.client.total_supply()
+    assert supply == SUPPLY == total(world)
+
+    world.earned = {member.address: 30 * TOKEN + i for i, member in enumerate(world.members)}
+    first, _ = world.report(slashes=[Slash(2, 300 * TOKEN)])
+    receipt = world.settle(first, seats=0b1110)
+    assert world.client.settle(first, 0b1110, b"") == receipt
+    assert total(world) == supply
+    view = world.client.task_view(TASK)
+    assert [member.stake // TOKEN for member in view.members] == [3_000, 3_000, 2_700, 3_000, 3_000]
+    assert view.last_settled == 1 and view.last_report == report_hash(first) and view.committed == first.rewards_total
+    assert view.pool_left == 1_000 * TOKEN - first.rewards_total + 270 * TOKEN
+    assert world.client.balances([first.relayer])[first.relayer] == 30 * TOKEN
+    claim(world, 0, world.earned)
+
+    world.earned = {account: amount + 50 * TOKEN for account, amount in world.earned.items()}
+    second, _ = world.report()
+    world.settle(second)
+    view = world.client.task_view(TASK)
+    assert (view.status, view.pool_left, view.rewards_root) == (TaskStatus.CLOSED, 0, second.rewards_root)
+    assert world.client.settle(second, 0b1111, b"") == world.client.settle(second, 0b1111, b"")
+    for i in range(5):
+        claim(world, i, world.earned)
+        world.do(world.members[i], lambda s, c: transactions.withdraw(s, c, TASK))
+    balances = world.client.balances([member.address for member in world.members])
+    stakes = [3_000, 3_000, 2_700, 3_000, 3_000]
+    assert list(balances.values()) == [(stake + 80) * TOKEN + i for i, stake in enumerate(stakes)]
+    info = world.client.info()
+    assert set(world.client.balances([info.task, info.settlement, info.distributor]).values()) == {0}
+    assert total(world) == supply == world.client.total_supply()
+
+
+def claim(world: World, member: int, earned: dict[str, int]) -> None:
+    signer = world.members[member]
+    amount = earned[signer.address]
+    _, tree = world.report(earned)
+    proof = tree.proof(reward_leaf(world.domain, TASK, signer.address, amount))
+    world.do(signer, lambda s, c: transactions.claim(s, c, TASK, signer.address, amount, proof))
+
+
+def blocks(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "chain" / "blocks.jsonl").read_text().splitlines()]
+
+
+def test_the_life_of_a_task_is_the_same_in_every_run(backend: str, tmp_path: Path) -> None:
+    for run in ("one", "two"):
+        world = World(spec(backend), tmp_path / run)
+        world.deploy()
+        play(world)
+        state, info = world.client.task_view(TASK), world.client.info()
+        raws = [bytes.fromhex(block["raw"]) for block in blocks(tmp_path / run)]
+        receipts = world.client.broadcast(raws, 2)
+        world.client.close()
+    assert blocks(tmp_path / "one") == blocks(tmp_path / "two")
+    for raw, receipt in zip(raws, receipts, strict=True):
+        assert receipt.gas_used < 0.9 * TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["gas"]
+
+    contracts = {"token": info.token, "task": info.task, "settlement": info.settlement}
+    again = ChainClient(replace(spec("auto"), **contracts), str(tmp_path / "one"))
+    assert (again.task_view(TASK), again.info()) == (state, info)
+    assert again.broadcast(raws, 2) == receipts
+    assert blocks(tmp_path / "one") == blocks(tmp_path / "two")
+    again.close()
+
+
+def test_eight_members_are_set_up_within_three_seconds(tmp_path: Path) -> None:
+    begin = time.process_time()
+    world = World(spec("eth_tester", num_members=8), tmp_path, num_members=8)
+    world.deploy()
+    world.create()
+    assert time.process_time() - begin < 3
+    world.client.close()
+
+
+def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
+    world.create(task=keccak(b"another"))
+    missing, member = keccak(b"no such task"), world.members[0]
+    terms = world.client.task_view(keccak(b"another")).terms
+    huge = replace(terms, pool=2 * 10**24 + 1, join_deadline=terms.join_deadline + 10**6)
+
+    def too_much(signer: Signer, context: TxContext) -> list[bytes]:
+        return transactions.create_task(signer, replace(context, token_balance=huge.pool), missing, huge, TASK)
+
+    cases = [
+        (world.creator, lambda s, c: transactions.start(s, c, missing), r"WrongStatus\(expected=1, got=0\)"),
+        (member, lambda s, c: transactions.withdraw(s, c, keccak(b"another")), r"WrongStatus\(expected=3, got=2\)"),
+        (world.creator, too_much, r"PoolTooLarge\(maximum=20{24},"),
+        (world.creator, lambda s, c: transactions.claim(s, c, missing, s.address, 1, []), r"InvalidProof\(task=0x"),
+    ]  # fmt: skip
+    for signer, make, told in cases:
+        with pytest.raises(ChainError, match=f"transaction 0x[0-9a-f]{{64}} reverted: {told}"):
+            world.do(signer, make)
+
+
+def test_a_stake_below_the_minimum_is_a_question_of_funds(world: World) -> None:
+    world.create(task=keccak(b"another"))
+    member = world.members[0]
+    terms = replace(world.client.task_view(keccak(b"another")).terms, pool=0)
+    world.do(world.creator, lambda s, c: transactions.create_task(s, c, TASK, terms, TASK))
+    world.do(world.creator, lambda s, c: transactions.transfer(s, c, [(member.address, 10 * TOKEN)]))
+    with pytest.raises(
+        FundsError, match=r"InsufficientStake\(required=3000000000000000000000, given=10000000000000000000\)"
+    ):
+        world.do(member, lambda s, c: transactions.join(s, c, TASK, 10 * TOKEN, TASK, 1))
+
+
+def test_a_transaction_for_another_chain_is_refused(world: World) -> None:
+    context = replace(world.client.context(world.creator.address), chain_id=1)
+    with pytest.raises(WrongChainError, match="signed for chain id 1, this chain is"):
+        world.client.broadcast(transactions.start(world.creator, context, TASK), 0)
+
+
+def test_before_the_contracts_are_there(tmp_path: Path) -> None:
+    client = ChainClient(spec("eth_tester"), str(tmp_path))
+    info = client.info()
+    assert (info.backend, info.chain_id, info.token) == ("eth_tester", ETH_TESTER_CHAIN_ID, "")
+    assert client.timestamp() == GENESIS_TIME
+    assert client.context(info.relayer).nonce == 0
+    with pytest.raises(ChainError, match="not deployed yet"):
+        client.task_view(TASK)
+    client.close()
+    client.close()
+
+
+def test_an_unknown_task_is_empty(shared_world: World) -> None:
+    view = shared_world.client.task_view(keccak(b"no such task"))
+    assert (view.status, view.members, view.terms.pool) == (TaskStatus.NONE, (), 0)
+
+
+def test_auto_takes_anvil_where_there_is_one(tmp_path: Path) -> None:
+    client = ChainClient(spec("auto"), str(tmp_path))
+    assert client.info().backend == ("anvil" if find_anvil() else "eth_tester")
+    client.close()
+
+
+def test_a_chain_goes_on_with_the_backend_that_made_it(tmp_path: Path) -> None:
+    ChainClient(spec("eth_tester"), str(tmp_path)).close()
+    client = ChainClient(spec("auto"), str(tmp_path))
+    assert client.info().backend == "eth_tester"
+    client.close()
+    with pytest.raises(RunDirectoryError, match="another configuration"):
+        ChainClient(spec("eth_tester", num_members=6), str(tmp_path))
+
+
+@needs_anvil
+def test_anvil_serves_the_chain_id_asked_for(tmp_path: Path) -> None:
+    client = ChainClient(spec("anvil", chain_id=777), str(tmp_path))
+    assert client.info().chain_id == 777
+    client.close()
+    with pytest.raises(WrongChainError, match=r"eth_tester serves chain id 131277322940537, chain\.chain_id is 777"):
+        ChainClient(spec("eth_tester", chain_id=777), str(tmp_path / "other"))
+
+
+def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose eth_tester, anvil, rpc or auto"):
+        ChainClient(spec("none"), str(tmp_path))

@@ -1,0 +1,116 @@
+"""A task with members on a real chain, driven as the alliance drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flock_ray.chain import transactions
+from flock_ray.chain.client import ChainClient
+from flock_ray.chain.eip712 import Domain, report_digest, report_hash
+from flock_ray.chain.embedded import GENESIS_TIME
+from flock_ray.chain.keys import Signer, compact, run_signer
+from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.chain.settlement import Report, Slash
+from flock_ray.chain.views import ChainSpec, TaskTerms, TxContext, TxReceipt
+from flock_ray.protocol.hashing import keccak
+from flock_ray.protocol.roles import draw_seats
+from flock_ray.protocol.seed import fixed_genesis
+
+TOKEN = 10**18
+RUN_SEED = 5
+SUPPLY = 100_000 * TOKEN
+TASK = keccak(b"task")
+
+
+def spec(
+    backend: str, *, url: str = "", chain_id: int = 0, port: int = 0, num_members: int = 5, timeout: float = 20.0
+) -> ChainSpec:
+    funded = [run_signer(RUN_SEED, name).address for name in ["creator", *(f"member-{i}" for i in range(num_members))]]
+    return ChainSpec(backend, (url,) if url else (), chain_id, "", port, RUN_SEED, funded, "", "", "", timeout)
+
+
+class World:
+    """Creator, members and a client; every transaction goes through `do`, which checks the gas limits' margin."""
+
+    def __init__(self, chain_spec: ChainSpec, run_dir: Path, num_members: int = 5) -> None:
+        self.spec = chain_spec
+        self.client = ChainClient(chain_spec, str(run_dir))
+        self.creator = run_signer(RUN_SEED, "creator")
+        self.members = [run_signer(RUN_SEED, f"member-{i}") for i in range(num_members)]
+        self.epoch = 0
+        self.earned: dict[str, int] = {}
+
+    def do(self, signer: Signer, make: Callable[[Signer, TxContext], list[bytes]]) -> list[TxReceipt]:
+        return self.client.broadcast(make(signer, self.client.context(signer.address)), self.epoch)
+
+    def deploy(self) -> None:
+        context = self.client.context(self.creator.address)
+        raws, addresses = transactions.deploy(self.creator, context, SUPPLY, self.client.timestamp())
+        receipts = self.client.broadcast(raws, 0)
+        created = [receipt.contract_address for receipt in receipts]
+        assert [created[0], *created[2:]] == [
+            addresses.token, addresses.task, addresses.distributor, addresses.settlement, None
+        ]  # fmt: skip
+        self.client.set_contracts(addresses)
+        info = self.client.info()
+        assert info.distributor == addresses.distributor
+        self.domain = Domain(info.chain_id, info.settlement, info.distributor)
+
+    def create(self, task: bytes = TASK, **changes: object) -> None:
+        defaults: dict[str, object] = {
+            "terms_hash": keccak(b"terms"), "model_hash": keccak(b"model"), "target_set_hash": bytes(32),
+            "pool": 1_000 * TOKEN, "min_stake": 3_000 * TOKEN, "max_slots": 1, "num_voters": 4, "num_proposers": 1,
+            "min_members": len(self.members), "max_members": len(self.members), "num_epochs": 2, "max_unsettled": 2,
+            "max_skips": 3, "end_share_bps": 0, "epoch_deadline": 3_600,
+            "join_deadline": GENESIS_TIME + 1_000, "fixed_genesis": True,
+        }  # fmt: skip
+        terms = TaskTerms(**{**defaults, **changes})  # type: ignore[arg-type]
+        stake = terms.min_stake * terms.max_slots
+        grants = [(member.address, stake) for member in self.members]
+        self.do(self.creator, lambda s, c: transactions.transfer(s, c, grants))
+        self.do(self.creator, lambda s, c: transactions.create_task(s, c, task, terms, fixed_genesis(RUN_SEED)))
+        for member in self.members:
+            tip = keccak(member.address.encode())
+            self.do(member, lambda s, c, tip=tip: transactions.join(s, c, task, stake, tip, terms.max_slots))  # type: ignore[misc]
+        self.do(self.creator, lambda s, c: transactions.start(s, c, task))
+
+    def report(
+        self, earned: dict[str, int] | None = None, slashes: Sequence[Slash] = (), task: bytes = TASK
+    ) -> tuple[Report, MerkleTree]:
+        view = self.client.task_view(task)
+        earned = self.earned if earned is None else earned
+        tree = MerkleTree(reward_leaf(self.domain, task, account, amount) for account, amount in earned.items())
+        report = Report(
+            task=task,
+            epoch=view.last_settled + 1,
+            previous_report=view.last_report,
+            seed=view.seed,
+            reveals_digest=keccak(b"reveals"),
+            rewards_root=tree.root,
+            rewards_total=sum(earned.values()),
+            slashes=tuple(slashes),
+            model_hash=keccak(b"model %d" % view.last_settled),
+            record_hash=keccak(b"record"),
+            relayer=self.client.info().relayer,
+        )
+        return report, tree
+
+    def voters(self, task: bytes = TASK) -> list[Signer]:
+        view = self.client.task_view(task)
+        owners = [
+            signer for signer, member in zip(self.members, view.members, strict=True) for _ in range(member.slots)
+        ]
+        seats = draw_seats(view.seed, task, view.last_settled + 1, view.num_slots, view.terms.num_voters)
+        return [owners[slot] for slot in seats]
+
+    def sign(self, report: Report, seats: int) -> bytes:
+        digest = report_digest(self.domain, report)
+        signers = enumerate(self.voters(report.task))
+        return b"".join(compact(voter.sign_digest(digest)) for seat, voter in signers if seats >> seat & 1)
+
+    def settle(self, report: Report, seats: int = 0b1111) -> TxReceipt:
+        self.epoch = report.epoch
+        receipt = self.client.settle(report, seats, self.sign(report, seats))
+        assert self.client.task_view(report.task).last_report == report_hash(report)
+        return receipt
