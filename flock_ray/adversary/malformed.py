@@ -1,0 +1,39 @@
+"""Updates that a checking receiver must refuse: one attack for each check, under a valid signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import safetensors.torch
+import torch
+
+from flock_ray.adversary.attack import Attack
+from flock_ray.lora.serialization import Adapter
+
+
+class NotANumber(Attack):
+    """One NaN in an otherwise honest update: unchecked, it makes the whole mean NaN."""
+
+    def poison(self, update: Adapter) -> Adapter:
+        """The update with the first entry of its first factor NaN."""
+        key = min(update)
+        factor = update[key].clone()
+        factor.view(-1)[0] = torch.nan
+        return {**update, key: factor}
+
+
+class WrongShape(Attack):
+    """The honest numbers with one factor flattened: unchecked, broadcasting would add them in the wrong places."""
+
+    def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
+        """The encoded update whose first factor has lost its shape."""
+        key = min(update)
+        return encode({**update, key: update[key].flatten()})
+
+
+class WrongDtype(Attack):
+    """The honest bits declared as 32-bit integers: unchecked, a reader would take them for numbers of about 10^9."""
+
+    def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
+        """A safetensors file of int32 views, as long as the honest one."""
+        return safetensors.torch.save({key: factor.view(torch.int32) for key, factor in update.items()})

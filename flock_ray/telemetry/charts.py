@@ -1,0 +1,239 @@
+"""The charts of the report, as SVG text for a page that brings the colours.
+
+matplotlib draws with stand-in colours, which are then replaced by CSS variables: so one chart reads well on a light and
+on a dark page. Text stays text. The same values give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flock_ray.telemetry import text
+from flock_ray.telemetry.summary import silo_labels
+from flock_ray.telemetry.views import PHASES, EpochView
+
+MAX_COLOURED = 10
+"""With more members than this, their lines are drawn alike and only the mean is named."""
+
+MAX_TICKS = 12
+
+_NAMES = ("ink", "muted", "grid", "surface", "good", "bad", *(f"c{i}" for i in range(1, 11)))
+_STAND_IN = {name: f"#0f1e{index:02x}" for index, name in enumerate(_NAMES)}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "flock_ray",
+    "font.size": 9,
+    "axes.unicode_minus": False,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _STAND_IN["grid"],
+    "axes.labelcolor": _STAND_IN["muted"],
+    "text.color": _STAND_IN["ink"],
+    "xtick.color": _STAND_IN["grid"],
+    "ytick.color": _STAND_IN["grid"],
+    "xtick.labelcolor": _STAND_IN["muted"],
+    "ytick.labelcolor": _STAND_IN["ink"],
+    "grid.color": _STAND_IN["grid"],
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+def loss_chart(epochs: Sequence[EpochView]) -> str:
+    """Held-out loss of every silo, nats a token, before the first epoch and after each."""
+
+    def draw(axes: Axes) -> None:
+        labels = silo_labels(epochs[0].members)
+        ends: list[tuple[float, str, str]] = []
+        few = len(labels) <= MAX_COLOURED
+        for position, member in enumerate(epochs[0].members):
+            losses = [member.loss_before, *(epoch.members[position].loss_after for epoch in epochs)]
+            points = [(x, loss) for x, loss in enumerate(losses) if loss is not None]
+            if not points:
+                continue
+            colour = _STAND_IN[f"c{position + 1}" if few else "grid"]
+            dashes = (0, (4, 2)) if member.adversary else "solid"
+            axes.plot(
+                *zip(*points, strict=True), color=colour, linewidth=1.4, linestyle=dashes, marker="o", markersize=3
+            )
+            if few:
+                name = labels[member.index] + (" (adversary)" if member.adversary else "")
+                ends.append((points[-1][1], name, colour))
+        means = [epochs[0].honest_loss_before, *(epoch.honest_loss_after for epoch in epochs)]
+        points = [(x, mean) for x, mean in enumerate(means) if mean is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=_STAND_IN["ink"], linewidth=2.6, marker="o", markersize=4)
+            ends.append((points[-1][1], "mean of honest silos", _STAND_IN["ink"]))
+        _label_ends(axes, len(epochs), ends)
+        names = ["start", *(f"epoch {epoch.epoch}" for epoch in epochs)]
+        step = -(-len(names) // MAX_TICKS)
+        axes.set_xticks(range(0, len(names), step), names[::step])
+        axes.set_xlim(-0.15, len(epochs) * 1.32)
+        axes.set_ylabel("held-out loss, nats a token")
+        axes.grid(axis="y")
+
+    return _svg("loss", draw, height=3.8)
+
+
+def score_chart(epochs: Sequence[EpochView]) -> str:
+    """Score of every proposal by member, nats a token, on a scale with a logarithm, with the acceptance band."""
+
+    def draw(axes: Axes) -> None:
+        _member_axis(axes, epochs)
+        band = max((epoch.band or 0 for epoch in epochs), default=0) / 1e6
+        axes.axvspan(-band, band, color=_STAND_IN["grid"], alpha=0.45, linewidth=0)
+        axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
+        marks = {"accepted": ("o", "good"), "rejected": ("o", "muted")}
+        for order, epoch in enumerate(epochs):
+            lane = 0.5 * (order + 0.5) / len(epochs) - 0.25
+            for position, member in enumerate(epoch.members):
+                if member.score is None:
+                    continue
+                marker, colour = marks.get(member.status or "", ("X", "bad"))
+                fill = _STAND_IN["surface" if member.status == "rejected" else colour]
+                point = (member.score / 1e6, position + lane)
+                axes.plot(*point, marker, color=fill, markeredgecolor=_STAND_IN[colour], markersize=6)
+                axes.annotate(
+                    str(epoch.epoch), point, (5, 0), textcoords="offset points", va="center", fontsize=7.5,
+                    color=_STAND_IN["muted"],
+                )  # fmt: skip
+        threshold = 4 * max(band, 1e-3)
+        axes.set_xscale("symlog", linthresh=threshold)
+        _decimal_ticks(axes, threshold)
+        axes.set_xlabel("score, nats a token (linear in the middle, logarithmic outside); the number is the epoch")
+        axes.grid(axis="x")
+
+    return _svg("scores", draw, height=0.9 + 0.34 * len(epochs[0].members))
+
+
+def money_chart(epochs: Sequence[EpochView]) -> str:
+    """Rewards (right) and slashes (left) of every member, in tokens, one piece an epoch."""
+
+    def draw(axes: Axes) -> None:
+        _member_axis(axes, epochs)
+        for position in range(len(epochs[0].members)):
+            for sign, colour in ((1, "good"), (-1, "bad")):
+                amounts = [
+                    (epoch.members[position].reward if sign > 0 else epoch.members[position].slashed)
+                    for epoch in epochs
+                ]
+                left = 0.0
+                for amount in filter(None, amounts):
+                    width = sign * amount / 10**18
+                    axes.barh(
+                        position, width, left=left, height=0.62, color=_STAND_IN[colour],
+                        edgecolor=_STAND_IN["surface"], linewidth=0.8,
+                    )  # fmt: skip
+                    left += width
+                if left:
+                    axes.annotate(
+                        text.tokens(sign * sum(amounts), signed=True), (left, position), (4 * sign, 0),
+                        textcoords="offset points", ha="left" if sign > 0 else "right", va="center", fontsize=8,
+                    )  # fmt: skip
+        axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
+        axes.margins(x=0.16)
+        axes.set_xlabel("tokens")
+        axes.grid(axis="x")
+
+    return _svg("money", draw, height=0.8 + 0.3 * len(epochs[0].members))
+
+
+def time_chart(epochs: Sequence[EpochView]) -> str:
+    """Wall time of every epoch by phase, seconds."""
+
+    def draw(axes: Axes) -> None:
+        used = [phase for phase in PHASES if any(epoch.wall_seconds.get(phase) for epoch in epochs)]
+        left = [0.0] * len(epochs)
+        longest = max((sum(epoch.wall_seconds.values()) for epoch in epochs), default=0.0)
+        for phase in used:
+            widths = [epoch.wall_seconds.get(phase, 0.0) for epoch in epochs]
+            colour = "muted" if phase == "overhead" else f"c{PHASES.index(phase) + 1}"
+            axes.barh(
+                range(len(epochs)), widths, left=left, height=0.62, label=phase, color=_STAND_IN[colour],
+                edgecolor=_STAND_IN["surface"], linewidth=0.8,
+            )  # fmt: skip
+            for row, width in enumerate(widths):
+                if width > 0.06 * longest:
+                    axes.text(
+                        left[row] + width / 2, row, f"{width:.0f}", ha="center", va="center", fontsize=8,
+                        color=_STAND_IN["surface"],
+                    )  # fmt: skip
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_yticks(range(len(epochs)), [f"epoch {epoch.epoch}" for epoch in epochs])
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds")
+        axes.grid(axis="x")
+        if used:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(used), fontsize=8, columnspacing=1.2,
+                        handlelength=1, handleheight=1)  # fmt: skip
+
+    return _svg("time", draw, height=1.1 + 0.36 * len(epochs))
+
+
+def _svg(name: str, draw: Callable[[Axes], None], *, height: float) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, height), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for variable, stand_in in _STAND_IN.items():
+        svg = svg.replace(stand_in, f"var(--{variable})")
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # Several charts share a page: ids must differ. The size is left to the page.
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"|(<svg[^>]*?) height="[^"]*"', r"\1\2", svg, count=1)
+
+
+def _member_axis(axes: Axes, epochs: Sequence[EpochView]) -> None:
+    members = epochs[0].members
+    labels = silo_labels(members)
+    names = [labels[member.index] + (" (adversary)" if member.adversary else "") for member in members]
+    axes.set_yticks(range(len(members)), names)
+    axes.set_ylim(len(members) - 0.4, -0.7)
+
+
+def _label_ends(axes: Axes, x: int, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names beside the last points, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.052 * (high - low)
+    heights = list(_spread(sorted(end[0] for end in ends), gap))
+    for (value, name, colour), height in zip(sorted(ends), heights, strict=True):
+        axes.annotate(
+            name, (x, value), (x + 0.06 * x + 0.02, height), va="center", fontsize=8.5, color=colour,
+            arrowprops={"arrowstyle": "-", "color": _STAND_IN["grid"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+        )  # fmt: skip
+    if heights:
+        axes.set_ylim(min(low, heights[0] - gap), max(high, heights[-1] + gap))
+
+
+def _spread(values: Sequence[float], gap: float) -> Iterator[float]:
+    """Ascending values pushed up until neighbours are `gap` apart, then centred on where they were."""
+    placed: list[float] = []
+    for value in values:
+        placed.append(max(value, placed[-1] + gap) if placed else value)
+    shift = sum(new - old for new, old in zip(placed, values, strict=True)) / max(len(placed), 1)
+    return (value - shift for value in placed)
+
+
+def _decimal_ticks(axes: Axes, threshold: float) -> None:
+    """Half the linear part, and the powers of ten beyond it, of both signs, as far as the data go."""
+    low, high = axes.get_xlim()
+    powers = [threshold / 2, *(10.0**exponent for exponent in range(-4, 4) if 10.0**exponent > 1.5 * threshold)]
+    ticks = (
+        [-power for power in reversed(powers) if -power >= low] + [0.0] + [power for power in powers if power <= high]
+    )
+    axes.set_xticks(ticks, [f"{tick:+.2g}" if tick else "0" for tick in ticks])
+    axes.minorticks_off()

@@ -1,0 +1,44 @@
+"""Numbers as a person reads them: the same in tables and in the report."""
+
+from __future__ import annotations
+
+_WEI = 10**18
+
+
+def tokens(wei: int, *, signed: bool = False) -> str:
+    """An amount of wei in tokens, cut to two decimals (a loss of one wei still shows its sign)."""
+    whole, cents = divmod(abs(wei) * 100 // _WEI, 100)
+    sign = "-" if wei < 0 else "+" if signed and wei > 0 else ""
+    return f"{sign}{whole:,}.{cents:02d}"
+
+
+def loss(value: float | None, decimals: int = 4) -> str:
+    """Nats a token."""
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def score(micro_nats: float | None) -> str:
+    """A score in nats a token, signed."""
+    return "-" if micro_nats is None else f"{micro_nats / 1e6:+.4f}"
+
+
+def percent(before: float | None, after: float | None) -> str:
+    """The change of a loss in percent; empty where there is none to tell."""
+    return f"{(after - before) / before:+.2%}" if before and after is not None else ""
+
+
+def seconds(value: float) -> str:
+    """A duration: `0.4 s`, `83 s`, `12 min 5 s`."""
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{int(value) // 60} min {int(value) % 60} s"
+
+
+def short(hexadecimal: str) -> str:
+    """A hash or address, shortened."""
+    return hexadecimal if len(hexadecimal) <= 14 else f"{hexadecimal[:8]}..{hexadecimal[-4:]}"
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere (a file name, say) without control characters that could drive a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)

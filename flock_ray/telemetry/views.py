@@ -1,0 +1,118 @@
+"""What telemetry shows, as plain values that the layers above fill in.
+
+Losses are nats a token, scores and bands integer micro-nats a token, token amounts integer wei (10**18 a token),
+times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+PHASES = ("load", "train", "encode", "transfer", "vote", "aggregate", "settle", "evaluate", "overhead")
+"""Keys of `EpochView.wall_seconds`, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class MemberEpoch:
+    """One member in one epoch.
+
+    Attributes:
+        role: `proposer`, `voter` or `observer`.
+        loss_before: held-out loss of the global adapter that the epoch started from; None if it was not measured.
+        loss_after: held-out loss of the global adapter that the epoch ended with.
+        score: the consensus score of the member's proposal; None if it made none or none was scored.
+        status: what became of the proposal: `accepted`, `rejected`, `harmful`, `malformed`, `copied`, `equivocated`
+            or `missing`; None if it made none.
+        bits_per_byte: `loss_after` in bits a byte of the held-out text, which compares across tokenizers.
+    """
+
+    index: int
+    silo: str
+    address: str
+    adversary: bool
+    role: str
+    loss_before: float | None
+    loss_after: float | None
+    score: int | None
+    status: str | None
+    reward: int
+    slashed: int
+    bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochView:
+    """One epoch.
+
+    Attributes:
+        accepted: whether the candidate became the global adapter.
+        candidate_score: the consensus score of the candidate (ballot B); None without ballots.
+        band: the acceptance band of the candidate, around zero; None without ballots.
+        neglected_term: relative size of what averaging factors apart leaves out; None without accepted updates.
+        settlement_tx: None until the epoch is settled.
+        adapter_hash: of the global adapter that the epoch ended with.
+        wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.
+    """
+
+    epoch: int
+    members: tuple[MemberEpoch, ...]
+    accepted: bool
+    candidate_score: int | None
+    band: int | None
+    neglected_term: float | None
+    settlement_tx: str | None
+    gas_used: int | None
+    adapter_hash: str
+    wall_seconds: dict[str, float]
+
+    @property
+    def honest_loss_before(self) -> float | None:
+        """Mean loss over the honest members' silos before the epoch; None if none was measured."""
+        return self._honest_mean(lambda member: member.loss_before)
+
+    @property
+    def honest_loss_after(self) -> float | None:
+        """Mean loss over the honest members' silos after the epoch; None if none was measured."""
+        return self._honest_mean(lambda member: member.loss_after)
+
+    def _honest_mean(self, loss: Callable[[MemberEpoch], float | None]) -> float | None:
+        losses = [value for member in self.members if not member.adversary and (value := loss(member)) is not None]
+        return fmean(losses) if losses else None
+
+
+@dataclass(frozen=True)
+class MemberTotal:
+    """One member over the whole run; a balance is wallet + stake + what it may claim.
+
+    Attributes:
+        num_tokens: size of its train part.
+        mean_score: mean over its scored proposals, micro-nats a token; None without one.
+        stake: what is left of it at the end.
+    """
+
+    index: int
+    silo: str
+    address: str
+    adversary: bool
+    num_tokens: int
+    times_proposer: int
+    times_voter: int
+    mean_score: float | None
+    earned: int
+    slashed: int
+    stake: int
+    balance_start: int
+    balance_end: int
+
+    @property
+    def gain(self) -> int:
+        """Balance at the end less balance at the start."""
+        return self.balance_end - self.balance_start
+
+
+def honest_with_more(members: Sequence[MemberTotal]) -> tuple[int, int]:
+    """How many honest members end with more than they started with, and how many honest members there are."""
+    honest = [member for member in members if not member.adversary]
+    return sum(member.gain > 0 for member in honest), len(honest)
