@@ -1,0 +1,118 @@
+"""The candidate adapter, computed again from the accepted payloads."""
+
+from __future__ import annotations
+
+from flock_ray.aggregation.combine import combine
+from flock_ray.aggregation.registry import get_rule
+from flock_ray.codec.codec import Codec, MalformedPayload
+from flock_ray.codec.registry import get_codec
+from flock_ray.errors import VerificationError
+from flock_ray.lora.serialization import Adapter, Shapes, adapter_hash
+from flock_ray.protocol.encoding import parse_json, to_hex
+from flock_ray.verify.compare import hold, require
+from flock_ray.verify.epoch import Replay
+from flock_ray.verify.folder import RunFolder
+
+MAX_ADAPTER = 1 << 33
+_MAX_HEADER = 1 << 24
+
+
+class Payloads:
+    """Decodes what proposers sent, bound by bound, and combines it."""
+
+    def __init__(self, folder: RunFolder, codec: str, max_abs: float) -> None:
+        """Read blobs from `folder`; payloads are of `codec`, their entries at most `max_abs`."""
+        self._folder, self._codec, self._max_abs = folder, get_codec(codec), max_abs
+        self._global: tuple[bytes, Adapter, Shapes] | None = None
+
+    def check(self, replay: Replay) -> int:
+        """Check every payload that the voters judged, and the bytes of the candidate; returns how many were decoded.
+
+        Raises:
+            VerificationError: a payload or an adapter is missing, or not what the ballots make of it.
+        """
+        epoch, decoded = replay.state.epoch, 0
+        accepted: dict[int, Adapter] = {}
+        judged = [one for one in replay.proposals if one.status in ("accepted", "rejected", "harmful", "malformed")]
+        for one in judged:
+            assert one.payload is not None
+            what = f"epoch {epoch}: payload {to_hex(one.payload)[:18]}… of member {one.member}, judged {one.status},"
+            update = self._update(replay.state.adapter, one.payload, what)
+            if one.status == "malformed":
+                require(update is None, f"{what} decodes")
+                continue
+            require(update is not None, f"{what} is malformed")
+            decoded += 1
+            if update is not None and one.status == "accepted":
+                accepted[one.member] = update
+        if replay.candidate.adapter is not None:
+            self._check_candidate(replay, accepted)
+        return decoded
+
+    def _check_candidate(self, replay: Replay, updates: dict[int, Adapter]) -> None:
+        epoch = replay.state.epoch
+        weights = get_rule(replay.state.terms.rule).weights(list(updates.values()))
+        agreed = [list(pair) for pair in replay.candidate.weights]
+        hold(agreed, [list(pair) for pair in zip(updates, weights, strict=True)], f"epoch {epoch}: candidate weights")
+        start, _ = self._adapter(replay.state.adapter)
+        try:
+            found = combine(start, list(updates.values()), weights)
+        except ValueError as error:
+            raise VerificationError(f"epoch {epoch}: the accepted updates do not combine: {error}") from None
+        digest = adapter_hash(found)
+        claimed = to_hex(replay.candidate.adapter or b"")
+        hold(claimed, to_hex(digest), f"epoch {epoch}: candidate adapter from the accepted payloads")
+        if replay.accepted:
+            self._global = digest, found, _shapes_of(found)
+
+    def _update(self, start: bytes, payload: bytes, what: str) -> Adapter | None:
+        """The decoded payload; None if it is malformed, which one that is too long is too."""
+        _, shapes = self._adapter(start)
+        data = self._folder.blob(payload, 2 * self._codec.max_bytes(shapes))
+        if data is None:
+            raise VerificationError(f"{what} is not in the store")
+        try:
+            return self._codec.decode(data, shapes, self._max_abs)
+        except MalformedPayload:
+            return None
+
+    def _adapter(self, digest: bytes) -> tuple[Adapter, Shapes]:
+        """A global adapter, and the shapes that its own bytes state."""
+        if self._global is None or self._global[0] != digest:
+            data = self._folder.blob(digest, MAX_ADAPTER)
+            if data is None:
+                raise VerificationError(f"the global adapter {to_hex(digest)} is not in the store")
+            shapes, dense = _stated_shapes(data), get_codec("dense")
+            self._global = digest, _decoded(dense, data, shapes), shapes
+        return self._global[1], self._global[2]
+
+
+def _decoded(dense: Codec, data: bytes, shapes: Shapes) -> Adapter:
+    try:
+        return dense.decode(data, shapes, float("inf"))
+    except MalformedPayload as error:
+        raise VerificationError(f"a global adapter is malformed: {error}") from None
+
+
+def _stated_shapes(data: bytes) -> Shapes:
+    """Keys and shapes in the header of a safetensors file, which together must fill it."""
+    try:
+        end = 8 + int.from_bytes(data[:8], "little")
+        if end > min(len(data), _MAX_HEADER):
+            raise ValueError("its header is longer than the file")
+        header = parse_json(data[8:end].decode(), 4)
+        shapes = {str(key): tuple(int(size) for size in entry["shape"]) for key, entry in header.items()}
+        total = 0
+        for shape in shapes.values():
+            if len(shape) != 2 or min(shape) < 1 or max(shape) > len(data):
+                raise ValueError("a factor is no matrix")
+            total += 4 * shape[0] * shape[1]
+        if end + total != len(data):
+            raise ValueError("its factors do not fill it")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise VerificationError(f"a global adapter is no safetensors file of factors: {error}") from None
+    return shapes
+
+
+def _shapes_of(adapter: Adapter) -> Shapes:
+    return {key: tuple(factor.shape) for key, factor in adapter.items()}

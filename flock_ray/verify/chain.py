@@ -1,0 +1,253 @@
+"""The effect on chain: what the contracts hold and logged, against what the signed messages come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flock_ray.chain.abi import contract
+from flock_ray.chain.journal import Block, Genesis
+from flock_ray.chain.node import Node, Reverted
+from flock_ray.chain.replay import ReplayedNode
+from flock_ray.errors import VerificationError
+from flock_ray.protocol.encoding import parse_json, to_hex
+from flock_ray.protocol.hashing import word
+from flock_ray.protocol.state import TaskState
+from flock_ray.verify.compare import hold, require
+from flock_ray.verify.epoch import Replay
+from flock_ray.verify.folder import MAX_JOURNAL, RunFolder
+from flock_ray.verify.founding import Founding
+from flock_ray.verify.money import RELAYER_PART
+from flock_ray.verify.report import Report
+
+CLOSED = 3
+_TIES = (
+    ("FlockToken", "minter", "EmissionController"),
+    ("EmissionController", "token", "FlockToken"),
+    ("TaskRegistry", "token", "FlockToken"),
+    ("TaskRegistry", "settlement", "EpochSettlement"),
+    ("TaskRegistry", "distributor", "RewardDistributor"),
+    ("EpochSettlement", "registry", "TaskRegistry"),
+    ("EpochSettlement", "distributor", "RewardDistributor"),
+    ("RewardDistributor", "token", "FlockToken"),
+    ("RewardDistributor", "registry", "TaskRegistry"),
+    ("RewardDistributor", "settlement", "EpochSettlement"),
+)
+_BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class SettledEpoch:
+    """An epoch as replayed, its report, and how its receipt says that it was settled."""
+
+    replay: Replay
+    report: Report
+    transaction: str | None
+    gas_used: int | None
+
+
+def replayed_chain(folder: RunFolder) -> ReplayedNode:
+    """The embedded chain of a run, run again.
+
+    Raises:
+        VerificationError: its files do not read, or do not run.
+    """
+    try:
+        genesis = Genesis(**folder.json("chain/genesis.json"))
+        lines = folder.read("chain/blocks.jsonl", MAX_JOURNAL).decode().splitlines()
+        blocks = []
+        for number, line in enumerate(lines, start=1):
+            parse_json(line, 2)
+            blocks.append(Block.from_line(line.encode()))
+            require(blocks[-1].number == number, f"line {number} of chain/blocks.jsonl is not block {number}")
+    except _BAD as error:
+        raise VerificationError(f"chain/ does not read as a chain ({type(error).__name__})") from None
+    return ReplayedNode(genesis, blocks)
+
+
+class ChainCheck:
+    """Reads the contracts of one task."""
+
+    def __init__(self, node: Node, founding: Founding) -> None:
+        """Read through `node`."""
+        self._node, self._founding = node, founding
+        self._task = founding.state.scope.task
+        require(founding.token is not None and founding.task is not None, "task.json names no contracts")
+        assert founding.token is not None and founding.task is not None
+        self._at = {
+            "FlockToken": to_hex(founding.token),
+            "TaskRegistry": to_hex(founding.task),
+            "EpochSettlement": to_hex(founding.place.settlement),
+            "RewardDistributor": to_hex(founding.place.distributor),
+        }
+        self._at["EmissionController"] = self._read("TaskRegistry", "emission")
+
+    def contracts(self) -> None:
+        """The contracts are tied to each other, and on a replayed chain they are the ones of this package."""
+        founding, node = self._founding, self._node
+        hold(founding.place.chain_id, node.chain_id, "chain id")
+        if isinstance(node, ReplayedNode):
+            created = {address.lower(): data for address, data in node.created.items()}
+            for name, address in self._at.items():
+                require(
+                    created.get(address, b"").startswith(contract(name).bytecode),
+                    f"the contract at {address} was not deployed as this package's {name}",
+                )
+        for name, tie, other in _TIES:
+            hold(self._read(name, tie), self._at[other], f"{name}.{tie}")
+
+    def terms(self) -> None:
+        """The contract holds the terms, members and first seed that the run was founded on."""
+        founding, state = self._founding, self._founding.state
+        terms, info = state.terms, self._info()
+        alliance, chain = founding.config.get("alliance") or {}, founding.config.get("chain") or {}
+        found = {
+            "termsHash": to_hex(terms.digest()),
+            "modelHash": to_hex(state.adapter),
+            "targetSetHash": to_hex(bytes(32)),
+            "pool": terms.pool,
+            "minStake": terms.min_stake,
+            "numVoters": terms.num_voters,
+            "numProposers": terms.num_proposers,
+            "numEpochs": terms.num_epochs,
+            "maxUnsettled": alliance.get("max_unsettled"),
+            "maxSkips": alliance.get("spare_reveals"),
+            "endShareBps": 0,
+            "epochDeadline": chain.get("epoch_deadline"),
+            "fixedGenesis": not founding.on_rpc,
+        }
+        hold(info["terms"], found, "terms on chain")
+        hold(info["numMembers"], len(state.members), "number of members on chain")
+        for number, member in enumerate(state.members):
+            on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
+            expected = {"account": member.account.lower(), "slots": member.slots, "chainTip": to_hex(member.chain_tip)}
+            hold(on_chain, expected, f"member {number} on chain")
+            staked = self._one("TaskRegistry", "Joined", self._task, _topic(member.account))
+            hold(int.from_bytes(staked[1][32:64], "big"), member.stake, f"stake of member {number} on chain")
+        hold(
+            to_hex(self._one("TaskRegistry", "Started", self._task)[1][:32]), to_hex(state.seed), "first seed on chain"
+        )
+
+    def epoch(self, epoch: SettledEpoch) -> None:
+        """The epoch was settled once, by its report and the transaction of its receipt, and slashed whom it should."""
+        report = epoch.report
+        what = f"epoch {report.epoch} on chain"
+        transaction, data = self._one("EpochSettlement", "EpochSettled", self._task, word(report.epoch))
+        logged = {
+            "reportHash": data[:32], "rewardsRoot": data[32:64], "rewardsTotal": int.from_bytes(data[64:96], "big"),
+            "modelHash": data[96:128], "recordHash": data[128:160],
+        }  # fmt: skip
+        expected = {
+            "reportHash": report.hash, "rewardsRoot": report.rewards_root, "rewardsTotal": report.rewards_total,
+            "modelHash": report.model_hash, "recordHash": report.record_hash,
+        }  # fmt: skip
+        hold(logged, expected, what)
+        hold(epoch.transaction, to_hex(transaction), f"receipt of epoch {report.epoch}: transaction")
+        mined = self._node.receipt(transaction)
+        assert mined is not None
+        hold(epoch.gas_used, mined[0].gas_used, f"receipt of epoch {report.epoch}: gas used")
+        members = self._founding.state.members
+        slashes = [
+            (member, int.from_bytes(data[:32], "big"))
+            for member in sorted({member for member, _ in report.slashes})
+            for _, data in self._logs("TaskRegistry", "Slashed", self._task, word(report.epoch),
+                                      _topic(members[member].account))
+        ]  # fmt: skip
+        hold(slashes, sorted(report.slashes, key=lambda slash: slash[0]), f"{what}: slashes")
+
+    def end(self, last: SettledEpoch, following: TaskState) -> None:
+        """Totals, root and seed after the last epoch.
+
+        Args:
+            last: the last epoch.
+            following: the state after it.
+        """
+        found = {
+            "status": CLOSED,
+            "lastSettled": last.report.epoch,
+            "committed": last.report.rewards_total,
+            "rewardsRoot": to_hex(last.report.rewards_root),
+            "lastReport": to_hex(last.report.hash),
+            "seed": to_hex(following.seed),
+            "poolLeft": 0,
+            "skips": 0,
+        }
+        hold(self._info(), found, "task on chain")
+        refund = int.from_bytes(self._one("TaskRegistry", "TaskClosed", self._task)[1], "big")
+        hold(refund, following.pool_left, "refund to the creator")
+
+    def wallets(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
+        """No member claimed more than it earned; on a replayed chain, every token is accounted for."""
+        members = following.members
+        for number, member in enumerate(members):
+            paid = self._read("RewardDistributor", "claimed", self._task, bytes.fromhex(member.account[2:]))
+            require(paid <= member.earned, f"member {number} claimed {paid} wei of {member.earned} that it earned")
+        if isinstance(self._node, ReplayedNode):
+            self._tokens(epochs, following)
+
+    def _tokens(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
+        """Everybody claimed and withdrew; who owns how much follows from the records, and there is no token more."""
+        founding, in_all = self._founding, 0
+        for number, member in enumerate(following.members):
+            account = bytes.fromhex(member.account[2:])
+            paid = self._read("RewardDistributor", "claimed", self._task, account)
+            hold(paid, member.earned, f"claims of member {number}")
+            withdrawn = self._logs("TaskRegistry", "Withdrawn", self._task, _topic(member.account))
+            stake = sum(int.from_bytes(data, "big") for _, data in withdrawn)
+            hold(stake, member.stake, f"stake paid back to member {number}")
+            balance = self._balance(account)
+            hold(balance, founding.balance_after(number, member), f"tokens of member {number} at the end")
+            in_all += balance
+        relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
+        creator = self._balance(bytes.fromhex(self._info()["creator"][2:]))
+        hold(self._balance(founding.relayer), relayed, "tokens of the relayer")
+        for name in ("TaskRegistry", "RewardDistributor"):
+            hold(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
+        hold(creator, following.pool_left, "tokens of the creator")
+        hold(self._read("FlockToken", "totalSupply"), in_all + relayed + creator, "tokens of all together")
+
+    def _info(self) -> dict[str, Any]:
+        return self._struct("TaskRegistry", "taskInfo", self._task)
+
+    def _balance(self, account: bytes) -> int:
+        return int(self._read("FlockToken", "balanceOf", account))
+
+    def _one(self, name: str, event: str, *topics: bytes) -> tuple[bytes, bytes]:
+        """(transaction, data) of an event that must have come just once."""
+        logs = self._logs(name, event, *topics)
+        require(len(logs) == 1, f"{name} logged {event} {len(logs)} times instead of once")
+        return logs[0]
+
+    def _logs(self, name: str, event: str, *topics: bytes) -> list[tuple[bytes, bytes]]:
+        return self._node.logs(self._at[name], [contract(name).event_topic(event), *topics])
+
+    def _read(self, name: str, function: str, *args: Any) -> Any:
+        """The one answer of a call, addresses and bytes as lower-case hex."""
+        compiled = contract(name)
+        try:
+            asker = self._founding.state.members[0].account
+            data = self._node.call(self._at[name], compiled.encode(function, *args), asker)
+            (answer,) = compiled.decode(function, data)
+        except (Reverted, ValueError):
+            raise VerificationError(f"the contract at {self._at[name]} does not answer as a {name}") from None
+        return answer.lower() if isinstance(answer, str) else answer
+
+    def _struct(self, name: str, function: str, *args: Any) -> dict[str, Any]:
+        return named(contract(name).output_components(function), self._read(name, function, *args))
+
+
+def named(components: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
+    """A struct's values by name, nested, with bytes and addresses as lower-case hex."""
+    result = {}
+    for component, value in zip(components, values, strict=True):
+        if "components" in component:
+            value = named(component["components"], value)
+        result[component["name"]] = (
+            to_hex(value) if isinstance(value, bytes) else value.lower() if isinstance(value, str) else value
+        )
+    return result
+
+
+def _topic(account: str) -> bytes:
+    return bytes.fromhex(account[2:]).rjust(32, b"\0")

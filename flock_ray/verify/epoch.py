@@ -1,0 +1,165 @@
+"""One epoch replayed: from the state before it and its signed messages to record, report and the state after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from flock_ray.protocol.encoding import Json, canonical_json, to_hex
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.message import Message
+from flock_ray.protocol.state import TaskState
+from flock_ray.verify.draw import Seats, digest_of_reveals, seats_of, seed_after, seed_after_skip
+from flock_ray.verify.letters import Letters
+from flock_ray.verify.money import Books, Outcome, close_books, rewards_of, slashes_of
+from flock_ray.verify.report import Place, Report, merkle_root
+from flock_ray.verify.scores import Candidate, Found, Judged, judge_candidate, judge_proposals
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Everything that the signed messages of one epoch come to."""
+
+    state: TaskState
+    seats: Seats
+    letters: Letters
+    proposals: tuple[Judged, ...]
+    candidate: Candidate
+    accepted: bool
+    reveals: Mapping[int, bytes]
+    rewards: Mapping[int, int]
+    books: Books
+
+    @property
+    def adapter(self) -> bytes:
+        """Hash of the global adapter after the epoch."""
+        return self.candidate.adapter if self.accepted and self.candidate.adapter else self.state.adapter
+
+    @cached_property
+    def reveals_digest(self) -> bytes:
+        """Digest of the voters' reveals."""
+        return digest_of_reveals(self.reveals)
+
+    @cached_property
+    def next_seed(self) -> bytes:
+        """Seed of the next epoch."""
+        return seed_after(self.state.seed, self.reveals_digest)
+
+    @property
+    def leaves(self) -> list[tuple[str, int]]:
+        """(account, wei earned so far) of everybody who earned."""
+        return [(member.account, member.earned) for member in self.books.members if member.earned]
+
+    @cached_property
+    def fields(self) -> dict[str, Json]:
+        """The record as JSON has it."""
+        state, found = self.state, self.candidate.found
+        return {
+            "schema": "flock_ray/record/1",
+            "task": to_hex(state.scope.task),
+            "epoch": state.epoch,
+            "seed": to_hex(state.seed),
+            "previous_report": to_hex(state.previous_report),
+            "previous_record": to_hex(state.previous_record),
+            "voters": list(self.seats.voters),
+            "proposers": list(self.seats.proposers),
+            "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.letters.named],
+            "reveals": [[voter, to_hex(self.reveals[voter])] for voter in sorted(self.reveals)],
+            "reveals_digest": to_hex(self.reveals_digest),
+            "next_seed": to_hex(self.next_seed),
+            "proposals": [
+                {"member": one.member, "status": one.status, "payload": _hex(one.payload), **_found(one.found)}
+                for one in self.proposals
+            ],
+            "candidate": {
+                "adapter": _hex(self.candidate.adapter),
+                "weights": [list(pair) for pair in self.candidate.weights],
+                **_found(found),
+            },
+            "accepted": self.accepted,
+            "adapter": to_hex(self.adapter),
+            "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],
+            "slashes": [slash.json() for slash in self.books.slashes],
+            "carried": [slash.json() for slash in self.books.carried],
+            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.books.members],
+            "leaves": [list(leaf) for leaf in self.leaves],
+            "pool_left": self.books.pool_left,
+        }
+
+    @cached_property
+    def record(self) -> bytes:
+        """The record's canonical bytes."""
+        return canonical_json(self.fields)
+
+    def report(self, place: Place, relayer: bytes) -> Report:
+        """The report that carries the record to the contract at `place`.
+
+        Args:
+            place: chain and contracts.
+            relayer: 20-byte account that gets the relayer's part of the slashes.
+        """
+        task = self.state.scope.task
+        return Report(
+            task=task,
+            epoch=self.state.epoch,
+            previous_report=self.state.previous_report,
+            seed=self.state.seed,
+            reveals_digest=self.reveals_digest,
+            rewards_root=merkle_root(place.leaf(task, account, wei) for account, wei in self.leaves),
+            rewards_total=sum(wei for _, wei in self.leaves),
+            slashes=tuple((slash.member, slash.amount) for slash in self.books.slashes),
+            model_hash=self.adapter,
+            record_hash=sha256(self.record),
+            relayer=relayer,
+        )
+
+    def following(self, report_hash: bytes) -> TaskState:
+        """The state after the epoch, once its report was signed."""
+        return replace(
+            self.state,
+            members=self.books.members,
+            epoch=self.state.epoch + 1,
+            seed=self.next_seed,
+            adapter=self.adapter,
+            pool_left=self.books.pool_left,
+            previous_report=report_hash,
+            previous_record=sha256(self.record),
+            carried=self.books.carried,
+        )
+
+
+def replay(state: TaskState, messages: Iterable[Message]) -> Replay:
+    """Replay the epoch that `state` starts.
+
+    Args:
+        state: before the epoch.
+        messages: opened (`letters.open_message`), in any order.
+
+    Raises:
+        VerificationError: the task has too few slots for an epoch.
+    """
+    seats, letters = seats_of(state), Letters.sort(messages)
+    ballots_a, ballots_b = letters.ballots_a(state, seats), letters.ballots_b(state, seats)
+    proposals = judge_proposals(state, seats, letters, ballots_a)
+    candidate = judge_candidate(state, seats, proposals, ballots_b)
+    outcome = Outcome(state, seats, proposals, candidate, frozenset(ballots_a.keys() & ballots_b.keys()))
+    rewards = rewards_of(outcome)
+    books = close_books(state, rewards, slashes_of(outcome, letters.equivocators))
+    reveals = {voter: ballot.reveal for voter, ballot in ballots_b.items()}
+    return Replay(state, seats, letters, proposals, candidate, outcome.accepted, reveals, rewards, books)
+
+
+def skip(state: TaskState) -> TaskState:
+    """The state after an epoch that was abandoned: only seed and number move on."""
+    return replace(state, epoch=state.epoch + 1, seed=seed_after_skip(state.seed))
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else to_hex(value)
+
+
+def _found(found: Found | None) -> dict[str, Json]:
+    if found is None:
+        return {"score": None, "band": None, "gains": None}
+    return {"score": found.score, "band": found.band, "gains": [list(pair) for pair in found.gains.items()]}

@@ -1,0 +1,224 @@
+"""What a task was founded on, before its first epoch, and the one hash that stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flock_ray.aggregation.registry import RULES
+from flock_ray.codec.registry import CODECS
+from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
+from flock_ray.protocol.hashing import ZERO, sha256
+from flock_ray.protocol.message import is_count
+from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
+from flock_ray.verify.compare import hold, require
+from flock_ray.verify.draw import genesis_seed
+from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.report import Place
+from flock_ray.verify.scores import SCORED
+
+MAX_EPOCHS = 100_000
+MAX_SLOTS = 256
+MAX_MEMBERS = 10_000
+_TOKEN = 10**18
+_BAD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Founding:
+    """The founded task.
+
+    Attributes:
+        state: of epoch 1.
+        place: chain and contracts that signatures are bound to.
+        relayer: 20-byte account that the reports name.
+        token, task: 20-byte addresses of the other contracts; None without a chain.
+        wealth: wei of tokens that each member owned before it staked.
+        configuration: what shaped the training, by dotted name, as the terms' hash covers it.
+        config: `config.yaml`, which adds how it was run.
+    """
+
+    state: TaskState
+    place: Place
+    relayer: bytes
+    token: bytes | None
+    task: bytes | None
+    wealth: tuple[int, ...]
+    configuration: dict[str, str]
+    config: dict[str, Any]
+
+    @property
+    def has_chain(self) -> bool:
+        """Whether the run settled on a chain."""
+        return self.place != Place(0, bytes(20), bytes(20))
+
+    @property
+    def on_rpc(self) -> bool:
+        """Whether that chain is one that others run, which also draws the first seed."""
+        chain = _part(self.config, "chain")
+        return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
+
+    def balance_after(self, number: int, money: MemberState) -> int:
+        """Tokens that a member owns once it has claimed and withdrawn all of `money`, wei."""
+        return self.wealth[number] - self.state.members[number].stake + money.stake + money.earned
+
+    @property
+    def anchor(self) -> bytes:
+        """SHA-256 of all that the members agreed on before the first epoch, their accounts above all."""
+        state = self.state
+        value: dict[str, Json] = {
+            "schema": "flock_ray/anchor/1",
+            "chain_id": self.place.chain_id,
+            "settlement": to_hex(self.place.settlement),
+            "distributor": to_hex(self.place.distributor),
+            "task": to_hex(state.scope.task),
+            "terms": to_hex(state.terms.digest()),
+            "seed": to_hex(state.seed),
+            "adapter": to_hex(state.adapter),
+            "members": [[one.account, one.slots, to_hex(one.chain_tip), one.stake] for one in state.members],
+        }
+        return sha256(canonical_json(value))
+
+
+def read_founding(folder: RunFolder) -> Founding:
+    """Read `task.json` and `config.yaml` and check what they say of each other.
+
+    Raises:
+        RunDirectoryError: the run was made by a version that kept no terms.
+        VerificationError: they do not fit together.
+    """
+    value, config = folder.json("task.json"), folder.config()
+    if "terms" not in value or "configuration" not in value:
+        raise RunDirectoryError("task.json holds no terms: the run was made by an earlier version")
+    try:
+        founding = _read(value, config)
+    except _BAD as error:
+        raise VerificationError(f"task.json does not read as a task ({type(error).__name__}: {error})") from None
+    _check(founding)
+    return founding
+
+
+def _read(value: dict[str, Any], config: dict[str, Any]) -> Founding:
+    terms = _terms(value["terms"])
+    scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
+    members = tuple(
+        MemberState(str(account), _count(slots), from_hex(tip), _count(stake))
+        for account, slots, tip, stake in value["members"]
+    )
+    adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
+    contracts = {name: bytes.fromhex(text[2:]) for name, text in value["contracts"].items()}
+    state = TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
+    configuration = {str(name): str(text) for name, text in value["configuration"].items()}
+    if contracts:
+        hold(contracts["settlement"], scope.contract, "task.json contracts.settlement")
+    return Founding(
+        state,
+        Place(scope.chain_id, scope.contract, contracts.get("distributor", bytes(20))),
+        from_hex(value["relayer"].lower(), 20),
+        contracts.get("token"),
+        contracts.get("task"),
+        tuple(_count(wei) for wei in value["wealth"]),
+        configuration,
+        config,
+    )
+
+
+def _terms(value: dict[str, Any]) -> Terms:
+    if set(value) != {item.name for item in fields(Terms)}:
+        raise ValueError("the terms have other fields")
+    read: dict[str, Callable[[object], Any]] = {"bytes": from_hex, "int": _count, "str": _text, "bool": _flag}
+    return Terms(**{item.name: read[str(item.type)](value[item.name]) for item in fields(Terms)})
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 128:
+        raise ValueError("expected a count")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _check(founding: Founding) -> None:
+    state, config = founding.state, founding.config
+    terms, members = state.terms, state.members
+    require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
+    require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
+    require(founding.configuration.get("codec.name") in CODECS, "the configuration names a codec that does not exist")
+    shares = (terms.quantile_bp, terms.slash_fraction_bp, terms.voter_share_bp)
+    require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
+    require(0 < terms.num_epochs <= MAX_EPOCHS and terms.band_floor > 0, "the terms hold a count out of its bounds")
+    require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
+    require(len({one.account for one in members}) == len(members), "an account is a member twice")
+    require(all(0 < one.slots <= MAX_SLOTS for one in members), f"a member has 1 to {MAX_SLOTS} slots")
+    require(len(founding.wealth) == len(members), "task.json tells the wealth of more or fewer members")
+    for number, one in enumerate(members):
+        hold(one.stake, one.slots * terms.min_stake, f"stake of member {number} in task.json")
+        if not founding.has_chain:
+            hold(founding.wealth[number], one.stake, f"wealth of member {number} in task.json")
+    hold(to_hex(terms.configuration), to_hex(sha256(canonical_json(founding.configuration))), "configuration hash")
+    run_seed = config.get("seed")
+    require(is_count(run_seed), "config.yaml names no seed")
+    assert isinstance(run_seed, int)
+    hold(to_hex(state.scope.task), to_hex(terms.task_id(run_seed)), "task id of these terms and this seed")
+    if not founding.on_rpc:
+        hold(to_hex(state.seed), to_hex(genesis_seed(run_seed)), "seed of epoch 1")
+    _check_config(founding)
+
+
+def _check_config(founding: Founding) -> None:
+    """What `config.yaml` says of the training and of the task is what the members agreed on."""
+    config, terms = founding.config, founding.state.terms
+    for name, text in founding.configuration.items():
+        group, _, key = name.partition(".")
+        if name == "schema":
+            continue
+        claimed = _part(config, group).get(key)
+        require(
+            text == str(claimed) or (isinstance(claimed, str) and text.endswith(f".{claimed}")),  # enums: Engine.auto
+            f"config.yaml {name}: claimed {claimed!r}, the members agreed on {text!r}",
+        )
+    alliance, mechanism = _part(config, "alliance"), _part(config, "mechanism")
+    claimed = {
+        "num_members": alliance.get("num_members"),
+        "num_epochs": alliance.get("num_epochs"),
+        "num_voters": alliance.get("num_voters"),
+        "num_proposers": alliance.get("num_proposers"),
+        "pool": alliance.get("pool"),
+        "min_stake": alliance.get("min_stake"),
+        "band_floor": alliance.get("band_floor"),
+        "band_ceiling": alliance.get("band_ceiling"),
+        "harmful_factor": alliance.get("harmful_factor"),
+        "quantile_bp": _basis_points(alliance.get("quantile")),
+        "band_z_bp": _basis_points(alliance.get("band_z")),
+        "mechanism": mechanism.get("name"),
+        "voter_share_bp": mechanism.get("voter_share"),
+        "slash_fraction_bp": mechanism.get("slash_fraction"),
+        "solvent": mechanism.get("solvent"),
+        "rule": _part(config, "aggregation").get("rule"),
+    }
+    wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
+    agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
+    hold(claimed, agreed | {"num_members": len(founding.state.members)}, "config.yaml")
+    for number, one in enumerate(founding.state.members):
+        hold(alliance.get("slots_per_member"), one.slots, f"config.yaml slots of member {number}")
+
+
+def _part(config: dict[str, Any], group: str) -> dict[str, Any]:
+    part = config.get(group)
+    return part if isinstance(part, dict) else {}
+
+
+def _basis_points(value: object) -> int | None:
+    return round(value * 10_000) if isinstance(value, int | float) and abs(value) < 10**6 else None

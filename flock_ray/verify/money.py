@@ -1,0 +1,160 @@
+"""Who is paid and who is slashed, in wei, under the three mechanisms. Divisions floor; the rest stays in the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from flock_ray.protocol.state import MAX_SLASHES, MemberState, Slash, TaskState
+from flock_ray.verify.draw import Seats
+from flock_ray.verify.scores import Candidate, Found, Judged
+
+MILLION = 10**6
+RELAYER_PART = 10
+"""One tenth of a slash goes to the report's relayer, the rest to the pool."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the ballots of an epoch said; `present` are the voters whose ballots both counted."""
+
+    state: TaskState
+    seats: Seats
+    proposals: tuple[Judged, ...]
+    candidate: Candidate
+    present: frozenset[int]
+
+    @property
+    def budget(self) -> int:
+        """floor(pool left / epochs left), wei."""
+        return self.state.pool_left // (self.state.terms.num_epochs - self.state.epoch + 1)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the candidate becomes the global adapter."""
+        found = self.candidate.found
+        if self.candidate.adapter is None:
+            return False
+        if self.state.terms.mechanism == "marginal":
+            assert found is not None
+            return found.score >= -found.band
+        if self.state.terms.mechanism == "flock":
+            return self._summed_vote >= 0
+        return True
+
+    @property
+    def _summed_vote(self) -> int:
+        """Seats that found the candidate no worse, less those that found it worse."""
+        gains = self.candidate.found.gains if self.candidate.found else {}
+        return sum(1 if gains[voter] >= 0 else -1 for voter in self.seats.voters if voter in gains)
+
+    @property
+    def contributors(self) -> list[Judged]:
+        """The accepted proposals."""
+        return [one for one in self.proposals if one.status == "accepted"]
+
+
+def rewards_of(outcome: Outcome) -> dict[int, int]:
+    """{member: wei} by the task's mechanism."""
+    return {"marginal": _marginal, "flock": _flock, "open": _open}[outcome.state.terms.mechanism](outcome)
+
+
+def _marginal(outcome: Outcome) -> dict[int, int]:
+    """Voters by closeness to the consensus, accepted proposers by score above the band; both once a seat."""
+    for_voters = outcome.budget * outcome.state.terms.voter_share_bp // 10_000
+    rewards = _shares(for_voters, _voters_weights(outcome))
+    if outcome.accepted:
+        weights = {}
+        for one in outcome.contributors:
+            assert one.found is not None
+            weights[one.member] = (one.found.score - one.found.band) * outcome.seats.proposers.count(one.member)
+        rewards |= _shares(outcome.budget - for_voters, weights)
+    return rewards
+
+
+def _voters_weights(outcome: Outcome) -> dict[int, int]:
+    """Seats times the sum over scored proposals of the closeness, in millionths; the seats alone if none was scored."""
+    scored = [one.found for one in outcome.proposals if one.found]
+    weights = {}
+    for voter in sorted(outcome.present):
+        close = sum(_closeness(found.gains[voter], found) for found in scored if voter in found.gains)
+        weights[voter] = outcome.seats.voters.count(voter) * (close if scored else 1)
+    return weights
+
+
+def _closeness(own: int, found: Found) -> int:
+    """max(0, 1 - |own - consensus| / (4 max(band, |consensus|))) in millionths; what is taken off is floored."""
+    return max(0, MILLION - MILLION * abs(own - found.score) // (4 * max(found.band, abs(found.score))))
+
+
+def _flock(outcome: Outcome) -> dict[int, int]:
+    """Budget by stake over all that were drawn; proposers of an accepted candidate and voters on its side earn."""
+    found = outcome.candidate.found
+    if found is None:
+        return {}
+    winners = {voter for voter, gain in found.gains.items() if (gain >= 0) == outcome.accepted}
+    if outcome.accepted:
+        winners |= {one.member for one in outcome.contributors}
+    members = outcome.state.members
+    at_stake = sum(members[one].stake for one in set(outcome.seats.voters) | set(outcome.seats.proposers))
+    return {one: outcome.budget * members[one].stake // at_stake for one in winners} if at_stake else {}
+
+
+def _open(outcome: Outcome) -> dict[int, int]:
+    """Every valid proposal alike, once a seat."""
+    if not outcome.accepted:
+        return {}
+    seats = outcome.seats.proposers
+    return _shares(outcome.budget, {one.member: seats.count(one.member) for one in outcome.contributors})
+
+
+def _shares(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
+    total = sum(weights.values())
+    return {member: amount * weight // total for member, weight in weights.items() if weight}
+
+
+def slashes_of(outcome: Outcome, equivocators: Collection[int]) -> list[Slash]:
+    """New slashes of the epoch by ascending member: p * stake, one a member, for the gravest reason."""
+    reasons: dict[int, str] = {}
+    found = outcome.candidate.found
+    if outcome.state.terms.mechanism == "marginal":
+        reasons |= {one.member: "harmful" for one in outcome.proposals if one.status == "harmful"}
+    if outcome.state.terms.mechanism == "flock" and found:
+        reasons |= {voter: "minority" for voter, gain in found.gains.items() if (gain >= 0) != outcome.accepted}
+        if not outcome.accepted:
+            reasons |= {one.member: "rejected" for one in outcome.contributors}
+    reasons |= {one.member: one.status for one in outcome.proposals if one.status in ("malformed", "copied")}
+    reasons |= dict.fromkeys(equivocators, "equivocated")
+    fraction, members = outcome.state.terms.slash_fraction_bp, outcome.state.members
+    return [Slash(one, members[one].stake * fraction // 10_000, reasons[one]) for one in sorted(reasons)]
+
+
+@dataclass(frozen=True)
+class Books:
+    """The money after an epoch.
+
+    Attributes:
+        slashes: what the report takes, clamped to the stakes; carried: what it has no room for.
+    """
+
+    members: tuple[MemberState, ...]
+    pool_left: int
+    slashes: tuple[Slash, ...]
+    carried: tuple[Slash, ...]
+
+
+def close_books(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) -> Books:
+    """Pay and slash: carried slashes first, at most 16 a report, none more than the stake that is left."""
+    waiting = [*state.carried, *new]
+    members = [
+        replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)
+    ]
+    pool = state.pool_left - (sum(rewards.values()) if state.terms.solvent else 0)
+    taken = []
+    for slash in waiting[:MAX_SLASHES]:
+        member = members[slash.member]
+        amount = min(slash.amount, member.stake)
+        members[slash.member] = replace(member, stake=member.stake - amount, slashed=member.slashed + amount)
+        pool += amount - amount // RELAYER_PART
+        taken.append(replace(slash, amount=amount))
+    return Books(tuple(members), pool, tuple(taken), tuple(waiting[MAX_SLASHES:]))

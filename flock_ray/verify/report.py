@@ -1,0 +1,95 @@
+"""What the committee signs and the contract takes: reward leaves, their root, the report, and EIP-712 digests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flock_ray.protocol.hashing import ZERO, keccak, tag, word
+
+_DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+_MESSAGE = "Message(bytes32 task,uint64 epoch,string kind,bytes32 digest)"
+_SLASH = "Slash(uint32 member,uint128 amount)"
+_REPORT = (
+    "Report(bytes32 task,uint64 epoch,bytes32 previousReport,bytes32 seed,bytes32 revealsDigest,bytes32 rewardsRoot,"
+    "uint128 rewardsTotal,Slash[] slashes,bytes32 modelHash,bytes32 recordHash,address relayer)" + _SLASH
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The chain and the contracts that signatures and claims are bound to.
+
+    Attributes:
+        chain_id: 0 without a chain.
+        settlement: address of the settlement contract, 20 bytes; signatures are bound to it.
+        distributor: address of the contract that pays claims, 20 bytes; the reward leaves name it.
+    """
+
+    chain_id: int
+    settlement: bytes
+    distributor: bytes
+
+    def _digest(self, struct: bytes) -> bytes:
+        """EIP-712: 0x1901, domain separator, struct hash."""
+        domain = (tag(_DOMAIN), keccak(b"flock_ray"), keccak(b"1"), word(self.chain_id), _address(self.settlement))
+        return keccak(b"\x19\x01" + keccak(b"".join(domain)) + struct)
+
+    def message_digest(self, task: bytes, epoch: int, kind: str, digest: bytes) -> bytes:
+        """What a member signs under a message."""
+        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + keccak(kind.encode()) + digest))
+
+    def report_digest(self, report: Report) -> bytes:
+        """What a voter signs under a report."""
+        return self._digest(report.hash)
+
+    def leaf(self, task: bytes, account: str, wei: int) -> bytes:
+        """Leaf of what an account earned so far: keccak twice, so that no inner node passes for one."""
+        words = (word(self.chain_id), _address(self.distributor), task, _address(bytes.fromhex(account[2:])), word(wei))
+        return keccak(keccak(b"".join(words)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of one epoch, fields as in the contract's struct; slashes are (member, wei)."""
+
+    task: bytes
+    epoch: int
+    previous_report: bytes
+    seed: bytes
+    reveals_digest: bytes
+    rewards_root: bytes
+    rewards_total: int
+    slashes: tuple[tuple[int, int], ...]
+    model_hash: bytes
+    record_hash: bytes
+    relayer: bytes
+
+    @property
+    def hash(self) -> bytes:
+        """EIP-712 struct hash, the report's name in the chain of reports."""
+        slashes = b"".join(keccak(tag(_SLASH) + word(member) + word(wei)) for member, wei in self.slashes)
+        return keccak(
+            tag(_REPORT) + self.task + word(self.epoch) + self.previous_report + self.seed + self.reveals_digest
+            + self.rewards_root + word(self.rewards_total) + keccak(slashes) + self.model_hash + self.record_hash
+            + _address(self.relayer)
+        )  # fmt: skip
+
+
+def merkle_root(leaves: Iterable[bytes]) -> bytes:
+    """Root over leaf hashes as OpenZeppelin's StandardMerkleTree has it; zero without leaves.
+
+    Sorted leaves fill the end of an array backwards; node i stands above nodes 2i + 1 and 2i + 2; a pair is hashed with
+    the smaller half first.
+    """
+    tree = sorted(leaves, reverse=True)
+    if not tree:
+        return ZERO
+    tree[:0] = [b""] * (len(tree) - 1)
+    for i in reversed(range(len(tree) // 2)):
+        tree[i] = keccak(b"".join(sorted(tree[2 * i + 1 : 2 * i + 3])))
+    return tree[0]
+
+
+def _address(value: bytes) -> bytes:
+    return value.rjust(32, b"\0")

@@ -1,0 +1,206 @@
+"""A whole run, from the founding of its task to the last figure that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flock_ray.chain.keys import recover
+from flock_ray.chain.rpc import RpcNode
+from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.protocol.encoding import from_hex, to_hex
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.message import MAX_BYTES, Message, SignedMessage
+from flock_ray.protocol.state import TaskState
+from flock_ray.verify.candidate import Payloads
+from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
+from flock_ray.verify.compare import hold, require
+from flock_ray.verify.epoch import Replay, replay
+from flock_ray.verify.folder import MAX_JSON, RunFolder
+from flock_ray.verify.founding import Founding, read_founding
+from flock_ray.verify.letters import open_message
+from flock_ray.verify.report import Report
+from flock_ray.verify.summary import check_adapter, check_summary
+
+Tell = Callable[[str], None]
+
+NOT_PROVABLE = (
+    "Not provable from outside: losses and bits per byte (only who holds the data can measure them), neglected terms, "
+    "wall times, silo and model names, who the adversaries are, events.jsonl, report.html, members/."
+)
+
+
+def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
+    """Replay a run and compare everything that it claims.
+
+    Args:
+        folder: of the run.
+        anchor: hex SHA-256 of the founding that the verifier knows from elsewhere; empty for none.
+        rpc: url of a node that the verifier trusts, for a run on a chain of others; empty for none.
+        tell: takes a line for each group of checks that held.
+
+    Raises:
+        VerificationError: the first thing that does not hold.
+        RunDirectoryError: the run is unfinished, or lacks what no check can do without.
+        ChainError: the node at `rpc` does not answer.
+    """
+    founding = read_founding(folder)
+    state, config = founding.state, founding.configuration
+    if anchor:
+        hold(anchor.lower().removeprefix("0x"), founding.anchor.hex(), "anchor of the run")
+    terms = state.terms
+    tell(
+        f"founding   terms, task id, seed, configuration: {len(state.members)} members, {terms.num_epochs} epochs,"
+        f" {terms.mechanism}"
+    )
+    tell(f"anchor     0x{founding.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
+    if not folder.has("summary.json"):
+        raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
+    payloads = Payloads(folder, config["codec.name"], _max_abs(config))
+    epochs: list[SettledEpoch] = []
+    while state.epoch <= terms.num_epochs:
+        epoch, state = _epoch(folder, founding, state, payloads, tell)
+        epochs.append(epoch)
+    beyond = f"records/{state.epoch}.json"
+    require(not folder.has(beyond), f"{beyond} is of an epoch that the task does not have")
+    check_adapter(folder, founding, state)
+    tell(f"adapter    adapter/ holds {to_hex(state.adapter)}")
+    check_summary(folder.json("summary.json"), founding, epochs, state)
+    tell("summary    every figure that follows from the signed messages")
+    if founding.has_chain:
+        _chain(folder, founding, epochs, state, rpc, tell)
+    else:
+        tell("chain      none: the money stands in the records only")
+    tell(NOT_PROVABLE)
+
+
+def _max_abs(configuration: dict[str, str]) -> float:
+    try:
+        return float(configuration["codec.max_abs"])
+    except (KeyError, ValueError):
+        raise VerificationError("the configuration that the members agreed on states no codec.max_abs") from None
+
+
+def _epoch(
+    folder: RunFolder, founding: Founding, state: TaskState, payloads: Payloads, tell: Tell
+) -> tuple[SettledEpoch, TaskState]:
+    """One epoch with its record, receipt, signatures and payloads; returns it, and the state after it."""
+    number = state.epoch
+    what = f"epoch {number}"
+    for name in (f"records/{number}.json", f"receipts/{number}.json"):
+        require(folder.has(name), f"{what} of {state.terms.num_epochs}: {name} is missing, yet the run claims its end")
+    receipt = folder.json(f"receipts/{number}.json")
+    found = replay(state, _messages(folder, founding, state, receipt))
+    _check_record(folder, found)
+    decoded = payloads.check(found)
+    report = found.report(founding.place, founding.relayer)
+    signers = _check_receipt(receipt, founding, found, report)
+    settlement = receipt.get("settlement")
+    if not isinstance(settlement, dict):
+        settlement = {}
+    settled = SettledEpoch(found, report, settlement.get("transaction"), settlement.get("gas_used"))
+    if not founding.has_chain:
+        hold([settled.transaction, settled.gas_used], [None, None], f"receipt of {what}: settlement without a chain")
+    tell(
+        f"epoch {number:<4} {len(found.letters.named)} signed messages, {decoded} payloads,"
+        f" {'accepted' if found.accepted else 'rejected'}, {sum(found.rewards.values())} wei paid,"
+        f" {len(found.books.slashes)} slashes, {signers} signatures"
+    )
+    return settled, found.following(report.hash)
+
+
+def _messages(folder: RunFolder, founding: Founding, state: TaskState, receipt: dict[str, Any]) -> list[Message]:
+    """The messages that a receipt names, each opened."""
+    what = f"epoch {state.epoch}"
+    named = receipt.get("messages")
+    if not isinstance(named, dict):
+        raise VerificationError(f"receipt of {what} names no messages")
+    messages = []
+    for name, signature in named.items():
+        try:
+            digest, signed = from_hex(name), from_hex(signature, 65)
+        except ValueError:
+            raise VerificationError(f"receipt of {what}: a message or its signature is no hex text") from None
+        data = folder.blob(digest, MAX_BYTES)
+        if data is None:
+            raise VerificationError(f"{what}: message {name} is not in the store")
+        try:
+            messages.append(open_message(SignedMessage(data, signed), state, founding.place))
+        except VerificationError as error:
+            raise VerificationError(f"{what}: message {name[:18]}…: {error}") from None
+    return messages
+
+
+def _check_record(folder: RunFolder, found: Replay) -> None:
+    name = f"records/{found.state.epoch}.json"
+    hold(folder.json(name), found.fields, f"epoch {found.state.epoch} record")
+    require(folder.read(name, MAX_JSON) == found.record, f"{name} is not the canonical text of its record")
+
+
+def _check_receipt(receipt: dict[str, Any], founding: Founding, found: Replay, report: Report) -> int:
+    """Report and signatures of a receipt; returns how many voters signed."""
+    what = f"receipt of epoch {report.epoch}"
+    named = receipt.get("report")
+    relayer = named.get("relayer") if isinstance(named, dict) else None
+    fields = {
+        "epoch": report.epoch,
+        "record": to_hex(sha256(found.record)),
+        "report": {
+            "task": to_hex(report.task),
+            "epoch": report.epoch,
+            "previous_report": to_hex(report.previous_report),
+            "seed": to_hex(report.seed),
+            "reveals_digest": to_hex(report.reveals_digest),
+            "rewards_root": to_hex(report.rewards_root),
+            "rewards_total": report.rewards_total,
+            "slashes": [{"member": member, "amount": amount} for member, amount in report.slashes],
+            "model_hash": to_hex(report.model_hash),
+            "record_hash": to_hex(report.record_hash),
+        },
+        "report_hash": to_hex(report.hash),
+    }
+    hold(receipt, fields, what)
+    hold(str(relayer).lower(), to_hex(report.relayer), f"{what}.report.relayer")
+    signatures = receipt.get("signatures")
+    if not isinstance(signatures, dict):
+        raise VerificationError(f"{what} holds no signatures")
+    digest = founding.place.report_digest(report)
+    accounts = {str(voter): (voter, found.state.members[voter].account) for voter in found.seats.voters}
+    for voter, signature in signatures.items():
+        require(voter in accounts, f"{what}: {voter} signed and is no voter of the epoch")
+        try:
+            signer = recover(digest, from_hex(signature, 65))
+        except ValueError:
+            signer = None
+        require(signer == accounts[voter][1], f"{what}: the signature of voter {voter} is not its own")
+    seats = found.seats.held_by([accounts[voter][0] for voter in signatures])
+    require(seats >= found.seats.quorum, f"{what}: {seats} seats signed, {found.seats.quorum} are needed")
+    return len(signatures)
+
+
+def _chain(
+    folder: RunFolder, founding: Founding, epochs: list[SettledEpoch], final: TaskState, rpc: str, tell: Tell
+) -> None:
+    """The effect on chain."""
+    if founding.on_rpc:
+        if not rpc:
+            raise RunDirectoryError("this run settled on a chain of others; name a node that you trust with --rpc URL")
+        check = ChainCheck(RpcNode([rpc], founding.place.chain_id), founding)
+    else:
+        check = ChainCheck(replayed_chain(folder), founding)
+    check.contracts()
+    code = (
+        "their code was not compared"
+        if founding.on_rpc
+        else "deployed from this package's code, run again from genesis"
+    )
+    tell(f"contracts  tied to each other; {code}")
+    check.terms()
+    tell("members    terms, stakes and hash-chain tips on chain")
+    for epoch in epochs:
+        check.epoch(epoch)
+    check.end(epochs[-1], final)
+    tell(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
+    check.wallets(epochs, final)
+    told = "no claim above what was earned" if founding.on_rpc else "claims, stakes and every token accounted for"
+    tell(f"money      {told}")
