@@ -1,0 +1,86 @@
+"""The committee's desk: collects signed messages, hands them out, tallies them. It can leave out, but alter nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
+from flock_ray.errors import ProtocolError
+from flock_ray.protocol.epoch import advance, derive
+from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.message import Kind, SignedMessage
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+
+Bulletin = tuple[SignedMessage, ...]
+
+
+class Committee:
+    """Plain class behind the committee actor; its clients check everything that it says."""
+
+    def __init__(self) -> None:
+        """An empty desk; `begin` gives it a task."""
+        self._messages: dict[tuple[int, int, bytes], SignedMessage] = {}
+
+    def begin(self, state: TaskState, domain: Domain, relayer: str) -> None:
+        """Take up a task at `state`."""
+        self._state, self._domain, self._relayer = state, domain, relayer
+        self._post = Post(domain)
+        self._messages.clear()
+
+    def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
+        """Take messages of the running phase; late and early ones and those without a valid signature are dropped.
+
+        A late message must not count: it would change what others committed to already.
+
+        Args:
+            messages: of any sender.
+            kind: that the phase collects.
+
+        Returns:
+            One line for each dropped message, saying why.
+        """
+        dropped = []
+        for signed in messages:
+            try:
+                message = self._post.open(signed, self._state)
+                if message.kind is not kind:
+                    raise ValueError(f"member {message.member} sent a {message.kind} when a {kind} was due")
+                self._messages.setdefault(message.sort_key, signed)
+            except ValueError as error:
+                dropped.append(str(error))
+        return dropped
+
+    def bulletin(self) -> Bulletin:
+        """All messages of the epoch so far, in canonical order."""
+        return tuple(signed for _, signed in sorted(self._messages.items(), key=lambda entry: entry[0]))
+
+    def tally(self) -> tuple[Record, tuple[SignedMessage, ...]]:
+        """The record that the messages give, proposed for signing, and the messages that it is made from."""
+        bulletin = self.bulletin()
+        return derive(self._state, self._inbox(bulletin)), bulletin
+
+    def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:
+        return self._post.inbox(bulletin, self._state)
+
+    def attest(self, record: Record, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
+        """Join the voters' signatures to an attestation and move on to the next epoch.
+
+        Returns:
+            The attestation, and the state that the next epoch starts from.
+
+        Raises:
+            ProtocolError: the valid signatures do not reach the quorum.
+        """
+        report = report_of(record, self._domain, self._relayer)
+        valid = valid_signatures(report, signatures, self._state, self._domain)
+        if not has_quorum(valid, self._state):
+            raise ProtocolError(
+                f"epoch {record.epoch}: {len(valid)} of {len(self._state.roles.voters)} voters signed the report,"
+                f" {self._state.roles.quorum} seats are needed"
+            )
+        self._state = advance(self._state, record, report_hash(report))
+        self._messages.clear()
+        self._post.forget()
+        return Attestation(record.data, report, valid), self._state

@@ -1,0 +1,140 @@
+"""From the configuration to what the layers below take: node descriptions, the task's terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flock_ray.chain.views import TOKEN
+from flock_ray.cluster.placement import Plan
+from flock_ray.cluster.spec import NodeReport, NodeSpec
+from flock_ray.config import ChainBackend, Config, basis_points, chain_urls
+from flock_ray.errors import ModelError
+from flock_ray.lora.peft_io import LoraSpec
+from flock_ray.protocol.encoding import canonical_json
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.seed import local_seed
+from flock_ray.protocol.state import Terms
+from flock_ray.training.data import DataSpec
+from flock_ray.training.engine import TrainSettings
+from flock_ray.training.model import ModelSpec
+
+
+def uses_rpc(config: Config) -> bool:
+    """Whether the run settles on an existing chain, whose keys are the members' own."""
+    chain = config.chain
+    return chain.backend is ChainBackend.rpc or (chain.backend is ChainBackend.auto and bool(chain_urls(chain)))
+
+
+def node_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[NodeSpec]:
+    """One description a node group of the plan."""
+    training, data = config.training, config.data
+    return [
+        NodeSpec(
+            index=node.index,
+            members=node.members,
+            run_seed=config.seed,
+            state_dir=str(run_dir / "members"),
+            store_url=store_url,
+            model=ModelSpec(
+                source=config.model.source,
+                path=config.model.path,
+                revision=config.model.revision,
+                dtype=config.model.dtype,
+                device="cuda" if plan.gpus else "cpu",
+            ),
+            data=DataSpec(
+                kind=data.kind,
+                path=data.path,
+                packages=tuple(data.packages),
+                sequence_length=data.sequence_length,
+                heldout_fraction=data.heldout_fraction,
+                heldout_tokens=data.heldout_tokens,
+                seed=local_seed(config.seed, "data"),
+            ),
+            lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
+            settings=TrainSettings(
+                steps=training.steps,
+                batch_size=training.batch_size,
+                learning_rate=training.learning_rate,
+                weight_decay=training.weight_decay,
+                max_grad_norm=training.max_grad_norm,
+            ),
+            engine=plan.engine,
+            zero_stage=training.zero_stage,
+            zero_persistence_threshold=training.zero_persistence_threshold,
+            codec=config.codec.name,
+            max_abs=config.codec.max_abs,
+            rule=config.aggregation.rule,
+            attacks=dict.fromkeys(config.adversary.members, config.adversary.attack),
+            attack_scale=config.adversary.scale,
+            num_epochs=config.alliance.num_epochs,
+            reveals=config.alliance.num_epochs + config.alliance.spare_reveals,
+            keystore=config.chain.keystore,
+            embedded=not uses_rpc(config),
+            threads=plan.threads,
+            deterministic=training.deterministic,
+        )
+        for node in plan.nodes
+    ]
+
+
+def configuration_texts(config: Config) -> dict[str, str]:
+    """Everything that shapes the training, by dotted name; `Terms.configuration` is the SHA-256 of its canonical JSON.
+
+    Where it runs, who cheats and where members keep their data are no part of it.
+    """
+    groups: dict[str, dict[str, object]] = {
+        "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
+        "data": {name: value for name, value in vars(config.data).items() if name not in ("path", "packages")},
+        "lora": vars(config.lora),
+        "training": {name: value for name, value in vars(config.training).items() if not name.startswith("zero_")},
+        "aggregation": vars(config.aggregation),
+        "codec": vars(config.codec),
+        "privacy": {},
+    }
+    texts = {f"{group}.{name}": str(value) for group, values in groups.items() for name, value in values.items()}
+    return {"schema": "flock_ray/configuration/1", **texts}
+
+
+def configuration_hash(config: Config) -> bytes:
+    """What a manifest and the terms say they were made with."""
+    return sha256(canonical_json(configuration_texts(config)))
+
+
+def task_terms(config: Config, reports: list[NodeReport]) -> Terms:
+    """The terms that every node agrees on.
+
+    Raises:
+        ModelError: nodes loaded different base models.
+    """
+    first = reports[0]
+    for report in reports[1:]:
+        if (report.model_hash, report.adapter, report.model_dtype) != (
+            first.model_hash, first.adapter, first.model_dtype,
+        ):  # fmt: skip
+            raise ModelError(
+                f"node groups loaded different base models: {first.model_name} {first.model_hash.hex()[:12]}"
+                f" ({first.model_dtype}) and {report.model_name} {report.model_hash.hex()[:12]} ({report.model_dtype})"
+            )
+    alliance, mechanism = config.alliance, config.mechanism
+    get_mechanism(mechanism.name)
+    return Terms(
+        configuration=configuration_hash(config),
+        base_model=first.model_hash,
+        num_epochs=alliance.num_epochs,
+        num_voters=alliance.num_voters,
+        num_proposers=alliance.num_proposers,
+        pool=alliance.pool * TOKEN,
+        min_stake=alliance.min_stake * TOKEN,
+        mechanism=mechanism.name,
+        quantile_bp=basis_points(alliance.quantile),
+        band_z_bp=basis_points(alliance.band_z),
+        band_floor=alliance.band_floor,
+        band_ceiling=alliance.band_ceiling,
+        harmful_factor=alliance.harmful_factor,
+        slash_fraction_bp=mechanism.slash_fraction,
+        voter_share_bp=mechanism.voter_share,
+        solvent=mechanism.solvent,
+        rule=config.aggregation.rule,
+    )

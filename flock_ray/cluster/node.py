@@ -1,0 +1,402 @@
+"""A node: hosts members and plays, each epoch, the roles that they drew.
+
+Every phase is a pure function of the task's state and the epoch's bulletin (the signed messages so far), with what
+was computed remembered; so a phase may be asked again, of this worker or of one rebuilt after a crash, and answers the
+same. With several ranks all run the same phases, since engines may work collectively; only rank 0 holds keys and signs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flock_ray.adversary.registry import get_attack
+from flock_ray.aggregation.registry import get_rule
+from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.chain.keys import Signer, load_signer, run_signer
+from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.chain.transactions import claim, join, withdraw
+from flock_ray.chain.views import TxContext
+from flock_ray.cluster.committee import Bulletin
+from flock_ray.cluster.member import Member
+from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
+from flock_ray.cluster.workbench import Workbench
+from flock_ray.errors import ProtocolError
+from flock_ray.lora.algebra import neglected_term
+from flock_ray.lora.serialization import Adapter
+from flock_ray.protocol.ballot import (
+    Ballot,
+    BallotA,
+    BallotB,
+    Check,
+    ProposalEntry,
+    Score,
+    ballot_body,
+    ballot_commitment,
+)
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.protocol.epoch import advance, derive, judge_proposals, opened_manifests
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+from flock_ray.training.data import num_target_bytes
+from flock_ray.training.engine import Rendezvous
+from flock_ray.verify.opinion import disagreement
+
+
+class Node:
+    """One worker of a node group: the plain class that a Ray actor wraps."""
+
+    def __init__(self, spec: NodeSpec, rank: int) -> None:
+        """Take the group's description; `load` does the work."""
+        self._spec = spec
+        self._rank = rank
+
+    def free_address(self) -> tuple[str, int]:
+        """Host and a free port of this worker, where the group's ranks may meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return socket.gethostbyname(socket.gethostname()), probe.getsockname()[1]
+
+    def load(self, host: str, port: int, world: int) -> NodeReport:
+        """Load base model and silos, make the engine, open the members' keys (rank 0).
+
+        Raises:
+            DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
+        """
+        spec = self._spec
+        self._members = {number: self._open_member(number) for number in spec.members} if self._rank == 0 else {}
+        self._bench = Workbench(spec, Rendezvous(host, port, self._rank, world))
+        base = self._bench.base
+        hosted = tuple(
+            HostedMember(
+                number=number,
+                address=member.signer.address,
+                silo=silo.name,
+                num_train_tokens=silo.num_train_tokens,
+                num_train=len(silo.train),
+                num_heldout=len(silo.heldout),
+                num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
+                num_heldout_bytes=num_target_bytes(base.tokenizer, silo.heldout),
+            )
+            for number, member in self._members.items()
+            for silo in [self._bench.silos[number]]
+        )
+        return NodeReport(
+            hosted, base.name, base.hash, str(base.dtype).removeprefix("torch."), base.num_parameters,
+            self._bench.initial_adapter(),
+        )  # fmt: skip
+
+    def _open_member(self, number: int) -> Member:
+        spec = self._spec
+        name = f"member-{number}"
+        signer: Signer = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+        attack = get_attack(spec.attacks.get(number, "none"), spec.attack_scale)
+        return Member(number, signer, Path(spec.state_dir) / name, attack, spec.reveals)
+
+    def probe(self, token: str) -> None:
+        """Read the driver's probe from the store, and write one for the driver to read.
+
+        Raises:
+            StoreError: the store is not the same from here.
+        """
+        if self._rank == 0:
+            self._bench.store.probe_read(token)
+            self._bench.store.probe_write(f"{token}{self._spec.index:04x}")
+
+    def progress(self) -> tuple[str, int, int]:
+        """What the worker does just now: phase, done, total; nothing while it imports and loads."""
+        return self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
+
+    # -- membership ----------------------------------------------------------------------------------------------
+
+    def enrol(self, task: bytes, contexts: dict[int, TxContext], amount: int, slots: int) -> dict[int, Enrolment]:
+        """Hash-chain tips of the hosted members, and their signed transactions that stake.
+
+        Args:
+            task: id of the task.
+            contexts: {member: what its account must know of the chain}; members without one sign no transaction.
+            amount: stake of each, wei.
+            slots: that the stake buys.
+        """
+        enrolments = {}
+        for number, member in self._members.items():
+            tip = member.hash_chain(task).tip
+            context = contexts.get(number)
+            raw = join(member.signer, context, task, amount, tip, slots) if context else []
+            enrolments[number] = Enrolment(tip, tuple(raw))
+        return enrolments
+
+    def begin(self, state: TaskState, domain: Domain, relayer: str) -> NodeResult:
+        """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
+        self._state, self._domain, self._relayer = state, domain, relayer
+        self._mechanism = get_mechanism(state.terms.mechanism)
+        self._post = Post(domain)
+        self._commitments: dict[Kind, set[bytes]] = {}
+        return self._result(losses=self._bench.evaluate(state.adapter))
+
+    def collect_earnings(
+        self, contexts: dict[int, TxContext], leaves: tuple[tuple[str, int], ...], claimed: dict[int, int]
+    ) -> dict[int, tuple[bytes, ...]]:
+        """{member: raw transactions} by which hosted members claim what they earned and withdraw their stake.
+
+        Args:
+            contexts: {member: what its account must know of the chain} of the members with something to collect.
+            leaves: the cumulative reward table.
+            claimed: {member: wei that it claimed before}.
+        """
+        task = self._state.scope.task
+        tree = MerkleTree(reward_leaf(self._domain, task, account, wei) for account, wei in leaves)
+        earned = dict(leaves)
+        transactions = {}
+        for number in sorted(set(contexts) & set(self._members)):
+            signer, context = self._members[number].signer, contexts[number]
+            raw: list[bytes] = []
+            cumulative = earned.get(signer.address, 0)
+            if cumulative > claimed[number]:
+                proof = tree.proof(reward_leaf(self._domain, task, signer.address, cumulative))
+                raw += claim(signer, context, task, signer.address, cumulative, proof)
+            raw += withdraw(signer, replace(context, nonce=context.nonce + len(raw)), task)
+            transactions[number] = tuple(raw)
+        return transactions
+
+    # -- the phases of an epoch ------------------------------------------------------------------------------------
+
+    def train(self) -> NodeResult:
+        """Train the hosted proposers and commit to their payloads."""
+        state = self._state
+        proposers = self._hosted(state.roles.proposers)
+        self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
+        messages, events = [], []
+        for number in proposers:
+            update = self._bench.train(number, state.epoch, state.adapter)
+            if member := self._members.get(number):
+                payload = self._payload(member)
+                member.keep(payload)
+                salt = member.salt(state.scope.task, state.epoch, "payload")
+                commitment = state.scope.payload_commitment(state.epoch, number, sha256(payload), salt)
+                messages.append(self._sign(member, Kind.COMMITMENT, {"commitment": to_hex(commitment)}))
+                fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
+                        "last_loss": update.losses[-1], "payload_bytes": len(payload)}  # fmt: skip
+                events.append(("trained", fact))
+        return self._result(messages, events)
+
+    def see(self, bulletin: Bulletin) -> NodeResult:
+        """The hosted voters sign the list of commitments that they hold."""
+        held = sorted(one.digest for one in self._inbox(bulletin).messages if one.kind is Kind.COMMITMENT)
+        body = {"commitments": [to_hex(digest) for digest in held]}
+        return self._result([self._sign(voter, Kind.SEEN, body) for voter in self._voters()])
+
+    def publish(self) -> NodeResult:
+        """Put the hosted proposers' payloads into the store and sign their manifests."""
+        state = self._state
+        messages = []
+        for number in self._hosted(state.roles.proposers):
+            update = self._bench.train(number, state.epoch, state.adapter)
+            if member := self._members.get(number):
+                salt = member.salt(state.scope.task, state.epoch, "payload")
+                with self._bench.timed("transfer"):
+                    payload = self._bench.store.put(self._payload(member))
+                manifest = Manifest(
+                    base_model=state.terms.base_model,
+                    global_adapter=state.adapter,
+                    configuration=state.terms.configuration,
+                    samples=self._bench.silos[number].sample_digest(salt, update.samples),
+                    steps=len(update.losses),
+                    payload=payload,
+                    salt=salt,
+                )
+                messages.append(self._sign(member, Kind.MANIFEST, manifest.body()))
+        return self._result(messages)
+
+    def commit_ballots_a(self, bulletin: Bulletin) -> NodeResult:
+        """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
+        inbox = self._inbox(bulletin)
+        return self._result([self._commit(voter, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballot)
+                             for voter, ballot in self._ballots_a(inbox)])  # fmt: skip
+
+    def reveal_ballots_a(self, bulletin: Bulletin) -> NodeResult:
+        """The hosted voters reveal their ballots A."""
+        return self._reveal(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, bulletin)
+
+    def commit_ballots_b(self, bulletin: Bulletin) -> NodeResult:
+        """Combine the accepted updates, score the candidate; the hosted voters commit to their ballots B."""
+        inbox = self._inbox(bulletin)
+        ballots = self._ballots_b(inbox)
+        messages = [self._commit(voter, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballot) for voter, ballot in ballots]
+        for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
+            self._bench.publish(candidate)
+        deltas = [one for _, one in self._accepted_updates(inbox).values() if not isinstance(one, Check)]
+        events = []
+        if ballots and deltas:
+            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(deltas)}))
+        return self._result(messages, events)
+
+    def reveal_ballots_b(self, bulletin: Bulletin) -> NodeResult:
+        """The hosted voters reveal their ballots B, and with them their parts of the next seed."""
+        return self._reveal(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, bulletin)
+
+    def sign(self, proposed: Record, bulletin: Bulletin) -> NodeResult:
+        """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`."""
+        inbox = self._inbox(bulletin)
+        own = derive(self._state, inbox)
+        events, signatures = [], {}
+        if own.accepted and own.candidate.candidate != self._candidate(inbox)[0]:
+            refusal = "the candidate is not the one computed here"
+        elif self._late_commitment(inbox):
+            refusal = "a ballot was committed to after others were revealed"
+        elif own.data != proposed.data:
+            refusal = "the proposed record is not what the signed messages give"
+        else:
+            refusal = ""
+        report = report_of(own, self._domain, self._relayer)
+        refusal = refusal or disagreement(
+            self._state, bulletin, self._relayer, self._domain.distributor, own.data, report_hash(report)
+        )
+        present = {(one.kind, one.member): one.digest for one in inbox.messages}
+        for voter in self._voters():
+            lacking = [
+                kind
+                for kind, digest in voter.signed(self._state.scope.task, self._state.epoch).items()
+                if kind != "report" and present.get((Kind(kind), voter.number)) != digest
+            ]
+            why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
+            if not why:
+                try:
+                    signatures[voter.number] = voter.sign_report(report, self._domain)
+                except ProtocolError as refused:  # by its journal: it signed another report of this epoch
+                    why = str(refused)
+            if why:
+                events.append(("refused_to_sign", {"epoch": own.epoch, "member": voter.number, "why": why}))
+        return self._result(events=events, signatures=signatures)
+
+    def advance(self, attestation: Attestation, bulletin: Bulletin) -> NodeResult:
+        """Check the attested record, move on to the next epoch, and evaluate its global adapter.
+
+        Raises:
+            ProtocolError: the record is not what the messages give, or lacks a quorum of signatures.
+        """
+        record = derive(self._state, self._inbox(bulletin))
+        report = report_of(record, self._domain, self._relayer)
+        valid = valid_signatures(report, attestation.signatures, self._state, self._domain)
+        if record.data != attestation.record or report != attestation.report or not has_quorum(valid, self._state):
+            raise ProtocolError(f"epoch {record.epoch}: the attested record is not what the signed messages give")
+        self._state = advance(self._state, record, report_hash(report))
+        self._post.forget()
+        self._commitments.clear()
+        losses = self._bench.evaluate(record.adapter)
+        self._bench.end_epoch(record.adapter)
+        return self._result(losses=losses)
+
+    # -- what the phases share -------------------------------------------------------------------------------------
+
+    def _ballots_a(self, inbox: Inbox) -> list[tuple[Member, BallotA]]:
+        """Ballot A of every hosted voter; all ranks compute, rank 0 has members to answer for."""
+        state = self._state
+        manifests = opened_manifests(state, inbox)
+        voters = self._hosted(state.roles.voters)
+        self._bench.begin_phase("score proposals", len(voters) * len(manifests) * 2)
+        ballots = []
+        for number in voters:
+            entries = []
+            for proposer, manifest in manifests.items():
+                found = self._bench.update(manifest.payload)
+                check = found if isinstance(found, Check) else Check.VALID
+                score = None
+                if not isinstance(found, Check) and self._mechanism.scores_proposals:
+                    adapter = self._bench.combine(state.adapter, {manifest.payload: found}, [1])
+                    score = self._vote(number, adapter)
+                entries.append(ProposalEntry(proposer, manifest.payload, check, score))
+            if member := self._members.get(number):
+                ballots.append((member, BallotA(tuple(entries))))
+        return ballots
+
+    def _accepted_updates(self, inbox: Inbox) -> dict[int, tuple[bytes, Adapter | Check]]:
+        """{proposer: (payload hash, update)} of the accepted proposals."""
+        accepted = [one for one in judge_proposals(self._state, inbox) if one.status == "accepted"]
+        return {one.member: (one.payload, self._bench.update(one.payload)) for one in accepted if one.payload}
+
+    def _candidate(self, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
+        """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
+        found = self._accepted_updates(inbox)
+        updates = {payload: update for payload, update in found.values() if not isinstance(update, Check)}
+        if not found or len(updates) < len(found):
+            return None, ()
+        weights = get_rule(self._spec.rule).weights(list(updates.values()))
+        candidate = self._bench.combine(self._state.adapter, updates, weights)
+        return candidate, tuple(zip(found, weights, strict=True))
+
+    def _ballots_b(self, inbox: Inbox) -> list[tuple[Member, BallotB]]:
+        state = self._state
+        voters = self._hosted(state.roles.voters)
+        self._bench.begin_phase("score candidate", len(voters) * 2)
+        ballots = []
+        for number in voters:
+            candidate, weights = self._candidate(inbox)
+            scored = candidate and self._mechanism.scores_candidate
+            score = self._vote(number, candidate) if candidate and scored else None
+            if member := self._members.get(number):
+                reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
+                ballots.append((member, BallotB(candidate, weights, score, reveal)))
+        return ballots
+
+    def _vote(self, number: int, adapter: bytes) -> Score:
+        """What the member says of an adapter: its score, or what its attack makes of it."""
+        found = self._bench.score(number, self._state.adapter, adapter)
+        member = self._members.get(number)
+        return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
+
+    def _payload(self, member: Member) -> bytes:
+        update = self._bench.train(member.number, self._state.epoch, self._state.adapter)
+        with self._bench.timed("encode"):
+            return member.attack.payload(update.delta, self._bench.codec.encode)
+
+    def _hosted(self, seats: tuple[int, ...]) -> list[int]:
+        return sorted(set(seats) & set(self._spec.members))
+
+    def _voters(self) -> list[Member]:
+        return [self._members[number] for number in self._hosted(self._state.roles.voters) if number in self._members]
+
+    def _inbox(self, bulletin: Bulletin) -> Inbox:
+        return self._post.inbox(bulletin, self._state)
+
+    def _sign(self, member: Member, kind: Kind, body: Mapping[str, Any]) -> SignedMessage:
+        message = Message(kind, self._state.scope.task, self._state.epoch, member.number, body)
+        self._bench.store.put(message.data)
+        return member.sign(message, self._domain)
+
+    def _commit(self, member: Member, kind: Kind, reveal: Kind, ballot: Ballot) -> SignedMessage:
+        task, epoch = self._state.scope.task, self._state.epoch
+        salt = member.salt(task, epoch, reveal)
+        member.seal(epoch, reveal, ballot_body(ballot, salt))
+        commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
+        return self._sign(member, kind, {"commitment": to_hex(commitment)})
+
+    def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> NodeResult:
+        """Reveal what was sealed, and note which commitments were there: no other is signed for later."""
+        self._commitments[committed] = {one.digest for one in self._inbox(bulletin).messages if one.kind is committed}
+        sealed = [(voter, voter.sealed(self._state.epoch, kind)) for voter in self._voters()]
+        return self._result([self._sign(voter, kind, body) for voter, body in sealed if body is not None])
+
+    def _late_commitment(self, inbox: Inbox) -> bool:
+        """Whether a ballot's commitment is counted that was not there when the ballots were revealed."""
+        return any(
+            one.kind in self._commitments and one.digest not in self._commitments[one.kind] for one in inbox.messages
+        )
+
+    def _result(
+        self,
+        messages: list[SignedMessage] | None = None,
+        events: Sequence[tuple[str, Mapping[str, object]]] = (),
+        losses: dict[int, float] | None = None,
+        signatures: dict[int, bytes] | None = None,
+    ) -> NodeResult:
+        seconds = self._bench.take_seconds()
+        return NodeResult(tuple(messages or ()), seconds, tuple(events), losses or {}, signatures or {})

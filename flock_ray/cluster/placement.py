@@ -1,0 +1,121 @@
+"""Which node group carries which logical hosts and members, and what it asks of the cluster. No Ray here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flock_ray.config import Config, Engine
+from flock_ray.errors import PlacementError
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One node group.
+
+    Attributes:
+        hosts: logical hosts that it carries.
+        members: members of these hosts.
+    """
+
+    index: int
+    hosts: tuple[int, ...]
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All node groups of a run, which are alike.
+
+    Attributes:
+        workers: bundles of a node group's STRICT_PACK placement group, one actor each.
+        cpus, gpus: of one bundle.
+        engine: `torch` or `deepspeed`.
+    """
+
+    nodes: tuple[NodePlan, ...]
+    workers: int
+    cpus: int
+    gpus: int
+    threads: int
+    engine: str
+
+    def bundle(self) -> dict[str, float]:
+        """Resources of one worker."""
+        return {"CPU": float(self.cpus)} | ({"GPU": float(self.gpus)} if self.gpus else {})
+
+    def describe(self) -> str:
+        """The plan for people, one line a node group."""
+        each = f"{self.workers} worker{'s' * (self.workers > 1)} x ({self.cpus} CPU, {self.gpus} GPU,"
+        each += f" {self.threads} thread{'s' * (self.threads > 1)}), engine {self.engine}"
+        lines = [f"Placement plan: {len(self.nodes)} node group{'s' * (len(self.nodes) > 1)}, each {each}"]
+        for node in self.nodes:
+            lines.append(f"  node {node.index}: hosts {_spans(node.hosts)}, members {_spans(node.members)}")
+        cpus = len(self.nodes) * self.workers * self.cpus
+        gpus = len(self.nodes) * self.workers * self.gpus
+        lines.append(f"  in all {cpus} CPU, {gpus} GPU; the committee and chain actors take none")
+        return "\n".join(lines)
+
+    def check_fit(self, machines: Sequence[Mapping[str, float]]) -> None:
+        """Refuse a plan that these machines cannot carry; a node group lies on one machine whole.
+
+        Args:
+            machines: resources of each machine.
+
+        Raises:
+            PlacementError: with the numbers.
+        """
+        need = {name: amount * self.workers for name, amount in self.bundle().items()}
+        fits = sum(min(int(machine.get(name, 0) // amount) for name, amount in need.items()) for machine in machines)
+        if fits < len(self.nodes):
+            asked = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+            there = "; ".join(
+                ", ".join(f"{machine.get(name, 0):g} {name}" for name in need) for machine in machines[:8]
+            )
+            raise PlacementError(
+                f"{len(self.nodes)} node groups of {asked} each do not fit: {len(machines)} machine(s) have ({there}),"
+                f" room for {fits}; lower cluster.nodes, cluster.workers_per_node or cluster.cpus_per_worker"
+            )
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Consecutive numbers as `0-3`, a single one as itself."""
+    return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _block(index: int, count: int, total: int) -> tuple[int, ...]:
+    """Block `index` of `count` contiguous, nearly equal blocks of 0..total-1."""
+    return tuple(range(index * total // count, (index + 1) * total // count))
+
+
+def make_plan(config: Config) -> Plan:
+    """Deal members to logical hosts and hosts to node groups, in contiguous blocks."""
+    alliance, cluster = config.alliance, config.cluster
+    nodes = []
+    for index in range(cluster.nodes):
+        hosts = _block(index, cluster.nodes, alliance.hosts)
+        members = tuple(m for host in hosts for m in _block(host, alliance.hosts, alliance.num_members))
+        nodes.append(NodePlan(index, hosts, members))
+    engine = config.training.engine
+    if engine is Engine.auto:
+        several = cluster.workers_per_node > 1 or cluster.gpus_per_worker > 0
+        engine = Engine.deepspeed if several else Engine.torch
+    return Plan(
+        tuple(nodes),
+        cluster.workers_per_node,
+        cluster.cpus_per_worker,
+        cluster.gpus_per_worker,
+        cluster.threads_per_worker,
+        engine.value,
+    )
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the entry point of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

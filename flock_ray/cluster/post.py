@@ -1,0 +1,127 @@
+"""Checking what others signed, and turning a record into the report that the contract takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flock_ray.chain.eip712 import Domain, message_digest, report_digest
+from flock_ray.chain.keys import compact, recover
+from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.chain.settlement import Report, Slash
+from flock_ray.protocol.inbox import Inbox, parse_message
+from flock_ray.protocol.message import Message, SignedMessage
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+
+
+class Post:
+    """Opens signed messages against a task's state; a signature once checked is not checked again."""
+
+    def __init__(self, domain: Domain) -> None:
+        """Check signatures in `domain`."""
+        self._domain = domain
+        self._opened: dict[SignedMessage, Message] = {}
+
+    def open(self, signed: SignedMessage, state: TaskState) -> Message:
+        """The message, if its sender is a member that signed it for this epoch.
+
+        Raises:
+            ValueError: malformed, of another task or epoch, or not signed by the member it names.
+        """
+        message = self._opened.get(signed) or parse_message(signed.data)
+        if not state.concerns(message):
+            raise ValueError("a message of another task or epoch, or of nobody")
+        if signed not in self._opened:
+            digest = message_digest(self._domain, message.task, message.epoch, message.kind, message.digest)
+            if recover(digest, signed.signature) != state.members[message.member].account:
+                raise ValueError(f"member {message.member} did not sign this {message.kind}")
+            self._opened[signed] = message
+        return message
+
+    def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:
+        """The epoch's messages among `bulletin`; what does not open is left out."""
+        messages = []
+        for signed in bulletin:
+            try:
+                messages.append(self.open(signed, state))
+            except ValueError:
+                continue
+        return Inbox(messages)
+
+    def forget(self) -> None:
+        """Drop what was checked in the epoch that ended."""
+        self._opened.clear()
+
+
+def report_of(record: Record, domain: Domain, relayer: str) -> Report:
+    """The report that carries a record to the contract.
+
+    Args:
+        record: of the epoch.
+        domain: chain and contract that the reward leaves are bound to.
+        relayer: address that gets the relayer's share of the slashes.
+    """
+    tree = MerkleTree(reward_leaf(domain, record.task, account, wei) for account, wei in record.leaves)
+    return Report(
+        task=record.task,
+        epoch=record.epoch,
+        previous_report=record.previous_report,
+        seed=record.seed,
+        reveals_digest=record.reveals_digest,
+        rewards_root=tree.root,
+        rewards_total=record.rewards_total,
+        slashes=tuple(Slash(slash.member, slash.amount) for slash in record.slashes),
+        model_hash=record.adapter,
+        record_hash=record.digest,
+        relayer=relayer,
+    )
+
+
+@dataclass(frozen=True)
+class Attestation:
+    """A record and the signatures of its committee.
+
+    Attributes:
+        record: canonical bytes of the record.
+        report: what the contract takes.
+        signatures: {voter: 65-byte signature of the report}.
+    """
+
+    record: bytes
+    report: Report
+    signatures: dict[int, bytes]
+
+    def seats(self, voters: tuple[int, ...]) -> int:
+        """Bitmap of the voter seats whose holders signed."""
+        return sum(1 << seat for seat, voter in enumerate(voters) if voter in self.signatures)
+
+    def packed(self, voters: tuple[int, ...]) -> bytes:
+        """The signatures seat by seat, EIP-2098, as the contract takes them."""
+        return b"".join(compact(self.signatures[voter]) for voter in voters if voter in self.signatures)
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How an epoch was settled: transaction hash and gas; both None without a chain."""
+
+    epoch: int
+    transaction: str | None
+    gas_used: int | None
+
+
+def valid_signatures(
+    report: Report, signatures: dict[int, bytes], state: TaskState, domain: Domain
+) -> dict[int, bytes]:
+    """The signatures of `report` by the epoch's voters."""
+    digest = report_digest(domain, report)
+    return {
+        voter: signature
+        for voter, signature in sorted(signatures.items())
+        if voter in state.roles.voters and recover(digest, signature) == state.members[voter].account
+    }
+
+
+def has_quorum(signatures: dict[int, bytes], state: TaskState) -> bool:
+    """Whether the signers hold at least q seats."""
+    return sum(state.roles.voter_seats[voter] for voter in signatures) >= state.roles.quorum

@@ -1,0 +1,53 @@
+"""What is refused before a run folder exists and anything is started, because the driver can tell at once."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from flock_ray.adversary.registry import get_attack
+from flock_ray.aggregation.registry import get_rule
+from flock_ray.chain.anvil import claim_port, find_anvil
+from flock_ray.chain.keys import load_signer
+from flock_ray.chain.rpc import RpcNode
+from flock_ray.cluster.launch import uses_rpc
+from flock_ray.codec.registry import get_codec
+from flock_ray.config import ChainBackend, ClusterMode, Config, chain_urls
+from flock_ray.errors import ConfigError, FundsError
+from flock_ray.training.data import sources
+from flock_ray.training.model import choose_dtype
+
+
+def check_before_start(config: Config) -> None:
+    """Look up every name, and look whether the chain can be used.
+
+    Raises:
+        ConfigError: an unknown rule, codec, attack or kind of data; the text lists those that exist.
+        ModelError: an unknown `model.dtype`.
+        ChainError: one of its kinds: the RPC does not answer or is another chain, a key is missing or its account
+            empty, the port is taken.
+    """
+    get_rule(config.aggregation.rule)
+    get_codec(config.codec.name)
+    get_attack(config.adversary.attack, config.adversary.scale)
+    if config.data.kind not in sources():
+        raise ConfigError(f"data.kind is {config.data.kind!r}; it must be one of {', '.join(sources())}")
+    choose_dtype(config.model.dtype, "cpu")
+    _check_chain(config)
+
+
+def _check_chain(config: Config) -> None:
+    chain = config.chain
+    if uses_rpc(config):
+        with closing(RpcNode(chain_urls(chain), chain.chain_id)) as node:
+            for name in _accounts_here(config):
+                account = load_signer(name, chain.keystore).address
+                if not node.balance(account):
+                    raise FundsError(f"the {name}'s account {account} has no gas money on chain {node.chain_id}")
+    elif chain.backend is ChainBackend.anvil or (chain.backend is ChainBackend.auto and find_anvil()):
+        claim_port(chain.port)
+
+
+def _accounts_here(config: Config) -> tuple[str, ...]:
+    """Whose keys this process can look up: on an existing cluster the chain actor has an environment of its own."""
+    shared = config.chain.keystore or config.cluster.mode is ClusterMode.local
+    return ("creator", "relayer") if shared else ("creator",)

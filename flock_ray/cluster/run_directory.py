@@ -1,0 +1,243 @@
+"""The folder of a run: what is written where, and how a later run reads it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.chain.views import Addresses
+from flock_ray.cluster.committee import Bulletin
+from flock_ray.cluster.post import Attestation, Post, Settlement, has_quorum, report_of, valid_signatures
+from flock_ray.config import Config
+from flock_ray.errors import RunDirectoryError
+from flock_ray.protocol.encoding import from_hex, to_hex
+from flock_ray.protocol.epoch import advance, derive
+from flock_ray.protocol.hashing import ZERO, sha256
+from flock_ray.protocol.message import MAX_BYTES, SignedMessage
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
+from flock_ray.store.blob_store import BlobStore
+from flock_ray.telemetry.summary import write_json, write_text
+
+
+@dataclass(frozen=True)
+class SignedEpoch:
+    """An epoch read back: its record, who attested it, and its settlement if there was one."""
+
+    state: TaskState
+    record: Record
+    attestation: Attestation
+    settlement: Settlement | None
+    wall_seconds: dict[str, float]
+
+
+class RunDirectory:
+    """`<output_dir>/<date>/<time>/`, with `<output_dir>/latest` pointing to the newest that founded its task."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = path / "store"
+        self.adapter = path / "adapter"
+        self.events = path / "events.jsonl"
+        self.report = path / "report.html"
+        self.summary = path / "summary.json"
+
+    @classmethod
+    def create(cls, output_dir: Path, config: Config) -> RunDirectory:
+        """Make the folder of a new run and write its resolved configuration."""
+        now = datetime.now()
+        name = now.strftime("%Y-%m-%d/%H-%M-%S")
+        path, attempt = output_dir / name, 1
+        while path.exists():
+            attempt += 1
+            path = output_dir / f"{name}-{attempt}"
+        for folder in ("records", "receipts"):
+            (path / folder).mkdir(parents=True)
+        write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        return cls(path)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that came to nothing, and that of its day when it is empty."""
+        shutil.rmtree(self.path, ignore_errors=True)  # a dying actor may still hold it
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The folder of an earlier run.
+
+        Raises:
+            RunDirectoryError: there is no run.
+        """
+        if not (path / "config.yaml").is_file():
+            raise RunDirectoryError(f"resume={path}: this folder holds no run (config.yaml is missing)")
+        return cls(path.resolve())
+
+    @property
+    def run_id(self) -> str:
+        """Date and time of the run's start."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def started(self) -> bool:
+        """Whether the task was founded: what comes before can be done again from scratch."""
+        return (self.path / "task.json").is_file()
+
+    def write_task(
+        self,
+        state: TaskState,
+        relayer: str,
+        chain: Mapping[str, Any],
+        wealth: Mapping[int, int],
+        configuration: Mapping[str, str],
+    ) -> None:
+        """Write what the task was founded on; point `latest` to this run.
+
+        Args:
+            state: of epoch 1.
+            relayer: account that the reports name.
+            chain: facts of the ledger.
+            wealth: {member: wei that it owned before it staked}.
+            configuration: what `state.terms.configuration` is the hash of.
+        """
+        scope = state.scope
+        value = {
+            "terms": asdict(state.terms),
+            "configuration": dict(configuration),
+            "chain_id": scope.chain_id,
+            "contract": to_hex(scope.contract),
+            "task": to_hex(scope.task),
+            "seed": to_hex(state.seed),
+            "adapter": to_hex(state.adapter),
+            "members": [[m.account, m.slots, to_hex(m.chain_tip), m.stake] for m in state.members],
+            "relayer": relayer,
+            "contracts": dict(chain["contracts"]),
+            "wealth": [wealth[number] for number in range(len(state.members))],
+        }
+        write_json(self.path / "task.json", value)
+        output_dir = self.path.parent.parent
+        link = output_dir / f".latest-{os.getpid()}"
+        link.symlink_to(self.path.relative_to(output_dir))
+        link.replace(output_dir / "latest")
+
+    def read_task(self) -> tuple[dict[str, Any], Addresses, dict[int, int]]:
+        """The founded task as written, its contracts, and {member: wei that it owned}."""
+        value = json.loads((self.path / "task.json").read_bytes())
+        return value, Addresses(**value["contracts"]), dict(enumerate(value["wealth"]))
+
+    def write_epoch(
+        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
+    ) -> None:
+        """Write record and receipt of a signed epoch; the receipt last, since it is what makes the epoch signed."""
+        write_text(self._record(record.epoch), record.data.decode())
+        report = asdict(attestation.report)
+        receipt = {
+            "epoch": record.epoch,
+            "record": to_hex(record.digest),
+            "report": report,
+            "report_hash": to_hex(report_hash(attestation.report)),
+            "signatures": {str(voter): to_hex(one) for voter, one in attestation.signatures.items()},
+            "messages": {to_hex(sha256(signed.data)): to_hex(signed.signature) for signed in bulletin},
+            "wall_seconds": dict(wall_seconds),
+            "settlement": None,
+        }
+        write_json(self._receipt(record.epoch), receipt)
+
+    def write_settlement(self, settlement: Settlement) -> None:
+        """Add to a receipt how the epoch was settled."""
+        receipt = json.loads(self._receipt(settlement.epoch).read_bytes())
+        receipt["settlement"] = {"transaction": settlement.transaction, "gas_used": settlement.gas_used}
+        write_json(self._receipt(settlement.epoch), receipt)
+
+    def first_state(self, terms: Terms) -> TaskState:
+        """The state of epoch 1 as the task was founded.
+
+        Raises:
+            RunDirectoryError: the terms are others than the run's.
+        """
+        value, _, _ = self.read_task()
+        scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
+        members = tuple(
+            MemberState(account, slots, from_hex(tip), stake) for account, slots, tip, stake in value["members"]
+        )
+        adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
+        return TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
+
+    def signed_epochs(self, state: TaskState, domain: Domain, relayer: str, store: BlobStore) -> list[SignedEpoch]:
+        """Replay every signed epoch from its messages.
+
+        Args:
+            state: of epoch 1.
+            domain: that the messages were signed in.
+            relayer: that the reports name.
+            store: with the messages' blobs.
+
+        Raises:
+            RunDirectoryError: a record is not what its signed messages give.
+        """
+        epochs = []
+        while self._receipt(state.epoch).is_file() and not state.finished:
+            epoch = self._replay(state, domain, relayer, store)
+            epochs.append(epoch)
+            state = advance(state, epoch.record, report_hash(epoch.attestation.report))
+        return epochs
+
+    def _replay(self, state: TaskState, domain: Domain, relayer: str, store: BlobStore) -> SignedEpoch:
+        receipt = json.loads(self._receipt(state.epoch).read_bytes())
+        bulletin = [
+            SignedMessage(store.get(from_hex(digest), MAX_BYTES), from_hex(signature, 65))
+            for digest, signature in receipt["messages"].items()
+        ]
+        record = derive(state, Post(domain).inbox(bulletin, state))
+        report = report_of(record, domain, relayer)
+        named = {int(voter): from_hex(signature, 65) for voter, signature in receipt["signatures"].items()}
+        signatures = valid_signatures(report, named, state, domain)
+        if record.data != self._record(state.epoch).read_bytes() or not has_quorum(signatures, state):
+            raise RunDirectoryError(f"{self._record(state.epoch)} is not what its signed messages give")
+        found = receipt["settlement"]
+        settlement = Settlement(state.epoch, found["transaction"], found["gas_used"]) if found else None
+        attestation = Attestation(record.data, report, signatures)
+        return SignedEpoch(state, record, attestation, settlement, receipt["wall_seconds"])
+
+    def logged(self, kind: str) -> list[dict[str, Any]]:
+        """Events of one kind, oldest first; a torn last line is left out."""
+        found = []
+        for line in self.events.read_text().splitlines() if self.events.exists() else ():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if event.get("kind") == kind:
+                found.append(event)
+        return found
+
+    def _record(self, epoch: int) -> Path:
+        return self.path / "records" / f"{epoch}.json"
+
+    def _receipt(self, epoch: int) -> Path:
+        return self.path / "receipts" / f"{epoch}.json"
+
+
+def load_config(path: Path) -> Config:
+    """The resolved configuration of an earlier run.
+
+    Raises:
+        RunDirectoryError: the file does not read as a configuration.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path / "config.yaml"))
+        config = OmegaConf.to_object(merged)
+    except Exception as error:
+        raise RunDirectoryError(f"{path / 'config.yaml'} is no configuration of this version: {error}") from error
+    assert isinstance(config, Config)
+    return config

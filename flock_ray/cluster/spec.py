@@ -1,0 +1,123 @@
+"""Plain values that a node group starts from and answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flock_ray.lora.peft_io import LoraSpec
+from flock_ray.protocol.message import SignedMessage
+from flock_ray.training.data import DataSpec
+from flock_ray.training.engine import TrainSettings
+from flock_ray.training.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What one node group hosts and how it trains; the same for every rank of the group.
+
+    Attributes:
+        index: number of the group.
+        members: numbers of the members that it hosts.
+        run_seed: of the run.
+        state_dir: folder on the node for the members' private files.
+        store_url: of the blob store.
+        engine: `torch` or `deepspeed`.
+        zero_stage, zero_persistence_threshold: for `deepspeed`.
+        codec, max_abs: how updates travel, and the bound of an entry.
+        rule: aggregation rule.
+        attacks: {member: name of its attack}; others are honest.
+        attack_scale: of all attacks.
+        num_epochs: of the task.
+        reveals: length of the members' hash chains.
+        keystore: folder of keystore files.
+        embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
+        threads: torch threads a worker.
+        deterministic: torch's deterministic algorithms.
+    """
+
+    index: int
+    members: tuple[int, ...]
+    run_seed: int
+    state_dir: str
+    store_url: str
+    model: ModelSpec
+    data: DataSpec
+    lora: LoraSpec
+    settings: TrainSettings
+    engine: str
+    zero_stage: int
+    zero_persistence_threshold: int
+    codec: str
+    max_abs: float
+    rule: str
+    attacks: dict[int, str]
+    attack_scale: float
+    num_epochs: int
+    reveals: int
+    keystore: str
+    embedded: bool
+    threads: int
+    deterministic: bool
+
+
+@dataclass(frozen=True)
+class HostedMember:
+    """What a node tells of a member: counts and names, never data."""
+
+    number: int
+    address: str
+    silo: str
+    num_train_tokens: int
+    num_train: int
+    num_heldout: int
+    num_heldout_tokens: int
+    num_heldout_bytes: int
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node tells once it is loaded.
+
+    Attributes:
+        members: those that it hosts.
+        model_name: of the base model.
+        model_hash: of its weights.
+        model_dtype: `bfloat16` or `float32`.
+        num_parameters: of the base model.
+        adapter: hash of the initial adapter, which is in the store.
+    """
+
+    members: tuple[HostedMember, ...]
+    model_name: str
+    model_hash: bytes
+    model_dtype: str
+    num_parameters: int
+    adapter: bytes
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A member's way into a task: its hash-chain tip, and the raw transactions that stake (none without a chain)."""
+
+    tip: bytes
+    transactions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What a node hands back from one phase.
+
+    Attributes:
+        messages: signed by the members it hosts.
+        seconds: wall time by kind of work (`train`, `encode`, `transfer`, `vote`, `aggregate`, `evaluate`).
+        events: facts for the event log: kind and fields.
+        losses: {member: held-out loss in nats a token} where the phase evaluates.
+        signatures: {voter: signature of the report} in the signing phase.
+    """
+
+    messages: tuple[SignedMessage, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    events: tuple[tuple[str, Mapping[str, object]], ...] = ()
+    losses: dict[int, float] = field(default_factory=dict)
+    signatures: dict[int, bytes] = field(default_factory=dict)

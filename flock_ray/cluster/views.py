@@ -1,0 +1,186 @@
+"""From records to what people see: epoch views, member totals, the estimate, the files at the end of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
+
+from flock_ray.cluster.post import Settlement
+from flock_ray.cluster.run_directory import SignedEpoch
+from flock_ray.cluster.spec import HostedMember
+from flock_ray.config import Config
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.protocol.metrics import bits_per_byte
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+from flock_ray.telemetry.events import EventLog
+from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal
+
+TRAIN_COST = 2.6
+"""Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
+
+
+class Witness:
+    """Sees everything that the loop does, tells the console and the event log, and keeps the views of the epochs."""
+
+    def __init__(self, config: Config, hosted: Mapping[int, HostedMember], console: Console, events: EventLog) -> None:
+        self._config, self._hosted, self._console, self._events = config, hosted, console, events
+        self._losses: dict[int, dict[int, float]] = {}
+        self._neglected: dict[int, float] = {}
+        self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
+        self.views: list[EpochView] = []
+        self.load_seconds = 0.0
+        self._began: dict[int, float] = {}
+
+    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> None:
+        """The global adapter after `epoch` (0: at the start) was measured by every member."""
+        self._losses[epoch] = losses
+        self._events.emit("evaluation", epoch=epoch, losses=losses)
+        self.views = [self._measured(view, losses) if view.epoch == epoch else view for view in self.views]
+        left = self._config.alliance.num_epochs - epoch
+        if left > 0 and seconds > 0:
+            minutes = self._estimate(seconds) * left / 60
+            self._console.line(f"Estimated time for {left} epoch{'s' * (left > 1)}: {minutes:.1f} min")
+
+    def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
+        """The view of an epoch whose run may have ended before its adapter was measured."""
+        members = [
+            replace(one, loss_after=loss, bits_per_byte=_bits_per_byte(self._hosted[one.index], loss))
+            for one in view.members
+            for loss in [losses.get(one.index)]
+        ]
+        return replace(view, members=tuple(members))
+
+    def _estimate(self, seconds: float) -> float:
+        """Seconds an epoch, from the seconds that one evaluation of all members took."""
+        alliance, training, data = self._config.alliance, self._config.training, self._config.data
+        evaluated = alliance.num_members * data.heldout_tokens
+        trained = alliance.num_proposers * training.steps * training.batch_size * data.sequence_length
+        scored = (alliance.num_voters * alliance.num_proposers + alliance.num_members) * data.heldout_tokens
+        return seconds / evaluated * (TRAIN_COST * trained + scored)
+
+    def epoch_begins(self, state: TaskState) -> None:
+        """Tell the roles."""
+        roles = state.roles
+        self._began[state.epoch] = time.perf_counter()
+        self._events.emit("roles", epoch=state.epoch, voters=roles.voters, proposers=roles.proposers)
+
+    def noted(self, kind: str, fields: Mapping[str, object]) -> None:
+        """A node's fact that a view needs."""
+        value, epoch = fields.get("value"), fields.get("epoch")
+        if kind == "neglected_term" and isinstance(value, float) and isinstance(epoch, int):
+            self._neglected[epoch] = value
+
+    def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
+        """Show the table of a signed epoch."""
+        self._losses[record.epoch] = losses
+        self._events.emit("evaluation", epoch=record.epoch, losses=losses)
+        seconds = dict(wall_seconds)
+        if record.epoch == 1:
+            seconds["load"] = self.load_seconds
+        view = self._view(record, seconds)
+        self.views.append(view)
+        self._events.emit("epoch", epoch=record.epoch, accepted=record.accepted, adapter=record.adapter,
+                          wall_seconds=seconds)  # fmt: skip
+        self._console.epoch(view, self._config.alliance.num_epochs)
+
+    def settled(self, settlement: Settlement) -> None:
+        """An epoch's receipt came."""
+        index = next(i for i, view in enumerate(self.views) if view.epoch == settlement.epoch)
+        view = self.views[index]
+        waited = time.perf_counter() - self._began.get(settlement.epoch, time.perf_counter())
+        self.views[index] = replace(view, settlement_tx=settlement.transaction, gas_used=settlement.gas_used)
+        self._events.emit("settled", epoch=settlement.epoch, transaction=settlement.transaction,
+                          gas_used=settlement.gas_used, seconds_since_start=waited)  # fmt: skip
+        if settlement.transaction is not None and settlement.gas_used is not None:
+            self._console.epoch_settled(settlement.epoch, settlement.transaction, settlement.gas_used)
+
+    def recall(
+        self, epochs: list[SignedEpoch], logged: list[dict[str, object]], notes: list[dict[str, object]]
+    ) -> None:
+        """Rebuild the views of epochs that an earlier run signed, from its records and events."""
+        for event in logged:
+            losses, epoch = event["losses"], event["epoch"]
+            if isinstance(losses, dict) and isinstance(epoch, int):
+                self._losses[epoch] = {int(member): loss for member, loss in losses.items()}
+        for note in notes:
+            self.noted("neglected_term", note)
+        for signed in epochs:
+            view = self._view(signed.record, signed.wall_seconds)
+            if signed.settlement:
+                found = signed.settlement
+                view = replace(view, settlement_tx=found.transaction, gas_used=found.gas_used)
+            self.views.append(view)
+
+    def _view(self, record: Record, wall_seconds: Mapping[str, float]) -> EpochView:
+        before, after = self._losses.get(record.epoch - 1, {}), self._losses.get(record.epoch, {})
+        proposals = {proposal.member: proposal for proposal in record.proposals}
+        slashed = {slash.member: slash.amount for slash in record.slashes}
+        members = []
+        for number, member in self._hosted.items():
+            proposal = proposals.get(number)
+            found = proposal.consensus if proposal else None
+            members.append(
+                MemberEpoch(
+                    index=number,
+                    silo=member.silo,
+                    address=member.address,
+                    adversary=number in self._adversaries,
+                    role=record.roles.role(number),
+                    loss_before=before.get(number),
+                    loss_after=after.get(number),
+                    score=found.score if found else None,
+                    status=proposal.status if proposal else None,
+                    reward=record.rewards.get(number, 0),
+                    slashed=slashed.get(number, 0),
+                    bits_per_byte=_bits_per_byte(member, after.get(number)),
+                )
+            )
+        found = record.candidate.consensus
+        return EpochView(
+            epoch=record.epoch,
+            members=tuple(members),
+            accepted=record.accepted,
+            candidate_score=found.score if found else None,
+            band=found.band if found else None,
+            neglected_term=self._neglected.get(record.epoch),
+            settlement_tx=None,
+            gas_used=None,
+            adapter_hash=to_hex(record.adapter),
+            wall_seconds=dict(wall_seconds),
+        )
+
+    def totals(
+        self, state: TaskState, wealth_before: Mapping[int, int], wealth_after: Mapping[int, int]
+    ) -> list[MemberTotal]:
+        """Every member over the whole run."""
+        totals = []
+        for number, member in self._hosted.items():
+            seen = [one for view in self.views for one in view.members if one.index == number]
+            scores = [one.score for one in seen if one.score is not None]
+            money = state.members[number]
+            totals.append(
+                MemberTotal(
+                    index=number,
+                    silo=member.silo,
+                    address=member.address,
+                    adversary=number in self._adversaries,
+                    num_tokens=member.num_train_tokens,
+                    times_proposer=sum(one.role == "proposer" for one in seen),
+                    times_voter=sum(one.role == "voter" for one in seen),
+                    mean_score=fmean(scores) if scores else None,
+                    earned=money.earned,
+                    slashed=money.slashed,
+                    stake=money.stake,
+                    balance_start=wealth_before[number],
+                    balance_end=wealth_after[number],
+                )
+            )
+        return totals
+
+
+def _bits_per_byte(member: HostedMember, loss: float | None) -> float | None:
+    return None if loss is None else bits_per_byte(loss * member.num_heldout_tokens, member.num_heldout_bytes)

@@ -1,0 +1,214 @@
+"""One worker's bench: the resident base model, the silos of the members it hosts, the engine, and what was computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from flock_ray.aggregation.combine import combine
+from flock_ray.cluster.spec import NodeSpec
+from flock_ray.codec.codec import MalformedPayload
+from flock_ray.codec.registry import get_codec
+from flock_ray.errors import TrainingError
+from flock_ray.lora.algebra import initial_adapter, subtract
+from flock_ray.lora.peft_io import adapter_shapes
+from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
+from flock_ray.protocol.ballot import Check, Score
+from flock_ray.protocol.seed import local_seed
+from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
+from flock_ray.training.data import Example, Silo, batches, load_silo
+from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss
+from flock_ray.training.evaluation import mean_loss, paired_score
+from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.torch_engine import TorchEngine
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """A proposer's training in one epoch, before it is encoded.
+
+    Attributes:
+        delta: factor deltas from the global adapter.
+        samples: the examples used, for the salted digest.
+        losses: training loss of each step.
+    """
+
+    delta: Adapter
+    samples: tuple[Example, ...]
+    losses: tuple[float, ...]
+
+
+class Workbench:
+    """Trains and scores for the members of one node. Results are pure functions of adapter, member, epoch and seed.
+
+    What was computed is remembered until the epoch ends, so no loss is computed twice and a lost worker can redo it.
+    """
+
+    def __init__(self, spec: NodeSpec, rendezvous: Rendezvous) -> None:
+        """Load base model and silos; with several ranks, meet the others."""
+        torch.set_num_threads(spec.threads)
+        torch.use_deterministic_algorithms(spec.deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
+        self.spec = spec
+        self._seconds: dict[str, float] = {}
+        self.begin_phase("load", len(spec.members))
+        self.base = load_base(spec.model)
+        self.silos: dict[int, Silo] = {}
+        for member in spec.members:
+            self.silos[member] = load_silo(spec.data, member, self.base.tokenizer)
+            self._step()
+        self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self.codec = get_codec(spec.codec)
+        self.store = BlobStore(spec.store_url)
+        self._engine = _make_engine(self.base, spec, rendezvous)
+        self._adapters: dict[bytes, Adapter] = {}
+        self._losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
+        self._updates: dict[bytes, Adapter | Check] = {}
+        self._trained: dict[tuple[int, int, bytes], LocalUpdate] = {}
+        self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
+
+    def begin_phase(self, phase: str, total: int) -> None:
+        """Tell that `total` steps of a phase are ahead, for whoever asks for the progress."""
+        self.progress = (phase, 0, total)
+
+    def _step(self) -> None:
+        phase, done, total = self.progress
+        self.progress = (phase, min(done + 1, total), total)
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Count the wall time of a block under `kind`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
+
+    def take_seconds(self) -> dict[str, float]:
+        """The seconds counted since the last call."""
+        taken, self._seconds = self._seconds, {}
+        return taken
+
+    def initial_adapter(self) -> bytes:
+        """Hash of the adapter that the run starts from; puts it into the store."""
+        digest = self.remember(initial_adapter(self.shapes, local_seed(self.spec.run_seed, "adapter")))
+        self.publish(digest)
+        return digest
+
+    def publish(self, digest: bytes) -> None:
+        """Put the canonical bytes of a remembered adapter into the store."""
+        with self.timed("transfer"):
+            self.store.put(canonical_bytes(self._adapters[digest]))
+
+    def remember(self, adapter: Adapter) -> bytes:
+        """Remember an adapter of this epoch by its hash."""
+        digest = adapter_hash(adapter)
+        self._adapters[digest] = adapter
+        return digest
+
+    def adapter(self, digest: bytes) -> Adapter:
+        """The adapter of this hash, from memory or the store."""
+        if digest not in self._adapters:
+            dense = get_codec("dense")
+            data = self.store.get(digest, dense.max_bytes(self.shapes))
+            self._adapters[digest] = dense.decode(data, self.shapes, float("inf"))
+        return self._adapters[digest]
+
+    def train(self, member: int, epoch: int, start: bytes) -> LocalUpdate:
+        """The member's local steps of this epoch from the global adapter `start`."""
+        key = (member, epoch, start)
+        if key not in self._trained:
+            with self.timed("train"):
+                settings = self.spec.settings.of_epoch(epoch, self.spec.num_epochs)
+                seed = local_seed(self.spec.run_seed, "batches", epoch, member)
+                drawn = batches(self.silos[member], settings.steps, settings.batch_size, seed)
+                outcome = self._engine.train(self.adapter(start), self._counted(drawn), settings)
+            delta = subtract(outcome.adapter, self.adapter(start))
+            self._check_bound(member, delta)
+            samples = tuple(example for batch in drawn for example in batch)
+            self._trained[key] = LocalUpdate(delta, samples, tuple(outcome.losses))
+        return self._trained[key]
+
+    def _check_bound(self, member: int, delta: Adapter) -> None:
+        """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""
+        largest = max(float(factor.abs().max()) for factor in delta.values())
+        if largest > self.spec.max_abs:
+            raise TrainingError(
+                f"the update of member {member} has an entry of {largest:.3g}, above codec.max_abs ="
+                f" {self.spec.max_abs:g}; lower training.learning_rate"
+            )
+
+    def _counted(self, drawn: Sequence[list[Example]]) -> Iterator[list[Example]]:
+        for batch in drawn:
+            yield batch
+            self._step()
+
+    def update(self, payload: bytes) -> Adapter | Check:
+        """The decoded update of a payload hash, or why there is none."""
+        if payload not in self._updates:
+            with self.timed("transfer"):
+                self._updates[payload] = self._fetch(payload)
+        return self._updates[payload]
+
+    def _fetch(self, payload: bytes) -> Adapter | Check:
+        try:
+            # One that is too long is read nevertheless, within reason: only bytes of the signed hash prove anything
+            # against the proposer, and others may write to the store too.
+            data = self.store.get(payload, 2 * self.codec.max_bytes(self.shapes))
+            return self.codec.decode(data, self.shapes, self.spec.max_abs)
+        except (BlobMissingError, BlobTooLargeError, BlobCorruptedError):
+            return Check.UNAVAILABLE
+        except MalformedPayload:
+            return Check.MALFORMED
+
+    def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
+        """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""
+        key = (start, tuple(updates), tuple(weights))
+        if key not in self._combined:
+            with self.timed("aggregate"):
+                self._combined[key] = self.remember(combine(self.adapter(start), list(updates.values()), weights))
+        return self._combined[key]
+
+    def losses(self, member: int, adapter: bytes, kind: str) -> list[SequenceLoss]:
+        """Held-out losses of a member under an adapter; computed once while both are remembered."""
+        key = (member, adapter)
+        if key not in self._losses:
+            with self.timed(kind):
+                self._losses[key] = self._engine.losses(self.adapter(adapter), self.silos[member].heldout)
+            self._step()
+        return self._losses[key]
+
+    def score(self, member: int, start: bytes, adapter: bytes) -> Score:
+        """The member's score of an adapter against the global one."""
+        return paired_score(self.losses(member, start, "vote"), self.losses(member, adapter, "vote"))
+
+    def evaluate(self, adapter: bytes) -> dict[int, float]:
+        """Mean held-out loss of every hosted member, nats a token."""
+        self.begin_phase("evaluate", len(self.spec.members))
+        return {member: mean_loss(self.losses(member, adapter, "evaluate")) for member in self.spec.members}
+
+    def end_epoch(self, adapter: bytes) -> None:
+        """Forget what the epoch computed, but the global adapter and its losses."""
+        self._adapters = {adapter: self.adapter(adapter)}
+        self._losses = {key: found for key, found in self._losses.items() if key[1] == adapter}
+        self._updates.clear()
+        self._trained.clear()
+        self._combined.clear()
+
+    def close(self) -> None:
+        """Leave the process group, if there is one."""
+        self._engine.close()
+
+
+def _make_engine(base: BaseModel, spec: NodeSpec, rendezvous: Rendezvous) -> Engine:
+    """The configured engine; DeepSpeed is imported only where it runs."""
+    if spec.engine == "torch":
+        return TorchEngine(base, spec.lora)
+    from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
+
+    zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
+    return DeepSpeedEngine(base, spec.lora, zero, rendezvous)

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flock_ray.cluster.node import Node
+from flock_ray.errors import DataError, KeyMissingError, ModelError, ProtocolError
+from flock_ray.lora.serialization import adapter_hash
+from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.message import Kind, Message
+from flock_ray.store.blob_store import BlobStore
+from flock_ray.training.torch_engine import TorchEngine
+from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node, tiny_config
+
+
+class Counted:
+    """Calls of the engine, counted while it works as ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: Counter[str] = Counter()
+        self.evaluated: Counter[tuple[bytes, int]] = Counter()
+        train, losses = TorchEngine.train, TorchEngine.losses
+
+        def counted_train(engine: TorchEngine, *args: Any) -> Any:
+            self.calls["train"] += 1
+            return train(engine, *args)
+
+        def counted_losses(engine: TorchEngine, adapter: Any, examples: Any) -> Any:
+            self.calls["losses"] += 1
+            self.evaluated[adapter_hash(adapter), id(examples)] += 1
+            return losses(engine, adapter, examples)
+
+        monkeypatch.setattr(TorchEngine, "train", counted_train)
+        monkeypatch.setattr(TorchEngine, "losses", counted_losses)
+
+
+def test_an_epoch_computes_nothing_twice(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V x P scores, V of the candidate, and the members' evaluation of it, which the voters have done already."""
+    play = alliance.found()
+    counted = Counted(monkeypatch)
+    record = play.epoch()
+    voters, proposers = len(set(record.roles.voters)), len(record.roles.proposers)
+    members = len(play.state.members)
+    assert record.accepted and len(record.candidate.weights) > 1
+    assert counted.calls["train"] == proposers
+    assert counted.calls["losses"] == voters * proposers + voters + (members - voters)
+    assert set(counted.evaluated.values()) == {1}
+
+    monkeypatch.undo()
+    counted = Counted(monkeypatch)
+    play.epoch()
+    assert record.adapter not in {adapter for adapter, _ in counted.evaluated}  # known from the epoch before
+    assert set(counted.evaluated.values()) == {1}
+
+
+def test_a_single_accepted_update_is_its_own_candidate(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its adapter was scored in ballot A, so ballot B costs nothing."""
+    play = alliance.found()
+    hidden = set(play.state.roles.proposers[1:])
+    counted = Counted(monkeypatch)
+    record = play.epoch(
+        lambda phase, sent: [m for m in sent if phase != "publish" or Message.parse(m.data).member not in hidden]
+    )
+    voters = len(set(record.roles.voters))
+    assert record.accepted and len(record.candidate.weights) == 1
+    assert counted.calls["losses"] == voters + (len(play.state.members) - voters)
+
+
+@pytest.mark.parametrize(("mechanism", "scores_candidate"), [("flock", True), ("open", False)])
+def test_a_mechanism_is_asked_for_no_score_that_it_does_not_need(
+    alliance: PlainAlliance,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: str,
+    scores_candidate: bool,
+) -> None:
+    play = alliance.found(mechanism=mechanism)
+    counted = Counted(monkeypatch)
+    record = play.epoch()
+    assert record.accepted
+    assert not any(one.consensus for one in record.proposals)
+    assert (record.candidate.consensus is not None) == scores_candidate
+    assert counted.calls["losses"] == len(play.state.members)  # the evaluation, which the voters may have done
+
+
+def test_two_epochs_end_with_a_better_adapter_in_the_store(alliance: PlainAlliance) -> None:
+    play = alliance.found()
+    records = [play.epoch() for _ in range(2)]
+    assert [record.epoch for record in records] == [1, 2] and play.state.finished and play.dropped == []
+    assert set(play.losses()) == set(play.first_losses) == set(range(7))
+    assert sum(play.losses().values()) < sum(play.first_losses.values())
+    data = BlobStore(alliance.specs[0].store_url).get(play.state.adapter, 1 << 20)
+    assert sha256(data) == play.state.adapter == records[-1].adapter
+
+
+def test_the_order_of_arrival_changes_nothing(alliance: PlainAlliance) -> None:
+    seed = 1_000
+    plain = alliance.found(seed).epoch()
+    shuffler = random.Random(3)
+
+    def shuffle(phase: str, messages: list[Any]) -> list[Any]:
+        shuffled = messages * 2  # a message may come twice
+        shuffler.shuffle(shuffled)
+        return shuffled
+
+    assert alliance.found(seed).epoch(shuffle).data == plain.data
+
+
+def test_one_node_or_two_give_the_same_bytes(alliance: PlainAlliance, tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_model_dir)
+    alone = PlainAlliance(tmp_path, replace(config, cluster=replace(config.cluster, nodes=1)))
+    assert len(alone.nodes) == 1 and len(alliance.nodes) == 2
+    seed = 2_000
+    ours, theirs = alone.found(seed), alliance.found(seed)
+    assert [ours.epoch().data, ours.epoch().data] == [theirs.epoch().data, theirs.epoch().data]
+    assert ours.state == theirs.state
+
+
+class Restarted:
+    """An epoch played to its end, to ask new processes about."""
+
+    def __init__(self, alliance: PlainAlliance) -> None:
+        self.alliance, self.play = alliance, alliance.found()
+        self.state = self.play.state
+        self.record, self.bulletin = self.play.until_signing()
+        self.signatures = self.play.signatures(self.record, self.bulletin)
+        self.attestation, _ = self.play.committee.attest(self.record, self.signatures)
+
+    def node(self, index: int) -> Node:
+        """The node as a process started now on the same folder has it."""
+        node, report = load_node(self.alliance.specs[index])
+        assert report == self.alliance.reports[index]
+        node.begin(self.state, self.play.domain, self.play.relayer)
+        return node
+
+
+@pytest.fixture(scope="module")
+def restarted(alliance: PlainAlliance) -> Restarted:
+    return Restarted(alliance)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_node_restarted_before_a_phase_gives_the_same_messages(restarted: Restarted, phase: str) -> None:
+    play = restarted.play
+    voter_node = restarted.alliance.node_of(restarted.state.roles.voters[0])
+    proposer_node = restarted.alliance.node_of(restarted.state.roles.proposers[0])
+    index = proposer_node if phase in ("train", "publish") else voter_node
+    messages = getattr(restarted.node(index), phase)(*play.arguments(phase)).messages
+    assert messages == play.results[phase][index].messages
+    assert {Message.parse(message.data).kind for message in messages} == {PHASES[phase]}
+
+
+def test_a_node_restarted_before_signing_gives_the_same_signatures_and_losses(restarted: Restarted) -> None:
+    for index in range(len(restarted.alliance.nodes)):
+        node = restarted.node(index)
+        hosted = set(restarted.alliance.specs[index].members)
+        expected = {voter: one for voter, one in restarted.signatures.items() if voter in hosted}
+        assert node.sign(restarted.record, restarted.bulletin).signatures == expected
+        losses = node.advance(restarted.attestation, restarted.bulletin).losses
+        assert set(losses) == hosted and node._state.epoch == 2
+
+
+def test_a_restarted_voter_still_refuses_what_it_refused(restarted: Restarted) -> None:
+    voter = restarted.state.roles.voters[0]
+    node = restarted.node(restarted.alliance.node_of(voter))
+    rest = tuple(m for m in restarted.bulletin if Message.parse(m.data).member != voter)
+    result = node.sign(restarted.record, rest)
+    assert result.signatures == {}
+    told = [fields["why"] for kind, fields in result.events if fields["member"] == voter]
+    assert told == ["the messages lack this voter's own seen"]
+
+
+def test_an_attestation_without_a_quorum_moves_no_node_on(alliance: PlainAlliance) -> None:
+    play = alliance.found()
+    record, bulletin = play.until_signing()
+    attestation, _ = play.committee.attest(record, play.signatures(record, bulletin))
+    two = dict(list(attestation.signatures.items())[:2])
+    for node in alliance.nodes:
+        with pytest.raises(ProtocolError, match="epoch 1"):
+            node.advance(replace(attestation, signatures=two), bulletin)
+        assert node._state == play.state
+
+
+def test_a_commitment_that_came_after_the_reveal_is_not_signed_for(alliance: PlainAlliance) -> None:
+    """A voter that could commit late would commit to what the others revealed."""
+    play = alliance.found()
+    for phase in PHASES:
+        play.exchange(phase)
+        if phase == "commit_ballots_a":
+            late = (Kind.BALLOT_A_COMMITMENT, play.state.roles.voters[0])
+            seen = {m: Message.parse(m.data) for m in play.bulletins[phase]}
+            play.bulletins[phase] = tuple(m for m, said in seen.items() if (said.kind, said.member) != late)
+    record, bulletin = play.committee.tally()
+    assert play.signatures(record, bulletin) == {}
+    assert set(play.refusals().values()) == {"a ballot was committed to after others were revealed"}
+
+
+def test_a_voter_does_not_sign_what_its_second_opinion_contradicts(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake that all nodes and the committee share is seen by the other implementation."""
+    play = alliance.found()
+    _, bulletin = play.until_signing()
+    monkeypatch.setattr("flock_ray.protocol.epoch.next_seed", lambda seed, digest: digest)
+    record, _ = play.committee.tally()
+    assert play.signatures(record, bulletin) == {}
+    assert set(play.refusals().values()) == {"the second opinion comes to another record"}
+    assert set(play.refusals()) == set(play.state.roles.voters)
+
+
+def test_the_store_probe_goes_both_ways(alliance: PlainAlliance) -> None:
+    store = BlobStore(alliance.specs[0].store_url)
+    store.probe_write("ab12")
+    for index, node in enumerate(alliance.nodes):
+        node.probe("ab12")
+        store.probe_read(f"ab12{index:04x}")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"model": {"path": "nowhere"}}, ModelError, "nowhere"),
+        ({"model": {"source": "warehouse"}}, ModelError, "packaged, folder or hub"),
+        ({"lora": {"target_modules": ("q_projj",)}}, ModelError, "q_projj; the model has down_proj, gate_proj"),
+        ({"data": {"packages": ("json",)}}, DataError, "none for member 1"),
+        ({"data": {"packages": ("json", "no_such_package", "dbm")}}, DataError, "no package 'no_such_package'"),
+        ({"data": {"kind": "parquet"}}, DataError, "stdlib_code, jsonl"),
+        ({"data": {"heldout_tokens": 10**9}}, DataError, "too small"),
+        ({"embedded": False}, KeyMissingError, "FLOCK_RAY_MEMBER_0_KEY"),
+    ],
+)
+def test_what_a_node_cannot_load_is_told(
+    alliance: PlainAlliance, tmp_path: Path, change: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    spec = replace(alliance.specs[0], state_dir=str(tmp_path), members=(0, 1))
+    for name, value in change.items():
+        spec = replace(spec, **{name: replace(getattr(spec, name), **value) if isinstance(value, dict) else value})
+    with pytest.raises(error) as caught:
+        load_node(spec)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_only_rank_0_holds_keys(alliance: PlainAlliance) -> None:
+    node = Node(alliance.specs[0], 1)
+    report = node.load("localhost", 0, 1)
+    assert report.members == () and report.adapter == alliance.reports[0].adapter
