@@ -1,0 +1,152 @@
+"""FL Alliance: the epoch loop, as the protocol has it. Everything else stands behind nodes, committee and ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from flock_ray.cluster.committee import Bulletin, Committee
+from flock_ray.cluster.groups import NodeGroups, root_cause
+from flock_ray.cluster.ledger import Ledger
+from flock_ray.cluster.post import Attestation, Settlement
+from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
+from flock_ray.cluster.spec import NodeResult
+from flock_ray.cluster.views import Witness
+from flock_ray.errors import ProtocolError
+from flock_ray.protocol.message import Kind
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+from flock_ray.telemetry.events import EventLog
+
+CommitteeActor = ray.remote(num_cpus=0)(Committee)
+
+Arrivals = Callable[[Iterable[tuple[int, NodeResult]]], Iterable[tuple[int, NodeResult]]]
+
+
+class Alliance:
+    """Runs the epochs of one task. Holds references and signed messages, never tensors or data."""
+
+    def __init__(
+        self,
+        nodes: NodeGroups,
+        ledger: Ledger,
+        run: RunDirectory,
+        events: EventLog,
+        witness: Witness,
+        max_unsettled: int,
+        arrivals: Arrivals = lambda results: results,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            nodes: started and loaded node groups.
+            ledger: where epochs are settled.
+            run: folder of the run.
+            events: log of the run.
+            witness: shows and keeps what happens.
+            max_unsettled: epochs that may be open while the next one trains.
+            arrivals: order in which results reach the committee; tests shuffle it.
+        """
+        self.nodes, self.ledger, self.run_directory = nodes, ledger, run
+        self.events, self.witness, self.max_unsettled = events, witness, max_unsettled
+        self.arrivals = arrivals
+        self.committee = CommitteeActor.remote()
+
+    def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
+        """All epochs from `state` on; `earlier` are those signed by an earlier run, settled again where it is open."""
+        for epoch in earlier:
+            if epoch.settlement is None:
+                self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
+        self._begin(state)
+        while not state.finished:
+            state = self._epoch(state)
+            self._note_settled(self.ledger.settled(at_most_open=self.max_unsettled))
+        self._note_settled(self.ledger.settled(at_most_open=0))
+        return state
+
+    def _begin(self, state: TaskState) -> None:
+        """Every node takes up the task and measures the global adapter on its members' held-out parts."""
+        self._ask("begin", state, self.ledger.domain, self.ledger.relayer)
+        losses: dict[int, float] = {}
+        slowest = 0.0
+        for _, result in self.nodes.begin(state, self.ledger.domain, self.ledger.relayer):
+            losses |= result.losses
+            slowest = max(slowest, result.seconds.get("evaluate", 0.0))
+        self.witness.evaluated(state.epoch - 1, losses, slowest)
+
+    def _epoch(self, state: TaskState) -> TaskState:
+        """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
+        self._started, self._seconds = time.perf_counter(), dict[str, float]()
+        self.nodes.resume_from(state, self.ledger.domain, self.ledger.relayer)
+        self.witness.epoch_begins(state)
+
+        committed = self._exchange(Kind.COMMITMENT, "train")
+        self._exchange(Kind.SEEN, "see", committed)
+        opened = self._exchange(Kind.MANIFEST, "publish")
+
+        sealed = self._exchange(Kind.BALLOT_A_COMMITMENT, "commit_ballots_a", opened)
+        scored = self._exchange(Kind.BALLOT_A, "reveal_ballots_a", sealed)
+        sealed = self._exchange(Kind.BALLOT_B_COMMITMENT, "commit_ballots_b", scored)
+        self._exchange(Kind.BALLOT_B, "reveal_ballots_b", sealed)
+
+        record, bulletin = self._ask("tally")
+        attestation, following = self._sign(record, bulletin)
+        self.run_directory.write_epoch(record, attestation, bulletin, self._wall_seconds())
+        self.ledger.settle(attestation, record.roles.voters)
+
+        losses: dict[int, float] = {}
+        for _, result in self._results("advance", attestation, bulletin):
+            losses |= result.losses
+        self.witness.epoch_ends(record, losses, self._wall_seconds())
+        return following
+
+    def _exchange(self, kind: Kind, phase: str, *args: Any) -> Bulletin:
+        """One phase on all nodes: its messages go to the committee as they come; returns the bulletin after it."""
+        for _, result in self._results(phase, *args):
+            for reason in self._ask("collect", result.messages, kind):
+                self.events.emit("message_dropped", phase=phase, reason=reason)
+        bulletin: Bulletin = self._ask("bulletin")
+        return bulletin
+
+    def _sign(self, record: Record, bulletin: Bulletin) -> tuple[Attestation, TaskState]:
+        """Have the voters derive the record themselves and sign its report; a quorum makes it final."""
+        signatures: dict[int, bytes] = {}
+        for _, result in self._results("sign", record, bulletin):
+            signatures |= result.signatures
+        attested: tuple[Attestation, TaskState] = self._ask("attest", record, signatures)
+        return attested
+
+    def _results(self, phase: str, *args: Any) -> Iterable[tuple[int, NodeResult]]:
+        """Results of a phase in the order of arrival, their events logged and their seconds counted."""
+        slowest: dict[str, float] = {}
+        for index, result in self.arrivals(self.nodes.run(phase, *args)):
+            for kind, fields in result.events:
+                self.events.emit(kind, **fields)
+                self.witness.noted(kind, fields)
+            for kind, seconds in result.seconds.items():
+                slowest[kind] = max(slowest.get(kind, 0.0), seconds)
+            yield index, result
+        for kind, seconds in slowest.items():
+            self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
+
+    def _wall_seconds(self) -> dict[str, float]:
+        """The epoch's time so far by kind of work; what no node counted is overhead."""
+        elapsed = time.perf_counter() - self._started
+        return self._seconds | {"overhead": max(0.0, elapsed - sum(self._seconds.values()))}
+
+    def _note_settled(self, settlements: list[Settlement]) -> None:
+        for settlement in settlements:
+            self.run_directory.write_settlement(settlement)
+            self.witness.settled(settlement)
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.committee, method).remote(*args))
+        except RayTaskError as error:
+            raise root_cause(error) from None
+        except ray.exceptions.RayActorError as error:
+            raise ProtocolError("the committee actor died; go on with resume=RUN_DIR") from error

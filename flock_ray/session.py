@@ -1,0 +1,191 @@
+"""One run from configuration to report: starts what the epoch loop needs, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.chain.eip712 import report_hash
+from flock_ray.cluster.groups import NodeGroups
+from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms, uses_rpc
+from flock_ray.cluster.ledger import ChainLedger, Ledger, NoLedger
+from flock_ray.cluster.placement import Plan
+from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
+from flock_ray.cluster.runtime import machines, ray_cluster
+from flock_ray.cluster.spec import NodeReport
+from flock_ray.cluster.views import Witness
+from flock_ray.config import ChainBackend, Config
+from flock_ray.lora.peft_io import LoraSpec, save_peft
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.protocol.epoch import advance
+from flock_ray.protocol.state import TaskState
+from flock_ray.store.blob_store import BlobStore
+from flock_ray.telemetry.events import EventLog
+from flock_ray.telemetry.report import write_report
+from flock_ray.telemetry.summary import build_summary, write_json
+from flock_ray.telemetry.table import Console
+from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.founding import read_founding
+
+MAX_ADAPTER_BYTES = 1 << 34
+_PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
+
+
+class Session:
+    """The parts of one run, in the order in which they come to life."""
+
+    def __init__(self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog) -> None:
+        self.config, self.run_directory, self.plan = config, run, plan
+        self.console, self.events = console, events
+        self.store_url = config.store.url or str(run.store)
+
+    def play(self, arrivals: Arrivals) -> dict[str, Any]:
+        """Load, found or resume the task, run its epochs, pay out, write the results; returns the summary."""
+        started = time.perf_counter()
+        with self._node_groups() as groups:
+            reports = groups.start()
+            self._probe_store(groups)
+            hosted = {member.number: member for report in reports for member in report.members}
+            ledger = self._ledger({number: member.address for number, member in sorted(hosted.items())})
+            witness = Witness(self.config, dict(sorted(hosted.items())), self.console, self.events)
+            state, earlier, wealth = self._task(reports, ledger, groups, witness)
+            witness.load_seconds = time.perf_counter() - started
+            self.console.line(
+                f"{reports[0].model_name} ({reports[0].model_dtype}), chain {ledger.facts()['backend']}, task"
+                f" {to_hex(state.scope.task)[:18]}…; loaded in {witness.load_seconds:.0f} s"
+            )
+            alliance = Alliance(
+                groups, ledger, self.run_directory, self.events, witness, self.config.alliance.max_unsettled, arrivals
+            )
+            final = alliance.run(state, earlier)
+            ledger.pay_out(final, groups)
+            return self._results(final, ledger, witness, reports[0], wealth)
+
+    @contextmanager
+    def _node_groups(self) -> Iterator[NodeGroups]:
+        specs = node_specs(self.config, self.plan, self.run_directory.path, self.store_url)
+        groups = NodeGroups(specs, self.plan, self.config.cluster.placement_timeout, self.events.emit)
+        groups.progress = self.console.progress
+        try:
+            yield groups
+        finally:
+            groups.stop()
+
+    def _probe_store(self, groups: NodeGroups) -> None:
+        """Write here, read there, both ways: refuse a store that is another folder on another machine."""
+        store, token = BlobStore(self.store_url), secrets.token_hex(8)
+        store.probe_write(token)
+        for _ in groups.run("probe", token):
+            pass
+        for index in range(len(self.plan.nodes)):
+            store.probe_read(f"{token}{index:04x}")
+            store.probe_remove(f"{token}{index:04x}")
+        store.probe_remove(token)
+
+    def _ledger(self, accounts: dict[int, str]) -> Ledger:
+        if self.config.chain.backend is ChainBackend.none:
+            return NoLedger(self.config, accounts)
+        config = self.config
+        if self.run_directory.started:
+            found = self.run_directory.read_task()[1]
+            config = replace(
+                config, chain=replace(config.chain, token=found.token, task=found.task, settlement=found.settlement)
+            )
+        ledger = ChainLedger(config, self.run_directory.path, accounts)
+        ledger.patience.progress = self.console.progress
+        ledger.deploy()
+        if uses_rpc(config):
+            contracts = ledger.facts()["contracts"]
+            named = (f"chain.{name}={contracts[name]}" for name in ("token", "task", "settlement"))
+            self.console.line(f"Contracts: {' '.join(named)}")
+        return ledger
+
+    def _task(
+        self, reports: list[NodeReport], ledger: Ledger, groups: NodeGroups, witness: Witness
+    ) -> tuple[TaskState, list[SignedEpoch], dict[int, int]]:
+        """Found the task, or read back how far an earlier run came: the state to go on from, signed epochs, wealth."""
+        terms = task_terms(self.config, reports)
+        run = self.run_directory
+        if not run.started:
+            wealth = ledger.wealth(None)
+            state = ledger.found_task(terms, reports[0].adapter, groups)
+            run.write_task(state, ledger.relayer, ledger.facts(), wealth, configuration_texts(self.config))
+            anchor = read_founding(RunFolder(run.path, self.store_url)).anchor
+            self.events.emit(
+                "task_founded", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
+            )
+            self.console.line(f"Anchor of the run, for jobs/verify.py: {to_hex(anchor)}")
+            return state, [], wealth
+        _, _, wealth = run.read_task()
+        state = run.first_state(terms)
+        ledger.adopt(state)
+        earlier = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
+        witness.recall(earlier, run.logged("evaluation"), run.logged("neglected_term"))
+        for epoch in earlier:
+            state = advance(epoch.state, epoch.record, report_hash(epoch.attestation.report))
+        self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
+        self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")
+        return state, earlier, wealth
+
+    def _results(
+        self, state: TaskState, ledger: Ledger, witness: Witness, base: NodeReport, wealth: dict[int, int]
+    ) -> dict[str, Any]:
+        """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
+        run, config = self.run_directory, self.config
+        adapter = BlobStore(self.store_url).get(state.adapter, MAX_ADAPTER_BYTES)
+        spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
+        save_peft(run.adapter, adapter, spec, base.model_name)
+        totals = witness.totals(state, wealth, ledger.wealth(state))
+        self.console.members(totals)
+        summary = build_summary(
+            run_id=run.run_id,
+            task_id=to_hex(state.scope.task),
+            model=base.model_name,
+            epochs=witness.views,
+            members=totals,
+            final_adapter_hash=to_hex(state.adapter),
+            chain=ledger.facts(),
+            facts={
+                "seed": config.seed,
+                "mechanism": config.mechanism.name,
+                "model_hash": base.model_hash,
+                "model_dtype": base.model_dtype,
+                "num_parameters": base.num_parameters,
+                "placement": self.plan.describe(),
+                "load_seconds": round(witness.load_seconds, 3),
+                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+            },
+        )
+        write_report(run.report, summary, witness.views, totals)
+        write_json(run.summary, summary)
+        return summary
+
+
+def run_alliance(
+    config: Config,
+    run: RunDirectory,
+    plan: Plan,
+    console: Console,
+    arrivals: Arrivals = lambda results: results,
+) -> dict[str, Any]:
+    """Run a task to its end and return its summary.
+
+    Args:
+        config: checked.
+        run: new, or of a run to resume.
+        plan: where members run.
+        console: where progress is told.
+        arrivals: order in which results reach the committee; tests shuffle it.
+
+    Raises:
+        FlockRayError: whatever a user can repair, one class a cause.
+    """
+    with ray_cluster(config.cluster), EventLog(run.events) as events:
+        plan.check_fit(machines())
+        return Session(config, run, plan, console, events).play(arrivals)

@@ -1,0 +1,142 @@
+"""The main job: an FL Alliance from configuration to report.
+
+    python jobs/alliance.py [experiment=default] [key=value ...]        run it here
+    ray job submit --working-dir . -- python jobs/alliance.py experiment=default cluster=existing
+
+`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from omegaconf import DictConfig
+
+from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
+from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.config import ClusterMode, Config, check, describe_risk, explain_bad_key, register, to_config
+from flock_ray.errors import ConfigError, FlockRayError
+from flock_ray.telemetry.table import Console
+
+CONF = str(Path(__file__).resolve().parent.parent / "conf")
+INTERRUPTED = 130
+PLACE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
+"""What of `cluster` a resumed run may change: the rest shapes its bytes."""
+
+
+def output_root(config: Config) -> Path:
+    """Where run folders go: as configured, else ./outputs, or in the home folder when this is a Ray job."""
+    if config.output_dir:
+        return Path(config.output_dir).expanduser().resolve()
+    return Path.home() / "flock_ray_outputs" if in_ray_job() else Path.cwd() / "outputs"
+
+
+def open_run(config: Config) -> tuple[Config, RunDirectory]:
+    """The run to go on with, under its own configuration, at the place and on the RPC that are named now."""
+    run = RunDirectory.open(Path(config.resume).expanduser())
+    earlier = load_config(run.path)
+    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in PLACE})
+    chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
+    resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)
+    check(resumed)
+    return resumed, run
+
+
+def on_own_cluster(config: Config) -> Config:
+    """The configuration of a Ray job: it runs on the cluster that it was submitted to."""
+    return replace(config, cluster=replace(config.cluster, mode=ClusterMode.existing)) if in_ray_job() else config
+
+
+def show_plan(plan: Plan, config: Config, console: Console) -> None:
+    """The placement and the committee's odds, before anything starts."""
+    console.plan(plan.describe())
+    console.line(describe_risk(config))
+    if config.cluster.mode is ClusterMode.local:
+        plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
+
+
+def play(config: Config) -> None:
+    """Plan, run, and say where the results are."""
+    console = Console()
+    config = on_own_cluster(config)
+    config, run = open_run(config) if config.resume else (config, None)
+    plan = make_plan(config)
+    show_plan(plan, config, console)
+    if config.plan_only:
+        return
+    if run and run.summary.is_file():
+        console.line(f"The run in {run.path} is whole already; nothing to do.")
+        return
+    # They import torch and Ray: only once the configuration is known to be good.
+    from flock_ray.cluster.preflight import check_before_start
+    from flock_ray.session import run_alliance
+
+    check_before_start(config)
+    run = run or RunDirectory.create(output_root(config), config)
+    console.line(f"Run folder: {run.path}")
+    try:
+        summary = run_alliance(config, run, plan, console)
+    except KeyboardInterrupt:
+        console.close()
+        if run.started:
+            console.line(f"Interrupted; go on with: resume={run.path}")
+        raise
+    finally:
+        if not (run.started or config.resume):
+            run.discard()
+    console.line(f"Final adapter {summary['final_adapter_hash']} in {run.adapter}")
+    console.line(f"Report: {run.report}")
+    console.line(f"Run folder: {run.path}")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(composed: DictConfig) -> None:
+    """Hydra's entry point; every error that a user can repair ends in one line and its own exit code."""
+    with one_line_errors(composed.traceback, "interrupted"):
+        play(to_config(composed))
+
+
+@contextmanager
+def one_line_errors(show_traceback: bool, interrupted: str) -> Iterator[None]:
+    """End the process in one line and an exit code of its own for whatever goes wrong inside."""
+    try:
+        yield
+    except FlockRayError as error:
+        if show_traceback:
+            traceback.print_exc()
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail(interrupted, INTERRUPTED)
+    except Exception as error:  # ours to repair
+        traceback.print_exc()
+        fail(f"unexpected {type(error).__name__}: {error}", FlockRayError.exit_code)
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """One line on standard error, and out."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(exit_code)
+
+
+def stop_like_interrupt(*_: object) -> NoReturn:
+    """SIGTERM, as `ray job stop` sends it, ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop_like_interrupt)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    register()
+    try:
+        main()
+    except Exception as error:  # of Hydra: a bad key, value or option
+        fail(explain_bad_key(error), ConfigError.exit_code)

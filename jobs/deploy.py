@@ -1,0 +1,240 @@
+"""Deploys the contracts to an existing chain, once: run it again and it finishes what is missing, or only checks.
+
+    python jobs/deploy.py chain.url=https://… chain.chain_id=84532 chain.keystore=/keys 'timelock.proposers=[0x…]'
+
+The account `creator` (key as for jobs/alliance.py) pays and keeps no power: a TimelockController is the only admin.
+`dry_run=true` prints the gas bill and sends nothing. The address book (`book=FILE`) tells where everything stands.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from alliance import CONF, fail, one_line_errors, stop_like_interrupt
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from flock_ray.chain.views import (
+    ABSENCE_BPS,
+    ACTIVATION_DELAY,
+    DAILY_EMISSION,
+    DECAY_BPS,
+    EPOCH_MULTIPLE,
+    PERIOD_DAYS,
+    RESPONSE_WINDOW,
+    TOKEN,
+)
+from flock_ray.config import ChainBackend, ChainConfig, chain_urls, explain_bad_key, refuse_unknown
+from flock_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flock_ray.chain.deployment import Cost, Deployment, Settings
+    from flock_ray.chain.keys import Signer
+    from flock_ray.chain.node import Node
+
+
+@dataclass
+class TimelockConfig:
+    """The admin of everything.
+
+    Attributes:
+        delay: seconds between scheduling and carrying out.
+        proposers: accounts that schedule and cancel.
+        executors: accounts that carry out (empty: the proposers; the zero address: everybody).
+    """
+
+    delay: int = 172_800
+    proposers: list[str] = field(default_factory=list)
+    executors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EmissionConfig:
+    """The schedule on which new tokens come, for good.
+
+    Attributes:
+        daily: tokens of a day of the first period.
+        decay_bps: what a period's daily emission is below the one before, in basis points.
+        period_days: days of a period.
+        start: Unix time of the first day (0: now).
+        epoch_multiple: daily emissions that one epoch of a task may commit.
+    """
+
+    daily: int = DAILY_EMISSION
+    decay_bps: int = DECAY_BPS
+    period_days: int = PERIOD_DAYS
+    start: int = 0
+    epoch_multiple: int = EPOCH_MULTIPLE
+
+
+@dataclass
+class DeployConfig:
+    """One deployment.
+
+    Attributes:
+        chain: where; `url`, `chain_id`, `keystore` and `confirmation_timeout` count.
+        book: file of the address book.
+        dry_run: print the gas bill, send nothing.
+        traceback: show it with an error.
+        supply: tokens that exist from the beginning.
+        treasury: account that gets them and every emission (empty: the deployer).
+        guardian: account that may disable roots that do not pay yet (empty: nobody).
+        activation_delay: seconds until a settled root pays; jobs/alliance.py pays out when a run ends and wants 0.
+        absence_bps: part of its stake that an absent voter loses, in basis points.
+        response_window: seconds in which a challenged voter may show its signature.
+    """
+
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    timelock: TimelockConfig = field(default_factory=TimelockConfig)
+    emission: EmissionConfig = field(default_factory=EmissionConfig)
+    book: str = "address_book.json"
+    dry_run: bool = False
+    traceback: bool = False
+    supply: int = 100_000_000
+    treasury: str = ""
+    guardian: str = ""
+    activation_delay: int = ACTIVATION_DELAY
+    absence_bps: int = ABSENCE_BPS
+    response_window: int = RESPONSE_WINDOW
+
+
+LIMITS = {
+    "supply": (0, 10**9), "activation_delay": (0, 2**32), "absence_bps": (0, 10_000), "response_window": (1, 2**32),
+    "timelock.delay": (0, 2**32), "emission.daily": (0, 10**9), "emission.decay_bps": (0, 10_000),
+    "emission.period_days": (1, 2**32 - 1), "emission.start": (0, 2**40), "emission.epoch_multiple": (1, 2**32 - 1),
+}  # fmt: skip
+
+
+def check(config: DeployConfig) -> None:
+    """Refuse values that no deployment can have.
+
+    Raises:
+        ConfigError: with the key and what would be right.
+    """
+    if config.chain.backend not in (ChainBackend.rpc, ChainBackend.auto) or not chain_urls(config.chain):
+        raise ConfigError(
+            "chain.url names no RPC: contracts are deployed to an existing chain, for example a running anvil"
+        )
+    for key, (low, high) in LIMITS.items():
+        value = OmegaConf.select(OmegaConf.structured(config), key)
+        if not low <= value <= high:
+            raise ConfigError(f"{key} is {value}; it must be between {low} and {high}")
+    if not config.timelock.proposers:
+        raise ConfigError("timelock.proposers is empty: without one nobody could ever use the timelock")
+    if config.guardian and not config.activation_delay:
+        raise ConfigError("guardian has nothing to disable with activation_delay=0: roots pay at once")
+
+
+def addresses(key: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Checksummed addresses.
+
+    Raises:
+        ConfigError: `key` holds something else.
+    """
+    from flock_ray.chain.deployment import checksummed
+
+    try:
+        return tuple(map(checksummed, values))
+    except ValueError:
+        raise ConfigError(f"{key} holds no address of 20 bytes: {', '.join(values)}") from None
+
+
+def deploy(config: DeployConfig) -> None:
+    """Deploy what is missing, check everything, and say where it stands."""
+    from flock_ray.chain.address_book import alone
+    from flock_ray.chain.keys import load_signer
+    from flock_ray.chain.rpc import RpcNode
+
+    check(config)
+    path = Path(config.book).expanduser().absolute()
+    signer = load_signer("creator", config.chain.keystore)
+    with (
+        nullcontext() if config.dry_run else alone(path),
+        closing(RpcNode(chain_urls(config.chain), config.chain.chain_id)) as node,
+    ):
+        deployment = open_deployment(config, path, node, signer)
+        if config.dry_run:
+            show_bill(deployment.costs(), *node.fees(), node.chain_id, signer.address)
+            return
+        deployment.execute(lambda line: print(line, flush=True))
+        deployment.check()
+        at = deployment.addresses()
+    print(f"Checked: code, ties and roles; the timelock at {at['TimelockController']} is the only admin")
+    names = {"token": "FlockToken", "task": "TaskRegistry", "settlement": "EpochSettlement"}
+    print(f"Address book: {path}")
+    print(f"Contracts: {' '.join(f'chain.{key}={at[name]}' for key, name in names.items())}")
+
+
+def open_deployment(config: DeployConfig, path: Path, node: Node, signer: Signer) -> Deployment:
+    """The deployment that the book at `path` tells of, or a new one."""
+    from flock_ray.chain.address_book import AddressBook
+    from flock_ray.chain.deployment import Deployment
+
+    book = AddressBook.read(path)
+    genesis = "0x" + node.genesis().hex()
+    chosen = settings(config, signer.address, book.settings.get("start") if book else None, node.timestamp())
+    book = book or AddressBook(path, node.chain_id, genesis, signer.address, chosen.as_json())
+    book.require(node.chain_id, genesis, signer.address, chosen.as_json())
+    return Deployment(node, signer, chosen, book, config.chain.confirmation_timeout)
+
+
+def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Settings:
+    """What is to be deployed; a deployment that began keeps its first day."""
+    from flock_ray.chain.deployment import Settings
+
+    (treasury,) = addresses("treasury", [config.treasury or deployer])
+    first_day = config.emission.start or (start if isinstance(start, int) else now)
+    proposers = addresses("timelock.proposers", config.timelock.proposers)
+    return Settings(
+        supply=config.supply * TOKEN,
+        treasury=treasury,
+        guardian="".join(addresses("guardian", [config.guardian] if config.guardian else [])),
+        delay=config.timelock.delay,
+        proposers=proposers,
+        executors=addresses("timelock.executors", config.timelock.executors) or proposers,
+        activation_delay=config.activation_delay,
+        absence_bps=config.absence_bps,
+        response_window=config.response_window,
+        daily=config.emission.daily * TOKEN,
+        decay_bps=config.emission.decay_bps,
+        period_days=config.emission.period_days,
+        start=first_day,
+        epoch_multiple=config.emission.epoch_multiple,
+    )
+
+
+def show_bill(costs: Sequence[Cost], max_fee: int, tip: int, chain_id: int, deployer: str) -> None:
+    """What the missing transactions would cost at the current fee."""
+    price = (max_fee + tip) // 2  # base fee and tip: the most that is paid is twice the base fee and the tip
+    print(f"Dry run on chain {chain_id} for {deployer}: nothing is sent. Fee now: {price / 1e9:.9g} gwei a gas")
+    for cost in costs:
+        print(f"{cost.name:<44}{cost.gas:>12,} gas{cost.gas * price / 1e18:>20.9f} ether")
+    total = sum(cost.gas for cost in costs)
+    print(f"{f'total of {len(costs)} transactions':<44}{total:>12,} gas{total * price / 1e18:>20.9f} ether")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="deploy")
+def main(composed: DictConfig) -> None:
+    """Hydra's entry point; every error that a user can repair ends in one line and its own exit code."""
+    with one_line_errors(composed.traceback, "interrupted; run it again to go on"):
+        refuse_unknown(composed, DeployConfig)
+        config = OmegaConf.to_object(composed)
+        assert isinstance(config, DeployConfig)
+        deploy(config)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop_like_interrupt)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    ConfigStore.instance().store(name="deploy_schema", node=DeployConfig)
+    try:
+        main()
+    except Exception as error:  # of Hydra: a bad key, value or option
+        fail(explain_bad_key(error, DeployConfig), ConfigError.exit_code)

@@ -1,0 +1,57 @@
+"""What the command says without running anything."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from flock_ray.config import Config, valid_keys
+from tests.jobs.command import Ended, alliance
+
+pytestmark = pytest.mark.integration
+
+CONF = Path(__file__).parents[2] / "conf"
+QUICK = 3.0  # seconds of computing, which a busy machine does not change much
+
+
+def told(folder: Path, *arguments: str) -> Ended:
+    """A command that ends well and quickly, says what it says in plain lines, and leaves nothing behind."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = alliance(folder, *arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (ended.code, ended.errors, ended.left) == (0, "", [])
+    assert "\x1b" not in ended.output and "\r" not in ended.output
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < QUICK
+    return ended
+
+
+def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
+    lines = told(tmp_path, "--help").output.splitlines()
+    groups = {
+        folder.name: sorted(file.stem for file in folder.iterdir()) for folder in CONF.iterdir() if folder.is_dir()
+    }
+    assert groups
+    for group, options in groups.items():
+        assert f"{group}: {', '.join(options)}" in lines
+
+
+def test_cfg_prints_every_key_with_its_value(tmp_path: Path) -> None:
+    printed = OmegaConf.create(told(tmp_path, "--cfg", "job", "seed=77", "alliance.num_epochs=5").output)
+    assert (printed.seed, printed.alliance.num_epochs) == (77, 5)
+    merged = OmegaConf.merge(OmegaConf.structured(Config), printed)
+    assert [key for key in valid_keys() if OmegaConf.is_missing(merged, key)] == []
+
+
+def test_the_plan_alone(tmp_path: Path) -> None:
+    ended = told(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
+    assert ended.output.splitlines()[:4] == [
+        "Placement plan: 2 node groups, each 1 worker x (2 CPU, 1 GPU, 2 threads), engine deepspeed",
+        "  node 0: hosts 0-1, members 0-3",
+        "  node 1: hosts 2-3, members 4-7",
+        "  in all 4 CPU, 2 GPU; the committee and chain actors take none",
+    ]
+    assert ended.output.splitlines()[4].startswith("Committee: 4 voters (quorum 3) and 4 proposers of 8 slots")
+    assert len(ended.output.splitlines()) == 5

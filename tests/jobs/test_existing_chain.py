@@ -1,0 +1,352 @@
+"""A task on a chain that the run does not own: here a real anvil behind its RPC, with keys in files or the environment.
+
+Keys are where they sign: the creator's with the command, the relayer's and the members' in processes of the cluster.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from flock_ray.chain import transactions
+from flock_ray.chain.abi import contract
+from flock_ray.chain.anvil import AnvilProcess, find_anvil
+from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.journal import Genesis
+from flock_ray.chain.keys import PASSWORD_VARIABLE, Signer, run_signer
+from flock_ray.chain.node import parse
+from flock_ray.chain.rpc import RpcNode
+from flock_ray.chain.views import TxContext
+from flock_ray.cluster.placement import make_plan
+from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.config import Config
+from flock_ray.errors import ChainUnreachableError, FundsError, KeyMissingError, WrongChainError
+from flock_ray.session import run_alliance
+from flock_ray.telemetry.table import Console
+from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.run import verify_run
+from tests.chaos.proxy import Proxy
+from tests.jobs.command import Ended, alliance
+from tests.runs import ROOT, Head, Run, ray_head, tiny, wait_until
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)"),
+]
+
+CHAIN_ID = 4_711
+NUM_MEMBERS = 5
+MEMBERS = [f"member-{number}" for number in range(NUM_MEMBERS)]
+PASSWORD = "correct horse"
+TOKEN = 10**18
+
+
+def signer(name: str) -> Signer:
+    return run_signer(99, name)
+
+
+def variables(*names: str) -> dict[str, str]:
+    """Environment variables with the keys of these accounts."""
+    return {f"FLOCK_RAY_{name.upper().replace('-', '_')}_KEY": signer(name)._key.to_hex() for name in names}
+
+
+def chain_of(*names: str) -> AnvilProcess:
+    """A chain on which these accounts have gas money."""
+    alloc = {signer(name).address: GAS_MONEY for name in names}
+    return AnvilProcess(Genesis("anvil", CHAIN_ID, GENESIS_TIME, alloc))
+
+
+@dataclass
+class Place:
+    """A cluster whose processes hold the relayer's and the members' keys, and the chain."""
+
+    head: Head
+    url: str
+    base: list[str]
+    logs: Path
+
+    def play(self, folder: Path, *overrides: str, env: dict[str, str] | None = None) -> Ended:
+        folder.mkdir(exist_ok=True)
+        keys = variables("creator") if env is None else env
+        return alliance(folder, *self.base, f"chain.url={self.url}", *overrides, env=keys)
+
+
+@pytest.fixture(scope="module")
+def place(tiny_model_dir: Path) -> Iterator[Place]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**variables("relayer", *MEMBERS), PASSWORD_VARIABLE: PASSWORD}.items():
+            patch.setenv(name, value)
+        chain = chain_of("creator", "relayer", *MEMBERS)
+        try:
+            with ray_head() as head:
+                base = tiny(
+                    tiny_model_dir,
+                    "cluster=existing",
+                    f"cluster.address={head.address}",
+                    "chain=rpc",
+                    f"alliance.num_members={NUM_MEMBERS}",
+                    "alliance.num_proposers=1",
+                    "alliance.num_epochs=1",
+                    "adversary=none",
+                )
+                yield Place(head, chain.url, base, head.folder)
+        finally:
+            chain.close()
+
+
+def balance(url: str, token: str, account: str) -> int:
+    """What the token itself says."""
+    node = RpcNode(url)
+    answer = node.call(token, contract("FlockToken").encode("balanceOf", account), account)
+    node.close()
+    return int.from_bytes(answer, "big")
+
+
+def check_paid(place: Place, folder: Path, ended: Ended) -> Path:
+    """The run settled on the chain, everybody is paid out, and no key is written anywhere."""
+    assert (ended.code, ended.errors) == (0, ""), ended.errors
+    run = (folder / "outputs" / "latest").resolve()
+    summary = json.loads((run / "summary.json").read_text())
+    contracts = summary["chain"]["contracts"]
+    assert (summary["chain"]["backend"], summary["chain"]["chain_id"]) == ("rpc", CHAIN_ID)
+    for name in ("token", "task", "settlement"):
+        assert f"chain.{name}={contracts[name]}" in ended.output
+    assert summary["epochs"][0]["settlement_tx"] and summary["epochs"][0]["gas_used"]
+    members = summary["members"]
+    assert [member["address"] for member in members] == [signer(name).address for name in MEMBERS]
+    assert sum(member["earned_wei"] for member in members) > 0
+    for member in members:
+        held = balance(place.url, contracts["token"], member["address"])
+        assert held == member["balance_end_wei"] == member["balance_start_wei"] + member["earned_wei"]
+    assert leaked(run, place.logs) == []
+    assert not any(secret in ended.output.lower() for secret in secrets())
+    told: list[str] = []
+    verify_run(RunFolder(run), "", place.url, told.append)
+    assert any("their code was not compared" in line for line in told)
+    return run
+
+
+def secrets() -> list[str]:
+    keys = [signer(name)._key.to_hex().removeprefix("0x") for name in ("creator", "relayer", *MEMBERS)]
+    return [*keys, PASSWORD]
+
+
+def leaked(*folders: Path) -> list[str]:
+    """Files that hold a key, as text or as bytes, or the password."""
+    needles = [text.encode() for text in secrets()]
+    needles += [bytes.fromhex(text) for text in secrets() if text != PASSWORD]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert files
+    return [str(file) for file in files if any(needle in file.read_bytes().lower() for needle in needles)]
+
+
+def test_with_keys_in_the_environment_the_creator_deploys_and_the_members_are_paid(
+    place: Place, tmp_path: Path
+) -> None:
+    run = check_paid(place, tmp_path, place.play(tmp_path, "chain.backend=auto", f"chain.chain_id={CHAIN_ID}"))
+    config = (run / "config.yaml").read_text()
+    assert place.url in config and "key" not in config.replace("keystore", "")
+
+
+def test_with_keystore_files_and_contracts_that_are_there_already(place: Place, tmp_path: Path) -> None:
+    keystore = tmp_path / "keys"
+    keystore.mkdir()
+    for name in ("creator", "relayer", *MEMBERS):
+        encrypted = Account.encrypt(signer(name)._key.to_bytes(), PASSWORD, kdf="pbkdf2", iterations=2)
+        (keystore / f"{name}.json").write_text(json.dumps(encrypted))
+    contracts = deploy_with_the_job(place.url, keystore, tmp_path)
+    give(place.url, contracts[0].partition("=")[2], stakes(MEMBERS))
+    ended = place.play(tmp_path, f"chain.keystore={keystore}", *contracts, env={PASSWORD_VARIABLE: PASSWORD})
+    check_paid(place, tmp_path, ended)
+    assert [f"chain.{part}" in ended.output for part in ("token", "task", "settlement")] == [True] * 3
+
+
+def deploy_with_the_job(url: str, keystore: Path, folder: Path) -> list[str]:
+    """Contracts made by `jobs/deploy.py`; the overrides that it prints. The creator is the treasury."""
+    command = [sys.executable, str(ROOT / "jobs" / "deploy.py"), f"chain.url={url}", f"chain.keystore={keystore}"]
+    command += [f"book={folder / 'book.json'}", f"timelock.proposers=[{signer('member-0').address}]"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=True)
+    return done.stdout.splitlines()[-1].removeprefix("Contracts: ").split()
+
+
+def give(url: str, token: str, grants: list[tuple[str, int]]) -> None:
+    """Tokens of the creator's."""
+    node, creator = RpcNode(url), signer("creator")
+    max_fee, tip = node.fees()
+    nonce, total = node.nonce(creator.address), sum(amount for _, amount in grants)
+    context = TxContext(node.chain_id, nonce, max_fee, tip, GAS_MONEY, total, token, "", "", "")
+    for raw in transactions.transfer(creator, context, grants):
+        node.wait([node.send(raw, 0)], 20)
+    node.close()
+
+
+def stakes(names: list[str]) -> list[tuple[str, int]]:
+    return [(signer(name).address, 3_000 * TOKEN) for name in names]
+
+
+def deploy(url: str, grants: list[tuple[str, int]]) -> list[str]:
+    """Contracts made by hand, tokens given out; the overrides that name them."""
+    from flock_ray.chain.client import ChainClient
+    from flock_ray.chain.views import ChainSpec
+
+    creator = signer("creator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOCK_RAY_RELAYER_KEY", variables("relayer")["FLOCK_RAY_RELAYER_KEY"])
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            client = ChainClient(ChainSpec("rpc", (url,), 0, "", 0, 0, [], "", "", "", 20.0), folder)
+            supply = sum(amount for _, amount in grants)
+            raws, made = transactions.deploy(creator, client.context(creator.address), supply, client.timestamp())
+            client.broadcast(raws, 0)
+            client.set_contracts(made)
+            client.broadcast(transactions.transfer(creator, client.context(creator.address), grants), 0)
+            client.close()
+    return [f"chain.token={made.token}", f"chain.task={made.task}", f"chain.settlement={made.settlement}"]
+
+
+def test_what_is_missing_on_the_chain_is_told(place: Place, tmp_path: Path) -> None:
+    """Two at a time: keys, gas money, tokens, and the wrong chain."""
+    poor = chain_of("creator", "relayer", *MEMBERS[:-1])
+    try:
+        unstaked = deploy(place.url, [(signer("creator").address, 1_000 * TOKEN), *stakes(MEMBERS[:-1])])
+        last = signer(MEMBERS[-1]).address
+        cases: list[tuple[list[str], type[Exception], str]] = [
+            ([f"chain.url={poor.url}"], FundsError, f"{last} has 0 wei for gas, needs "),
+            (unstaked, FundsError, f"{last} has 0 tokens, needs 3000 for the stake"),
+            (
+                ["alliance.num_members=6"],
+                KeyMissingError,
+                "no key for member-5: set FLOCK_RAY_MEMBER_5_KEY, or chain.k",
+            ),
+            (["chain.chain_id=1"], WrongChainError, "serves chain id 4711, chain.chain_id is 1"),
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            folders = [tmp_path / str(number) for number in range(len(cases))]
+            ended = list(pool.map(lambda folder, case: place.play(folder, *case[0]), folders, cases))
+    finally:
+        poor.close()
+    for one, (overrides, error, told) in zip(ended, cases, strict=True):
+        assert told in one.one_line, overrides
+        assert one.code == error.exit_code  # type: ignore[attr-defined]
+        assert [path for path in one.left if path != "outputs"] == []
+
+
+@dataclass
+class Away:
+    """A chain behind a proxy that can take it away, and an undisturbed run on it to start over from.
+
+    Attributes:
+        whole: that run.
+        overrides: of its configuration.
+    """
+
+    head: Head
+    proxy: Proxy
+    overrides: list[str]
+    folder: Path
+    whole: Run
+    snapshot: str
+
+    def start_over(self, name: str, **chain: object) -> tuple[Config, RunDirectory]:
+        """The run as it was when its task had just been founded, on the chain of that moment."""
+        self.proxy.reset()
+        assert self.proxy.ask("evm_revert", self.snapshot)
+        self.snapshot = self.proxy.ask("evm_snapshot")
+        path = self.folder / name / "day" / "time"
+        shutil.copytree(self.whole.path, path, symlinks=True)
+        for gone in ("records", "receipts", "chain", "adapter", "members"):
+            shutil.rmtree(path / gone)
+        for made in ("records", "receipts"):
+            (path / made).mkdir()
+        for gone in ("summary.json", "report.html", "events.jsonl"):
+            (path / gone).unlink()
+        config = load_config(path)
+        return replace(config, chain=replace(config.chain, **chain)), RunDirectory.open(path)
+
+    def go_away_when_sent(self, settlement: int) -> None:
+        """Take the chain away right after that settlement was handed in."""
+        self.proxy.before_send = lambda raw: (
+            setattr(self.proxy, "outage", 10**9) if len(self.proxy.sent) == settlement else None
+        )
+
+    def come_back(self) -> None:
+        self.proxy.before_send = lambda raw: None
+        self.proxy.outage = 0
+
+
+@pytest.fixture(scope="module")
+def away(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
+    chain = chain_of("creator", "relayer", *MEMBERS)
+    proxy = Proxy(chain.port, signer("relayer"), 0)
+    snapshots: list[str] = []
+
+    def remember(raw: bytes) -> None:
+        if not snapshots and parse(raw)[1] == signer("relayer").address:
+            snapshots.append(proxy.ask("evm_snapshot"))
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in variables("creator").items():
+                patch.setenv(name, value)
+            proxy.before_send = remember
+            folder = tmp_path_factory.mktemp("away")
+            overrides = [*place.base, f"chain.url={proxy.url}", "alliance.num_epochs=3", "alliance.max_unsettled=1"]
+            whole = place.head.run(folder / "whole", *overrides)
+            yield Away(place.head, proxy, overrides, folder, whole, snapshots[0])
+    finally:
+        proxy.close()
+        chain.close()
+
+
+def test_a_chain_that_is_away_for_two_epochs_loses_nothing(away: Away) -> None:
+    config, run = away.start_over("back")
+    away.go_away_when_sent(2)
+    told = io.StringIO()
+
+    def back_when_the_run_waits() -> None:
+        wait_until(lambda: "wait since" in told.getvalue(), 120)
+        away.come_back()
+
+    thread = threading.Thread(target=back_when_the_run_waits, daemon=True)
+    thread.start()
+    summary = run_alliance(config, run, make_plan(config), Console(told))
+    thread.join()
+    text = told.getvalue()
+    assert re.search(r"wait since \d\d:\d\d:\d\d for the settlement of epoch 2: no answer from the RPC at 127", text)
+    assert text.index("epoch 3 of 3: ") < text.index("wait since") < text.index("epoch 2 settled: ")
+    same_end(Run(run.path, summary), away.whole)
+
+
+@pytest.mark.deep
+def test_a_chain_that_stays_away_ends_the_run_which_goes_on_later(away: Away) -> None:
+    config, run = away.start_over("gone", outage_patience=1.0)
+    away.go_away_when_sent(2)
+    with pytest.raises(ChainUnreachableError, match=r"waited for 1 s \(chain\.outage_patience\); nothing is lost"):
+        run_alliance(config, run, make_plan(config), Console(io.StringIO()))
+    open_ = [json.loads((run.path / "receipts" / f"{epoch}.json").read_text()) for epoch in (2, 3)]
+    assert [receipt["settlement"] for receipt in open_] == [None, None]
+    away.come_back()
+    same_end(Run(run.path, run_alliance(config, run, make_plan(config), Console(io.StringIO()))), away.whole)
+
+
+def same_end(run: Run, whole: Run) -> None:
+    """The same bytes are trained, each epoch is settled, everybody is paid the same."""
+    assert run.hash == whole.hash and run.records() == whole.records()
+    assert all(epoch["settlement_tx"] for epoch in run.summary["epochs"])
+    ends = [[member["balance_end_wei"] for member in one.summary["members"]] for one in (run, whole)]
+    assert ends[0] == ends[1]
+    assert [event["epoch"] for event in run.events("settled")] == [1, 2, 3]
+    assert leaked(run.path) == []

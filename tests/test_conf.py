@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from flock_ray.config import Config, check, register, valid_keys
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+# Keys that an option leaves to the user.
+OPEN = {
+    "chain=rpc": "chain.url=http://127.0.0.1:8545",
+    "data=jsonl": "data.path=silos/*.jsonl",
+    "model=folder": "model.path=models/llama",
+    "model=hub": "model.path=owner/name",
+}
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_to_a_configuration_that_passes_the_checks(option: str) -> None:
+    config = composed(option, *filter(None, [OPEN.get(option)]))
+    group, _, choice = option.partition("=")
+    if group != "experiment":
+        differences = OmegaConf.load(CONF / group / f"{choice}.yaml")
+        assert OmegaConf.merge(config[group], differences) == config[group]
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, Config)
+    check(typed)
+
+
+def test_every_group_of_the_schema_has_options_and_the_other_way_round() -> None:
+    groups = {key.split(".")[0] for key in valid_keys() if "." in key}
+    assert {path.parent.name for path in CONF.glob("*/*.yaml")} == groups | {"experiment"}
+
+
+def test_the_default_run_has_one_cheat_that_the_command_line_can_take_out() -> None:
+    assert composed().adversary.attack == "sign_flip"
+    assert len(composed().adversary.members) == 1
+    honest = composed("adversary=none").adversary
+    assert (honest.attack, list(honest.members)) == ("none", [])
+
+
+@pytest.mark.parametrize(
+    "override", ["alliance.num_voterz=4", "training.steps=many", "chain.backend=coin", "chain=coin"]
+)
+def test_an_unknown_key_or_a_wrong_value_is_refused(override: str) -> None:
+    with pytest.raises(HydraException):
+        composed(override)
