@@ -1,0 +1,60 @@
+"""Whatever happens between the relayer and its chain, each epoch is settled once, in order, and no wei is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flock_ray.chain.anvil import find_anvil
+from tests.chaos.schedule import FAULTS, Stage, Violation, draw, hurried, kill_everywhere, play
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)"),
+]
+
+NUM_SCHEDULES = 20
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with pytest.MonkeyPatch.context() as patch, hurried():
+        made = Stage(tmp_path_factory.mktemp("stage"), patch.setenv)
+        yield made
+        made.close()
+
+
+def test_random_schedules_end_as_if_nothing_had_happened(stage: Stage, tmp_path: Path) -> None:
+    fired: Counter[str] = Counter()
+    for seed in range(NUM_SCHEDULES):
+        faults = draw(seed)
+        try:
+            fired += play(stage, tmp_path / str(seed), faults).fired
+        except Exception as error:
+            raise AssertionError(f"schedule {seed}, {faults}: {error}") from error
+    assert set(fired) == set(FAULTS)
+
+
+SENT_AND_CRASHED = [[("stuck", 40), ("crash", 3)], [], []]
+"""The first transaction waits in the pool, and the relayer dies before it notes that it was sent."""
+
+
+def test_the_harness_notices_that_the_journal_is_off(stage: Stage, tmp_path: Path) -> None:
+    assert play(stage, tmp_path / "on", SENT_AND_CRASHED).fired == {"stuck": 1, "crash": 1}
+    with pytest.raises(Violation, match="4 transactions of the relayer are mined for 3 epochs"):
+        play(stage, tmp_path / "off", SENT_AND_CRASHED, journal=False)
+
+
+def test_killed_between_every_two_steps_of_the_journal(stage: Stage, tmp_path: Path) -> None:
+    assert kill_everywhere(stage, tmp_path) == 2 * len(("plan", "sign", "send", "sent", "mined"))
+
+
+def test_a_stolen_nonce_is_given_up(stage: Stage, tmp_path: Path) -> None:
+    assert play(stage, tmp_path, [[("nonce_theft", 0)], [], []]).fired == {"nonce_theft": 1}
+    with sqlite3.connect(tmp_path / "chain" / "outbox.sqlite") as journal:
+        fates = journal.execute("SELECT nonce, fate FROM attempts ORDER BY number").fetchall()
+    assert fates == [(0, "lost"), (1, ""), (2, ""), (3, "")]

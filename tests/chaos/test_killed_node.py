@@ -1,0 +1,66 @@
+"""A node's process dies in the middle of a phase: the group is rebuilt whole and answers with the same bytes, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from flock_ray.cluster.groups import NodeGroups
+from flock_ray.errors import NodeGroupError
+from tests.runs import Head, Run, timeless, tiny
+
+pytestmark = pytest.mark.integration
+
+
+def process_of(group: int) -> int:
+    actor = ray.get_actor(f"node-{group}-0")
+    return int(ray.get(actor.__ray_call__.options(concurrency_group="health").remote(lambda _: os.getpid())))
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(phase, group) to be killed, in this order, while the phase runs on it."""
+    due: list[tuple[str, int]] = []
+    run = NodeGroups.run
+
+    def run_and_kill(self: NodeGroups, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
+        if not due or due[0][0] != method:
+            return run(self, method, *args)
+        victim = process_of(due.pop(0)[1])
+        results = run(self, method, *args)
+        time.sleep(0.05)
+        os.kill(victim, signal.SIGKILL)
+        return results
+
+    monkeypatch.setattr(NodeGroups, "run", run_and_kill)
+    return due
+
+
+def test_each_group_may_die_once_in_training_or_voting(
+    head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path, kills: list[tuple[str, int]]
+) -> None:
+    kills += [("train", 0), ("commit_ballots_b", 1)]
+    run = head.run(tmp_path, *tiny(tiny_model_dir, "cluster.nodes=2"))
+    assert not kills
+    rebuilt = [(event["phase"], event["group"]) for event in run.events("node_group_rebuilt")]
+    assert rebuilt == [("train", 0), ("commit_ballots_b", 1)]
+    assert run.records() == whole_run.records()
+    assert timeless(run.summary) == timeless(whole_run.summary)
+
+
+@pytest.mark.deep
+def test_a_group_that_dies_twice_ends_the_run(
+    head: Head, tiny_model_dir: Path, tmp_path: Path, kills: list[tuple[str, int]]
+) -> None:
+    kills += [("train", 0), ("see", 0)]
+    with pytest.raises(NodeGroupError, match="node group 0 died twice, the second time in phase") as refused:
+        head.run(tmp_path, *tiny(tiny_model_dir, "chain=none"))
+    assert refused.value.exit_code == 31
+    assert not (tmp_path / "latest" / "summary.json").exists()

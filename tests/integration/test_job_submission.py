@@ -1,0 +1,39 @@
+"""`ray job submit` against a cluster that `ray start --head` started."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, Head, Run, command_running, read_summary, tiny
+
+pytestmark = pytest.mark.integration
+
+UPLOAD_LIMIT = 20 << 20  # bytes
+
+
+def test_a_submitted_job_runs_on_its_own_cluster(
+    head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    environment = {"env_vars": {"HOME": str(tmp_path)}}
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
+    submit += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps(environment)]
+    log = tmp_path / "output"
+    with command_running([*submit, "--", "python", "jobs/alliance.py", *tiny(tiny_model_dir)], tmp_path) as process:
+        assert process.wait(240) == 0, log.read_text()[-4000:]
+
+    run = (tmp_path / "flock_ray_outputs" / "latest").resolve()
+    said = [line for line in log.read_text().splitlines() if line.startswith("Run folder: ")]
+    assert said == [f"Run folder: {run}"] * 2
+    assert read_summary(run).hash == whole_run.hash
+    assert "mode: existing" in (run / "config.yaml").read_text()
+
+    (uploaded,) = head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    files = [path for path in uploaded.rglob("*") if path.is_file()]
+    tops = {path.relative_to(uploaded).parts[0] for path in files}
+    assert {"conf", "flock_ray", "jobs"} <= tops
+    assert tops.isdisjoint({".venv", "outputs", ".git", "contracts"})
+    assert sum(path.stat().st_size for path in files) < UPLOAD_LIMIT
