@@ -1,0 +1,65 @@
+"""What every result file says about where and with what it was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flock_ray.chain.abi import Contract
+from flock_ray.telemetry.summary import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "ray", "deepspeed", "peft", "transformers", "web3")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions, device, cores and load."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg(),
+    }
+
+
+def compile_contracts(folder: Path, names: Sequence[str]) -> dict[str, Contract]:
+    """Contracts that are only measured, from `folder`/NAME.sol by the project's compiler; needs node."""
+    settings = {
+        "evmVersion": "prague",
+        "optimizer": {"enabled": True, "runs": 1_000_000},
+        "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}},
+    }
+    sources = {name: {"content": (folder / f"{name}.sol").read_text()} for name in names}
+    asked = json.dumps({"language": "Solidity", "sources": sources, "settings": settings})
+    command = [str(ROOT / "contracts" / "tools" / "solc"), "--standard-json"]
+    output = json.loads(subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout)
+    made = {name: output["contracts"][name][name] for name in names}
+    return {
+        name: Contract(name, {"abi": m["abi"], "bytecode": m["evm"]["bytecode"]["object"]}) for name, m in made.items()
+    }
+
+
+def store(name: str, result: dict[str, Any], quick: bool) -> None:
+    """Write a result file, beside the committed ones unless it is a quick run."""
+    folder = Path("outputs") if quick else ROOT / "benchmarks" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    write_json(path, result)
+    print(f"wrote {path}")

@@ -1,0 +1,29 @@
+"""Run one benchmark: `python benchmarks/run.py NAME [--quick] [-- hydra overrides]`; results go to benchmarks/results.
+
+`--quick` runs the same code with fewer points and writes nothing into the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT.parent))
+
+
+def main() -> None:
+    """Dispatch to the script of that name."""
+    names = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("run", "common"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=names)
+    parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the runs")
+    arguments = parser.parse_args()
+    importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.quick, arguments.overrides)
+
+
+if __name__ == "__main__":
+    main()
