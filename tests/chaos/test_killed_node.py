@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def process_of(group: int) -> int:
 
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """(phase, group) to be killed, in this order, while the phase runs on it."""
+    """(phase, group) to be killed, in this order, with the phase asked of it and not answered."""
     due: list[tuple[str, int]] = []
     run = NodeGroups.run
 
@@ -34,8 +33,8 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         if not due or due[0][0] != method:
             return run(self, method, *args)
         victim = process_of(due.pop(0)[1])
+        os.kill(victim, signal.SIGSTOP)  # so it cannot have answered by the time that it dies
         results = run(self, method, *args)
-        time.sleep(0.05)
         os.kill(victim, signal.SIGKILL)
         return results
 
