@@ -50,14 +50,15 @@ def schedules(number: int, folder: Path) -> dict[str, Any]:
     try:
         with hurried():
             for seed in range(number):
-                if seed % 20 == 0:
-                    print(f"schedule {seed} of {number}", flush=True)
+                if seed and seed % 20 == 0:
+                    pace = (time.perf_counter() - began) / seed
+                    print(f"schedule {seed} of {number}: {pace:.2f} s each", flush=True)
                 try:
                     fired += play(stage, folder / str(seed), draw(seed)).fired
                 except Exception as error:
                     failures.append(f"schedule {seed}: {error}")
+            print("a kill at every step of the journal, then a crash at every step under faults", flush=True)
             kills = kill_everywhere(stage, folder)
-            print("a crash at every step under faults", flush=True)
             crashes = 0 if number < NUM_SCHEDULES else crash_everywhere(stage, folder, HARD)
     finally:
         stage.close()
@@ -127,5 +128,5 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     store("settlement", result, quick)
     for name, value in result["headline"].items():
         print(f"{name}: {value}")
-    for failure in faults["failures"]:
-        print(failure)
+    if faults["failures"]:
+        sys.exit("\n".join(faults["failures"]))

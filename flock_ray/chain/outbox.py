@@ -193,6 +193,17 @@ class Outbox:
         row = rows.fetchone()
         return Intent(*row) if row else None
 
+    def unfinished(self) -> list[Intent]:
+        """Intents that were signed and have had no effect as far as we saw, unless another was signed for the epoch."""
+        signed, sent, planned = State.SIGNED.value, State.SENT.value, State.PLANNED.value
+        rows = self._db.execute(
+            f"SELECT {_INTENT} FROM intents AS one WHERE state IN (?, ?) AND NOT EXISTS ("
+            "SELECT 1 FROM intents AS later WHERE later.rowid > one.rowid AND later.state != ?"
+            " AND (later.contract, later.task, later.epoch) = (one.contract, one.task, one.epoch)) ORDER BY epoch",
+            (signed, sent, planned),
+        )
+        return [Intent(*row) for row in rows.fetchall()]
+
     def in_a_block(self, below: State | None = None) -> list[Intent]:
         """Intents that had their effect, in the order of epochs; those only that are less sure than `below`."""
         states = _IN_A_BLOCK[: None if below is None else _IN_A_BLOCK.index(below.value)]

@@ -321,11 +321,10 @@ class Settler:
     # What is mined stays mined, or is sent again.
 
     def _recheck(self) -> None:
-        """See that the blocks of earlier settlements are still there, and how sure they are by now."""
+        """See that the blocks of settlements are still there and how sure they are; finish what a crash cut short."""
         intents = self._outbox.in_a_block(below=State.FINAL)
-        if not intents:
-            return
-        safe, final = self._node.settled_head("safe"), self._node.settled_head("finalized")
+        if intents:
+            safe, final = self._node.settled_head("safe"), self._node.settled_head("finalized")
         for intent in intents:
             seen = self._outbox.place(intent.id)
             assert seen is not None
@@ -336,6 +335,8 @@ class Settler:
                 self._outbox.mined(intent.id, seen, State.FINAL)
             elif seen.block <= safe:
                 self._outbox.mined(intent.id, seen, State.SAFE)
+        for intent in self._outbox.unfinished():
+            self._carry(intent)
 
     def _short_of(self, level: State) -> list[Intent]:
         """Settlements that are not as sure as that, where the chain knows it at all."""

@@ -88,6 +88,20 @@ def test_a_new_process_needs_the_journal_alone(mined: World, tmp_path: Path) -> 
     assert mined.client.task_view(TASK).last_settled == 1
 
 
+def test_a_new_process_finishes_what_another_was_sending_again(mined: World, tmp_path: Path) -> None:
+    """As after a crash between the last send of a run and the look at its block: nobody asks for that epoch again."""
+    report, _ = mined.report()
+    receipt = mined.settle(report)
+    outbox = Outbox(tmp_path / "chain" / "outbox.sqlite")
+    outbox.sent(intent_id(mined.domain.chain_id, mined.domain.contract, report_hash(report)))
+    outbox.close()
+    mined.client.close()
+    ask(mined, "anvil_reorg", 1, [])
+    mined.client = reopened(mined, tmp_path)
+    assert mined.client.confirm()[1].hash == receipt.hash
+    assert mined.client.task_view(TASK).last_settled == 1
+
+
 def test_what_was_sent_needlessly_is_still_mined(mined: World, tmp_path: Path) -> None:
     """As after a look at a node that lagged."""
     report, _ = mined.report()

@@ -89,3 +89,23 @@ def test_a_call_may_change_until_it_is_in_a_block(tmp_path: Path) -> None:
     outbox.mined(NAME, PLACE, State.SAFE)
     assert (outbox.in_a_block(below=State.FINAL), outbox.in_a_block(below=State.SAFE)) == ([better], [])
     outbox.close()
+
+
+def test_what_is_unfinished(tmp_path: Path) -> None:
+    """The last signed report of each epoch that is in no block, in the order of epochs."""
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    names = ("late", "old", "new", "planned", "mined")
+    late, old, new, planned, mined = (
+        replace(INTENT, id=keccak(name.encode()), report=keccak(name.encode()), epoch=epoch)
+        for name, epoch in zip(names, (3, 2, 2, 2, 1), strict=True)
+    )
+    for number, intent in enumerate((late, old, new, planned, mined)):
+        outbox.plan(intent)
+        if intent is not planned:
+            outbox.sign(intent.id, attempt(number, number))
+    outbox.sent(late.id)
+    outbox.mined(mined.id, PLACE)
+    assert outbox.unfinished() == [new, late]
+    outbox.mined(new.id, PLACE)
+    assert outbox.unfinished() == [late]
+    outbox.close()

@@ -58,3 +58,13 @@ def test_a_stolen_nonce_is_given_up(stage: Stage, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "chain" / "outbox.sqlite") as journal:
         fates = journal.execute("SELECT nonce, fate FROM attempts ORDER BY number").fetchall()
     assert fates == [(0, "lost"), (1, ""), (2, ""), (3, "")]
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 8), (2, 3)])
+def test_a_crash_while_a_settlement_that_was_taken_back_is_sent_again(
+    stage: Stage, tmp_path: Path, epoch: int, step: int
+) -> None:
+    """The journal held the first epoch as sent for good: the next relayer settled the second and never looked back."""
+    faults: list[list[tuple[str, int]]] = [[("reorged", 3)], [], []]
+    faults[epoch - 1].append(("crash", step))
+    assert play(stage, tmp_path, faults).fired == {"reorged": 1, "crash": 1}
