@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ from flock_ray.protocol.hashing import keccak
 from tests.chaos.schedule import FAULTS, NUM_EPOCHS, Stage, crash_everywhere, draw, hurried, kill_everywhere, play
 
 NUM_SCHEDULES = 220
+PER_STAGE = 20  # schedules, after which a new chain begins
 NUM_LEAVES = 10_000
 COLD_STARTS = 5
 HARD = [[("stuck", 1)], [("nonce_theft", 0)], [("reorged", 3)]]
@@ -41,27 +43,43 @@ world.client.close()
 """
 
 
-def schedules(number: int, folder: Path) -> dict[str, Any]:
-    """Play random schedules and kill the settling process at each step."""
-    fired: Counter[str] = Counter()
-    failures: list[str] = []
-    began = time.perf_counter()
+@contextmanager
+def fresh_stage(folder: Path) -> Iterator[Stage]:
+    """A stage whose settlers hurry."""
     stage = Stage(folder, os.environ.__setitem__)
     try:
         with hurried():
-            for seed in range(number):
-                if seed and seed % 20 == 0:
-                    pace = (time.perf_counter() - began) / seed
-                    print(f"schedule {seed} of {number}: {pace:.2f} s each", flush=True)
+            yield stage
+    finally:
+        stage.close()
+
+
+def random_schedules(number: int, folder: Path) -> tuple[Counter[str], list[str]]:
+    """Play schedules; returns how often each fault took place, and what went wrong."""
+    fired: Counter[str] = Counter()
+    failures: list[str] = []
+    began = time.perf_counter()
+    for first in range(0, number, PER_STAGE):
+        last = min(first + PER_STAGE, number)
+        with fresh_stage(folder / f"stage-{first}") as stage:
+            for seed in range(first, last):
                 try:
                     fired += play(stage, folder / str(seed), draw(seed)).fired
                 except Exception as error:
                     failures.append(f"schedule {seed}: {error}")
-            print("a kill at every step of the journal, then a crash at every step under faults", flush=True)
-            kills = kill_everywhere(stage, folder)
-            crashes = 0 if number < NUM_SCHEDULES else crash_everywhere(stage, folder, HARD)
-    finally:
-        stage.close()
+        pace = (time.perf_counter() - began) / last
+        print(f"{last} of {number} schedules, {pace:.2f} s each, {len(failures)} failed", flush=True)
+    return fired, failures
+
+
+def schedules(number: int, folder: Path) -> dict[str, Any]:
+    """Play random schedules, and kill and crash the settling process at each step."""
+    began = time.perf_counter()
+    fired, failures = random_schedules(number, folder)
+    print("a kill at every step of the journal, then a crash at every step under faults", flush=True)
+    with fresh_stage(folder / "stage") as stage:
+        kills = kill_everywhere(stage, folder)
+        crashes = 0 if number < NUM_SCHEDULES else crash_everywhere(stage, folder, HARD)
     return {
         "run": number,
         "exactly_once": number - len(failures),

@@ -27,6 +27,7 @@ from flock_ray.chain.views import (
     DAILY_EMISSION,
     DECAY_BPS,
     EPOCH_MULTIPLE,
+    GWEI,
     PERIOD_DAYS,
     RESPONSE_WINDOW,
     TOKEN,
@@ -79,7 +80,7 @@ class DeployConfig:
     """One deployment.
 
     Attributes:
-        chain: where; `url`, `chain_id`, `keystore` and `confirmation_timeout` count.
+        chain: where; `url`, `chain_id`, `keystore`, `confirmation_timeout` and `max_fee_gwei` count.
         book: file of the address book.
         dry_run: print the gas bill, send nothing.
         traceback: show it with an error.
@@ -182,7 +183,7 @@ def open_deployment(config: DeployConfig, path: Path, node: Node, signer: Signer
     chosen = settings(config, signer.address, book.settings.get("start") if book else None, node.timestamp())
     book = book or AddressBook(path, node.chain_id, genesis, signer.address, chosen.as_json())
     book.require(node.chain_id, genesis, signer.address, chosen.as_json())
-    return Deployment(node, signer, chosen, book, config.chain.confirmation_timeout)
+    return Deployment(node, signer, chosen, book, config.chain.confirmation_timeout, config.chain.max_fee_gwei * GWEI)
 
 
 def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Settings:

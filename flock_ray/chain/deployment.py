@@ -17,11 +17,12 @@ from eth_utils.address import is_address, to_checksum_address
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.bid import Bid, fees_up_to
 from flock_ray.chain.embedded import AnvilNode, EthTesterNode
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.node import Node
 from flock_ray.chain.transactions import created_at, sign
-from flock_ray.chain.views import NOBODY
+from flock_ray.chain.views import MAX_FEE, NOBODY
 from flock_ray.errors import DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 
@@ -166,13 +167,25 @@ def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
 class Deployment:
     """A deployment on one chain by one account, begun or not."""
 
-    def __init__(self, node: Node, signer: Signer, settings: Settings, book: AddressBook, timeout: float) -> None:
-        """Go on where `book` says; `timeout` in seconds for a receipt."""
+    def __init__(
+        self, node: Node, signer: Signer, settings: Settings, book: AddressBook, timeout: float, max_fee: int = MAX_FEE
+    ) -> None:
+        """Go on where `book` says.
+
+        Args:
+            node: the chain.
+            signer: the account that sends.
+            settings: chosen.
+            book: of this deployment.
+            timeout: seconds to wait for a receipt.
+            max_fee: most to pay, wei a gas.
+        """
         self._node = node
         self._signer = signer
         self._settings = settings
         self._book = book
         self._timeout = timeout
+        self._max_fee = max_fee
         self.recover()
 
     def recover(self) -> None:
@@ -180,6 +193,23 @@ class Deployment:
         for name, entry in self._book.entries.items():
             if not entry.tx:
                 self._settle(name, entry)
+
+    def _finish(self) -> None:
+        """See transactions through that an earlier process sent and that still wait for a block."""
+        for name, entry in self._book.entries.items():
+            if not entry.tx and (raws := list(filter(None, map(self._waiting, entry.attempts)))):
+                self._see_through(name, entry, raws)
+
+    def _waiting(self, attempt: str) -> bytes | None:
+        """The transaction of that hash as it was signed, if it waits for a block: its fields, signed again."""
+        tx_hash = bytes.fromhex(attempt[2:])
+        found = self._node.transaction(tx_hash)
+        if found is None or self._node.receipt(tx_hash) is not None:
+            return None
+        fees = found["maxFeePerGas"], found["maxPriorityFeePerGas"]
+        to, data = found.get("to") or "", bytes(found["input"])
+        raw = sign(self._signer, self._node.chain_id, found["nonce"], fees, found["gas"], to, data)
+        return raw if keccak(raw) == tx_hash else None
 
     def missing(self) -> list[str]:
         """Names of the steps that are still to be sent."""
@@ -210,8 +240,9 @@ class Deployment:
             DeploymentError: the contracts that stand wait for others at addresses that are taken or passed.
             ChainError: a transaction reverted or was not mined in time.
         """
+        self._finish()
         costs = {cost.name: cost.gas + cost.gas // _MARGIN for cost in self.costs()}
-        max_fee, _ = self._node.fees()
+        max_fee, _ = fees_up_to(self._node, self._max_fee)
         has, needs = self._node.balance(self._signer.address), sum(costs.values()) * max_fee
         if costs and has < needs:
             raise FundsError(f"{self._signer.address} has {has} wei for gas, needs {needs} wei")
@@ -234,22 +265,36 @@ class Deployment:
                 f" {book.reserved[name]}, where the others expect it; deploy anew with another book"
             )
         step = next(step for step in plan(self._settings, sender, at) if step.name == name)
-        raw = sign(self._signer, self._node.chain_id, nonce, self._node.fees(), gas, step.to, step.data)
+        fees = fees_up_to(self._node, self._max_fee)
+        raw = sign(self._signer, self._node.chain_id, nonce, fees, gas, step.to, step.data)
         entry = book.entries.setdefault(name, Entry())
-        entry.attempts = list(dict.fromkeys([*entry.attempts, "0x" + keccak(raw).hex()]))
-        book.save()
-        self._node.send(raw, 0)
-        self._node.wait([keccak(raw)], self._timeout)
-        self._settle(name, entry)
-        book.save()
+        self._see_through(name, entry, [raw])
         return entry
 
+    def _see_through(self, name: str, entry: Entry, raws: list[bytes]) -> None:
+        """Have one of these transactions of one nonce mined, or one that outbids them; each is in the book before."""
+        bid = Bid(self._node, self._signer, self._max_fee)
+        hashes = [keccak(raw) for raw in raws]
+
+        def hand_in(raw: bytes | None) -> None:
+            if raw is None:
+                return
+            if raw not in raws:
+                raws.append(raw)
+                hashes.append(keccak(raw))
+            entry.attempts = list(dict.fromkeys([*entry.attempts, "0x" + keccak(raw).hex()]))
+            self._book.save()
+            bid.send(raw, 0)
+
+        hand_in(raws[-1])
+        self._node.wait(hashes, self._timeout, lambda: hand_in(bid.next(raws)))
+        self._settle(name, entry)
+        self._book.save()
+
     def _settle(self, name: str, entry: Entry) -> None:
-        """Fill an entry in from the receipt of that of its attempts which was mined; pending ones are waited for."""
+        """Fill an entry in from the receipt of that of its attempts which was mined."""
         for attempt in entry.attempts:
             tx_hash = bytes.fromhex(attempt[2:])
-            if self._node.receipt(tx_hash) is None and self._node.has(tx_hash):
-                self._node.wait([tx_hash], self._timeout)
             found = self._node.receipt(tx_hash)
             if found is None or not found[1]:
                 continue
@@ -278,7 +323,8 @@ class Deployment:
         found = self._node.receipt(bytes.fromhex(entry.tx[2:]))
         if found is None or not found[1]:
             raise DeploymentError(f"the chain has no transaction {entry.tx} ({step.name}) any more")
-        if self._node.transaction_data(bytes.fromhex(entry.tx[2:])) != step.data:
+        transaction = self._node.transaction(bytes.fromhex(entry.tx[2:]))
+        if transaction is None or bytes(transaction["input"]) != step.data:
             raise DeploymentError(f"transaction {entry.tx} ({step.name}) is not what this version and settings send")
         if step.to:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from time import monotonic, sleep
@@ -173,12 +173,7 @@ class Node(ABC):
 
     def has(self, tx_hash: bytes) -> bool:
         """Whether the chain knows the transaction, mined or not."""
-        try:
-            with self._reach():
-                self._web3.eth.get_transaction(HexBytes(tx_hash))
-        except TransactionNotFound:
-            return False
-        return True
+        return self.transaction(tx_hash) is not None
 
     def receipt(self, tx_hash: bytes) -> tuple[TxReceipt, bool] | None:
         """Receipt of a mined transaction and whether it succeeded; None when it is not mined."""
@@ -226,8 +221,13 @@ class Node(ABC):
         except TransactionFailed as error:
             raise Reverted(_eth_tester_data(str(error))) from None
 
-    def wait(self, hashes: Sequence[bytes], timeout: float) -> TxReceipt:
+    def wait(self, hashes: Sequence[bytes], timeout: float, meanwhile: Callable[[], None] = lambda: None) -> TxReceipt:
         """Receipt of the one of these transactions that gets mined (several: replacements of one another).
+
+        Args:
+            hashes: of the transactions.
+            timeout: seconds.
+            meanwhile: called after each look that found none; it may add to `hashes`.
 
         Raises:
             FundsError: it reverted for want of tokens.
@@ -247,6 +247,7 @@ class Node(ABC):
                 raise ChainError(
                     f"transaction 0x{hashes[-1].hex()} is not mined after {timeout:g} s (chain.confirmation_timeout)"
                 )
+            meanwhile()
             sleep(pause)
             pause = min(1.5 * pause, _LAST_POLL)
 
@@ -284,13 +285,13 @@ class Node(ABC):
         with self._reach():
             return keccak(bytes(self._web3.eth.get_code(address)))  # type: ignore[arg-type]
 
-    def transaction_data(self, tx_hash: bytes) -> bytes:
-        """Data of a transaction that the chain knows; none for one that it does not know."""
+    def transaction(self, tx_hash: bytes) -> Mapping[str, Any] | None:
+        """Fields of a transaction that the chain knows, mined or not; None for one that it does not know."""
         try:
             with self._reach():
-                return bytes(self._web3.eth.get_transaction(HexBytes(tx_hash))["input"])
+                return dict(self._web3.eth.get_transaction(HexBytes(tx_hash)))
         except TransactionNotFound:
-            return b""
+            return None
 
     def genesis(self) -> bytes:
         """Hash of block 0."""

@@ -13,18 +13,16 @@ from threading import Event
 from typing import TypeVar
 
 from flock_ray.chain.abi import contract
+from flock_ray.chain.bid import Bid, fees_up_to
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import Node, NonceUsedError, Reverted, UnderpricedError, revert_error
+from flock_ray.chain.node import Node, Reverted, revert_error
 from flock_ray.chain.outbox import Attempt, Intent, Outbox, Place, State, intent_id
 from flock_ray.chain.settlement import Report
-from flock_ray.chain.transactions import call, max_fee_of, outbid, settle_call, settle_gas
+from flock_ray.chain.transactions import call, max_fee_of, settle_call, settle_gas
 from flock_ray.chain.views import TxContext, TxReceipt, Waiting
 from flock_ray.errors import ChainError, ChainUnreachableError
 from flock_ray.protocol.hashing import keccak, word
-
-MAX_REPLACEMENTS = 8  # of one nonce
-STUCK_BLOCKS = 10  # that came and went without a transaction that pays enough
 
 _FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.25, 5.0  # seconds between two tries to reach the chain
@@ -37,11 +35,10 @@ T = TypeVar("T")
 class _Watch:
     """What one call of `Settler.settle` has seen so far of one intent."""
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int, bid: Bid) -> None:
         self.since = time.monotonic()
         self.pause = 0.0
-        self.sent_at_block: int | None = None
-        self.cheap = False
+        self.bid = bid
         self.reverted = 0
         self._patience = patience
         self._contradictions: dict[str, int] = {}
@@ -154,7 +151,8 @@ class Settler:
 
     def _carry(self, intent: Intent) -> TxReceipt:
         """Look and act until the intent is mined."""
-        watch = _Watch(_PATIENT_LOOKS if self._node.remote else 1)
+        bid = Bid(self._node, self._relayer, self._max_fee)
+        watch = _Watch(_PATIENT_LOOKS if self._node.remote else 1, bid)
         outage = self._outage
         while True:
             receipt = self._patiently(intent.epoch, lambda: self._step(intent, watch))
@@ -267,44 +265,26 @@ class Settler:
         """An earlier nonce is free again, and nothing of ours is mined before it is used."""
         earlier = self._outbox.with_nonce(missing)
         for attempt in earlier[-1:]:
-            self._hand_in(attempt, intent.epoch, watch)
+            watch.bid.send(attempt.raw, intent.epoch)
         if not earlier and watch.believes("gap", self._node.nonce(self._relayer.address) <= missing):
             self._send(intent, self._sign(intent, missing, exactly=True), watch)
 
     def _hurry(self, intent: Intent, attempts: list[Attempt], watch: _Watch) -> None:
         """Its turn has come: hand it in again if it is lost, and pay more if it is passed over."""
-        latest, head = attempts[-1], self._node.head()
-        if watch.sent_at_block is None:
-            watch.sent_at_block = head
-        max_fee, tip = self._fees()
-        passed_over = head - watch.sent_at_block >= STUCK_BLOCKS or max_fee_of(latest.raw) < max_fee // 2
-        if (watch.cheap or passed_over) and len(attempts) <= MAX_REPLACEMENTS:
-            raised = outbid(self._relayer, latest.raw, max_fee, tip)
-            if max_fee_of(raised) <= self._max_fee:
-                watch.sent_at_block = None
-                self._send(intent, self._journalled(intent, latest.nonce, raised), watch)
-                return
-        if not any(self._node.has(attempt.hash) for attempt in attempts):
-            self._send(intent, latest, watch)
+        raw, latest = watch.bid.next([attempt.raw for attempt in attempts]), attempts[-1]
+        if raw is not None:
+            attempt = latest if raw == latest.raw else self._journalled(intent, latest.nonce, raw)
+            self._send(intent, attempt, watch)
 
     def _send(self, intent: Intent, attempt: Attempt, watch: _Watch) -> None:
-        self._hand_in(attempt, intent.epoch, watch)
+        watch.bid.send(attempt.raw, intent.epoch)
         self._outbox.sent(intent.id)
         watch.pause = 0.0
-
-    def _hand_in(self, attempt: Attempt, epoch: int, watch: _Watch) -> None:
-        watch.cheap = False
-        try:
-            self._node.send(attempt.raw, epoch)
-        except NonceUsedError:
-            pass  # by one of ours or by a stranger: the next look tells
-        except UnderpricedError:
-            watch.cheap = True
 
     def _sign(self, intent: Intent, nonce: int, exactly: bool = False) -> Attempt:
         """A new attempt, after every nonce that was ever used unless it shall have `exactly` this one."""
         nonce = nonce if exactly else max(nonce, self._outbox.next_nonce())
-        max_fee, tip = self._fees()
+        max_fee, tip = fees_up_to(self._node, self._max_fee)
         node, address = self._node, self._relayer.address
         context = TxContext(node.chain_id, nonce, max_fee, tip, node.balance(address), 0, "", "", intent.contract, "")
         return self._journalled(intent, nonce, call(self._relayer, context, intent.contract, intent.data, intent.gas))
@@ -313,10 +293,6 @@ class Settler:
         attempt = Attempt(nonce, keccak(raw), raw)
         self._outbox.sign(intent.id, attempt)
         return attempt
-
-    def _fees(self) -> tuple[int, int]:
-        max_fee, tip = self._node.fees()
-        return min(max_fee, self._max_fee), min(tip, self._max_fee)
 
     # What is mined stays mined, or is sent again.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 TOKEN = 10**18  # wei
+GWEI = 10**9  # wei
 NOBODY = "0x" + "00" * 20
 
 DAILY_EMISSION = 1_000_000  # tokens of a day of the first period
@@ -18,6 +19,7 @@ EPOCH_MULTIPLE = 1  # daily emissions that one epoch of a task may commit
 ACTIVATION_DELAY = 0  # seconds until a settled root pays
 ABSENCE_BPS = 100  # of its stake that an absent voter loses
 RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
+MAX_FEE = 500 * GWEI  # a gas that a transaction pays at most
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ChainSpec:
     task: str
     settlement: str
     confirmation_timeout: float
-    max_fee: int = 500 * 10**9
+    max_fee: int = MAX_FEE
     finality: str = "mined"
 
 

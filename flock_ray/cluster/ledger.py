@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.transactions import create_task, deploy, start, transfer
-from flock_ray.chain.views import NOBODY, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxContext, TxReceipt
+from flock_ray.chain.views import GWEI, NOBODY, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxContext, TxReceipt
 from flock_ray.cluster.desk import ChainActor
 from flock_ray.cluster.groups import NodeGroups, root_cause
 from flock_ray.cluster.launch import uses_rpc
@@ -32,7 +32,6 @@ from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
 _LOOK = 1.0  # seconds between two looks at what a settlement waits for
-_GWEI = 10**9
 
 
 class Ledger(Protocol):
@@ -174,7 +173,7 @@ class ChainLedger:
             task=chain.task,
             settlement=chain.settlement,
             confirmation_timeout=chain.confirmation_timeout,
-            max_fee=chain.max_fee_gwei * _GWEI,
+            max_fee=chain.max_fee_gwei * GWEI,
             finality=chain.finality.value,
         )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -214,7 +214,7 @@ class ChainConfig:
         confirmation_timeout: seconds to wait for a receipt before an error, while the chain answers.
         outage_patience: seconds that a run waits for an RPC that does not answer once it can go on no further: with
             `alliance.max_unsettled` epochs open, or between the last epoch and the pay-out.
-        max_fee_gwei: most that the relayer pays for a gas, in 1e-9 of the chain's coin.
+        max_fee_gwei: most that the relayer or jobs/deploy.py pays for a gas, in 1e-9 of the chain's coin.
         finality: `mined`, `safe` or `finalized`: what the blocks of all settlements must be before the pay-out. On a
             public chain take `safe`; a development chain that makes no empty blocks gets there never.
     """

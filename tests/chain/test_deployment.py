@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from flock_ray.chain import bid
+from flock_ray.chain import node as chain_node
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, alone
 from flock_ray.chain.anvil import AnvilProcess
@@ -20,6 +23,7 @@ from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.views import NOBODY
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
 from tests.chain.conftest import needs_anvil
+from tests.chaos.proxy import Proxy, fields_of
 
 pytestmark = needs_anvil
 
@@ -202,3 +206,74 @@ def test_a_field_of_another_form_is_a_broken_book(node: RpcNode, tmp_path: Path)
     path.write_text(json.dumps(fields))
     with pytest.raises(AddressBookError, match="is of chain 4711 with genesis 0x0000"):
         begin(node, path)
+
+
+def quickened(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_FIRST_POLL", "_LAST_POLL"):
+        monkeypatch.setattr(chain_node, name, 0.002)
+
+
+def raised_by_an_eighth(old: bytes, new: bytes) -> bool:
+    fees = ("maxFeePerGas", "maxPriorityFeePerGas")
+    return all(8 * fields_of(new)[fee] >= 9 * fields_of(old)[fee] for fee in fees)
+
+
+def test_faults_on_the_way_to_the_chain(node: RpcNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost is handed in again, what is passed over or refused as too cheap is outbid."""
+    quickened(monkeypatch)
+    proxy = Proxy(int(node._pool._endpoints[0]._http.endpoint_uri.rsplit(":", 1)[1]), DEPLOYER, 0)  # type: ignore[union-attr]
+    proxy.on_send = [
+        ("stuck", 1),
+        ("dropped", 0),
+        ("under_priced", 1),
+        ("duplicated", 0),
+        ("stuck", 2),
+        ("under_priced", 2),
+    ]
+    kinds = {kind for kind, _ in proxy.on_send}
+    behind = RpcNode(proxy.url)
+    try:
+        whole(behind, tmp_path / "book.json")
+    finally:
+        behind.close()
+        proxy.close()
+    assert set(proxy.fired) == kinds and not proxy.on_send
+    assert node.mined_nonce(DEPLOYER.address) == NUM_STEPS
+    by_nonce: dict[int, list[bytes]] = {}
+    for raw in dict.fromkeys(proxy.sent):
+        by_nonce.setdefault(fields_of(raw)["nonce"], []).append(raw)
+    assert sorted(by_nonce) == list(range(NUM_STEPS))
+    assert sum(len(raws) - 1 for raws in by_nonce.values()) >= 3  # replacements: stuck, refused, and after the fee rose
+    assert all(raised_by_an_eighth(*pair) for raws in by_nonce.values() for pair in pairwise(raws))
+
+
+def test_the_next_process_outbids_what_the_last_one_left(
+    node: RpcNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, send = tmp_path / "book.json", node.send
+    quickened(monkeypatch)
+    sent: list[bytes] = []
+
+    def cut(raw: bytes, epoch: int) -> bytes:
+        sent.append(raw)
+        send(raw, epoch)
+        raise Cut
+
+    def mine(raw: bytes, epoch: int) -> bytes:
+        sent.append(raw)
+        if len(sent) == 3:
+            node._request("evm_setAutomine", [True])
+        return send(raw, epoch)
+
+    node._request("evm_setAutomine", [False])
+    monkeypatch.setattr(node, "send", cut)
+    with pytest.raises(Cut):
+        begin(node, path).execute(lambda _: None)
+    monkeypatch.setattr(node, "send", mine)
+    monkeypatch.setattr(bid, "STUCK_BLOCKS", 0)
+    assert len(begin(node, path).costs()) == NUM_STEPS  # a dry run sends nothing
+    whole(node, path)
+    first, again, raised = sent[:3]
+    assert first == again and raised_by_an_eighth(first, raised)
+    assert fields_of(first)["nonce"] == fields_of(raised)["nonce"] == 0
+    assert node.mined_nonce(DEPLOYER.address) == NUM_STEPS

@@ -86,6 +86,7 @@ class Proxy:
         self._reorg_depth = 0
         self._slow: int | None = None  # requests until blocks are made again
         self._held: bytes | None = None  # transaction that is passed over
+        self._lost = False  # anvil keeps the states of some hundred blocks only, and reorganizes to nothing behind them
 
     # The chain behind.
 
@@ -132,6 +133,10 @@ class Proxy:
             self.outage -= 1
             return None
         self._pass_time()
+        if self._lost:
+            return {
+                "error": {"code": -32000, "message": "anvil lost its state in a reorganization: begin with another"}
+            }
         if method == "eth_sendRawTransaction":
             raw = bytes.fromhex(params[0].removeprefix("0x"))
             self.sent.append(raw)
@@ -168,6 +173,7 @@ class Proxy:
         if depth > 0:
             self.fired["reorged"] += 1
             self.ask("anvil_reorg", depth, [])
+            self._lost = not int(self.ask("eth_getBalance", self._relayer.address, "latest"), 16)
             self.follow_base_fee()
 
     def follow_base_fee(self) -> None:

@@ -101,7 +101,10 @@ def instrument(client: ChainClient, step: Step) -> None:
 
 
 class Stage:
-    """An anvil with a founded task, the reports to settle, and the end that they lead to."""
+    """An anvil with a founded task, the reports to settle, and the end that they lead to.
+
+    It is good for some fifty schedules: anvil forgets the states of old blocks.
+    """
 
     def __init__(self, folder: Path, set_variable: Callable[[str, str], None]) -> None:
         set_variable("FLOCK_RAY_RELAYER_KEY", RELAYER._key.to_hex())

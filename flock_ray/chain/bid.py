@@ -1,0 +1,78 @@
+"""How a transaction gets into a block: handed in, handed in again when it is lost, outbid when it is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flock_ray.chain.keys import Signer
+from flock_ray.chain.node import Node, NonceUsedError, UnderpricedError
+from flock_ray.chain.transactions import max_fee_of, outbid
+from flock_ray.protocol.hashing import keccak
+
+MAX_REPLACEMENTS = 8  # of one nonce
+STUCK_BLOCKS = 10  # that came and went without a transaction that pays enough
+
+
+def fees_up_to(node: Node, limit: int) -> tuple[int, int]:
+    """(max_fee, tip) for a transaction made now, wei a gas, neither above `limit`."""
+    max_fee, tip = node.fees()
+    return min(max_fee, limit), min(tip, limit)
+
+
+class Bid:
+    """One account's bid for one nonce."""
+
+    def __init__(self, node: Node, signer: Signer, limit: int) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            node: the chain.
+            signer: the account.
+            limit: most to pay, wei a gas.
+        """
+        self._node = node
+        self._signer = signer
+        self._limit = limit
+        self._since_block: int | None = None
+        self._cheap = False
+
+    def send(self, raw: bytes, epoch: int) -> None:
+        """Hand a transaction in.
+
+        Args:
+            raw: signed transaction.
+            epoch: see `Node.send`.
+
+        Raises:
+            FundsError: the account cannot pay.
+            ChainError: the node refuses it, for another reason than a low fee or a nonce that is used.
+        """
+        self._cheap = False
+        try:
+            self._node.send(raw, epoch)
+        except NonceUsedError:
+            pass  # by one of ours or by a stranger: the next look tells
+        except UnderpricedError:
+            self._cheap = True
+
+    def next(self, raws: Sequence[bytes]) -> bytes | None:
+        """What to hand in now that none of `raws` is mined and their turn has come.
+
+        Args:
+            raws: signed transactions with this nonce, oldest first.
+
+        Returns:
+            A replacement that pays at least 12.5 % more, when the last one is refused as too cheap or passed over; the
+            last one again when the chain knows none of them; None while it is to wait.
+        """
+        latest, head = raws[-1], self._node.head()
+        if self._since_block is None:
+            self._since_block = head
+        max_fee, tip = fees_up_to(self._node, self._limit)
+        passed_over = head - self._since_block >= STUCK_BLOCKS or max_fee_of(latest) < max_fee // 2
+        if (self._cheap or passed_over) and len(raws) <= MAX_REPLACEMENTS:
+            raised = outbid(self._signer, latest, max_fee, tip)
+            if max_fee_of(raised) <= self._limit:
+                self._since_block = None
+                return raised
+        return None if any(self._node.has(keccak(raw)) for raw in raws) else latest
