@@ -31,7 +31,7 @@ def play_until(reached: Callable[[], bool], log: Path, *overrides: str) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         mark = process.mark  # type: ignore[attr-defined]
-        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)], 20)
+        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)], 60)
 
 
 def play_to_the_end(log: Path, *overrides: str) -> None:
