@@ -44,7 +44,7 @@ def signed_places(run: Path) -> list[tuple[str, int, str]]:
     places = []
     for journal in sorted(run.glob("members/*/journal.jsonl")):
         for line in journal.read_text().splitlines():
-            _, epoch, kind, _ = json.loads(line)
+            _, epoch, _, kind, _ = json.loads(line)
             places.append((journal.parent.name, epoch, kind))
     return places
 
