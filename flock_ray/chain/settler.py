@@ -19,7 +19,7 @@ from flock_ray.chain.node import Node, NonceUsedError, Reverted, UnderpricedErro
 from flock_ray.chain.outbox import Attempt, Intent, Outbox, Place, State, intent_id
 from flock_ray.chain.settlement import Report
 from flock_ray.chain.transactions import call, max_fee_of, outbid, settle_call, settle_gas
-from flock_ray.chain.views import TxContext, TxReceipt, Waiting
+from flock_ray.chain.views import EpochAbandonedError, TxContext, TxReceipt, Waiting
 from flock_ray.errors import ChainError, ChainUnreachableError
 from flock_ray.protocol.hashing import keccak, word
 
@@ -84,6 +84,7 @@ class Settler:
             signatures: EIP-2098, 64 bytes each, in the order of seats.
 
         Raises:
+            EpochAbandonedError: the epoch was given up before.
             ChainError: the contract refuses the report (its custom error is told) or settled another one, or the
                 transaction was not mined in time; asked again, the same transaction goes on.
             FundsError: the relayer cannot pay.
@@ -211,9 +212,10 @@ class Settler:
                 return found[0]
         if watch is None or not watch.believes("settled by another"):
             return None
-        raise ChainError(
-            f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report or abandoned"
-        )
+        topics = [contract("EpochSettlement").event_topic("EpochAbandoned"), intent.task, word(intent.epoch)]
+        if self._node.logs(intent.contract, topics):
+            raise EpochAbandonedError(intent.epoch)
+        raise ChainError(f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report")
 
     def _logged(self, intent: Intent) -> Iterator[bytes]:
         """Hashes of transactions by which the report was settled, whoever sent them."""
