@@ -9,10 +9,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
+from flock_ray.chain.views import EpochAbandonedError
 from flock_ray.cluster.committee import Bulletin, Committee
 from flock_ray.cluster.groups import NodeGroups, root_cause
 from flock_ray.cluster.ledger import Ledger
-from flock_ray.cluster.post import Attestation, Settlement
+from flock_ray.cluster.post import Attestation
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.spec import NodeResult
 from flock_ray.cluster.views import Witness
@@ -55,18 +56,20 @@ class Alliance:
         self.events, self.witness, self.max_unsettled = events, witness, max_unsettled
         self.arrivals = arrivals
         self.committee = CommitteeActor.remote()
+        self._before: dict[int, TaskState] = {}  # the states that epochs not settled yet started from
 
     def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
         """All epochs from `state` on; `earlier` are those signed by an earlier run, settled again where it is open."""
         for epoch in earlier:
             if epoch.settlement is None:
+                self._before[epoch.state.epoch] = epoch.state
                 self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
         self._begin(state)
-        while not state.finished:
+        while True:
+            state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
+            if state.finished:
+                return state
             state = self._epoch(state)
-            self._note_settled(self.ledger.settled(at_most_open=self.max_unsettled))
-        self._note_settled(self.ledger.settled(at_most_open=0))
-        return state
 
     def _begin(self, state: TaskState) -> None:
         """Every node takes up the task and measures the global adapter on its members' held-out parts."""
@@ -81,6 +84,7 @@ class Alliance:
     def _epoch(self, state: TaskState) -> TaskState:
         """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
         self._started, self._seconds = time.perf_counter(), dict[str, float]()
+        self._before[state.epoch] = state
         self.nodes.resume_from(state, self.ledger.domain, self.ledger.relayer)
         self.witness.epoch_begins(state)
 
@@ -138,10 +142,19 @@ class Alliance:
         elapsed = time.perf_counter() - self._started
         return self._seconds | {"overhead": max(0.0, elapsed - sum(self._seconds.values()))}
 
-    def _note_settled(self, settlements: list[Settlement]) -> None:
-        for settlement in settlements:
-            self.run_directory.write_settlement(settlement)
-            self.witness.settled(settlement)
+    def _follow_chain(self, state: TaskState, at_most_open: int) -> TaskState:
+        """Note what is settled. An abandoned epoch voids what was signed from it on: back to where the chain is."""
+        try:
+            for settlement in self.ledger.settled(at_most_open):
+                self.run_directory.write_settlement(settlement)
+                self.witness.settled(settlement)
+        except EpochAbandonedError as abandoned:
+            first = abandoned.epoch
+            state = self.ledger.follow(self._before[first])
+            self.run_directory.write_abandoned(first, state.epoch)
+            self.witness.abandoned(first, state.epoch)
+            self._begin(state)
+        return state
 
     def _ask(self, method: str, *args: Any) -> Any:
         try:

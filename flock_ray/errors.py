@@ -109,6 +109,12 @@ class DeploymentError(ChainError):
     exit_code: ClassVar[int] = 46
 
 
+class TaskClosedError(ChainError):
+    """The task was closed before its last epoch, because too many epochs in a row were abandoned."""
+
+    exit_code: ClassVar[int] = 47
+
+
 class ProtocolError(FlockRayError):
     """The epoch cannot go on by the rules: no quorum of signatures, or messages that contradict the record."""
 

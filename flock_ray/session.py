@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from flock_ray.alliance import Alliance, Arrivals
-from flock_ray.chain.eip712 import report_hash
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import ChainLedger, Ledger, NoLedger
@@ -23,7 +22,6 @@ from flock_ray.cluster.views import Witness
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.protocol.encoding import to_hex
-from flock_ray.protocol.epoch import advance
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.telemetry.events import EventLog
@@ -125,10 +123,8 @@ class Session:
         _, _, wealth = run.read_task()
         state = run.first_state(terms)
         ledger.adopt(state)
-        earlier = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
+        earlier, state = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
         witness.recall(earlier, run.logged("evaluation"), run.logged("neglected_term"))
-        for epoch in earlier:
-            state = advance(epoch.state, epoch.record, report_hash(epoch.attestation.report))
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
         self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")
         return state, earlier, wealth
@@ -159,6 +155,7 @@ class Session:
                 "num_parameters": base.num_parameters,
                 "placement": self.plan.describe(),
                 "load_seconds": round(witness.load_seconds, 3),
+                "abandoned_epochs": run.abandoned_epochs,
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             },
         )

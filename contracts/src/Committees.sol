@@ -14,7 +14,7 @@ import {Signatures} from "./libraries/Signatures.sol";
 abstract contract Committees is ISettlement, EIP712 {
     /// @notice EIP-712 type hash of the members' off-chain messages, which share this contract's domain.
     bytes32 public constant MESSAGE_TYPEHASH =
-        keccak256("Message(bytes32 task,uint64 epoch,string kind,bytes32 digest)");
+        keccak256("Message(bytes32 task,uint64 epoch,bytes32 seed,string kind,bytes32 digest)");
 
     /// @notice EIP-712 type hash of a correction: what a committee puts in the place of a root that was disabled.
     bytes32 public constant CORRECTION_TYPEHASH =
@@ -87,12 +87,18 @@ abstract contract Committees is ISettlement, EIP712 {
     }
 
     /// @notice EIP-712 digest of a member's off-chain message.
-    function messageDigest(bytes32 task, uint64 epoch, string calldata kind, bytes32 digest)
+    /// @param task Task.
+    /// @param epoch Epoch that the message is about.
+    /// @param seed Seed of that epoch: after an abandoned epoch the same number may run again under another.
+    /// @param kind Kind of the message.
+    /// @param digest SHA-256 of the message.
+    function messageDigest(bytes32 task, uint64 epoch, bytes32 seed, string calldata kind, bytes32 digest)
         public
         view
         returns (bytes32)
     {
-        return _hashTypedDataV4(keccak256(abi.encode(MESSAGE_TYPEHASH, task, epoch, keccak256(bytes(kind)), digest)));
+        bytes32 kindHash = keccak256(bytes(kind));
+        return _hashTypedDataV4(keccak256(abi.encode(MESSAGE_TYPEHASH, task, epoch, seed, kindHash, digest)));
     }
 
     /// @notice EIP-712 digest of a correction.

@@ -49,7 +49,7 @@ abstract contract Misconduct is Committees {
     error NoConflict(bytes32 digest);
     /// @notice The account did not sign both messages.
     error NotSignedBy(address account);
-    /// @notice The two reports are not about the same task and epoch.
+    /// @notice The two reports are not about the same task, epoch and seed.
     error DifferentEpochs();
     /// @notice This member was punished for this.
     error AlreadyPunished(bytes32 offence);
@@ -75,9 +75,11 @@ abstract contract Misconduct is Committees {
     }
 
     /// @notice Slashes a member that signed two different messages of one kind for one epoch; once for each kind.
+    /// @dev Under one seed: an epoch that was signed and then made void by an abandoned one runs again under another.
     /// @param task Task.
     /// @param account The member.
     /// @param epoch Epoch of both messages.
+    /// @param seed Seed of the epoch that both were signed under.
     /// @param kind Kind of both messages.
     /// @param first Digest of one message.
     /// @param second Digest of the other.
@@ -86,19 +88,20 @@ abstract contract Misconduct is Committees {
         bytes32 task,
         address account,
         uint64 epoch,
+        bytes32 seed,
         string calldata kind,
         bytes32 first,
         bytes32 second,
         bytes calldata signatures
     ) external {
         if (first == second) revert NoConflict(first);
-        bytes32 one = messageDigest(task, epoch, kind, first);
-        bytes32 other = messageDigest(task, epoch, kind, second);
+        bytes32 one = messageDigest(task, epoch, seed, kind, first);
+        bytes32 other = messageDigest(task, epoch, seed, kind, second);
         _requireSignedBoth(account, one, other, signatures);
         _punish(task, epoch, keccak256(bytes(kind)), account);
     }
 
-    /// @notice Slashes a member that signed two different reports for one epoch; once.
+    /// @notice Slashes a member that signed two different reports for one epoch under one seed; once.
     /// @param account The member.
     /// @param first One report.
     /// @param second The other.
@@ -109,7 +112,8 @@ abstract contract Misconduct is Committees {
         Report calldata second,
         bytes calldata signatures
     ) external {
-        if (first.task != second.task || first.epoch != second.epoch) revert DifferentEpochs();
+        bool alike = first.task == second.task && first.epoch == second.epoch && first.seed == second.seed;
+        if (!alike) revert DifferentEpochs();
         bytes32 one = Reports.hash(first);
         bytes32 other = Reports.hash(second);
         if (one == other) revert NoConflict(one);

@@ -103,15 +103,15 @@ contract Handler is Fixture {
         member %= MEMBERS;
         epoch %= 4;
         bytes memory signatures = bytes.concat(
-            _signedBy(members[member], settlement.messageDigest(task, epoch, "kind", "first")),
-            _signedBy(members[member], settlement.messageDigest(task, epoch, "kind", "second"))
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", "kind", "first")),
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", "kind", "second"))
         );
         uint256 stake = tasks.memberAt(task, member).stake;
         bool before = _punished[task][member][epoch];
         _punished[task][member][epoch] = true;
         uint256 received = token.balanceOf(CREATOR) + token.balanceOf(RELAYER);
         vm.prank(RELAYER);
-        try settlement.slashEquivocation(task, members[member], epoch, "kind", "first", "second", signatures) {
+        try settlement.slashEquivocation(task, members[member], epoch, "seed", "kind", "first", "second", signatures) {
             if (before) ++forgeriesAccepted;
         } catch {
             if (!before) ++forgeriesAccepted;

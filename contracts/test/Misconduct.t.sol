@@ -13,6 +13,7 @@ import {Signatures} from "../src/libraries/Signatures.sol";
 contract MisconductTest is Fixture {
     bytes32 private constant FIRST = keccak256("first");
     bytes32 private constant SECOND = keccak256("second");
+    bytes32 private constant SEED = keccak256("seed of the epoch");
     uint256 private constant SEATS = 7; // the first three of four
 
     address private cheat;
@@ -29,15 +30,15 @@ contract MisconductTest is Fixture {
         returns (bytes memory)
     {
         return bytes.concat(
-            _signedBy(account, settlement.messageDigest(TASK, 1, kind, first)),
-            _signedBy(account, settlement.messageDigest(TASK, 1, kind, second))
+            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, first)),
+            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, second))
         );
     }
 
     function test_EquivocationCostsHalfTheStake() public {
         bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
         vm.prank(STRANGER);
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
         vm.assertEq(token.balanceOf(STRANGER), STAKE / 20);
         vm.assertEq(tasks.taskInfo(TASK).poolLeft, POOL + STAKE / 2 - STAKE / 20);
@@ -47,17 +48,17 @@ contract MisconductTest is Fixture {
 
     function test_EachEquivocationIsPunishedOnce() public {
         bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
         bytes32 offence = keccak256(abi.encode(TASK, cheat, uint64(1), keccak256("ballot.a")));
         vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
         // Nor with a third message, nor the other way round.
         signatures = _both(cheat, "ballot.a", SECOND, "third");
         vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", SECOND, "third", signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", SECOND, "third", signatures);
         // Another kind is another offence, on what is left.
         signatures = _both(cheat, "ballot.b", FIRST, SECOND);
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.b", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.b", FIRST, SECOND, signatures);
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 4);
         vm.assertTrue(settlement.punished(offence), "the offence is told");
     }
@@ -66,38 +67,39 @@ contract MisconductTest is Fixture {
     function test_SameMessageTwiceIsNoEquivocation() public {
         bytes memory signatures = _both(cheat, "ballot.a", FIRST, FIRST);
         vm.expectRevert(abi.encodeWithSelector(Misconduct.NoConflict.selector, FIRST));
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, FIRST, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, FIRST, signatures);
     }
 
     /// @dev A victim cannot be framed with its messages of other kinds, epochs, tasks or contracts, or another's.
     function test_NobodyIsFramed() public {
-        bytes32 other = settlement.messageDigest(TASK, 1, "ballot.b", SECOND);
+        bytes32 other = settlement.messageDigest(TASK, 1, SEED, "ballot.b", SECOND);
         _notProven(cheat, other);
-        _notProven(cheat, settlement.messageDigest(TASK, 2, "ballot.a", SECOND));
-        _notProven(cheat, settlement.messageDigest(keccak256("other task"), 1, "ballot.a", SECOND));
+        _notProven(cheat, settlement.messageDigest(TASK, 2, SEED, "ballot.a", SECOND));
+        _notProven(cheat, settlement.messageDigest(TASK, 1, keccak256("after an abandoned epoch"), "ballot.a", SECOND));
+        _notProven(cheat, settlement.messageDigest(keccak256("other task"), 1, SEED, "ballot.a", SECOND));
         EpochSettlement twin = new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW);
-        _notProven(cheat, twin.messageDigest(TASK, 1, "ballot.a", SECOND));
-        _notProven(members[4], settlement.messageDigest(TASK, 1, "ballot.a", SECOND));
+        _notProven(cheat, twin.messageDigest(TASK, 1, SEED, "ballot.a", SECOND));
+        _notProven(members[4], settlement.messageDigest(TASK, 1, SEED, "ballot.a", SECOND));
         vm.assertEq(_stakes(TASK), MEMBERS * STAKE);
     }
 
     /// @dev One true message of the cheat, and another signature that proves nothing.
     function _notProven(address signer, bytes32 digest) private {
         bytes memory signatures = bytes.concat(
-            _signedBy(cheat, settlement.messageDigest(TASK, 1, "ballot.a", FIRST)), _signedBy(signer, digest)
+            _signedBy(cheat, settlement.messageDigest(TASK, 1, SEED, "ballot.a", FIRST)), _signedBy(signer, digest)
         );
         vm.expectRevert(abi.encodeWithSelector(Misconduct.NotSignedBy.selector, cheat));
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
     }
 
     function test_StrangersHaveNoStakeToLose() public {
         keys[vm.addr(77)] = 77;
         bytes memory signatures = _both(vm.addr(77), "ballot.a", FIRST, SECOND);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, vm.addr(77)));
-        settlement.slashEquivocation(TASK, vm.addr(77), 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, vm.addr(77), 1, SEED, "ballot.a", FIRST, SECOND, signatures);
         // Nobody signs for the zero address, whom a failed recovery names.
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, address(0)));
-        settlement.slashEquivocation(TASK, address(0), 1, "ballot.a", FIRST, SECOND, new bytes(128));
+        settlement.slashEquivocation(TASK, address(0), 1, SEED, "ballot.a", FIRST, SECOND, new bytes(128));
     }
 
     function isBy(address account, bytes32 digest, bytes calldata signature) external view returns (bool) {
@@ -122,13 +124,13 @@ contract MisconductTest is Fixture {
             _settle(_report(TASK));
         }
         uint256 before = token.balanceOf(CREATOR);
-        settlement.slashEquivocation(TASK, cheat, 1, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
         tasks.refund(TASK); // the pool is closed: its part goes on to the creator
         vm.assertEq(token.balanceOf(CREATOR), before + STAKE / 2 - STAKE / 20);
         vm.prank(members[4]);
         tasks.withdraw(TASK);
-        settlement.slashEquivocation(TASK, members[4], 1, "ballot.a", FIRST, SECOND, late);
+        settlement.slashEquivocation(TASK, members[4], 1, SEED, "ballot.a", FIRST, SECOND, late);
         vm.assertEq(token.balanceOf(members[4]), WALLET); // too late, and nothing reverts
         _checkHoldings(TASK, 0);
     }
@@ -155,6 +157,21 @@ contract MisconductTest is Fixture {
         );
         vm.expectRevert(Misconduct.DifferentEpochs.selector);
         settlement.slashReportEquivocation(voter, one, other, signatures);
+    }
+
+    /// @dev Who signed epoch 2 before epoch 1 was abandoned signs epoch 2 again, under another seed.
+    function test_AnEpochThatRunsAgainIsNoEquivocation() public {
+        address voter = settlement.committee(TASK)[0];
+        Report memory void = _report(TASK);
+        void.epoch = 2;
+        Report memory again = _report(TASK);
+        again.epoch = 2;
+        again.seed = keccak256("after an abandoned epoch");
+        bytes memory signatures = bytes.concat(
+            _signedBy(voter, settlement.reportDigest(void)), _signedBy(voter, settlement.reportDigest(again))
+        );
+        vm.expectRevert(Misconduct.DifferentEpochs.selector);
+        settlement.slashReportEquivocation(voter, void, again, signatures);
     }
 
     /// @dev Settles the first epoch without seat 3; returns its report, and seat 3's owner and signature.

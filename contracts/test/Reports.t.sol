@@ -12,7 +12,7 @@ contract ReportsTest is Base {
     string private constant SLASH_TYPE = "Slash(uint32 member,uint128 amount)";
     string private constant REPORT_TYPE =
         "Report(bytes32 task,uint64 epoch,bytes32 previousReport,bytes32 seed,bytes32 revealsDigest,bytes32 rewardsRoot,uint128 rewardsTotal,Slash[] slashes,bytes32 modelHash,bytes32 recordHash,address relayer)";
-    string private constant MESSAGE_TYPE = "Message(bytes32 task,uint64 epoch,string kind,bytes32 digest)";
+    string private constant MESSAGE_TYPE = "Message(bytes32 task,uint64 epoch,bytes32 seed,string kind,bytes32 digest)";
 
     EpochSettlement private settlement;
 
@@ -64,8 +64,8 @@ contract ReportsTest is Base {
 
     function test_GoldenMessageDigest() public view {
         vm.assertEq(
-            settlement.messageDigest(keccak256("task"), 7, "ballot.a", keccak256("digest")),
-            _digest(0x1b15972f30bcc04320149f792b584655b6bb4a65b4a18a4e462c7d44a13a276f)
+            settlement.messageDigest(keccak256("task"), 7, keccak256("seed"), "ballot.a", keccak256("digest")),
+            _digest(0x2c931a991336af19587773c5724831830d2f750822ba0d8eca2d4af5c77265f5)
         );
         vm.assertEq(settlement.MESSAGE_TYPEHASH(), keccak256(bytes(MESSAGE_TYPE)));
     }
@@ -76,9 +76,13 @@ contract ReportsTest is Base {
         vm.assertEq(settlement.reportDigest(report), _digest(expected));
     }
 
-    function testFuzz_MessageDigest(bytes32 task, uint64 epoch, string memory kind, bytes32 digest) public view {
-        bytes32 expected =
-            keccak256(abi.encode(keccak256(bytes(MESSAGE_TYPE)), task, uint256(epoch), keccak256(bytes(kind)), digest));
-        vm.assertEq(settlement.messageDigest(task, epoch, kind, digest), _digest(expected));
+    function testFuzz_MessageDigest(bytes32 task, uint64 epoch, bytes32 seed, string memory kind, bytes32 digest)
+        public
+        view
+    {
+        bytes32 expected = keccak256(
+            abi.encode(keccak256(bytes(MESSAGE_TYPE)), task, uint256(epoch), seed, keccak256(bytes(kind)), digest)
+        );
+        vm.assertEq(settlement.messageDigest(task, epoch, seed, kind, digest), _digest(expected));
     }
 }

@@ -15,7 +15,7 @@ from flock_ray.protocol.hashing import keccak, tag, word
 NAME = "flock_ray"
 VERSION = "1"
 DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-MESSAGE_TYPE = "Message(bytes32 task,uint64 epoch,string kind,bytes32 digest)"
+MESSAGE_TYPE = "Message(bytes32 task,uint64 epoch,bytes32 seed,string kind,bytes32 digest)"
 SLASH_TYPE = "Slash(uint32 member,uint128 amount)"
 REPORT_TYPE = (
     "Report(bytes32 task,uint64 epoch,bytes32 previousReport,bytes32 seed,bytes32 revealsDigest,bytes32 rewardsRoot,"
@@ -53,17 +53,18 @@ class Domain:
         return keccak(b"\x19\x01" + self.separator + struct_hash)
 
 
-def message_digest(domain: Domain, task: bytes, epoch: int, kind: str, digest: bytes) -> bytes:
+def message_digest(domain: Domain, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
     """What a member signs under a message of the protocol.
 
     Args:
         domain: chain and contract.
         task: id of the task.
         epoch: the epoch that the message belongs to.
+        seed: of that epoch; after an abandoned one the same number may run again under another.
         kind: the kind of message, such as `ballot_a`.
         digest: hash of the message's canonical bytes.
     """
-    return domain.digest(_struct(MESSAGE_TYPE, task, epoch, keccak(kind.encode()), digest))
+    return domain.digest(_struct(MESSAGE_TYPE, task, epoch, seed, keccak(kind.encode()), digest))
 
 
 def report_hash(report: Report) -> bytes:

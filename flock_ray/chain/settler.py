@@ -20,7 +20,7 @@ from flock_ray.chain.node import Node, Reverted, revert_error
 from flock_ray.chain.outbox import Attempt, Intent, Outbox, Place, State, intent_id
 from flock_ray.chain.settlement import Report
 from flock_ray.chain.transactions import call, max_fee_of, settle_call, settle_gas
-from flock_ray.chain.views import TxContext, TxReceipt, Waiting
+from flock_ray.chain.views import EpochAbandonedError, TxContext, TxReceipt, Waiting
 from flock_ray.errors import ChainError, ChainUnreachableError
 from flock_ray.protocol.hashing import keccak, word
 
@@ -81,6 +81,7 @@ class Settler:
             signatures: EIP-2098, 64 bytes each, in the order of seats.
 
         Raises:
+            EpochAbandonedError: the epoch was given up before.
             ChainError: the contract refuses the report (its custom error is told) or settled another one, or the
                 transaction was not mined in time; asked again, the same transaction goes on.
             FundsError: the relayer cannot pay.
@@ -209,9 +210,10 @@ class Settler:
                 return found[0]
         if watch is None or not watch.believes("settled by another"):
             return None
-        raise ChainError(
-            f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report or abandoned"
-        )
+        topics = [contract("EpochSettlement").event_topic("EpochAbandoned"), intent.task, word(intent.epoch)]
+        if self._node.logs(intent.contract, topics):
+            raise EpochAbandonedError(intent.epoch)
+        raise ChainError(f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report")
 
     def _logged(self, intent: Intent) -> Iterator[bytes]:
         """Hashes of transactions by which the report was settled, whoever sent them."""
@@ -297,7 +299,7 @@ class Settler:
     # What is mined stays mined, or is sent again.
 
     def _recheck(self) -> None:
-        """See that the blocks of settlements are still there and how sure they are; finish what a crash cut short."""
+        """See that the blocks of settlements are still there and how sure they are; find those that were never seen."""
         intents = self._outbox.in_a_block(below=State.FINAL)
         if intents:
             safe, final = self._node.settled_head("safe"), self._node.settled_head("finalized")
@@ -312,11 +314,14 @@ class Settler:
             elif seen.block <= safe:
                 self._outbox.mined(intent.id, seen, State.SAFE)
         for intent in self._outbox.unfinished():
-            self._carry(intent)
+            self._found(intent)
 
     def _short_of(self, level: State) -> list[Intent]:
         """Settlements that are not as sure as that, where the chain knows it at all."""
         self._recheck()
+        for intent in self._outbox.unfinished():
+            if self._last_settled(intent) < intent.epoch:  # a crash came before it was sent again
+                self._carry(intent)
         if level is not State.MINED and self._node.settled_head(level.value) < 0:
             return []
         return self._outbox.in_a_block(below=level)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from flock_ray.errors import ChainError
+
 TOKEN = 10**18  # wei
 GWEI = 10**9  # wei
 NOBODY = "0x" + "00" * 20
@@ -160,6 +162,21 @@ class TxReceipt:
     block: int
     block_hash: bytes
     contract_address: str | None = None
+
+
+class EpochAbandonedError(ChainError):
+    """An epoch was given up on the chain before its report was settled; what was signed from it on is void.
+
+    Attributes:
+        epoch: the epoch.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"epoch {epoch} was abandoned on the chain")
+        self.epoch = epoch
+
+    def __reduce__(self) -> tuple[type[EpochAbandonedError], tuple[int]]:  # type: ignore[override]
+        return type(self), (self.epoch,)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from flock_ray.errors import ProtocolError
 
 
 class Journal:
-    """Append-only file of (task, epoch, kind) -> digest, owned by one member in one process.
+    """Append-only file of (task, epoch, seed, kind) -> digest, owned by one member in one process.
 
-    The same digest may be signed again; another digest for the same place is refused.
+    The same digest may be signed again; another digest for the same place is refused. An epoch that runs again after
+    an abandoned one has another seed, and so is another place.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open or create `folder/journal.jsonl`; a torn last line, from a crash while writing, is dropped."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
-        self._signed: dict[tuple[str, int, str], str] = {}
+        self._signed: dict[tuple[str, int, str, str], str] = {}
         if self._path.exists():
             self._load()
 
@@ -29,16 +30,16 @@ class Journal:
         if whole != data:
             os.truncate(self._path, len(whole))
         for line in whole.splitlines():
-            task, epoch, kind, digest = json.loads(line)
-            self._signed[task, epoch, kind] = digest
+            task, epoch, seed, kind, digest = json.loads(line)
+            self._signed[task, epoch, seed, kind] = digest
 
-    def record(self, task: bytes, epoch: int, kind: str, digest: bytes) -> None:
+    def record(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> None:
         """Note that `digest` is about to be signed.
 
         Raises:
             ProtocolError: another digest was signed in this place before.
         """
-        place = (task.hex(), epoch, kind)
+        place = (task.hex(), epoch, seed.hex(), kind)
         known = self._signed.get(place)
         if known == digest.hex():
             return
@@ -52,10 +53,8 @@ class Journal:
             os.fsync(file.fileno())
         self._signed[place] = digest.hex()
 
-    def signed(self, task: bytes, epoch: int) -> dict[str, bytes]:
+    def signed(self, task: bytes, epoch: int, seed: bytes) -> dict[str, bytes]:
         """{kind: digest} of what was signed in an epoch."""
-        return {
-            kind: bytes.fromhex(digest)
-            for (of_task, of_epoch, kind), digest in self._signed.items()
-            if of_task == task.hex() and of_epoch == epoch
-        }
+        epoch_place = (task.hex(), epoch, seed.hex())
+        return {kind: bytes.fromhex(digest) for (*place, kind), digest in self._signed.items()
+                if tuple(place) == epoch_place}  # fmt: skip

@@ -7,7 +7,7 @@ holds the creator's key only; members' transactions come signed from the nodes, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ from flock_ray.cluster.patience import Patience
 from flock_ray.cluster.post import Attestation, Settlement
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config, chain_urls
-from flock_ray.errors import ChainError, ChainUnreachableError
+from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
+from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
@@ -54,8 +55,15 @@ class Ledger(Protocol):
     def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
         """Begin to settle an epoch; returns at once."""
 
-    def settled(self, at_most_open: int) -> list[Settlement]:
-        """What has been settled since the last call; waits until no more than `at_most_open` epochs are open."""
+    def settled(self, at_most_open: int) -> Iterable[Settlement]:
+        """What has been settled since the last call; waits until no more than `at_most_open` epochs are open.
+
+        Raises:
+            EpochAbandonedError: an open epoch was abandoned; `follow` tells how the task goes on.
+        """
+
+    def follow(self, state: TaskState) -> TaskState:
+        """The state after the epochs that were abandoned from `state` on; what was to be settled is forgotten."""
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
         """After the last epoch: every member claims what it earned and withdraws its stake."""
@@ -120,10 +128,14 @@ class NoLedger:
         """Nothing to send."""
         self._open.append(Settlement(attestation.report.epoch, None, None))
 
-    def settled(self, at_most_open: int) -> list[Settlement]:
+    def settled(self, at_most_open: int) -> Iterable[Settlement]:
         """Everything at once."""
         done, self._open = self._open, []
         return done
+
+    def follow(self, state: TaskState) -> TaskState:
+        """Nobody abandons an epoch."""
+        return state
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
         """Nobody to pay."""
@@ -319,25 +331,44 @@ class ChainLedger:
         settle = self._actor.settle.options(concurrency_group="settle")
         self._open[settle.remote(report, seats, attestation.packed(voters))] = report.epoch
 
-    def settled(self, at_most_open: int) -> list[Settlement]:
+    def settled(self, at_most_open: int) -> Iterator[Settlement]:
         """Collect receipts in the order of epochs; when none may stay open, only once all are as sure as configured.
 
         Raises:
+            EpochAbandonedError: an open epoch was abandoned.
             ChainUnreachableError: the chain did not answer for longer than `chain.outage_patience` while this waited.
             ChainError: the contract refused a report, or a transaction was not mined in time.
         """
-        done = {}
         for ref, epoch in list(self._open.items()):
             if len(self._open) > at_most_open:
                 self._await(ref)
             elif not ray.wait([ref], timeout=0)[0]:
                 break
             del self._open[ref]
-            done[epoch] = _settlement(epoch, self._get(ref))
-        self._settled |= done
+            self._settled[epoch] = _settlement(epoch, self._get(ref))
+            yield self._settled[epoch]
         if at_most_open == 0:
-            done |= self._moved()
-        return list(done.values())
+            yield from self._moved().values()
+
+    def follow(self, state: TaskState) -> TaskState:
+        """The state that the chain is at, all epochs since `state` having been abandoned.
+
+        Raises:
+            TaskClosedError: too many in a row.
+            ChainError: the chain tells another history.
+        """
+        self._open.clear()
+        view = self._ask("task_view", self._task)
+        while state.epoch <= view.last_settled:
+            state = skip(state)
+        if state.seed != view.seed:
+            raise ChainError(f"the chain is at another seed before epoch {state.epoch} than its abandoned epochs give")
+        if view.status is TaskStatus.CLOSED and not state.finished:
+            raise TaskClosedError(
+                f"the task was closed after epoch {view.last_settled}: {view.skips} epochs in a row were abandoned;"
+                " members claim what they earned and take out their stakes by hand"
+            )
+        return state
 
     def _moved(self) -> dict[int, Settlement]:
         """Wait until the settlements are sure; those that another transaction brought about in the end."""

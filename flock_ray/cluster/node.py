@@ -180,7 +180,7 @@ class Node:
             if member := self._members.get(number):
                 payload = self._payload(member)
                 member.keep(payload)
-                salt = member.salt(state.scope.task, state.epoch, "payload")
+                salt = member.salt(state, "payload")
                 commitment = state.scope.payload_commitment(state.epoch, number, sha256(payload), salt)
                 messages.append(self._sign(member, Kind.COMMITMENT, {"commitment": to_hex(commitment)}))
                 fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
@@ -201,7 +201,7 @@ class Node:
         for number in self._hosted(state.roles.proposers):
             update = self._bench.train(number, state.epoch, state.adapter)
             if member := self._members.get(number):
-                salt = member.salt(state.scope.task, state.epoch, "payload")
+                salt = member.salt(state, "payload")
                 with self._bench.timed("transfer"):
                     payload = self._bench.store.put(self._payload(member))
                 manifest = Manifest(
@@ -264,7 +264,7 @@ class Node:
         for voter in self._voters():
             lacking = [
                 kind
-                for kind, digest in voter.signed(self._state.scope.task, self._state.epoch).items()
+                for kind, digest in voter.signed(self._state).items()
                 if kind != "report" and present.get((Kind(kind), voter.number)) != digest
             ]
             why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
@@ -370,19 +370,19 @@ class Node:
     def _sign(self, member: Member, kind: Kind, body: Mapping[str, Any]) -> SignedMessage:
         message = Message(kind, self._state.scope.task, self._state.epoch, member.number, body)
         self._bench.store.put(message.data)
-        return member.sign(message, self._domain)
+        return member.sign(message, self._state.seed, self._domain)
 
     def _commit(self, member: Member, kind: Kind, reveal: Kind, ballot: Ballot) -> SignedMessage:
         task, epoch = self._state.scope.task, self._state.epoch
-        salt = member.salt(task, epoch, reveal)
-        member.seal(epoch, reveal, ballot_body(ballot, salt))
+        salt = member.salt(self._state, reveal)
+        member.seal(self._state, reveal, ballot_body(ballot, salt))
         commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
         return self._sign(member, kind, {"commitment": to_hex(commitment)})
 
     def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> NodeResult:
         """Reveal what was sealed, and note which commitments were there: no other is signed for later."""
         self._commitments[committed] = {one.digest for one in self._inbox(bulletin).messages if one.kind is committed}
-        sealed = [(voter, voter.sealed(self._state.epoch, kind)) for voter in self._voters()]
+        sealed = [(voter, voter.sealed(self._state, kind)) for voter in self._voters()]
         return self._result([self._sign(voter, kind, body) for voter, body in sealed if body is not None])
 
     def _late_commitment(self, inbox: Inbox) -> bool:

@@ -33,7 +33,7 @@ class Post:
         if not state.concerns(message):
             raise ValueError("a message of another task or epoch, or of nobody")
         if signed not in self._opened:
-            digest = message_digest(self._domain, message.task, message.epoch, message.kind, message.digest)
+            digest = message_digest(self._domain, message.task, message.epoch, state.seed, message.kind, message.digest)
             if recover(digest, signed.signature) != state.members[message.member].account:
                 raise ValueError(f"member {message.member} did not sign this {message.kind}")
             self._opened[signed] = message

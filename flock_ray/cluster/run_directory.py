@@ -21,7 +21,7 @@ from flock_ray.cluster.post import Attestation, Post, Settlement, has_quorum, re
 from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex, to_hex
-from flock_ray.protocol.epoch import advance, derive
+from flock_ray.protocol.epoch import advance, derive, skip
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
 from flock_ray.protocol.record import Record
@@ -159,6 +159,20 @@ class RunDirectory:
         receipt["settlement"] = {"transaction": settlement.transaction, "gas_used": settlement.gas_used}
         write_json(self._receipt(settlement.epoch), receipt)
 
+    def write_abandoned(self, first: int, following: int) -> None:
+        """Note that the epochs from `first` to before `following` were abandoned; what is void by that goes to `void/`.
+
+        An epoch beyond them that had been signed as well will run again.
+        """
+        for folder in ("records", "receipts"):
+            void = self.path / "void" / str(first) / folder
+            void.mkdir(parents=True, exist_ok=True)
+            for path in (self.path / folder).glob("*.json"):
+                if int(path.stem) >= first:
+                    path.replace(void / path.name)
+        for epoch in range(first, following):
+            write_json(self._receipt(epoch), {"epoch": epoch, "abandoned": True})
+
     def first_state(self, terms: Terms) -> TaskState:
         """The state of epoch 1 as the task was founded.
 
@@ -173,8 +187,10 @@ class RunDirectory:
         adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
         return TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
 
-    def signed_epochs(self, state: TaskState, domain: Domain, relayer: str, store: BlobStore) -> list[SignedEpoch]:
-        """Replay every signed epoch from its messages.
+    def signed_epochs(
+        self, state: TaskState, domain: Domain, relayer: str, store: BlobStore
+    ) -> tuple[list[SignedEpoch], TaskState]:
+        """Replay every signed epoch from its messages; returns them, and the state after the last or abandoned one.
 
         Args:
             state: of epoch 1.
@@ -187,13 +203,18 @@ class RunDirectory:
         """
         epochs = []
         while self._receipt(state.epoch).is_file() and not state.finished:
-            epoch = self._replay(state, domain, relayer, store)
+            receipt = json.loads(self._receipt(state.epoch).read_bytes())
+            if receipt.get("abandoned"):
+                state = skip(state)
+                continue
+            epoch = self._replay(state, receipt, domain, relayer, store)
             epochs.append(epoch)
             state = advance(state, epoch.record, report_hash(epoch.attestation.report))
-        return epochs
+        return epochs, state
 
-    def _replay(self, state: TaskState, domain: Domain, relayer: str, store: BlobStore) -> SignedEpoch:
-        receipt = json.loads(self._receipt(state.epoch).read_bytes())
+    def _replay(
+        self, state: TaskState, receipt: Mapping[str, Any], domain: Domain, relayer: str, store: BlobStore
+    ) -> SignedEpoch:
         bulletin = [
             SignedMessage(store.get(from_hex(digest), MAX_BYTES), from_hex(signature, 65))
             for digest, signature in receipt["messages"].items()
@@ -208,6 +229,12 @@ class RunDirectory:
         settlement = Settlement(state.epoch, found["transaction"], found["gas_used"]) if found else None
         attestation = Attestation(record.data, report, signatures)
         return SignedEpoch(state, record, attestation, settlement, receipt["wall_seconds"])
+
+    @property
+    def abandoned_epochs(self) -> list[int]:
+        """Epochs that were given up on the chain, ascending."""
+        receipts = {int(path.stem): json.loads(path.read_bytes()) for path in (self.path / "receipts").glob("*.json")}
+        return sorted(epoch for epoch, receipt in receipts.items() if receipt.get("abandoned"))
 
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind, oldest first; a torn last line is left out."""

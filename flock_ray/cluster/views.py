@@ -98,6 +98,13 @@ class Witness:
         if settlement.transaction is not None and settlement.gas_used is not None:
             self._console.epoch_settled(settlement.epoch, settlement.transaction, settlement.gas_used)
 
+    def abandoned(self, first: int, following: int) -> None:
+        """The epochs from `first` to before `following` were given up on the chain; views from `first` on are void."""
+        self.views = [view for view in self.views if view.epoch < first]
+        for epoch in range(first, following):
+            self._events.emit("epoch_abandoned", epoch=epoch)
+            self._console.line(f"epoch {epoch} was abandoned on the chain: what was signed from it on is void")
+
     def recall(
         self, epochs: list[SignedEpoch], logged: list[dict[str, object]], notes: list[dict[str, object]]
     ) -> None:

@@ -12,7 +12,7 @@ from flock_ray.chain.node import Node, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.encoding import parse_json, to_hex
-from flock_ray.protocol.hashing import word
+from flock_ray.protocol.hashing import ZERO, word
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.epoch import Replay
@@ -156,22 +156,30 @@ class ChainCheck:
         ]  # fmt: skip
         hold(slashes, sorted(report.slashes, key=lambda slash: slash[0]), f"{what}: slashes")
 
-    def end(self, last: SettledEpoch, following: TaskState) -> None:
+    def abandoned(self, following: TaskState) -> None:
+        """The epoch before `following` was abandoned, which gave this state its seed."""
+        epoch = following.epoch - 1
+        _, data = self._one("EpochSettlement", "EpochAbandoned", self._task, word(epoch))
+        hold(to_hex(data[:32]), to_hex(following.seed), f"seed after the abandoned epoch {epoch} on chain")
+
+    def end(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
         """Totals, root and seed after the last epoch.
 
         Args:
-            last: the last epoch.
-            following: the state after it.
+            epochs: the settled ones.
+            following: the state after the last epoch, settled or abandoned.
         """
+        report = epochs[-1].report if epochs else None
+        last = following.epoch - 1
         found = {
             "status": CLOSED,
-            "lastSettled": last.report.epoch,
-            "committed": last.report.rewards_total,
-            "rewardsRoot": to_hex(last.report.rewards_root),
-            "lastReport": to_hex(last.report.hash),
+            "lastSettled": last,
+            "committed": report.rewards_total if report else 0,
+            "rewardsRoot": to_hex(report.rewards_root if report else ZERO),
+            "lastReport": to_hex(report.hash if report else ZERO),
             "seed": to_hex(following.seed),
             "poolLeft": 0,
-            "skips": 0,
+            "skips": last - (report.epoch if report else 0),
         }
         hold(self._info(), found, "task on chain")
         refund = int.from_bytes(self._one("TaskRegistry", "TaskClosed", self._task)[1], "big")

@@ -39,7 +39,7 @@ def open_message(signed: SignedMessage, state: TaskState, place: Place) -> Messa
         raise VerificationError(f"a {message.kind} of epoch {message.epoch} of task 0x{message.task.hex()}")
     if message.member >= len(state.members):
         raise VerificationError(f"a {message.kind} of member {message.member}, whom the task does not have")
-    digest = place.message_digest(message.task, message.epoch, message.kind, message.digest)
+    digest = place.message_digest(message.task, message.epoch, state.seed, message.kind, message.digest)
     if recover(digest, signed.signature) != state.members[message.member].account:
         raise VerificationError(f"member {message.member} did not sign this {message.kind}")
     return message

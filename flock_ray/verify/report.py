@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flock_ray.protocol.hashing import ZERO, keccak, tag, word
 
 _DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-_MESSAGE = "Message(bytes32 task,uint64 epoch,string kind,bytes32 digest)"
+_MESSAGE = "Message(bytes32 task,uint64 epoch,bytes32 seed,string kind,bytes32 digest)"
 _SLASH = "Slash(uint32 member,uint128 amount)"
 _REPORT = (
     "Report(bytes32 task,uint64 epoch,bytes32 previousReport,bytes32 seed,bytes32 revealsDigest,bytes32 rewardsRoot,"
@@ -35,9 +35,9 @@ class Place:
         domain = (tag(_DOMAIN), keccak(b"flock_ray"), keccak(b"1"), word(self.chain_id), _address(self.settlement))
         return keccak(b"\x19\x01" + keccak(b"".join(domain)) + struct)
 
-    def message_digest(self, task: bytes, epoch: int, kind: str, digest: bytes) -> bytes:
-        """What a member signs under a message."""
-        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + keccak(kind.encode()) + digest))
+    def message_digest(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
+        """What a member signs under a message, in the epoch of this number and seed."""
+        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + keccak(kind.encode()) + digest))
 
     def report_digest(self, report: Report) -> bytes:
         """What a voter signs under a report."""

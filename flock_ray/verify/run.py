@@ -15,7 +15,7 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
 from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
 from flock_ray.verify.compare import hold, require
-from flock_ray.verify.epoch import Replay, replay
+from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.founding import Founding, read_founding
 from flock_ray.verify.letters import open_message
@@ -58,17 +58,23 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
     payloads = Payloads(folder, config["codec.name"], _max_abs(config))
     epochs: list[SettledEpoch] = []
+    abandoned: list[TaskState] = []
     while state.epoch <= terms.num_epochs:
+        if _is_abandoned(folder, founding, state.epoch):
+            state = skip(state)
+            abandoned.append(state)
+            tell(f"epoch {state.epoch - 1:<4} abandoned: nothing paid, nobody slashed, the adapter stays")
+            continue
         epoch, state = _epoch(folder, founding, state, payloads, tell)
         epochs.append(epoch)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of an epoch that the task does not have")
     check_adapter(folder, founding, state)
     tell(f"adapter    adapter/ holds {to_hex(state.adapter)}")
-    check_summary(folder.json("summary.json"), founding, epochs, state)
+    check_summary(folder.json("summary.json"), founding, epochs, abandoned, state)
     tell("summary    every figure that follows from the signed messages")
     if founding.has_chain:
-        _chain(folder, founding, epochs, state, rpc, tell)
+        _chain(folder, founding, epochs, abandoned, state, rpc, tell)
     else:
         tell("chain      none: the money stands in the records only")
     tell(NOT_PROVABLE)
@@ -79,6 +85,16 @@ def _max_abs(configuration: dict[str, str]) -> float:
         return float(configuration["codec.max_abs"])
     except (KeyError, ValueError):
         raise VerificationError("the configuration that the members agreed on states no codec.max_abs") from None
+
+
+def _is_abandoned(folder: RunFolder, founding: Founding, epoch: int) -> bool:
+    """Whether the run says that the epoch was abandoned; the chain is asked about it later."""
+    name = f"receipts/{epoch}.json"
+    if not folder.has(name) or not folder.json(name).get("abandoned"):
+        return False
+    require(founding.has_chain, f"{name} calls the epoch abandoned, and there is no chain to abandon it on")
+    require(not folder.has(f"records/{epoch}.json"), f"{name} calls the epoch abandoned, yet it has a record")
+    return True
 
 
 def _epoch(
@@ -179,7 +195,13 @@ def _check_receipt(receipt: dict[str, Any], founding: Founding, found: Replay, r
 
 
 def _chain(
-    folder: RunFolder, founding: Founding, epochs: list[SettledEpoch], final: TaskState, rpc: str, tell: Tell
+    folder: RunFolder,
+    founding: Founding,
+    epochs: list[SettledEpoch],
+    abandoned: list[TaskState],
+    final: TaskState,
+    rpc: str,
+    tell: Tell,
 ) -> None:
     """The effect on chain."""
     if founding.on_rpc:
@@ -199,7 +221,9 @@ def _chain(
     tell("members    terms, stakes and hash-chain tips on chain")
     for epoch in epochs:
         check.epoch(epoch)
-    check.end(epochs[-1], final)
+    for state in abandoned:
+        check.abandoned(state)
+    check.end(epochs, final)
     tell(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
     check.wallets(epochs, final)
     told = "no claim above what was earned" if founding.on_rpc else "claims, stakes and every token accounted for"

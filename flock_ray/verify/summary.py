@@ -50,14 +50,19 @@ def check_adapter(folder: RunFolder, founding: Founding, final: TaskState) -> No
 
 
 def check_summary(
-    summary: dict[str, Any], founding: Founding, epochs: Sequence[SettledEpoch], final: TaskState
+    summary: dict[str, Any],
+    founding: Founding,
+    epochs: Sequence[SettledEpoch],
+    abandoned: Sequence[TaskState],
+    final: TaskState,
 ) -> None:
     """Every figure of the summary that follows from records and chain; losses, times and names do not.
 
     Args:
         summary: as the folder has it.
         founding: of the task.
-        epochs: all of them.
+        epochs: those that were settled.
+        abandoned: the states after the abandoned ones.
         final: the state after the last one.
 
     Raises:
@@ -85,6 +90,7 @@ def check_summary(
             "seed": founding.config["seed"],
             "mechanism": founding.state.terms.mechanism,
             "model_hash": to_hex(founding.state.terms.base_model),
+            "abandoned_epochs": [state.epoch - 1 for state in abandoned],
         },
     }
     hold(summary, found, "summary.json")

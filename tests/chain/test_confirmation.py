@@ -155,8 +155,8 @@ def test_replacements_come_to_an_end(mined: World, tmp_path: Path, monkeypatch: 
     report, _ = mined.report()
     signatures = mined.sign(report, ALL)
     ask(mined, "evm_setAutomine", False)
-    mined.client._settler._timeout = 3.0
-    with pytest.raises(ChainError, match=r"which pays up to \d+ wei a gas, is not mined after 3 s"):
+    mined.client._settler._timeout = 6.0
+    with pytest.raises(ChainError, match=r"which pays up to \d+ wei a gas, is not mined after 6 s"):
         mined.client.settle(report, ALL, signatures)
     outbox = Outbox(tmp_path / "chain" / "outbox.sqlite")
     attempts = outbox.attempts(intent_id(mined.domain.chain_id, mined.domain.contract, report_hash(report)))

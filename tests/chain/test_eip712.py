@@ -37,7 +37,9 @@ TYPES = {
     "EIP712Domain": [
         ("name", "string"), ("version", "string"), ("chainId", "uint256"), ("verifyingContract", "address"),
     ],
-    "Message": [("task", "bytes32"), ("epoch", "uint64"), ("kind", "string"), ("digest", "bytes32")],
+    "Message": [
+        ("task", "bytes32"), ("epoch", "uint64"), ("seed", "bytes32"), ("kind", "string"), ("digest", "bytes32"),
+    ],
     "Slash": [("member", "uint32"), ("amount", "uint128")],
     "Report": [
         ("task", "bytes32"), ("epoch", "uint64"), ("previousReport", "bytes32"), ("seed", "bytes32"),
@@ -77,12 +79,13 @@ def test_reports_hash_as_eth_account_hashes_them(domain: Domain, report: Report)
     assert (report_hash(report), report_digest(domain, report)) == oracle(domain, "Report", message)
 
 
-@given(domains, words, st.integers(0, 2**64 - 1), st.text(max_size=40), words)
+@given(domains, words, st.integers(0, 2**64 - 1), words, st.text(max_size=40), words)
 def test_messages_hash_as_eth_account_hashes_them(
-    domain: Domain, task: bytes, epoch: int, kind: str, digest: bytes
+    domain: Domain, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes
 ) -> None:
-    _, expected = oracle(domain, "Message", {"task": task, "epoch": epoch, "kind": kind, "digest": digest})
-    assert message_digest(domain, task, epoch, kind, digest) == expected
+    message = {"task": task, "epoch": epoch, "seed": seed, "kind": kind, "digest": digest}
+    _, expected = oracle(domain, "Message", message)
+    assert message_digest(domain, task, epoch, seed, kind, digest) == expected
 
 
 def ask(world: World, function: str, *args: object) -> Any:
@@ -95,8 +98,8 @@ def test_the_contract_hashes_the_same(shared_world: World, report: Report, kind:
     domain = shared_world.domain
     assert ask(shared_world, "reportHash", astuple(report)) == report_hash(report)
     assert ask(shared_world, "reportDigest", astuple(report)) == report_digest(domain, report)
-    asked = ask(shared_world, "messageDigest", report.task, report.epoch, kind, report.seed)
-    assert asked == message_digest(domain, report.task, report.epoch, kind, report.seed)
+    asked = ask(shared_world, "messageDigest", report.task, report.epoch, report.seed, kind, report.model_hash)
+    assert asked == message_digest(domain, report.task, report.epoch, report.seed, kind, report.model_hash)
 
 
 @given(domains, reports, domains)

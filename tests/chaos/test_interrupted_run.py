@@ -33,7 +33,7 @@ def interrupted(model: Path, tmp_path: Path, chain: str, to_the_group: bool, num
         assert "raylet" in names and ("anvil" in names) == (chain == "anvil")
         send = os.killpg if to_the_group else os.kill
         send(process.pid, number)
-        assert process.wait(30) == 130, log.read_text()
+        assert process.wait(120) == 130, log.read_text()
         wait_until(lambda: not processes(mark), 60)
     run = (tmp_path / "latest").resolve()
     lines = log.read_text().splitlines()

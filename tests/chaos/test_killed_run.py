@@ -31,7 +31,7 @@ def play_until(reached: Callable[[], bool], log: Path, *overrides: str) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         mark = process.mark  # type: ignore[attr-defined]
-        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)], 20)
+        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)], 60)
 
 
 def play_to_the_end(log: Path, *overrides: str) -> None:
@@ -44,7 +44,7 @@ def signed_places(run: Path) -> list[tuple[str, int, str]]:
     places = []
     for journal in sorted(run.glob("members/*/journal.jsonl")):
         for line in journal.read_text().splitlines():
-            _, epoch, kind, _ = json.loads(line)
+            _, epoch, _, kind, _ = json.loads(line)
             places.append((journal.parent.name, epoch, kind))
     return places
 

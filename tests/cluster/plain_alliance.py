@@ -181,5 +181,5 @@ class Play:
 
     def sign(self, message: Message, signer: Signer) -> SignedMessage:
         """A message signed by any key, past the journal."""
-        digest = message_digest(self.domain, message.task, message.epoch, message.kind, message.digest)
+        digest = message_digest(self.domain, message.task, message.epoch, self.state.seed, message.kind, message.digest)
         return SignedMessage(message.data, signer.sign_digest(digest))

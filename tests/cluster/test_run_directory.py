@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from flock_ray.chain.eip712 import report_hash
 from flock_ray.cluster.post import Settlement
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
+from flock_ray.protocol.epoch import advance, skip
 from flock_ray.store.blob_store import BlobStore
 from tests.cluster.plain_alliance import PlainAlliance, Play
 
@@ -57,13 +59,15 @@ def written(alliance: PlainAlliance, tmp_path: Path) -> tuple[Play, RunDirectory
 def replayed(play: Play, run: RunDirectory) -> list[int]:
     store = BlobStore(play.alliance.specs[0].store_url)
     state = run.first_state(play.state.terms)
-    return [one.record.epoch for one in run.signed_epochs(state, play.domain, play.relayer, store)]
+    return [one.record.epoch for one in run.signed_epochs(state, play.domain, play.relayer, store)[0]]
 
 
 def test_signed_epochs_are_read_back_from_their_messages(written: tuple[Play, RunDirectory]) -> None:
     play, run = written
     store = BlobStore(play.alliance.specs[0].store_url)
-    first, second = run.signed_epochs(run.first_state(play.state.terms), play.domain, play.relayer, store)
+    first_state = run.first_state(play.state.terms)
+    (first, second), state = run.signed_epochs(first_state, play.domain, play.relayer, store)
+    assert state == play.state
     assert first.settlement == Settlement(1, "0xabc", 21_000) and second.settlement is None
     assert first.wall_seconds == {"train": 1.5}
     assert second.record.adapter == play.state.adapter and second.record.members == play.state.members
@@ -74,6 +78,17 @@ def test_without_its_receipt_an_epoch_was_not_signed(written: tuple[Play, RunDir
     play, run = written
     (run.path / "receipts" / "2.json").unlink()
     assert replayed(play, run) == [1]
+
+
+def test_what_an_abandoned_epoch_voids_is_put_aside(written: tuple[Play, RunDirectory]) -> None:
+    play, run = written
+    run.write_abandoned(2, 3)
+    store = BlobStore(play.alliance.specs[0].store_url)
+    (first,), state = run.signed_epochs(run.first_state(play.state.terms), play.domain, play.relayer, store)
+    after_first = advance(first.state, first.record, report_hash(first.attestation.report))
+    assert state == skip(after_first) and run.abandoned_epochs == [2]
+    assert sorted(path.name for path in (run.path / "records").iterdir()) == ["1.json"]
+    assert (run.path / "void/2/records/2.json").is_file() and (run.path / "void/2/receipts/2.json").is_file()
 
 
 @pytest.mark.parametrize("part", ["record", "message", "signatures"])

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -32,7 +33,7 @@ from flock_ray.chain.views import TxContext
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import Config
-from flock_ray.errors import ChainUnreachableError, FundsError, KeyMissingError, WrongChainError
+from flock_ray.errors import ChainUnreachableError, FundsError, KeyMissingError, VerificationError, WrongChainError
 from flock_ray.session import run_alliance
 from flock_ray.telemetry.table import Console
 from flock_ray.verify.folder import RunFolder
@@ -276,11 +277,30 @@ class Away:
         config = load_config(path)
         return replace(config, chain=replace(config.chain, **chain)), RunDirectory.open(path)
 
-    def go_away_when_sent(self, settlement: int) -> None:
-        """Take the chain away right after that settlement was handed in."""
-        self.proxy.before_send = lambda raw: (
-            setattr(self.proxy, "outage", 10**9) if len(self.proxy.sent) == settlement else None
-        )
+    def go_away_when_sent(self, settlement: int, lost: bool = False) -> None:
+        """Take the chain away right after that settlement was handed in, or `lost` on its way."""
+
+        def go_away(raw: bytes) -> None:
+            if len(self.proxy.sent) == settlement:
+                if lost:
+                    self.proxy.on_send.append(("dropped", 0))
+                self.proxy.outage = 10**9
+
+        self.proxy.before_send = go_away
+
+    def abandon(self, run: RunDirectory, epoch: int) -> None:
+        """Let the deadline pass on the chain and have the creator abandon the epoch."""
+        _, contracts, _ = run.read_task()
+        task = bytes.fromhex(json.loads((run.path / "task.json").read_text())["task"][2:])
+        self.proxy.ask("evm_increaseTime", 10**6)
+        self.proxy.ask("evm_mine")
+        data = contract("EpochSettlement").encode("abandon", task, epoch)
+        sender = signer("creator").address
+        self.proxy.ask("anvil_impersonateAccount", sender)
+        call = {"from": sender, "to": contracts.settlement, "data": "0x" + data.hex()}
+        sent = self.proxy.ask("eth_sendTransaction", call)
+        wait_until(lambda: self.proxy.ask("eth_getTransactionReceipt", sent) is not None, 20)
+        assert self.proxy.ask("eth_getTransactionReceipt", sent)["status"] == "0x1"
 
     def come_back(self) -> None:
         self.proxy.before_send = lambda raw: None
@@ -328,6 +348,58 @@ def test_a_chain_that_is_away_for_two_epochs_loses_nothing(away: Away) -> None:
     assert re.search(r"wait since \d\d:\d\d:\d\d for the settlement of epoch 2: no answer from the RPC at 127", text)
     assert text.index("epoch 3 of 3: ") < text.index("wait since") < text.index("epoch 2 settled: ")
     same_end(Run(run.path, summary), away.whole)
+
+
+def play_while_abandoned(away: Away, name: str, *epochs: int) -> tuple[RunDirectory, dict[str, Any], str]:
+    """The run, its summary and what it told, with these epochs abandoned while the chain is away."""
+    config, run = away.start_over(name)
+    away.go_away_when_sent(2, lost=True)
+    told = io.StringIO()
+
+    def abandon_when_the_run_waits() -> None:
+        try:
+            wait_until(lambda: "wait since" in told.getvalue(), 120)
+            for epoch in epochs:
+                away.abandon(run, epoch)
+        finally:
+            away.come_back()
+
+    thread = threading.Thread(target=abandon_when_the_run_waits, daemon=True)
+    thread.start()
+    summary = run_alliance(config, run, make_plan(config), Console(told))
+    thread.join()
+    return run, summary, told.getvalue()
+
+
+def test_an_epoch_that_was_abandoned_on_the_chain_is_given_up(away: Away) -> None:
+    """Its settlement was lost with the chain; when the chain is back, epoch 3 runs again under another seed."""
+    run, summary, told = play_while_abandoned(away, "abandoned", 2)
+    assert "epoch 2 was abandoned on the chain" in told
+    assert [epoch["epoch"] for epoch in summary["epochs"]] == [1, 3] and summary["run"]["abandoned_epochs"] == [2]
+    records = Run(run.path, summary).records()
+    assert sorted(records) == ["1.json", "3.json"] and records["1.json"] == away.whole.records()["1.json"]
+    assert (run.path / "void" / "2" / "records" / "3.json").read_bytes() == away.whole.records()["3.json"]
+    assert records["3.json"] != away.whole.records()["3.json"]
+    lines: list[str] = []
+    verify_run(RunFolder(run.path), "", away.proxy.url, lines.append)
+    assert any("epoch 2    abandoned" in line for line in lines)
+    for name in ("receipts/2.json", "records/3.json", "receipts/3.json"):  # as if nobody had abandoned anything
+        shutil.copy(away.whole.path / name, run.path / name)
+    shutil.copy(away.whole.path / "records" / "2.json", run.path / "records" / "2.json")
+    with pytest.raises(VerificationError):
+        verify_run(RunFolder(run.path), "", away.proxy.url, lines.append)
+
+
+@pytest.mark.deep
+def test_a_task_whose_last_epochs_were_abandoned_ends_with_what_was_settled(away: Away) -> None:
+    run, summary, _ = play_while_abandoned(away, "ended", 2, 3)
+    assert [epoch["epoch"] for epoch in summary["epochs"]] == [1] and summary["run"]["abandoned_epochs"] == [2, 3]
+    assert summary["final_adapter_hash"] == away.whole.summary["epochs"][0]["adapter_hash"]
+    for member in summary["members"]:
+        assert member["balance_end_wei"] == member["balance_start_wei"] + member["earned_wei"]
+    lines: list[str] = []
+    verify_run(RunFolder(run.path), "", away.proxy.url, lines.append)
+    assert any("epoch 3    abandoned" in line for line in lines)
 
 
 @pytest.mark.deep

@@ -148,7 +148,8 @@ class Forger:
     def replace_message(self, epoch: int, old: str, message: Message, signer: Signer | None = None) -> str:
         """Put a message in another's place, under the old signature or one of the forger's; returns its name."""
         name = to_hex(self.store.put(message.data))
-        digest = message_digest(self.domain, message.task, message.epoch, message.kind, message.digest)
+        seed = from_hex(self.read(f"records/{epoch}.json")["seed"])
+        digest = message_digest(self.domain, message.task, message.epoch, seed, message.kind, message.digest)
 
         def put(receipt: Any) -> None:
             signature = receipt["messages"].pop(old)

@@ -37,7 +37,7 @@ PLACE = Place(STATE.scope.chain_id, STATE.scope.contract, bytes.fromhex(DISTRIBU
 
 
 def signed(message: Message, signer: Signer | None = None) -> SignedMessage:
-    digest = message_digest(DOMAIN, message.task, message.epoch, message.kind, message.digest)
+    digest = message_digest(DOMAIN, message.task, message.epoch, STATE.seed, message.kind, message.digest)
     return SignedMessage(message.data, (signer or SIGNERS[message.member]).sign_digest(digest))
 
 
