@@ -182,6 +182,12 @@ class Outbox:
         rows = self._db.execute("SELECT nonce, hash, raw FROM attempts WHERE nonce = ? ORDER BY number", (nonce,))
         return [Attempt(*row) for row in rows]
 
+    def holder(self, nonce: int) -> Intent | None:
+        """The intent that used this nonce last; None when none did."""
+        query = f"SELECT {_INTENT} FROM intents WHERE id = (SELECT intent FROM attempts WHERE nonce = ?"
+        row = self._db.execute(query + " ORDER BY number DESC)", (nonce,)).fetchone()
+        return Intent(*row) if row else None
+
     def next_nonce(self) -> int:
         """One more than the highest nonce that was ever signed; 0 before."""
         return int(self._db.execute("SELECT coalesce(max(nonce), -1) + 1 FROM attempts").fetchone()[0])

@@ -7,6 +7,7 @@ taken back needs no case of its own. Nothing is skipped: an epoch that cannot be
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from threading import Event
@@ -35,10 +36,10 @@ T = TypeVar("T")
 class _Watch:
     """What one call of `Settler.settle` has seen so far of one intent."""
 
-    def __init__(self, patience: int, bid: Bid) -> None:
+    def __init__(self, patience: int, new_bid: Callable[[], Bid]) -> None:
         self.since = time.monotonic()
         self.pause = 0.0
-        self.bid = bid
+        self.bids = defaultdict[int, Bid](new_bid)  # by nonce
         self.reverted = 0
         self._patience = patience
         self._contradictions: dict[str, int] = {}
@@ -152,8 +153,8 @@ class Settler:
 
     def _carry(self, intent: Intent) -> TxReceipt:
         """Look and act until the intent is mined."""
-        bid = Bid(self._node, self._relayer, self._max_fee)
-        watch = _Watch(_PATIENT_LOOKS if self._node.remote else 1, bid)
+        patience = _PATIENT_LOOKS if self._node.remote else 1
+        watch = _Watch(patience, lambda: Bid(self._node, self._relayer, self._max_fee))
         outage = self._outage
         while True:
             receipt = self._patiently(intent.epoch, lambda: self._step(intent, watch))
@@ -265,21 +266,22 @@ class Settler:
 
     def _fill(self, intent: Intent, missing: int, watch: _Watch) -> None:
         """An earlier nonce is free again, and nothing of ours is mined before it is used."""
-        earlier = self._outbox.with_nonce(missing)
-        for attempt in earlier[-1:]:
-            watch.bid.send(attempt.raw, intent.epoch)
-        if not earlier and watch.believes("gap", self._node.nonce(self._relayer.address) <= missing):
+        holder = self._outbox.holder(missing)
+        if holder is not None:
+            self._hurry(holder, self._outbox.with_nonce(missing), watch)
+        elif watch.believes("gap", self._node.nonce(self._relayer.address) <= missing):
             self._send(intent, self._sign(intent, missing, exactly=True), watch)
 
     def _hurry(self, intent: Intent, attempts: list[Attempt], watch: _Watch) -> None:
         """Its turn has come: hand it in again if it is lost, and pay more if it is passed over."""
-        raw, latest = watch.bid.next([attempt.raw for attempt in attempts]), attempts[-1]
+        latest = attempts[-1]
+        raw = watch.bids[latest.nonce].next([attempt.raw for attempt in attempts])
         if raw is not None:
             attempt = latest if raw == latest.raw else self._journalled(intent, latest.nonce, raw)
             self._send(intent, attempt, watch)
 
     def _send(self, intent: Intent, attempt: Attempt, watch: _Watch) -> None:
-        watch.bid.send(attempt.raw, intent.epoch)
+        watch.bids[attempt.nonce].send(attempt.raw, intent.epoch)
         self._outbox.sent(intent.id)
         watch.pause = 0.0
 

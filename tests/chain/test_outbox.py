@@ -71,6 +71,7 @@ def test_what_is_given_up_no_longer_stands(tmp_path: Path) -> None:
     outbox.give_up(NAME, 4, "lost")
     assert outbox.attempts(NAME, standing=True) == [attempt(3, 5)]
     assert len(outbox.attempts(NAME)) == 3
+    assert outbox.holder(4) == INTENT and outbox.holder(6) is None
     outbox.close()
 
 

@@ -68,3 +68,11 @@ def test_a_crash_while_a_settlement_that_was_taken_back_is_sent_again(
     faults: list[list[tuple[str, int]]] = [[("reorged", 3)], [], []]
     faults[epoch - 1].append(("crash", step))
     assert play(stage, tmp_path, faults).fired == {"reorged": 1, "crash": 1}
+
+
+def test_a_transaction_that_is_due_again_is_outbid_too(stage: Stage, tmp_path: Path) -> None:
+    """Found by schedule 120: a stolen nonce became free again, and what was sent with it first was passed over."""
+    first: list[tuple[str, int]] = [("under_priced", 3), ("stale_head", 1), ("nonce_theft", 3)]
+    faults = [first, [("reorged", 5)], [("stuck", 1), ("nonce_theft", 4)]]
+    fired = play(stage, tmp_path, faults).fired
+    assert fired["reorged"] == fired["stuck"] == 1
