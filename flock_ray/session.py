@@ -63,6 +63,8 @@ class Session:
             )
             final = alliance.run(state, earlier)
             ledger.pay_out(final, groups)
+            if ledger.pending:
+                self.console.line(ledger.pending.describe(self.run_directory.path))
             return self._results(final, ledger, witness, reports[0], wealth)
 
     @contextmanager

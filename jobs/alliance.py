@@ -73,7 +73,7 @@ def play(config: Config) -> None:
     show_plan(plan, config, console)
     if config.plan_only:
         return
-    if run and run.summary.is_file():
+    if run and run.whole:
         console.line(f"The run in {run.path} is whole already; nothing to do.")
         return
     # They import torch and Ray: only once the configuration is known to be good.

@@ -87,7 +87,7 @@ class DeployConfig:
         supply: tokens that exist from the beginning.
         treasury: account that gets them and every emission (empty: the deployer).
         guardian: account that may disable roots that do not pay yet (empty: nobody).
-        activation_delay: seconds until a settled root pays; jobs/alliance.py pays out when a run ends and wants 0.
+        activation_delay: seconds until a settled root pays; a run that ends before leaves claims to `resume=RUN_DIR`.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: seconds in which a challenged voter may show its signature.
     """

@@ -28,6 +28,7 @@ from flock_ray.chain.views import (
     ChainInfo,
     ChainSpec,
     MemberView,
+    RewardRoots,
     TaskStatus,
     TaskTerms,
     TaskView,
@@ -183,6 +184,19 @@ class ChainClient:
         return {
             address: self._read("RewardDistributor", distributor, "claimed", task, address)[0] for address in addresses
         }
+
+    def reward_roots(self, task: bytes) -> RewardRoots:
+        """Which root of a task's rewards pays by the time of the latest block, and which ones wait."""
+        distributor = self._addresses.distributor
+        ((paying, *_),) = self._read("RewardDistributor", distributor, "accountOf", task)
+        ((first, latest, *_),) = self._read("RewardDistributor", distributor, "queueOf", task)
+        now, pending = self._node.timestamp(), {}
+        for root, _, ready_at in (first, latest):
+            if 0 < ready_at <= now:
+                paying = root
+            elif ready_at:
+                pending[root] = ready_at
+        return RewardRoots(paying, pending)
 
     def total_supply(self) -> int:
         """All tokens that exist, wei."""

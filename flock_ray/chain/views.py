@@ -222,6 +222,19 @@ class TaskTerms:
     fixed_genesis: bool
 
 
+@dataclass(frozen=True)
+class RewardRoots:
+    """Merkle roots of a task's cumulative rewards.
+
+    Attributes:
+        paying: the one that claims are paid from by now.
+        pending: {root: time from which it is}.
+    """
+
+    paying: bytes
+    pending: dict[bytes, int]
+
+
 class TaskStatus(IntEnum):
     """Life of a task."""
 

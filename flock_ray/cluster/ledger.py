@@ -23,6 +23,7 @@ from flock_ray.cluster.desk import ChainActor
 from flock_ray.cluster.groups import NodeGroups, root_cause
 from flock_ray.cluster.launch import uses_rpc
 from flock_ray.cluster.patience import Patience
+from flock_ray.cluster.payout import PendingRewards, pending_rewards
 from flock_ray.cluster.post import Attestation, Settlement
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config, chain_urls
@@ -66,7 +67,11 @@ class Ledger(Protocol):
         """The state after the epochs that were abandoned from `state` on; what was to be settled is forgotten."""
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """After the last epoch: every member claims what it earned and withdraws its stake."""
+        """After the last epoch: every member claims what it earned, if it pays by now, and withdraws its stake."""
+
+    @property
+    def pending(self) -> PendingRewards | None:
+        """Rewards that the pay-out had to leave."""
 
     def adopt(self, state: TaskState) -> None:
         """Go on with a task that an earlier run founded."""
@@ -140,6 +145,11 @@ class NoLedger:
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
         """Nobody to pay."""
 
+    @property
+    def pending(self) -> None:
+        """Nothing."""
+        return None
+
     def adopt(self, state: TaskState) -> None:
         """Nothing to remember."""
 
@@ -194,6 +204,7 @@ class ChainLedger:
         self._open: dict[Any, int] = {}
         self._settled: dict[int, Settlement] = {}
         self._task = ZERO
+        self._pending: PendingRewards | None = None
 
     def _ask(self, method: str, *args: Any) -> Any:
         """A call of the chain actor, made again while an existing chain does not answer."""
@@ -229,7 +240,7 @@ class ChainLedger:
         return str(self._info.relayer)
 
     def facts(self) -> dict[str, Any]:
-        """Backend, chain id, contract addresses."""
+        """Backend, chain id, contract addresses; after the pay-out what is pending."""
         info = self._info
         contracts = {
             "token": info.token,
@@ -237,7 +248,8 @@ class ChainLedger:
             "settlement": info.settlement,
             "distributor": info.distributor,
         }
-        return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts}
+        pending = {"rewards_pending": self._pending.facts()} if self._pending else {}
+        return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts, **pending}
 
     def deploy(self) -> None:
         """Deploy the contracts, unless `chain.token`, `chain.task` and `chain.settlement` name deployed ones.
@@ -387,30 +399,38 @@ class ChainLedger:
         self.patience.over()
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """Broadcast the members' claims and withdrawals; those who have collected already are left out."""
+        """Broadcast the members' claims and withdrawals; what was collected already or does not pay yet is left out."""
         view = self._ask("task_view", self._task)
         claimed = self._ask("claimed", self._task, list(self._accounts.values()))
-        due = {
-            number: self._ask("context", account)
-            for number, account in sorted(self._accounts.items())
-            if view.members[number].stake or state.members[number].earned > claimed[account]
-        }
-        leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
         paid = {number: claimed[account] for number, account in self._accounts.items()}
+        unpaid = {number: left for number, wei in paid.items() if (left := state.members[number].earned - wei) > 0}
+        leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
+        roots = self._ask("reward_roots", self._task)
+        self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
+        if self._pending:
+            unpaid, leaves = {}, ()
+        locked = frozenset(number for number in self._accounts if view.members[number].stake)
+        due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
         transactions: dict[int, tuple[bytes, ...]] = {}
-        for _, signed in groups.run("collect_earnings", due, leaves, paid):
+        for _, signed in groups.run("collect_earnings", due, leaves, paid, locked):
             transactions |= signed
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), state.epoch)
+
+    @property
+    def pending(self) -> PendingRewards | None:
+        """What `pay_out` had to leave."""
+        return self._pending
 
     def adopt(self, state: TaskState) -> None:
         """Remember the task's id."""
         self._task = state.scope.task
 
     def wealth(self, state: TaskState | None) -> dict[int, int]:
-        """What is in the wallets: nothing is staked yet, or everything has been withdrawn."""
+        """What is in the wallets and what is still to be claimed; nothing is staked yet, or any more."""
         balances = self._ask("balances", list(self._accounts.values()))
-        return {number: balances[account] for number, account in self._accounts.items()}
+        pending = self._pending.wei if self._pending else {}
+        return {number: balances[account] + pending.get(number, 0) for number, account in self._accounts.items()}
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

@@ -143,14 +143,19 @@ class Node:
         return self._result(losses=self._bench.evaluate(state.adapter))
 
     def collect_earnings(
-        self, contexts: dict[int, TxContext], leaves: tuple[tuple[str, int], ...], claimed: dict[int, int]
+        self,
+        contexts: dict[int, TxContext],
+        leaves: tuple[tuple[str, int], ...],
+        claimed: dict[int, int],
+        locked: frozenset[int],
     ) -> dict[int, tuple[bytes, ...]]:
         """{member: raw transactions} by which hosted members claim what they earned and withdraw their stake.
 
         Args:
             contexts: {member: what its account must know of the chain} of the members with something to collect.
-            leaves: the cumulative reward table.
+            leaves: the cumulative reward table; empty while it does not pay.
             claimed: {member: wei that it claimed before}.
+            locked: members that have a stake to withdraw.
         """
         task = self._state.scope.task
         tree = MerkleTree(reward_leaf(self._domain, task, account, wei) for account, wei in leaves)
@@ -163,7 +168,8 @@ class Node:
             if cumulative > claimed[number]:
                 proof = tree.proof(reward_leaf(self._domain, task, signer.address, cumulative))
                 raw += claim(signer, context, task, signer.address, cumulative, proof)
-            raw += withdraw(signer, replace(context, nonce=context.nonce + len(raw)), task)
+            if number in locked:
+                raw += withdraw(signer, replace(context, nonce=context.nonce + len(raw)), task)
             transactions[number] = tuple(raw)
         return transactions
 

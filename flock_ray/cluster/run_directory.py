@@ -93,6 +93,11 @@ class RunDirectory:
         """Whether the task was founded: what comes before can be done again from scratch."""
         return (self.path / "task.json").is_file()
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to be done: the summary was written, and it tells of no rewards to be claimed."""
+        return self.summary.is_file() and "rewards_pending" not in json.loads(self.summary.read_text())["chain"]
+
     def write_task(
         self,
         state: TaskState,
