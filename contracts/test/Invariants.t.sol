@@ -14,9 +14,9 @@ contract Handler is Fixture {
     /// @notice What the handler itself knows of a task.
     struct Book {
         uint256 paidIn; // pool and stakes
-        uint256 paidOut; // claims, withdrawals, refund and relayer, measured on the receivers' balances
+        uint256 paidOut; // claims, releases, refund and relayer, measured on the receivers' balances
         uint256 slashed;
-        uint256 withdrawn;
+        uint256 released;
         uint64 settled;
         uint64 abandoned;
         bytes32 seed;
@@ -160,7 +160,7 @@ contract Handler is Fixture {
     }
 
     /// @notice A day is released, and a part of it burnt: neither ever gets past the cap.
-    function release(uint256 day, uint256 burn) external {
+    function emitDay(uint256 day, uint256 burn) external {
         day %= 40;
         try emission.release(day) {} catch {}
         burn = bound(burn, 0, token.balanceOf(TREASURY));
@@ -221,16 +221,15 @@ contract Handler is Fixture {
         } catch {}
     }
 
-    function withdraw(uint256 pick, uint256 member) external {
+    function release(uint256 pick, uint256 member) external {
         (bytes32 task, Book storage book, bool running) = _open(pick);
         address account = members[member % MEMBERS];
-        uint256 before = token.balanceOf(account);
-        vm.prank(account);
-        try tasks.withdraw(task) {
-            if (running) ++forgeriesAccepted;
+        uint256 before = vault.freeStake(account);
+        try tasks.release(task, account) {
+            if (running || block.timestamp < tasks.releasableAt(task)) ++forgeriesAccepted;
         } catch {}
-        uint256 amount = token.balanceOf(account) - before;
-        book.withdrawn += amount;
+        uint256 amount = vault.freeStake(account) - before;
+        book.released += amount;
         book.paidOut += amount;
     }
 
@@ -242,7 +241,7 @@ contract Handler is Fixture {
         );
         vm.assertLe(info.claimed, info.committed, "claimed <= committed");
         vm.assertLe(info.committed, info.terms.pool + book.slashed, "committed <= pool and slashes");
-        vm.assertEq(_stakes(task) + book.slashed + book.withdrawn, MEMBERS * STAKE, "stakes only fall");
+        vm.assertEq(_stakes(task) + book.slashed + book.released, MEMBERS * STAKE, "stakes only fall");
         vm.assertEq(info.lastSettled, book.settled + book.abandoned, "every epoch counts once");
         vm.assertLe(info.lastSettled, info.terms.numEpochs, "no epoch too many");
         vm.assertEq(info.lastReport, book.lastReport);
@@ -267,7 +266,7 @@ contract Handler is Fixture {
 
     function checkTokens() external view {
         _checkHoldings(ids[0], ids[1]);
-        uint256 sum = token.balanceOf(address(tasks)) + token.balanceOf(address(distributor));
+        uint256 sum = token.balanceOf(address(vault)) + token.balanceOf(address(distributor));
         sum += token.balanceOf(address(this)) + token.balanceOf(TREASURY) + token.balanceOf(CREATOR)
         + token.balanceOf(RELAYER);
         for (uint256 i; i < MEMBERS; ++i) {
@@ -352,13 +351,13 @@ contract InvariantsTest is Base {
         selectors[1] = Handler.settle.selector; // twice as likely
         selectors[2] = Handler.claim.selector;
         selectors[3] = Handler.abandon.selector;
-        selectors[4] = Handler.withdraw.selector;
+        selectors[4] = Handler.release.selector;
         selectors[5] = Handler.forge.selector;
         selectors[6] = Handler.settleAgain.selector;
         selectors[7] = Handler.equivocate.selector;
         selectors[8] = Handler.disable.selector;
         selectors[9] = Handler.correct.selector;
-        selectors[10] = Handler.release.selector;
+        selectors[10] = Handler.emitDay.selector;
         targets = new FuzzSelector[](1);
         targets[0] = FuzzSelector(address(handler), selectors);
     }
