@@ -18,6 +18,11 @@ EPOCH_MULTIPLE = 1  # daily emissions that one epoch of a task may commit
 ACTIVATION_DELAY = 0  # seconds until a settled root pays
 ABSENCE_BPS = 100  # of its stake that an absent voter loses
 RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
+EVIDENCE_WINDOW = 0  # seconds after a task's end in which stakes stay locked; a run's own chain ends with the run
+VAULT_EPOCH = 86_400  # seconds of an epoch of the vault
+UNBONDING_EPOCHS = 7  # vault epochs that stake thaws
+COMMISSION_DELAY = 8  # vault epochs before a new commission counts
+MIN_DELEGATION = 10**15  # least shares that a delegator holds, one a wei at first
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ class Addresses:
         task: address of TaskRegistry.
         settlement: address of EpochSettlement.
         distributor: address of RewardDistributor, which the others name too.
+        vault: address of StakeVault, which the others name too.
     """
 
     token: str = ""
     task: str = ""
     settlement: str = ""
     distributor: str = ""
+    vault: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,11 @@ class ChainInfo:
     Attributes:
         backend: `eth_tester`, `anvil` or `rpc`.
         chain_id: id that signatures are bound to.
-        token: address of FlockToken; empty until deployed, as are the next three.
+        token: address of FlockToken; empty until deployed, as are the next four.
         task: address of TaskRegistry.
         settlement: address of EpochSettlement.
         distributor: address of RewardDistributor.
+        vault: address of StakeVault.
         relayer: the account that settles.
     """
 
@@ -109,6 +117,7 @@ class ChainInfo:
     task: str
     settlement: str
     distributor: str
+    vault: str
     relayer: str
 
 
@@ -127,6 +136,8 @@ class TxContext:
         task: same.
         settlement: same.
         distributor: same.
+        vault: same.
+        free_stake: what the account has in the vault, delegated to it or its own, that no task has locked, wei.
     """
 
     chain_id: int
@@ -139,6 +150,8 @@ class TxContext:
     task: str
     settlement: str
     distributor: str
+    vault: str
+    free_stake: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,7 +231,7 @@ class MemberView:
 
     Attributes:
         account: address.
-        stake: what is left of it, wei.
+        stake: what the task still has locked of it, wei.
         slots: fixed at joining.
         chain_tip: tip of the member's hash chain.
     """

@@ -59,7 +59,7 @@ class Ledger(Protocol):
         """What has been settled since the last call; waits until no more than `at_most_open` epochs are open."""
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """After the last epoch: every member claims what it earned and withdraws its stake."""
+        """After the last epoch: every member claims what it earned and has its stake released, if it may be by now."""
 
     def adopt(self, state: TaskState) -> None:
         """Go on with a task that an earlier run founded."""
@@ -225,6 +225,7 @@ class ChainLedger:
             "task": info.task,
             "settlement": info.settlement,
             "distributor": info.distributor,
+            "vault": info.vault,
         }
         return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts}
 
@@ -357,18 +358,22 @@ class ChainLedger:
         self.patience.over()
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """Broadcast the members' claims and withdrawals; those who have collected already are left out."""
-        view = self._ask("task_view", self._task)
-        claimed = self._ask("claimed", self._task, list(self._accounts.values()))
+        """Broadcast the members' claims and releases; those who have collected already are left out."""
+        view, accounts = self._ask("task_view", self._task), list(self._accounts.values())
+        claimed = self._ask("claimed", self._task, accounts)
+        to_pool = self._ask("paid_to_pool", self._task, accounts)
+        pooled = frozenset(number for number, account in self._accounts.items() if account in to_pool)
+        released = self._ask("releasable", self._task)
+        locked = frozenset(number for number in self._accounts if released and view.members[number].stake)
         due = {
             number: self._ask("context", account)
             for number, account in sorted(self._accounts.items())
-            if view.members[number].stake or state.members[number].earned > claimed[account]
+            if number in locked or state.members[number].earned > claimed[account]
         }
         leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
         paid = {number: claimed[account] for number, account in self._accounts.items()}
         transactions: dict[int, tuple[bytes, ...]] = {}
-        for _, signed in groups.run("collect_earnings", due, leaves, paid):
+        for _, signed in groups.run("collect_earnings", due, leaves, paid, pooled, locked):
             transactions |= signed
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), state.epoch)
@@ -378,9 +383,9 @@ class ChainLedger:
         self._task = state.scope.task
 
     def wealth(self, state: TaskState | None) -> dict[int, int]:
-        """What is in the wallets: nothing is staked yet, or everything has been withdrawn."""
-        balances = self._ask("balances", list(self._accounts.values()))
-        return {number: balances[account] for number, account in self._accounts.items()}
+        """What is in the wallets, and what is the members' own in the vault."""
+        owned = self._ask("wealth", list(self._accounts.values()))
+        return {number: owned[account] for number, account in self._accounts.items()}
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:
