@@ -82,7 +82,7 @@ class Chain:
         places = self.addresses
         return TxContext(
             self.node.chain_id, nonce, max_fee, tip, balance, self.supply,
-            places.token, places.task, places.settlement, places.distributor,
+            places.token, places.task, places.settlement, places.distributor, places.vault,
         )  # fmt: skip
 
     def send(self, raw: bytes, epoch: int = 0) -> TxReceipt:

@@ -24,13 +24,17 @@ from omegaconf import DictConfig, OmegaConf
 from flock_ray.chain.views import (
     ABSENCE_BPS,
     ACTIVATION_DELAY,
+    COMMISSION_DELAY,
     DAILY_EMISSION,
     DECAY_BPS,
     EPOCH_MULTIPLE,
     GWEI,
+    MIN_DELEGATION,
     PERIOD_DAYS,
     RESPONSE_WINDOW,
     TOKEN,
+    UNBONDING_EPOCHS,
+    VAULT_EPOCH,
 )
 from flock_ray.config import ChainBackend, ChainConfig, chain_urls, explain_bad_key, refuse_unknown
 from flock_ray.errors import ConfigError
@@ -76,6 +80,23 @@ class EmissionConfig:
 
 
 @dataclass
+class VaultConfig:
+    """What holds for all stake and delegation, for good.
+
+    Attributes:
+        epoch: seconds of an epoch of the vault.
+        unbonding_epochs: whole epochs that stake thaws before it leaves, slashable all the while.
+        commission_delay: epochs before an operator's new commission counts; more than `unbonding_epochs`.
+        min_delegation: least wei that an account delegates.
+    """
+
+    epoch: int = VAULT_EPOCH
+    unbonding_epochs: int = UNBONDING_EPOCHS
+    commission_delay: int = COMMISSION_DELAY
+    min_delegation: int = MIN_DELEGATION
+
+
+@dataclass
 class DeployConfig:
     """One deployment.
 
@@ -90,11 +111,14 @@ class DeployConfig:
         activation_delay: seconds until a settled root pays; a run that ends before leaves claims to `resume=RUN_DIR`.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: seconds in which a challenged voter may show its signature.
+        evidence_window: seconds after a task's end in which stakes stay locked (0: none); else longer than
+            `response_window`.
     """
 
     chain: ChainConfig = field(default_factory=ChainConfig)
     timelock: TimelockConfig = field(default_factory=TimelockConfig)
     emission: EmissionConfig = field(default_factory=EmissionConfig)
+    vault: VaultConfig = field(default_factory=VaultConfig)
     book: str = "address_book.json"
     dry_run: bool = False
     traceback: bool = False
@@ -104,12 +128,15 @@ class DeployConfig:
     activation_delay: int = ACTIVATION_DELAY
     absence_bps: int = ABSENCE_BPS
     response_window: int = RESPONSE_WINDOW
+    evidence_window: int = 86_400
 
 
 LIMITS = {
     "supply": (0, 10**9), "activation_delay": (0, 2**32), "absence_bps": (0, 10_000), "response_window": (1, 2**32),
     "timelock.delay": (0, 2**32), "emission.daily": (0, 10**9), "emission.decay_bps": (0, 10_000),
     "emission.period_days": (1, 2**32 - 1), "emission.start": (0, 2**40), "emission.epoch_multiple": (1, 2**32 - 1),
+    "evidence_window": (0, 31_536_000), "vault.epoch": (60, 2**32 - 1), "vault.unbonding_epochs": (1, 9_999),
+    "vault.commission_delay": (2, 10_000), "vault.min_delegation": (2**44, 2**90),
 }  # fmt: skip
 
 
@@ -129,6 +156,10 @@ def check(config: DeployConfig) -> None:
             raise ConfigError(f"{key} is {value}; it must be between {low} and {high}")
     if not config.timelock.proposers:
         raise ConfigError("timelock.proposers is empty: without one nobody could ever use the timelock")
+    if 0 < config.evidence_window <= config.response_window:
+        raise ConfigError("evidence_window is not longer than response_window: absence would go unpunished")
+    if config.vault.commission_delay <= config.vault.unbonding_epochs:
+        raise ConfigError("vault.commission_delay must be more than vault.unbonding_epochs: a delegator must have time")
     if config.guardian and not config.activation_delay:
         raise ConfigError("guardian has nothing to disable with activation_delay=0: roots pay at once")
 
@@ -203,6 +234,11 @@ def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Se
         activation_delay=config.activation_delay,
         absence_bps=config.absence_bps,
         response_window=config.response_window,
+        evidence_window=config.evidence_window,
+        vault_epoch=config.vault.epoch,
+        unbonding_epochs=config.vault.unbonding_epochs,
+        commission_delay=config.vault.commission_delay,
+        min_delegation=config.vault.min_delegation,
         daily=config.emission.daily * TOKEN,
         decay_bps=config.emission.decay_bps,
         period_days=config.emission.period_days,

@@ -5,6 +5,7 @@ import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
+import {StakeVault} from "./StakeVault.sol";
 
 /// @title Reward pools and claims
 /// @notice Holds every task's pool. A settled epoch commits a part of it under a Merkle root of cumulative rewards, from
@@ -63,17 +64,24 @@ contract RewardDistributor is AccessControl {
     /// @notice The only contract that commits.
     address public immutable settlement;
 
+    /// @notice Shares out among an operator and its delegators what the operator earned.
+    StakeVault public immutable vault;
+
     /// @notice Seconds from the settlement of a root to its activation; zero: at once.
     uint64 public immutable activationDelay;
 
-    /// @notice Wei paid so far to an account from a task's rewards.
-    mapping(bytes32 task => mapping(address account => uint256)) public claimed;
+    /// @dev In the place of what an account was paid: it is paid through its pool, and has nothing to claim for itself.
+    uint256 private constant TO_POOL = type(uint256).max;
 
+    mapping(bytes32 task => mapping(address account => uint256)) private _claimed;
+    mapping(bytes32 task => mapping(address account => uint256)) private _paidToPool;
     mapping(bytes32 task => Account) private _accounts;
     mapping(bytes32 task => Queue) private _queues;
 
     /// @notice An account was paid `amount`, which brings it to `cumulative`.
     event Claimed(bytes32 indexed task, address indexed account, uint256 amount, uint256 cumulative);
+    /// @notice An account's rewards of a task go to its pool from now on.
+    event PoolPaymentSet(bytes32 indexed task, address indexed account);
     /// @notice A root became the one that pays.
     event RootActivated(bytes32 indexed task, bytes32 root);
     /// @notice The guardian disabled a root; the task is frozen.
@@ -97,6 +105,10 @@ contract RewardDistributor is AccessControl {
     error LengthMismatch(uint256 accounts, uint256 amounts);
     /// @notice The account has been paid this much already.
     error NothingToClaim(address account, uint256 claimed);
+    /// @notice The account's rewards of this task go to its pool: `claimToPool`.
+    error PaidToPool(address account);
+    /// @notice The account's rewards of this task do not go to its pool: `claim`.
+    error NotPaidToPool(address account);
     /// @notice No such root waits for its activation.
     error NotPending(bytes32 task, bytes32 root);
     /// @notice A root was disabled; the task waits for a correction.
@@ -120,9 +132,18 @@ contract RewardDistributor is AccessControl {
     /// @param token_ Token of all pools.
     /// @param registry_ Deposits and refunds.
     /// @param settlement_ Commits.
+    /// @param vault_ Holds the operators' pools; may be deployed later, at this address.
     /// @param activationDelay_ Seconds until a root pays.
     /// @param admin Grants and revokes the guardian's role.
-    constructor(IERC20 token_, address registry_, address settlement_, uint64 activationDelay_, address admin) {
+    constructor(
+        IERC20 token_,
+        address registry_,
+        address settlement_,
+        StakeVault vault_,
+        uint64 activationDelay_,
+        address admin
+    ) {
+        vault = vault_;
         token = token_;
         registry = registry_;
         settlement = settlement_;
@@ -146,6 +167,15 @@ contract RewardDistributor is AccessControl {
         amount = account.deposited - account.committed;
         account.deposited -= amount;
         token.safeTransfer(to, amount);
+    }
+
+    /// @notice From now on an account's rewards of a task go to its pool, and to nobody else.
+    function payToPool(bytes32 task, address account) external onlyRegistry {
+        uint256 paid = _claimed[task][account];
+        if (paid == TO_POOL) return;
+        _paidToPool[task][account] = paid;
+        _claimed[task][account] = TO_POOL;
+        emit PoolPaymentSet(task, account);
     }
 
     /// @notice Commits a settled epoch's rewards, whose report the settlement contract has checked.
@@ -212,14 +242,34 @@ contract RewardDistributor is AccessControl {
         if (!MerkleProof.verifyCalldata(proof, books.root, _leaf(task, account, cumulative))) {
             revert InvalidProof(task, account, cumulative);
         }
-        mapping(address account => uint256) storage paid = claimed[task];
+        mapping(address account => uint256) storage paid = _claimed[task];
         uint256 amount = _credit(paid, task, account, cumulative);
-        if (amount == 0) revert NothingToClaim(account, paid[account]);
+        if (amount == 0) _refuse(account, paid[account]);
         _count(books, amount);
         token.safeTransfer(account, amount);
     }
 
-    /// @notice Pays several accounts at once; one that has been paid already is left out.
+    /// @notice Pays into the pool of `account` what it earned on a task since the last time, for itself and its delegators.
+    /// Anybody may call; who delegates should, before it leaves the pool or others enter it.
+    /// @param task Task, running or closed, that the account joined with delegators.
+    /// @param account Operator of the pool.
+    /// @param cumulative All that the account ever earned on the task, in wei.
+    /// @param proof Merkle proof, as in `claim`.
+    function claimToPool(bytes32 task, address account, uint256 cumulative, bytes32[] calldata proof) external {
+        if (activationDelay != 0) _promote(task);
+        Account storage books = _accounts[task];
+        if (!MerkleProof.verifyCalldata(proof, books.root, _leaf(task, account, cumulative))) {
+            revert InvalidProof(task, account, cumulative);
+        }
+        if (!paidToPool(task, account)) revert NotPaidToPool(account);
+        uint256 amount = _credit(_paidToPool[task], task, account, cumulative);
+        if (amount == 0) revert NothingToClaim(account, _paidToPool[task][account]);
+        _count(books, amount);
+        token.safeTransfer(address(vault), amount);
+        vault.distribute(account, amount);
+    }
+
+    /// @notice Pays several accounts at once; one that has been paid already, or is paid through its pool, is left out.
     /// @param task Task, running or closed.
     /// @param accounts Accounts to pay, in the order of their leaves in the tree's multiproof.
     /// @param cumulatives All that each ever earned on the task, in wei.
@@ -242,7 +292,7 @@ contract RewardDistributor is AccessControl {
 
         uint256 total;
         uint256[] memory amounts = new uint256[](accounts.length);
-        mapping(address account => uint256) storage paid = claimed[task];
+        mapping(address account => uint256) storage paid = _claimed[task];
         for (uint256 i; i < accounts.length; ++i) {
             amounts[i] = _credit(paid, task, accounts[i], cumulatives[i]);
             total += amounts[i];
@@ -251,6 +301,16 @@ contract RewardDistributor is AccessControl {
         for (uint256 i; i < accounts.length; ++i) {
             if (amounts[i] != 0) token.safeTransfer(accounts[i], amounts[i]);
         }
+    }
+
+    /// @notice Wei paid so far from a task's rewards to an account, or to its pool.
+    function claimed(bytes32 task, address account) external view returns (uint256) {
+        return paidToPool(task, account) ? _paidToPool[task][account] : _claimed[task][account];
+    }
+
+    /// @notice Whether an account's rewards of a task go to its pool.
+    function paidToPool(bytes32 task, address account) public view returns (bool) {
+        return _claimed[task][account] == TO_POOL;
     }
 
     /// @notice A task's money and its active root.
@@ -295,6 +355,11 @@ contract RewardDistributor is AccessControl {
         amount = cumulative - before;
         paid[account] = cumulative;
         emit Claimed(task, account, amount, cumulative);
+    }
+
+    function _refuse(address account, uint256 paid) private pure {
+        if (paid == TO_POOL) revert PaidToPool(account);
+        revert NothingToClaim(account, paid);
     }
 
     function _leaves(bytes32 task, address[] calldata accounts, uint256[] calldata cumulatives)

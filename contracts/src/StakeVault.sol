@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
@@ -17,9 +16,11 @@ import {Delegation, Pool, Request, StakePools, Thawing} from "./libraries/StakeP
 /// remains, active and thawing, covers the locks, and to the operator only while its own does: neither a slash comes too
 /// late for what thaws, nor does an operator leave its delegators to answer for its tasks. A lock made after a request
 /// does not count on what thaws.
+///
+/// Nobody delegates to an operator that does not accept it: what comes in takes its part of the operator's rewards.
 /// @dev The token must be a plain ERC-20: no fee on transfer, no rebase, no call to the receiver, and less than 2^92 wei
 /// of it (`FlockToken` has less than 2^90). Tokens sent here without a call change nothing and cannot be taken out.
-contract StakeVault is AccessControl, ReentrancyGuardTransient {
+contract StakeVault is ReentrancyGuardTransient {
     using SafeCast for uint256;
     using SafeERC20 for IERC20;
     using StakePools for Pool;
@@ -48,6 +49,7 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         uint256 locked;
         uint256 operatorRewards;
         uint256 generation;
+        bool accepts;
     }
 
     /// @notice A delegator's part of a pool: shares, those that earn in this epoch, their worth and the unclaimed rewards.
@@ -57,13 +59,6 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         uint256 assets;
         uint256 rewards;
     }
-
-    /// @notice May lock stake for tasks and release it.
-    bytes32 public constant REGISTRY_ROLE = keccak256("REGISTRY_ROLE");
-    /// @notice May take locked stake.
-    bytes32 public constant SLASHER_ROLE = keccak256("SLASHER_ROLE");
-    /// @notice May pay rewards in.
-    bytes32 public constant DISTRIBUTOR_ROLE = keccak256("DISTRIBUTOR_ROLE");
 
     /// @notice Highest commission, in basis points.
     uint256 public constant MAX_COMMISSION = 5_000;
@@ -76,6 +71,10 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
 
     /// @notice Token of all stakes and rewards.
     IERC20 public immutable token;
+    /// @notice The only contract that locks, releases and slashes.
+    address public immutable registry;
+    /// @notice The only contract that pays rewards in.
+    address public immutable distributor;
     /// @notice Seconds of a vault epoch.
     uint32 public immutable epochLength;
     /// @notice Whole epochs that stake thaws.
@@ -90,6 +89,9 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
     mapping(address operator => mapping(address account => mapping(uint256 epoch => Request))) private _requests;
     mapping(address operator => mapping(uint256 epoch => Request)) private _ownRequests;
     mapping(bytes32 task => mapping(address operator => uint96)) private _locks;
+
+    /// @dev Wei that slashes of this transaction took and that is not paid out.
+    uint256 private transient _taken;
 
     /// @notice An operator added to its own stake.
     event Staked(address indexed operator, uint256 amount);
@@ -118,12 +120,19 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
     /// @notice Locked stake was taken.
     event Slashed(bytes32 indexed task, address indexed operator, uint256 amount);
 
+    /// @notice An operator accepts new delegations from now on, or no more.
+    event AcceptanceSet(address indexed operator, bool accepts);
+
+    /// @notice The caller may not do this.
+    error Unauthorized(address caller);
     /// @notice A setting is out of its bounds.
     error InvalidSettings();
     /// @notice An amount must not be zero.
     error ZeroAmount();
     /// @notice There is less than was asked for: wei of stake, or shares of a delegation.
-    error InsufficientStake(uint256 available, uint256 requested);
+    error StakeUnavailable(uint256 available, uint256 requested);
+    /// @notice The operator accepts no new delegations.
+    error NotAccepting(address operator);
     /// @notice The delegator would hold fewer shares than the least, and not none.
     error BelowMinimum(uint256 minimum, uint256 shares);
     /// @notice The stake thaws until the start of this epoch.
@@ -137,18 +146,28 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
     /// @notice The commission moves too far in one step.
     error CommissionStepTooLarge(uint256 current, uint256 commission);
 
-    /// @notice Sets what is fixed; `admin` gives out the roles.
-    constructor(IERC20 token_, address admin, Settings memory settings) {
+    modifier onlyRegistry() {
+        if (msg.sender != registry) revert Unauthorized(msg.sender);
+        _;
+    }
+
+    /// @notice Ties the contracts for good and sets what is fixed: nobody has a role here.
+    /// @param token_ Token of all stakes and rewards.
+    /// @param registry_ Locks, releases and slashes; may be deployed later, at this address.
+    /// @param distributor_ Pays rewards in; may be deployed later, at this address.
+    /// @param settings The rest.
+    constructor(IERC20 token_, address registry_, address distributor_, Settings memory settings) {
         bool valid = settings.epochLength >= 1 minutes && settings.unbondingEpochs != 0
             && settings.commissionDelay > settings.unbondingEpochs && settings.commissionDelay <= MAX_DELAY
             && settings.minDelegation >= LOWEST_MIN_DELEGATION;
-        if (!valid || admin == address(0)) revert InvalidSettings();
+        if (!valid) revert InvalidSettings();
+        registry = registry_;
+        distributor = distributor_;
         token = token_;
         epochLength = settings.epochLength;
         unbondingEpochs = settings.unbondingEpochs;
         commissionDelay = settings.commissionDelay;
         minDelegation = settings.minDelegation;
-        _grantRole(DEFAULT_ADMIN_ROLE, admin);
     }
 
     /// @notice Adds `amount` wei, which the caller must have approved, to the caller's own stake as operator.
@@ -164,7 +183,7 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         if (amount == 0) revert ZeroAmount();
         Pool storage pool_ = _pools[msg.sender];
         uint96 own = pool_.own;
-        if (amount > own) revert InsufficientStake(own, amount);
+        if (amount > own) revert StakeUnavailable(own, amount);
         uint32 epoch = currentEpoch();
         pool_.own = uint96(own - amount);
         pool_.ownThawing.thaw(_ownRequests[msg.sender][epoch], uint96(amount));
@@ -194,6 +213,12 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         emit CommissionScheduled(msg.sender, commission_, from);
     }
 
+    /// @notice Sets whether the caller accepts delegations from now on; those it has stay. At first nobody does.
+    function setAcceptance(bool accepts) external {
+        _pools[msg.sender].accepts = accepts;
+        emit AcceptanceSet(msg.sender, accepts);
+    }
+
     /// @notice Pays the caller its rewards and commission as operator.
     function claimOperatorRewards() external nonReentrant returns (uint256 amount) {
         Pool storage pool_ = _pools[msg.sender];
@@ -208,6 +233,7 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         if (amount == 0) revert ZeroAmount();
         uint32 epoch = currentEpoch();
         Pool storage pool_ = _pools[operator];
+        if (!pool_.accepts) revert NotAccepting(operator);
         Delegation storage stored = _delegations[operator][msg.sender];
         Delegation memory synced = stored;
         pool_.sync(synced, epoch);
@@ -227,7 +253,7 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         Delegation memory synced = stored;
         pool_.sync(synced, epoch);
         uint104 held = synced.shares;
-        if (shares > held) revert InsufficientStake(held, shares);
+        if (shares > held) revert StakeUnavailable(held, shares);
         if (shares != held) _requireMinimum(held - shares);
         amount = pool_.remove(synced, uint104(shares), epoch);
         _store(stored, synced, true);
@@ -256,50 +282,62 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
         token.safeTransfer(msg.sender, amount);
     }
 
-    /// @notice Pays `amount` wei of the caller's, which it must have approved, to a pool: to the operator's own stake and to
-    /// its delegators by stake, less the operator's commission. Stake that came in during this epoch has no part in it.
-    function distribute(address operator, uint256 amount) external onlyRole(DISTRIBUTOR_ROLE) nonReentrant {
+    /// @notice Takes note of `amount` wei that the distributor has just sent for a pool: they go to the operator's own stake
+    /// and to its delegators by stake, less the operator's commission. Stake that came in during this epoch has no part.
+    function distribute(address operator, uint256 amount) external {
+        if (msg.sender != distributor) revert Unauthorized(msg.sender);
         uint256 toDelegators = _pools[operator].distribute(amount.toUint96(), currentEpoch());
         emit RewardsDistributed(operator, amount, toDelegators);
-        token.safeTransferFrom(msg.sender, address(this), amount);
     }
 
     /// @notice Locks `amount` wei of an operator's pool for a task, on top of what the task has locked there already.
-    function lock(bytes32 task, address operator, uint256 amount) external onlyRole(REGISTRY_ROLE) nonReentrant {
+    /// @return shared Whether the pool holds delegated stake: its delegators answer for the task, too.
+    function lock(bytes32 task, address operator, uint256 amount)
+        external
+        onlyRegistry
+        nonReentrant
+        returns (bool shared)
+    {
         uint256 available = freeStake(operator);
-        if (amount > available) revert InsufficientStake(available, amount);
-        _pools[operator].locked += amount.toUint96();
-        _locks[task][operator] += amount.toUint96();
+        if (amount > available) revert StakeUnavailable(available, amount);
+        Pool storage pool_ = _pools[operator];
+        pool_.locked += uint96(amount);
+        _locks[task][operator] += uint96(amount);
         emit Locked(task, operator, amount);
+        return pool_.delegated != 0;
     }
 
     /// @notice Releases what is left of a task's lock and returns it, in wei.
-    function unlock(bytes32 task, address operator)
-        external
-        onlyRole(REGISTRY_ROLE)
-        nonReentrant
-        returns (uint256 amount)
-    {
+    function unlock(bytes32 task, address operator) external onlyRegistry nonReentrant returns (uint256 amount) {
         amount = _locks[task][operator];
         _locks[task][operator] = 0;
         _pools[operator].locked -= uint96(amount);
         emit Unlocked(task, operator, amount);
     }
 
-    /// @notice Takes up to `amount` wei of what a task has locked and pays it to the caller. Never reverts for want of stake.
+    /// @notice Takes up to `amount` wei of what a task has locked; never reverts for want of stake. The registry has it paid
+    /// out in the same transaction, once for all slashes of it.
     /// @dev The operator's own stake goes first, active before thawing, then its delegators', active and thawing alike.
     /// @return taken Wei taken: `amount`, or what was left of the lock.
     function slash(bytes32 task, address operator, uint256 amount)
         external
-        onlyRole(SLASHER_ROLE)
+        onlyRegistry
         nonReentrant
         returns (uint256 taken)
     {
         uint256 left = _locks[task][operator];
         taken = _pools[operator].lose(amount < left ? amount : left);
         _locks[task][operator] = uint96(left - taken);
+        _taken += taken;
         emit Slashed(task, operator, taken);
-        if (taken != 0) token.safeTransfer(msg.sender, taken);
+    }
+
+    /// @notice Pays out of what slashes of this transaction took.
+    function payOut(address to, uint256 amount) external onlyRegistry nonReentrant {
+        uint256 taken = _taken;
+        if (amount > taken) revert StakeUnavailable(taken, amount);
+        _taken = taken - amount;
+        token.safeTransfer(to, amount);
     }
 
     /// @notice Number of the running vault epoch.
@@ -320,7 +358,8 @@ contract StakeVault is AccessControl, ReentrancyGuardTransient {
             thawing: pool_.thawing.assets,
             locked: pool_.locked,
             operatorRewards: pool_.operatorRewards,
-            generation: pool_.generation
+            generation: pool_.generation,
+            accepts: pool_.accepts
         });
     }
 

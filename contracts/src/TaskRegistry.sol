@@ -8,13 +8,14 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {EmissionController} from "./EmissionController.sol";
 import {Head, ISettlement} from "./ISettlement.sol";
 import {RewardDistributor} from "./RewardDistributor.sol";
+import {StakeVault} from "./StakeVault.sol";
 import {Slash} from "./libraries/Reports.sol";
 import {TaskTerms, Terms} from "./libraries/TaskTerms.sol";
 
-/// @title Tasks, their terms, members and stakes
+/// @title Tasks, their terms and members
 /// @notice Creates tasks, whose pools go to the distributor, lets members join with a stake, starts, closes and refunds.
-/// Stakes are kept task by task, so that none answers for another task. What a committee decided comes in through
-/// `EpochSettlement` only; a slash takes at most what is left of a stake.
+/// Stakes lie in the vault, locked task by task, so that none answers for two; no token lies here. What a committee
+/// decided comes in through `EpochSettlement` only; a slash takes at most what is left of a stake.
 /// @dev The token must be a plain ERC-20 (no fee on transfer, supply below 2^128); `FlockToken` is.
 contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
@@ -27,7 +28,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         Closed
     }
 
-    /// @notice A member: its account (also its signing address), stake left in wei, slots, and hash-chain tip.
+    /// @notice A member: its account (also its signing address), locked stake left in wei, slots, and hash-chain tip.
     struct Member {
         address account;
         uint128 stake;
@@ -53,6 +54,13 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         uint32 numSlots;
     }
 
+    /// @dev A member without its stake, which the vault knows.
+    struct StoredMember {
+        address account;
+        uint32 slots;
+        bytes32 chainTip;
+    }
+
     /// @dev What changes of a task.
     struct State {
         address creator;
@@ -68,13 +76,19 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @notice Part of a slash that goes to whoever brought it is 1 / `REWARD_DIVISOR`, rounded down; the pool gets the rest.
     uint128 public constant REWARD_DIVISOR = 10;
 
+    /// @notice Longest evidence window.
+    uint64 public constant MAX_EVIDENCE_WINDOW = 365 days;
+
     bytes32 private constant TAG_GENESIS = keccak256("flock_ray/genesis/1");
 
-    /// @notice Token of all pools and stakes.
+    /// @notice Token of all pools.
     IERC20 public immutable token;
 
     /// @notice Bounds the pools of new tasks.
     EmissionController public immutable emission;
+
+    /// @notice Holds the stakes.
+    StakeVault public immutable vault;
 
     /// @notice Holds the pools.
     RewardDistributor public immutable distributor;
@@ -82,12 +96,15 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @notice The only contract that slashes and closes running tasks.
     ISettlement public immutable settlement;
 
+    /// @notice Seconds from the end of a running task in which its members' stakes stay locked for late evidence; zero: none.
+    uint64 public immutable evidenceWindow;
+
     /// @notice Whether anybody may create tasks, or only accounts with `CREATOR_ROLE`.
     bool public openToAll = true;
 
     mapping(bytes32 task => Terms) private _terms;
     mapping(bytes32 task => State) private _states;
-    mapping(bytes32 task => mapping(uint256 index => Member)) private _members;
+    mapping(bytes32 task => mapping(uint256 index => StoredMember)) private _members;
     mapping(bytes32 task => mapping(address account => uint256)) private _indexPlusOne;
     mapping(bytes32 task => mapping(uint256 slot => address)) private _slotOwners;
 
@@ -109,8 +126,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     event TaskClosed(bytes32 indexed task, uint128 refund);
     /// @notice Money that came into a closed task's pool, or was set free in it, went to the creator.
     event Refunded(bytes32 indexed task, uint128 amount);
-    /// @notice A member took its remaining stake out.
-    event Withdrawn(bytes32 indexed task, address indexed account, uint128 amount);
+    /// @notice What was left of a member's stake was released in the vault.
+    event Released(bytes32 indexed task, address indexed account, uint128 amount);
 
     /// @notice The caller may not do this.
     error Unauthorized(address caller);
@@ -138,8 +155,12 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     error UnknownMember(uint256 index);
     /// @notice No slot has this number.
     error UnknownSlot(uint256 slot);
-    /// @notice The member's stake is gone already.
-    error NothingToWithdraw(address account);
+    /// @notice The member's stake is gone or released already.
+    error NothingToRelease(address account);
+    /// @notice Stakes stay locked until this time.
+    error EvidenceWindowOpen(uint256 until);
+    /// @notice The evidence window is too long.
+    error InvalidWindow(uint64 maximum, uint64 window);
 
     modifier onlySettlement() {
         if (msg.sender != address(settlement)) revert Unauthorized(msg.sender);
@@ -149,18 +170,27 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @notice Ties the contracts for good: neither a deployer nor an admin can exchange one later.
     /// @param token_ Token of all pools and stakes.
     /// @param emission_ Bounds the pools of new tasks.
+    /// @param vault_ Holds the stakes; may be deployed later, at this address.
     /// @param distributor_ Holds the pools; may be deployed later, at this address.
     /// @param settlement_ Slashes and closes; may be deployed later, at this address.
+    /// @param evidenceWindow_ Seconds that stakes stay locked after a task's end.
     /// @param admin Decides who may create tasks, and nothing else.
     constructor(
         IERC20 token_,
         EmissionController emission_,
+        StakeVault vault_,
         RewardDistributor distributor_,
         ISettlement settlement_,
+        uint64 evidenceWindow_,
         address admin
     ) {
+        if (evidenceWindow_ > MAX_EVIDENCE_WINDOW) {
+            revert InvalidWindow(MAX_EVIDENCE_WINDOW, evidenceWindow_);
+        }
         token = token_;
         emission = emission_;
+        vault = vault_;
+        evidenceWindow = evidenceWindow_;
         distributor = distributor_;
         settlement = settlement_;
         _grantRole(DEFAULT_ADMIN_ROLE, admin);
@@ -195,7 +225,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         token.safeTransferFrom(msg.sender, address(distributor), terms.pool);
     }
 
-    /// @notice Joins a task with a stake, which the caller must have approved.
+    /// @notice Joins a task with a stake: locks so much of what the caller and its delegators have in the vault. A caller with
+    /// delegators is paid for this task through its pool, for good (`RewardDistributor.claimToPool`).
     /// @param task Task that is joining.
     /// @param amount Stake in wei; every whole `minStake` of it is a slot, up to `maxSlots`.
     /// @param chainTip Tip of the member's hash chain, whose preimages it reveals epoch by epoch.
@@ -203,25 +234,9 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         State storage state = _requireStatus(task, Status.Joining);
         Terms storage terms = _terms[task];
         if (block.timestamp >= terms.joinDeadline) revert JoinClosed(terms.joinDeadline);
-        uint32 index = state.numMembers;
-        if (index == terms.maxMembers) revert TaskFull(index);
-        if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
-        if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
-        if (chainTip == 0) revert InvalidChainTip();
-
-        uint128 affordable = amount / terms.minStake;
-        uint32 slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
-        uint32 firstSlot = state.numSlots;
-        _members[task][index] = Member(msg.sender, amount, slots, chainTip);
-        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
-        for (uint256 i; i < slots; ++i) {
-            _slotOwners[task][firstSlot + i] = msg.sender;
-        }
-        state.numMembers = index + 1;
-        state.numSlots = firstSlot + slots;
-        emit Joined(task, msg.sender, index, amount, slots, chainTip);
-
-        token.safeTransferFrom(msg.sender, address(this), amount);
+        uint32 slots = _enter(task, state, terms, amount, chainTip);
+        emit Joined(task, msg.sender, state.numMembers - 1, amount, slots, chainTip);
+        _lock(task, amount);
     }
 
     /// @notice Starts the first epoch. The creator may at any time, anybody once the task is full or joining has ended.
@@ -257,18 +272,19 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         emit Refunded(task, distributor.refund(task, state.creator));
     }
 
-    /// @notice Pays the caller its remaining stake once the task is closed, whatever closed it.
-    function withdraw(bytes32 task) external nonReentrant {
+    /// @notice Releases what is left of a member's stake in the vault, from `releasableAt` on. Anybody may call.
+    function release(bytes32 task, address account) external nonReentrant {
         _requireStatus(task, Status.Closed);
-        (, uint128 amount) = _takeStake(task, indexOf(task, msg.sender), type(uint128).max);
-        if (amount == 0) revert NothingToWithdraw(msg.sender);
-        emit Withdrawn(task, msg.sender, amount);
-
-        token.safeTransfer(msg.sender, amount);
+        indexOf(task, account);
+        uint256 from = releasableAt(task);
+        if (block.timestamp < from) revert EvidenceWindowOpen(from);
+        uint256 amount = vault.unlock(task, account);
+        if (amount == 0) revert NothingToRelease(account);
+        emit Released(task, account, uint128(amount));
     }
 
     /// @notice Takes stake, each time at most what is left of it, for a task's pool and for `rewarded`.
-    /// @param task Running task, or a closed one whose members have not withdrawn.
+    /// @param task Running task, or a closed one whose stakes are not released.
     /// @param epoch Epoch of the offence.
     /// @param slashes Members and amounts.
     /// @param rewarded Gets a tenth; zero: the pool gets all.
@@ -280,7 +296,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         uint128 toPool;
         uint128 toRewarded;
         for (uint256 i; i < slashes.length; ++i) {
-            (address account, uint128 taken) = _takeStake(task, slashes[i].member, slashes[i].amount);
+            address account = _memberAt(task, slashes[i].member).account;
+            uint128 taken = uint128(vault.slash(task, account, slashes[i].amount));
             uint128 reward = rewarded == address(0) ? 0 : taken / REWARD_DIVISOR;
             toPool += taken - reward;
             toRewarded += reward;
@@ -288,9 +305,9 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         }
         if (toPool != 0) {
             distributor.deposit(task, toPool, 0);
-            token.safeTransfer(address(distributor), toPool);
+            vault.payOut(address(distributor), toPool);
         }
-        if (toRewarded != 0) token.safeTransfer(rewarded, toRewarded);
+        if (toRewarded != 0) vault.payOut(rewarded, toRewarded);
     }
 
     /// @notice Everything about a task but its members; all zero for an unknown one.
@@ -323,8 +340,15 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
 
     /// @notice Member with the given index, in order of joining.
     function memberAt(bytes32 task, uint256 index) external view returns (Member memory) {
-        if (index >= _states[task].numMembers) revert UnknownMember(index);
-        return _members[task][index];
+        StoredMember storage member = _memberAt(task, index);
+        address account = member.account;
+        return Member(account, uint128(vault.lockedStake(task, account)), member.slots, member.chainTip);
+    }
+
+    /// @notice Unix time from which the stakes of a closed task may be released; zero if it never ran.
+    function releasableAt(bytes32 task) public view returns (uint256) {
+        uint256 end = settlement.headOf(task).clock.epochStart; // a closed task's last epoch ended it
+        return end == 0 ? 0 : end + evidenceWindow;
     }
 
     /// @notice Index of a member's account.
@@ -366,14 +390,39 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         if (state.status != expected) revert WrongStatus(expected, state.status);
     }
 
-    /// @dev Takes up to `amount` of a member's stake off the books.
-    function _takeStake(bytes32 task, uint256 index, uint128 amount) private returns (address account, uint128 taken) {
+    /// @dev Gives the caller the next index and its slots.
+    function _enter(bytes32 task, State storage state, Terms storage terms, uint128 amount, bytes32 chainTip)
+        private
+        returns (uint32 slots)
+    {
+        uint32 index = state.numMembers;
+        if (index == terms.maxMembers) revert TaskFull(index);
+        if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
+        if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
+        if (chainTip == 0) revert InvalidChainTip();
+
+        uint128 affordable = amount / terms.minStake;
+        slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
+        uint32 firstSlot = state.numSlots;
+        _members[task][index] = StoredMember(msg.sender, slots, chainTip);
+        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
+        for (uint256 i; i < slots; ++i) {
+            _slotOwners[task][firstSlot + i] = msg.sender;
+        }
+        state.numMembers = index + 1;
+        state.numSlots = firstSlot + slots;
+    }
+
+    /// @dev Locks the caller's stake. Delegators that answer for the task have their part of what it earns: fixed here, so that
+    /// the operator cannot choose later.
+    function _lock(bytes32 task, uint128 amount) private {
+        bool shared = vault.lock(task, msg.sender, amount);
+        if (shared) distributor.payToPool(task, msg.sender);
+    }
+
+    function _memberAt(bytes32 task, uint256 index) private view returns (StoredMember storage) {
         if (index >= _states[task].numMembers) revert UnknownMember(index);
-        Member storage member = _members[task][index];
-        uint128 stake = member.stake;
-        taken = amount < stake ? amount : stake;
-        member.stake = stake - taken;
-        account = member.account;
+        return _members[task][index];
     }
 
     function _close(bytes32 task, State storage state) private {

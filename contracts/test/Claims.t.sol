@@ -66,13 +66,13 @@ contract ClaimTest is Fixture {
         _pay(1 ether);
         bytes32[] memory nodes = _pay(1 ether);
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
+        _passWindow();
         for (uint256 i; i < MEMBERS; ++i) {
-            vm.prank(members[i]);
-            tasks.withdraw(TASK);
+            tasks.release(TASK, members[i]);
             distributor.claim(TASK, members[i], earned[i], _proof(nodes, i));
-            vm.assertEq(token.balanceOf(members[i]), WALLET + earned[i]);
+            vm.assertEq(_wealth(members[i]), WALLET + earned[i]);
+            vm.assertEq(vault.freeStake(members[i]), WALLET);
         }
-        vm.assertEq(token.balanceOf(address(tasks)), 0);
         vm.assertEq(token.balanceOf(address(distributor)), 0);
     }
 
@@ -111,9 +111,6 @@ contract ClaimTest is Fixture {
     /// @dev A quorum that signs leaves above the total takes nothing from stakes, the pool or another task.
     function testFuzz_ClaimsStayWithinCommitted(uint256 forged, uint128 total) public {
         bytes32 other = keccak256("other task");
-        for (uint256 i; i < MEMBERS; ++i) {
-            _fund(members[i], WALLET);
-        }
         _run(other, _terms());
         uint256 owedOther = _owed(other);
 
@@ -173,7 +170,7 @@ contract ClaimTest is Fixture {
         uint256 sum;
         for (uint256 i; i < MEMBERS; ++i) {
             uint256 expected = (mask >> i) & 1 == 1 || i == early ? earned[i] : 0;
-            vm.assertEq(token.balanceOf(members[i]), WALLET - STAKE + expected);
+            vm.assertEq(token.balanceOf(members[i]), expected);
             sum += expected;
         }
         vm.assertEq(distributor.accountOf(TASK).claimed, sum);

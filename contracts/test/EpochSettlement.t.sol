@@ -250,9 +250,6 @@ contract SettleTest is Fixture {
     /// @dev The same keys and seats on another task, or in another deployment, need other signatures.
     function test_SignaturesBindTaskAndContract() public {
         bytes32 other = keccak256("other task");
-        for (uint256 i; i < MEMBERS; ++i) {
-            _fund(members[i], WALLET);
-        }
         _run(TASK, _terms());
         _run(other, _terms());
         bytes memory signatures = _sign(_report(TASK), SEATS);
@@ -365,7 +362,7 @@ contract SettleTest is Fixture {
         _checkHoldings(TASK, 0);
     }
 
-    function test_SlashedMemberWithdrawsTheRest() public {
+    function test_SlashedMemberIsReleasedTheRest() public {
         _run(TASK, _terms());
         Report memory report = _report(TASK);
         report.slashes = _slashes(0, 30 ether);
@@ -374,12 +371,12 @@ contract SettleTest is Fixture {
         report.slashes = _slashes(1, type(uint128).max);
         _settle(report);
         _settle(_report(TASK));
-        vm.prank(members[0]);
-        tasks.withdraw(TASK);
-        vm.assertEq(token.balanceOf(members[0]), WALLET - 30 ether);
-        vm.prank(members[1]);
-        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToWithdraw.selector, members[1]));
-        tasks.withdraw(TASK);
+        _passWindow();
+        tasks.release(TASK, members[0]);
+        vm.assertEq(vault.freeStake(members[0]), WALLET - 30 ether);
+        vm.assertEq(vault.freeStake(members[1]), WALLET - STAKE);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToRelease.selector, members[1]));
+        tasks.release(TASK, members[1]);
     }
 
     function test_WithoutRelayerPoolGetsAllOfSlash() public {

@@ -7,11 +7,12 @@ import {EmissionController, Schedule} from "../src/EmissionController.sol";
 import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report, Slash} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
-/// @notice The five contracts, eight funded members with known keys, and helpers that act for them.
+/// @notice The six contracts, eight members with known keys and all they own in the vault, and helpers that act for them.
 abstract contract Fixture is Base {
     bytes32 internal constant TASK = keccak256("task");
     uint128 internal constant POOL = 3000 ether;
@@ -33,14 +34,21 @@ abstract contract Fixture is Base {
     uint128 internal constant DAILY = 1000 ether;
     uint16 internal constant ABSENCE_BPS = 100;
     uint64 internal constant RESPONSE_WINDOW = 3600;
+    uint64 internal constant EVIDENCE_WINDOW = 7200;
+    uint96 internal constant MINIMUM = 1e15;
+    uint32 internal constant VAULT_EPOCH = 1 days;
+    uint32 internal constant UNBONDING = 7;
 
     FlockToken internal token;
     EmissionController internal emission;
     TaskRegistry internal tasks;
     RewardDistributor internal distributor;
     EpochSettlement internal settlement;
+    StakeVault internal vault;
 
     address[] internal members;
+    address[] internal delegators;
+    uint256 internal dust; // most that divisions may have left in the vault
     mapping(address account => uint256) internal keys;
 
     /// @notice Forge calls this before each test.
@@ -52,9 +60,11 @@ abstract contract Fixture is Base {
             address member = vm.addr(i + 1);
             members.push(member);
             keys[member] = i + 1;
-            _fund(member, WALLET);
+            _enrol(member, WALLET);
         }
-        _fund(CREATOR, 100_000 ether);
+        token.transfer(CREATOR, 100_000 ether);
+        vm.prank(CREATOR);
+        token.approve(address(tasks), type(uint256).max);
     }
 
     /// @dev Seconds until a settled root pays.
@@ -76,18 +86,49 @@ abstract contract Fixture is Base {
         uint256 nonce = vm.getNonce(address(this));
         distributor = RewardDistributor(vm.computeCreateAddress(address(this), nonce + 1));
         settlement = EpochSettlement(vm.computeCreateAddress(address(this), nonce + 2));
-        tasks = new TaskRegistry(token, emission, distributor, settlement, ADMIN);
-        new RewardDistributor(token, address(tasks), address(settlement), activationDelay, ADMIN);
+        vault = StakeVault(vm.computeCreateAddress(address(this), nonce + 3));
+        tasks = new TaskRegistry(token, emission, vault, distributor, settlement, EVIDENCE_WINDOW, ADMIN);
+        new RewardDistributor(token, address(tasks), address(settlement), vault, activationDelay, ADMIN);
         new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW);
+        StakeVault.Settings memory settings = StakeVault.Settings(VAULT_EPOCH, UNBONDING, UNBONDING + 1, MINIMUM);
+        new StakeVault(token, address(tasks), address(distributor), settings);
         bytes32 role = distributor.GUARDIAN_ROLE();
         vm.prank(ADMIN);
         distributor.grantRole(role, GUARDIAN);
     }
 
-    function _fund(address account, uint256 amount) internal {
+    /// @dev Gives an account tokens and puts all of them into the vault as its own stake.
+    function _enrol(address account, uint256 amount) internal {
+        _give(account, amount);
+        vm.prank(account);
+        vault.stake(amount);
+    }
+
+    /// @dev Gives an account tokens that the vault may take.
+    function _give(address account, uint256 amount) internal {
         token.transfer(account, amount);
         vm.prank(account);
-        token.approve(address(tasks), type(uint256).max);
+        token.approve(address(vault), type(uint256).max);
+    }
+
+    /// @dev An account delegates to an operator, which accepts it.
+    function _delegate(address operator, address account, uint256 amount) internal {
+        vm.prank(operator);
+        vault.setAcceptance(true);
+        _give(account, amount);
+        vm.prank(account);
+        vault.delegate(operator, amount);
+        delegators.push(account);
+    }
+
+    /// @dev Past the evidence window of a task that is closed now.
+    function _passWindow() internal {
+        vm.warp(block.timestamp + EVIDENCE_WINDOW);
+    }
+
+    /// @dev Tokens that an account owns: in its wallet, and its own stake.
+    function _wealth(address account) internal view returns (uint256) {
+        return token.balanceOf(account) + vault.pool(account).own;
     }
 
     function _terms() internal view returns (Terms memory) {
@@ -177,7 +218,7 @@ abstract contract Fixture is Base {
     }
 
     /// @dev Settles with the signatures of the first quorum of seats; anybody may send.
-    function _settle(Report memory report) internal {
+    function _settle(Report memory report) internal virtual {
         uint256 seats = (1 << _quorum(tasks.taskInfo(report.task).terms.numVoters)) - 1;
         bytes memory signatures = _sign(report, seats);
         vm.prank(STRANGER);
@@ -219,7 +260,21 @@ abstract contract Fixture is Base {
 
     /// @dev The contracts hold exactly what they owe for these tasks.
     function _checkHoldings(bytes32 one, bytes32 other) internal view {
-        vm.assertEq(token.balanceOf(address(tasks)), _stakes(one) + _stakes(other));
+        uint256 inVault;
+        for (uint256 i; i < members.length; ++i) {
+            StakeVault.PoolInfo memory info = vault.pool(members[i]);
+            uint256 locks = vault.lockedStake(one, members[i]) + vault.lockedStake(other, members[i]);
+            vm.assertEq(info.locked, locks);
+            uint256 staked = info.own + info.delegated + info.ownThawing + info.thawing;
+            vm.assertLe(locks, staked, "no stake answers twice");
+            inVault += staked + info.operatorRewards;
+            for (uint256 j; j < delegators.length; ++j) {
+                inVault += vault.pendingRewards(members[i], delegators[j]);
+            }
+        }
+        vm.assertEq(token.balanceOf(address(tasks)), 0);
+        vm.assertLe(inVault, token.balanceOf(address(vault)), "the vault holds what it owes");
+        vm.assertLe(token.balanceOf(address(vault)), inVault + dust, "and dust");
         vm.assertEq(token.balanceOf(address(distributor)), _owed(one) + _owed(other));
     }
 }

@@ -5,18 +5,20 @@ import {Base} from "./Base.sol";
 import {Fixture} from "./Fixture.sol";
 import {Merkle} from "./Merkle.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
-/// @notice Acts on two tasks with the same members, in any order that the fuzzer likes, and keeps its own books.
+/// @notice Acts on two tasks with the same members, three of whom have delegators, in any order that the fuzzer likes, and
+/// keeps its own books.
 contract Handler is Fixture {
     /// @notice What the handler itself knows of a task.
     struct Book {
         uint256 paidIn; // pool and stakes
-        uint256 paidOut; // claims, withdrawals, refund and relayer, measured on the receivers' balances
+        uint256 paidOut; // claims, releases, refund and relayer, measured on the receivers' balances
         uint256 slashed;
-        uint256 withdrawn;
+        uint256 released;
         uint64 settled;
         uint64 abandoned;
         bytes32 seed;
@@ -25,6 +27,7 @@ contract Handler is Fixture {
     }
 
     uint64 private constant DELAY = 2 * DEADLINE;
+    uint256 private constant POOLED = 3; // members with delegators when they joined
 
     bytes32[2] public ids = [keccak256("task 0"), keccak256("task 1")];
     uint256 public forgeriesAccepted;
@@ -45,6 +48,14 @@ contract Handler is Fixture {
 
     function setUp() public override {
         super.setUp();
+        for (uint256 i; i < POOLED; ++i) {
+            // of the last one hardly more is its own than what the two tasks lock
+            if (i == POOLED - 1) {
+                vm.prank(members[i]);
+                vault.unstake(WALLET - STAKE / 2);
+            }
+            _delegate(members[i], address(uint160(0xA1 + i)), 2 * STAKE);
+        }
         for (uint256 i; i < ids.length; ++i) {
             Terms memory terms = _terms();
             terms.numEpochs = i == 0 ? 8 : 30;
@@ -160,7 +171,7 @@ contract Handler is Fixture {
     }
 
     /// @notice A day is released, and a part of it burnt: neither ever gets past the cap.
-    function release(uint256 day, uint256 burn) external {
+    function emitDay(uint256 day, uint256 burn) external {
         day %= 40;
         try emission.release(day) {} catch {}
         burn = bound(burn, 0, token.balanceOf(TREASURY));
@@ -195,17 +206,28 @@ contract Handler is Fixture {
         address account = members[member];
         distributor.promote(task);
         uint256[] memory earned = _earnedUnder[distributor.accountOf(task).root];
-        bytes32[] memory nodes = _tree(task, earned);
-        bytes32[] memory proof = Merkle.prove(nodes, _leaf(task, account, earned[member]));
+        bytes32[] memory proof = Merkle.prove(_tree(task, earned), _leaf(task, account, earned[member]));
         uint256 claimed = distributor.claimed(task, account);
-        uint256 before = token.balanceOf(account);
+        uint256 wallet = token.balanceOf(account);
+        uint256 before = wallet + token.balanceOf(address(vault));
         extra = extra % 3 == 0 ? bound(extra, 1, POOL) : 0;
-        try distributor.claim(task, account, earned[member] + extra, proof) {
-            if (extra != 0) ++forgeriesAccepted;
-        } catch {}
-        uint256 paid = token.balanceOf(account) - before;
+        _claim(task, account, earned[member] + extra, proof, extra != 0);
+        if (member < POOLED) vm.assertEq(token.balanceOf(account), wallet, "never past the pool");
+        else vm.assertEq(vault.pool(account).operatorRewards, 0, "nor into a pool without delegators");
+        uint256 paid = token.balanceOf(account) + token.balanceOf(address(vault)) - before;
         vm.assertEq(distributor.claimed(task, account), claimed + paid, "claims only grow, by what is paid");
         book.paidOut += paid;
+    }
+
+    /// @dev In either way; one of them is the wrong one.
+    function _claim(bytes32 task, address account, uint256 cumulative, bytes32[] memory proof, bool forged) private {
+        try distributor.claim(task, account, cumulative, proof) {
+            if (forged) ++forgeriesAccepted;
+        } catch {}
+        try distributor.claimToPool(task, account, cumulative, proof) {
+            if (forged) ++forgeriesAccepted;
+            dust += 2;
+        } catch {}
     }
 
     function abandon(uint256 pick, uint64 wait) external {
@@ -221,17 +243,58 @@ contract Handler is Fixture {
         } catch {}
     }
 
-    function withdraw(uint256 pick, uint256 member) external {
+    function release(uint256 pick, uint256 member) external {
         (bytes32 task, Book storage book, bool running) = _open(pick);
         address account = members[member % MEMBERS];
-        uint256 before = token.balanceOf(account);
-        vm.prank(account);
-        try tasks.withdraw(task) {
-            if (running) ++forgeriesAccepted;
+        uint256 before = vault.freeStake(account);
+        try tasks.release(task, account) {
+            if (running || block.timestamp < tasks.releasableAt(task)) ++forgeriesAccepted;
         } catch {}
-        uint256 amount = token.balanceOf(account) - before;
-        book.withdrawn += amount;
+        uint256 amount = vault.freeStake(account) - before;
+        book.released += amount;
         book.paidOut += amount;
+    }
+
+    /// @notice Stake comes, goes and thaws beside the tasks; more of it comes from a member's delegator, or it takes its rewards.
+    function move(uint256 member, uint256 kind, uint256 amount) external {
+        address account = members[member % MEMBERS];
+        address delegator = delegators[member % POOLED];
+        StakeVault.PoolInfo memory info = vault.pool(account);
+        uint32 epoch = vault.currentEpoch();
+        kind %= 7;
+        if (kind == 0 && info.own != 0) {
+            vm.prank(account);
+            vault.unstake(bound(amount, 1, info.own));
+        }
+        if (kind == 1) _enrol(account, bound(amount, 1, STAKE));
+        if (kind == 2 && info.accepts) {
+            amount = bound(amount, MINIMUM, STAKE);
+            _give(delegator, amount);
+            vm.prank(delegator);
+            vault.delegate(account, amount);
+        }
+        uint256 shares = vault.delegation(account, delegator).shares;
+        if (kind == 3 && shares != 0) {
+            vm.prank(delegator);
+            vault.undelegate(account, shares - bound(amount, 0, 1) * (shares > 2 * MINIMUM ? shares / 2 : 0));
+        }
+        for (uint32 past = epoch > 20 && kind == 4 ? epoch - 20 : epoch; past < epoch; ++past) {
+            vm.prank(account);
+            try vault.withdrawStake(past) {
+                StakeVault.PoolInfo memory left = vault.pool(account);
+                vm.assertLe(left.locked, left.own + left.ownThawing, "an operator answers first");
+            } catch {}
+            vm.prank(delegator);
+            try vault.withdraw(account, past) {} catch {}
+        }
+        if (kind == 5) vm.warp(block.timestamp + 1 days);
+        if (kind == 6) {
+            vm.prank(delegator);
+            vault.claim(account);
+            vm.prank(account);
+            vault.claimOperatorRewards();
+        }
+        dust += 2;
     }
 
     function checkBooks(bytes32 task) external view {
@@ -242,7 +305,7 @@ contract Handler is Fixture {
         );
         vm.assertLe(info.claimed, info.committed, "claimed <= committed");
         vm.assertLe(info.committed, info.terms.pool + book.slashed, "committed <= pool and slashes");
-        vm.assertEq(_stakes(task) + book.slashed + book.withdrawn, MEMBERS * STAKE, "stakes only fall");
+        vm.assertEq(_stakes(task) + book.slashed + book.released, MEMBERS * STAKE, "stakes only fall");
         vm.assertEq(info.lastSettled, book.settled + book.abandoned, "every epoch counts once");
         vm.assertLe(info.lastSettled, info.terms.numEpochs, "no epoch too many");
         vm.assertEq(info.lastReport, book.lastReport);
@@ -267,11 +330,14 @@ contract Handler is Fixture {
 
     function checkTokens() external view {
         _checkHoldings(ids[0], ids[1]);
-        uint256 sum = token.balanceOf(address(tasks)) + token.balanceOf(address(distributor));
+        uint256 sum = token.balanceOf(address(vault)) + token.balanceOf(address(distributor));
         sum += token.balanceOf(address(this)) + token.balanceOf(TREASURY) + token.balanceOf(CREATOR)
         + token.balanceOf(RELAYER);
         for (uint256 i; i < MEMBERS; ++i) {
             sum += token.balanceOf(members[i]);
+        }
+        for (uint256 i; i < delegators.length; ++i) {
+            sum += token.balanceOf(delegators[i]);
         }
         vm.assertEq(sum, token.totalSupply(), "no token is made or lost");
         vm.assertEq(token.totalSupply() + burnt, token.totalMinted(), "no token is made but by a release");
@@ -347,18 +413,20 @@ contract InvariantsTest is Base {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[] memory selectors = new bytes4[](11);
+        bytes4[] memory selectors = new bytes4[](13);
         selectors[0] = Handler.settle.selector;
         selectors[1] = Handler.settle.selector; // twice as likely
         selectors[2] = Handler.claim.selector;
         selectors[3] = Handler.abandon.selector;
-        selectors[4] = Handler.withdraw.selector;
+        selectors[4] = Handler.release.selector;
         selectors[5] = Handler.forge.selector;
         selectors[6] = Handler.settleAgain.selector;
         selectors[7] = Handler.equivocate.selector;
         selectors[8] = Handler.disable.selector;
         selectors[9] = Handler.correct.selector;
-        selectors[10] = Handler.release.selector;
+        selectors[10] = Handler.emitDay.selector;
+        selectors[11] = Handler.move.selector;
+        selectors[12] = Handler.move.selector;
         targets = new FuzzSelector[](1);
         targets[0] = FuzzSelector(address(handler), selectors);
     }

@@ -117,7 +117,7 @@ contract MisconductTest is Fixture {
         }
     }
 
-    function test_EquivocationAfterCloseUntilWithdrawn() public {
+    function test_EquivocationAfterCloseUntilReleased() public {
         bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
         bytes memory late = _both(members[4], "ballot.a", FIRST, SECOND);
         for (uint256 i; i < EPOCHS; ++i) {
@@ -128,10 +128,10 @@ contract MisconductTest is Fixture {
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
         tasks.refund(TASK); // the pool is closed: its part goes on to the creator
         vm.assertEq(token.balanceOf(CREATOR), before + STAKE / 2 - STAKE / 20);
-        vm.prank(members[4]);
-        tasks.withdraw(TASK);
+        _passWindow();
+        tasks.release(TASK, members[4]);
         settlement.slashEquivocation(TASK, members[4], 1, SEED, "ballot.a", FIRST, SECOND, late);
-        vm.assertEq(token.balanceOf(members[4]), WALLET); // too late, and nothing reverts
+        vm.assertEq(_wealth(members[4]), WALLET); // too late, and nothing reverts
         _checkHoldings(TASK, 0);
     }
 

@@ -8,6 +8,7 @@ import {EmissionController, Schedule} from "../src/EmissionController.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {ISettlement} from "../src/ISettlement.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Slash} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
@@ -42,11 +43,12 @@ contract ReentrancyTest is Base {
 
     TaskRegistry private tasks;
     RewardDistributor private distributor;
+    StakeVault private vault;
     uint256 private refusals;
 
     function received() external {
         bytes[3] memory calls = [
-            abi.encodeCall(TaskRegistry.withdraw, (TASK)),
+            abi.encodeCall(TaskRegistry.release, (TASK, address(this))),
             abi.encodeCall(TaskRegistry.slash, (TASK, 1, new Slash[](0), address(this))),
             abi.encodeCall(TaskRegistry.start, (TASK))
         ];
@@ -83,9 +85,13 @@ contract ReentrancyTest is Base {
         EmissionController emission =
             new EmissionController(minted, Schedule(address(1), 1000, 0, 1, uint64(block.timestamp), 1));
         distributor = RewardDistributor(vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1));
-        tasks = new TaskRegistry(token, emission, distributor, ISettlement(address(this)), address(this));
-        new RewardDistributor(token, address(tasks), address(this), 0, address(this));
+        vault = StakeVault(vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 2));
+        tasks = new TaskRegistry(token, emission, vault, distributor, ISettlement(address(this)), 0, address(this));
+        new RewardDistributor(token, address(tasks), address(this), vault, 0, address(this));
+        new StakeVault(token, address(tasks), address(distributor), StakeVault.Settings(1 days, 7, 8, 1e15));
         token.approve(address(tasks), 1000);
+        token.approve(address(vault), 20);
+        vault.stake(20);
         Terms memory terms;
         terms.pool = 100;
         terms.minStake = 10;
@@ -115,9 +121,11 @@ contract ReentrancyTest is Base {
         distributor.claim(TASK, address(this), 60, new bytes32[](0)); // calls back
         tasks.close(TASK); // the refund of the pool calls back
         vm.assertEq(refusals, 2);
-        token.listen(address(tasks), ReentrancyTest.received.selector);
-        tasks.withdraw(TASK); // calls back again
+        token.listen(address(vault), ReentrancyTest.received.selector);
+        Slash[] memory slashes = new Slash[](1);
+        slashes[0] = Slash(0, 20);
+        tasks.slash(TASK, 1, slashes, address(this)); // the part of whom it is brought by calls back
         vm.assertEq(refusals, 5);
-        vm.assertEq(token.balanceOf(address(this)), 1000);
+        vm.assertEq(token.balanceOf(address(this)), 1000 - 20 + 2);
     }
 }

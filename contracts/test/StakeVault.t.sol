@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {StakeVaultFixture} from "./StakeVaultFixture.sol";
 import {StakeVault} from "../src/StakeVault.sol";
 
 contract StakeVaultTest is StakeVaultFixture {
     function test_SettingsAreBounded() public {
-        StakeVault.Settings[6] memory bad;
+        StakeVault.Settings[5] memory bad;
         for (uint256 i; i < bad.length; ++i) {
             bad[i] = _settings();
         }
@@ -18,34 +18,78 @@ contract StakeVaultTest is StakeVaultFixture {
         bad[4].minDelegation = 2 ** 44 - 1;
         for (uint256 i; i < bad.length; ++i) {
             vm.expectRevert(StakeVault.InvalidSettings.selector);
-            new StakeVault(token, i == 5 ? address(0) : ADMIN, bad[i]);
+            new StakeVault(token, address(this), address(this), bad[i]);
         }
     }
 
-    function test_RolesAreApart() public {
-        bytes32[3] memory roles = [vault.REGISTRY_ROLE(), vault.SLASHER_ROLE(), vault.DISTRIBUTOR_ROLE()];
+    function test_OnlyTheTiedContractsMayAct() public {
+        vault = new StakeVault(token, ALICE, BOB, _settings());
+        address[3] memory callers = [ALICE, BOB, OPERATOR];
         for (uint256 i; i < 3; ++i) {
-            vm.prank(ADMIN);
-            vault.grantRole(roles[i], ALICE);
-            for (uint256 j; j < 3; ++j) {
-                if (i == j) continue;
-                vm.expectRevert(
-                    abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, ALICE, roles[j])
-                );
-                vm.startPrank(ALICE);
-                if (j == 0) vault.lock(TASK, OPERATOR, 0);
-                if (j == 1) vault.slash(TASK, OPERATOR, 0);
-                if (j == 2) vault.distribute(OPERATOR, 0);
-                vm.stopPrank();
-            }
-            vm.prank(ADMIN);
-            vault.revokeRole(roles[i], ALICE);
+            bytes memory denied = abi.encodeWithSelector(StakeVault.Unauthorized.selector, callers[i]);
+            vm.startPrank(callers[i]);
+            if (i != 0) vm.expectRevert(denied);
+            vault.lock(TASK, OPERATOR, 0);
+            if (i != 0) vm.expectRevert(denied);
+            vault.unlock(TASK, OPERATOR);
+            if (i != 0) vm.expectRevert(denied);
+            vault.slash(TASK, OPERATOR, 0);
+            if (i != 0) vm.expectRevert(denied);
+            vault.payOut(OPERATOR, 0);
+            if (i != 1) vm.expectRevert(denied);
+            vault.distribute(OPERATOR, 0);
+            vm.stopPrank();
         }
-        vm.expectRevert(
-            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, ALICE, roles[0])
-        );
+    }
+
+    function test_NobodyDelegatesUnasked() public {
+        bytes memory denied = abi.encodeWithSelector(StakeVault.NotAccepting.selector, BOB);
+        vm.startPrank(ALICE);
+        vm.expectRevert(denied);
+        vault.delegate(BOB, 1 ether);
+        vm.stopPrank();
+        _accept(BOB);
         vm.prank(ALICE);
-        vault.unlock(TASK, OPERATOR);
+        vault.delegate(BOB, 1 ether);
+        vm.prank(BOB);
+        vault.setAcceptance(false);
+        vm.assertTrue(!vault.pool(BOB).accepts, "no more");
+        vm.startPrank(ALICE);
+        vm.expectRevert(denied);
+        vault.delegate(BOB, 1 ether);
+        vault.undelegate(BOB, 1 ether); // who is in gets out
+    }
+
+    /// @notice The registry gets out what was slashed in this very transaction, once, and nothing else.
+    function test_OnlySlashedStakeIsPaidOut() public {
+        _stake(10 ether);
+        vault.lock(TASK, OPERATOR, 6 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, 1));
+        vault.payOut(BOB, 1);
+        vault.slash(TASK, OPERATOR, 2 ether);
+        vault.slash(TASK, OPERATOR, 3 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 5 ether, 5 ether + 1));
+        vault.payOut(BOB, 5 ether + 1);
+        uint256 before = token.balanceOf(BOB);
+        vault.payOut(BOB, 4 ether);
+        vault.payOut(BOB, 1 ether);
+        vm.assertEq(token.balanceOf(BOB), before + 5 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, 1));
+        vault.payOut(BOB, 1);
+    }
+
+    function test_AmountsThatDoNotFitAreRefused() public {
+        uint256 large = 1 << 96;
+        bytes memory refusal = abi.encodeWithSelector(SafeCast.SafeCastOverflowedUintDowncast.selector, 96, large);
+        token.mint(OPERATOR, large);
+        vm.expectRevert(refusal);
+        _stake(large);
+        vm.expectRevert(refusal);
+        _delegate(OPERATOR, large);
+        vm.expectRevert(refusal);
+        vault.distribute(OPERATOR, large);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, large));
+        vault.lock(TASK, OPERATOR, large);
     }
 
     function test_StakeThawsAndLeaves() public {
@@ -95,14 +139,14 @@ contract StakeVaultTest is StakeVaultFixture {
         vault.delegate(OPERATOR, 0);
         vm.expectRevert(StakeVault.ZeroAmount.selector);
         vault.undelegate(OPERATOR, 0);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 0, 1));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, 1));
         vault.unstake(1);
         vm.expectRevert(abi.encodeWithSelector(StakeVault.BelowMinimum.selector, MINIMUM, MINIMUM - 1));
         vault.delegate(OPERATOR, MINIMUM - 1);
         vault.delegate(OPERATOR, MINIMUM + 5);
         vm.expectRevert(abi.encodeWithSelector(StakeVault.BelowMinimum.selector, MINIMUM, MINIMUM - 1));
         vault.undelegate(OPERATOR, 6);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, MINIMUM + 5, MINIMUM + 6));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, MINIMUM + 5, MINIMUM + 6));
         vault.undelegate(OPERATOR, MINIMUM + 6);
         vault.undelegate(OPERATOR, MINIMUM + 5);
         vm.stopPrank();
@@ -117,7 +161,7 @@ contract StakeVaultTest is StakeVaultFixture {
         _delegate(ALICE, 300 ether);
         _delegate(BOB, 100 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 140 ether);
+        _distribute(OPERATOR, 140 ether);
         _earned(_pending(ALICE), 27 ether);
         _earned(_pending(BOB), 9 ether);
         vm.assertEq(vault.pool(OPERATOR).operatorRewards, 104 ether);
@@ -133,12 +177,12 @@ contract StakeVaultTest is StakeVaultFixture {
     }
 
     function test_RewardsWithoutEarningSharesAreTheOperators() public {
-        vault.distribute(OPERATOR, 1 ether);
+        _distribute(OPERATOR, 1 ether);
         _delegate(ALICE, 1 ether);
-        vault.distribute(OPERATOR, 2 ether);
+        _distribute(OPERATOR, 2 ether);
         vm.assertEq(vault.pool(OPERATOR).operatorRewards, 3 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 4 ether);
+        _distribute(OPERATOR, 4 ether);
         vm.assertEq(vault.pool(OPERATOR).operatorRewards, 3 ether);
         _earned(_pending(ALICE), 4 ether);
     }
@@ -148,21 +192,21 @@ contract StakeVaultTest is StakeVaultFixture {
         _delegate(ALICE, 100 ether);
         _nextEpoch();
         _delegate(BOB, 100 ether);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _delegate(BOB, 200 ether);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _earned(_pending(ALICE), 20 ether);
         vm.assertEq(_pending(BOB), 0);
         vm.assertEq(vault.delegation(OPERATOR, BOB).earningShares, 0);
         vm.assertEq(vault.pool(OPERATOR).earningShares, 100 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _earned(_pending(ALICE), 22.5 ether);
         _earned(_pending(BOB), 7.5 ether);
         // many epochs later nothing has changed, and a new delegation in between earns on the old part only
         _skip(5);
         _delegate(BOB, 100 ether);
-        vault.distribute(OPERATOR, 40 ether);
+        _distribute(OPERATOR, 40 ether);
         _skip(5);
         _earned(_pending(BOB), 37.5 ether);
         _earned(_pending(ALICE), 32.5 ether);
@@ -173,14 +217,14 @@ contract StakeVaultTest is StakeVaultFixture {
         _delegate(ALICE, 100 ether);
         _nextEpoch();
         _stake(300 ether);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _earned(_pending(ALICE), 10 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _earned(_pending(ALICE), 12.5 ether);
         _stake(100 ether);
         _unstake(200 ether); // 200 left, all of it of older epochs
-        vault.distribute(OPERATOR, 30 ether);
+        _distribute(OPERATOR, 30 ether);
         _earned(_pending(ALICE), 22.5 ether);
     }
 
@@ -190,12 +234,12 @@ contract StakeVaultTest is StakeVaultFixture {
         _nextEpoch();
         _delegate(ALICE, 50 ether);
         _undelegate(ALICE, 50 ether);
-        vault.distribute(OPERATOR, 20 ether);
+        _distribute(OPERATOR, 20 ether);
         _earned(_pending(ALICE), 10 ether);
         _delegate(ALICE, 50 ether);
         _undelegate(ALICE, 75 ether); // 25 of what earns
         vm.assertEq(vault.pool(OPERATOR).earningShares, 175 ether);
-        vault.distribute(OPERATOR, 17.5 ether);
+        _distribute(OPERATOR, 17.5 ether);
         _earned(_pending(ALICE), 17.5 ether);
         _earned(_pending(BOB), 20 ether);
     }
@@ -235,7 +279,7 @@ contract StakeVaultTest is StakeVaultFixture {
         _stake(10 ether);
         _delegate(ALICE, 5 ether);
         vault.lock(TASK, OPERATOR, 9 ether);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 6 ether, 6 ether + 1));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 6 ether, 6 ether + 1));
         vault.lock(OTHER_TASK, OPERATOR, 6 ether + 1);
         vault.lock(OTHER_TASK, OPERATOR, 2 ether);
         vault.lock(OTHER_TASK, OPERATOR, 4 ether);
@@ -257,7 +301,7 @@ contract StakeVaultTest is StakeVaultFixture {
         _undelegate(ALICE, 4 ether);
         vm.assertEq(vault.freeStake(OPERATOR), 6 ether);
         vault.lock(TASK, OPERATOR, 6 ether);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.InsufficientStake.selector, 0, 1));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, 1));
         vault.lock(OTHER_TASK, OPERATOR, 1);
     }
 
@@ -269,7 +313,7 @@ contract StakeVaultTest is StakeVaultFixture {
         _undelegate(ALICE, 10 ether);
 
         uint256 before = token.balanceOf(address(this));
-        vm.assertEq(vault.slash(TASK, OPERATOR, 5 ether), 5 ether);
+        vm.assertEq(_slash(TASK, 5 ether), 5 ether);
         vm.assertEq(token.balanceOf(address(this)), before + 5 ether);
         vm.assertEq(vault.pool(OPERATOR).own, 1 ether);
         vm.assertEq(vault.pool(OPERATOR).ownThawing, 4 ether);
@@ -319,24 +363,24 @@ contract StakeVaultTest is StakeVaultFixture {
         _stake(10 ether);
         _delegate(ALICE, 10 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 4 ether);
+        _distribute(OPERATOR, 4 ether);
         _delegate(BOB, 20 ether);
         vault.lock(TASK, OPERATOR, 40 ether);
         uint32 epoch = _undelegate(ALICE, 5 ether);
-        vault.distribute(OPERATOR, 3 ether); // bob does not earn yet
+        _distribute(OPERATOR, 3 ether); // bob does not earn yet
         vm.assertEq(vault.slash(TASK, OPERATOR, type(uint256).max), 40 ether);
         _checkEmptied(epoch);
 
         _nextEpoch();
-        vault.distribute(OPERATOR, 5 ether);
+        _distribute(OPERATOR, 5 ether);
         _checkEmptied(epoch);
         vm.assertEq(vault.pool(OPERATOR).operatorRewards, 9 ether);
 
         vm.assertEq(_delegate(BOB, 7 ether), 7 ether);
-        vault.distribute(OPERATOR, 5 ether);
+        _distribute(OPERATOR, 5 ether);
         vm.assertEq(_pending(BOB), 0);
         _nextEpoch();
-        vault.distribute(OPERATOR, 7 ether);
+        _distribute(OPERATOR, 7 ether);
         _earned(_pending(BOB), 7 ether);
         _earned(_pending(ALICE), 3 ether);
         vm.assertEq(_delegate(ALICE, 7 ether), 7 ether);
@@ -355,11 +399,11 @@ contract StakeVaultTest is StakeVaultFixture {
         vault.lock(TASK, OPERATOR, 20 ether);
         vault.slash(TASK, OPERATOR, 20 ether);
         _delegate(BOB, 10 ether);
-        vault.distribute(OPERATOR, 1 ether);
+        _distribute(OPERATOR, 1 ether);
         vm.assertEq(_pending(BOB) + _pending(ALICE), 0);
         vm.assertEq(vault.pool(OPERATOR).operatorRewards, 1 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 1 ether);
+        _distribute(OPERATOR, 1 ether);
         _earned(_pending(BOB), 1 ether);
     }
 
@@ -372,7 +416,7 @@ contract StakeVaultTest is StakeVaultFixture {
         _delegate(ALICE, a);
         _delegate(BOB, b);
         _nextEpoch();
-        vault.distribute(OPERATOR, f);
+        _distribute(OPERATOR, f);
         uint256 paid = _pending(ALICE) + _pending(BOB) + vault.pool(OPERATOR).operatorRewards;
         vm.assertLe(paid, f, "no more than came in");
         vm.assertLe(f, paid + 3, "a wei of dust for each of the three divisions");

@@ -13,11 +13,10 @@ contract PlainToken is ERC20("Plain", "PLAIN") {
     }
 }
 
-/// @notice A vault of which the test holds the roles, with an operator, delegators and two tasks.
+/// @notice A vault whose registry and distributor the test is, with an operator, delegators and two tasks.
 abstract contract StakeVaultFixture is Base {
     bytes32 internal constant TASK = keccak256("task");
     bytes32 internal constant OTHER_TASK = keccak256("other task");
-    address internal constant ADMIN = address(uint160(uint256(keccak256("admin"))));
     address internal constant OPERATOR = address(uint160(uint256(keccak256("operator"))));
     address internal constant ALICE = address(uint160(uint256(keccak256("alice"))));
     address internal constant BOB = address(uint160(uint256(keccak256("bob"))));
@@ -31,17 +30,13 @@ abstract contract StakeVaultFixture is Base {
 
     function setUp() public virtual {
         token = _newToken();
-        vault = new StakeVault(token, ADMIN, _settings());
-        vm.startPrank(ADMIN);
-        vault.grantRole(vault.REGISTRY_ROLE(), address(this));
-        vault.grantRole(vault.SLASHER_ROLE(), address(this));
-        vault.grantRole(vault.DISTRIBUTOR_ROLE(), address(this));
-        vm.stopPrank();
+        vault = new StakeVault(token, address(this), address(this), _settings());
         vm.warp(20_000 * EPOCH);
         _fund(address(this), 1e9 ether);
         _fund(OPERATOR, 1e6 ether);
         _fund(ALICE, 1e6 ether);
         _fund(BOB, 1e6 ether);
+        _accept(OPERATOR);
     }
 
     function _newToken() internal virtual returns (PlainToken) {
@@ -56,6 +51,23 @@ abstract contract StakeVaultFixture is Base {
         token.mint(account, amount);
         vm.prank(account);
         token.approve(address(vault), type(uint256).max);
+    }
+
+    function _accept(address operator) internal {
+        vm.prank(operator);
+        vault.setAcceptance(true);
+    }
+
+    /// @dev What the distributor does: it sends the tokens, then it tells.
+    function _distribute(address operator, uint256 amount) internal {
+        token.transfer(address(vault), amount);
+        vault.distribute(operator, amount);
+    }
+
+    /// @dev What the registry does: it slashes, then it has everything paid out.
+    function _slash(bytes32 task, uint256 amount) internal returns (uint256 taken) {
+        taken = vault.slash(task, OPERATOR, amount);
+        vault.payOut(address(this), taken);
     }
 
     function _nextEpoch() internal {

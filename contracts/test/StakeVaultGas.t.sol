@@ -15,18 +15,6 @@ contract FreeToken is PlainToken {
     }
 }
 
-/// @notice Makes a call from inside a transaction, as a settlement does, and says what it cost.
-contract Caller {
-    uint256 public used;
-
-    function forward(address target, bytes calldata data) external {
-        uint256 before = gasleft();
-        (bool done,) = target.call(data);
-        used = before - gasleft();
-        require(done);
-    }
-}
-
 /// @notice Gas of whole transactions, intrinsic and calldata costs included, against ceilings. `-vv` prints the numbers.
 /// forge-config: default.isolate = true
 contract StakeVaultGasTest is StakeVaultFixture {
@@ -39,12 +27,12 @@ contract StakeVaultGasTest is StakeVaultFixture {
         _delegate(BOB, 100 ether);
         vault.lock(TASK, OPERATOR, 1100 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _claim(ALICE);
         _claim(BOB);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _nextEpoch();
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
     }
 
     function test_Delegate() public {
@@ -53,7 +41,7 @@ contract StakeVaultGasTest is StakeVaultFixture {
         _delegate(ALICE, 10 ether);
         _measure("delegate again", 65_000);
         _nextEpoch();
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _delegate(BOB, 10 ether);
         _delegate(ALICE, 10 ether);
         _measure("delegate again, when the last delegation starts to earn", 67_000);
@@ -65,12 +53,12 @@ contract StakeVaultGasTest is StakeVaultFixture {
     }
 
     function test_Distribute() public {
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _measure("distribute", 57_000);
         _delegate(ALICE, 10 ether);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _measure("distribute, first after a delegation of the same epoch", 82_000);
-        vault.distribute(OPERATOR, 10 ether);
+        _distribute(OPERATOR, 10 ether);
         _measure("distribute, again in that epoch", 66_000);
     }
 
@@ -79,21 +67,6 @@ contract StakeVaultGasTest is StakeVaultFixture {
         _measure("slash, own stake", 56_000);
         vault.slash(TASK, OPERATOR, 1000 ether);
         _measure("slash, own stake and delegators", 67_000);
-    }
-
-    function test_InsideATransaction() public {
-        Caller caller = new Caller();
-        vm.startPrank(ADMIN);
-        vault.grantRole(vault.SLASHER_ROLE(), address(caller));
-        vault.grantRole(vault.DISTRIBUTOR_ROLE(), address(caller));
-        vm.stopPrank();
-        _fund(address(caller), 100 ether);
-        bytes memory data = abi.encodeCall(StakeVault.distribute, (OPERATOR, 10 ether));
-        caller.forward(address(vault), data);
-        caller.forward(address(vault), data);
-        _log("distribute inside a transaction", caller.used(), 38_000);
-        caller.forward(address(vault), abi.encodeCall(StakeVault.slash, (TASK, OPERATOR, 1 ether)));
-        _log("slash inside a transaction", caller.used(), 36_000);
     }
 
     function test_Leave() public {

@@ -35,6 +35,7 @@ contract StakeVaultHandler is StakeVaultFixture {
         super.setUp();
         for (uint256 i; i < 2; ++i) {
             _fund(operators[i], SUPPLY);
+            _accept(operators[i]);
             _fund(accounts[i], SUPPLY);
         }
     }
@@ -169,7 +170,7 @@ contract StakeVaultHandler is StakeVaultFixture {
             before[i] =
                 [vault.pendingRewards(operator, accounts[i]), vault.delegation(operator, accounts[i]).earningShares];
         }
-        vault.distribute(operator, amount);
+        _distribute(operator, amount);
         _distributed[operator] += amount;
         for (uint256 i; i < 3; ++i) {
             uint256 pending = vault.pendingRewards(operator, accounts[i]);
@@ -220,6 +221,7 @@ contract StakeVaultHandler is StakeVaultFixture {
         uint256 left = vault.lockedStake(task, operator);
         StakeVault.PoolInfo memory before = vault.pool(operator);
         uint256 taken = vault.slash(task, operator, amount);
+        vault.payOut(address(this), taken);
         vm.assertEq(taken, amount < left ? amount : left);
         _slashed[operator] += taken;
         StakeVault.PoolInfo memory info = vault.pool(operator);

@@ -86,6 +86,8 @@ contract TaskRegistryTest is Fixture {
         Terms memory terms = _terms();
         terms.minStake = 0;
         _refused(terms, "minStake");
+        terms.minStake = 1 << 96;
+        _refused(terms, "minStake");
         terms = _terms();
         terms.maxSlots = 0;
         _refused(terms, "maxSlots");
@@ -298,10 +300,9 @@ contract TaskRegistryTest is Fixture {
         tasks.start(TASK);
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
         vm.assertEq(token.balanceOf(CREATOR), before);
-        vm.prank(members[0]);
-        tasks.withdraw(TASK);
-        vm.assertEq(token.balanceOf(members[0]), WALLET);
-        vm.assertEq(token.balanceOf(address(tasks)), 0);
+        vm.assertEq(tasks.releasableAt(TASK), 0);
+        tasks.release(TASK, members[0]); // at once: there is nothing to prove
+        vm.assertEq(vault.freeStake(members[0]), WALLET);
     }
 
     function test_GenesisFromChain() public {
@@ -355,11 +356,11 @@ contract TaskRegistryTest is Fixture {
         _abandon(2);
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
         vm.assertEq(token.balanceOf(CREATOR), before);
+        _passWindow();
         for (uint256 i; i < MEMBERS; ++i) {
-            vm.prank(members[i]);
-            tasks.withdraw(TASK);
+            tasks.release(TASK, members[i]);
+            vm.assertEq(vault.freeStake(members[i]), WALLET);
         }
-        vm.assertEq(token.balanceOf(address(tasks)), 0);
         vm.expectRevert(abi.encodeWithSelector(Committees.NotRunning.selector, TASK));
         settlement.abandon(TASK, 3);
     }
@@ -402,26 +403,37 @@ contract TaskRegistryTest is Fixture {
         settlement.abandon(TASK, epoch);
     }
 
-    function test_WithdrawOnceAfterClose() public {
+    function test_ReleaseOnceAfterTheWindow() public {
         _run(TASK, _terms());
-        vm.startPrank(members[0]);
         vm.expectRevert(
             abi.encodeWithSelector(
                 TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Closed, TaskRegistry.Status.Running
             )
         );
-        tasks.withdraw(TASK);
-        vm.stopPrank();
+        tasks.release(TASK, members[0]);
         _abandon(1);
         _abandon(2);
-        vm.startPrank(members[0]);
-        tasks.withdraw(TASK);
-        vm.assertEq(token.balanceOf(members[0]), WALLET);
-        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToWithdraw.selector, members[0]));
-        tasks.withdraw(TASK);
-        vm.stopPrank();
+        uint256 until = block.timestamp + EVIDENCE_WINDOW;
+        vm.assertEq(tasks.releasableAt(TASK), until);
+        vm.warp(until - 1);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.EvidenceWindowOpen.selector, until));
+        tasks.release(TASK, members[0]);
+        vm.warp(until);
+        vm.expectEmit(address(tasks));
+        emit TaskRegistry.Released(TASK, members[0], STAKE);
         vm.prank(STRANGER);
+        tasks.release(TASK, members[0]);
+        vm.assertEq(vault.freeStake(members[0]), WALLET);
+        vm.assertEq(vault.freeStake(members[1]), WALLET - STAKE);
+        vm.assertEq(tasks.memberAt(TASK, 0).stake, 0);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToRelease.selector, members[0]));
+        tasks.release(TASK, members[0]);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, STRANGER));
-        tasks.withdraw(TASK);
+        tasks.release(TASK, STRANGER);
+    }
+
+    function test_EvidenceWindowIsBounded() public {
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InvalidWindow.selector, 365 days, 365 days + 1));
+        new TaskRegistry(token, emission, vault, distributor, settlement, 365 days + 1, ADMIN);
     }
 }

@@ -7,7 +7,9 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const ARTIFACTS = join(ROOT, "..", "flock_ray", "chain", "artifacts");
-const CONTRACTS = ["FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement"];
+const CONTRACTS = [
+  "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement", "StakeVault",
+];
 const SOURCES = {
   ...Object.fromEntries(CONTRACTS.map((name) => [name, `src/${name}.sol`])),
   TimelockController: "@openzeppelin/contracts/governance/TimelockController.sol",

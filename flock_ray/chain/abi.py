@@ -25,6 +25,7 @@ CONTRACTS = (
     "TaskRegistry",
     "RewardDistributor",
     "EpochSettlement",
+    "StakeVault",
     "TimelockController",
 )
 

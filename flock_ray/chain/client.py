@@ -92,7 +92,7 @@ class ChainClient:
         """Use these contracts from now on.
 
         Args:
-            addresses: of token, task and settlement; the distributor is the one that these name.
+            addresses: of token, task and settlement; distributor and vault are those that these name.
 
         Raises:
             ChainError: they are no addresses, are not there, or not made for each other.
@@ -107,13 +107,16 @@ class ChainClient:
                 raise ChainError(f"there is no contract at {address}, where {name} should be")
         if self._ties("TaskRegistry", task, "token", "settlement") != [token, settlement]:
             raise ChainError(f"the contract at {task} belongs to another token or settlement contract")
-        (distributor,) = self._ties("TaskRegistry", task, "distributor")
-        whole = self._ties("EpochSettlement", settlement, "registry", "distributor") == [task, distributor]
-        if not whole or self._ties("RewardDistributor", distributor, "token", "registry", "settlement") != [
-            token, task, settlement
-        ]:  # fmt: skip
-            raise ChainError(f"the contracts at {task}, {settlement} and {distributor} do not belong together")
-        self._addresses = Addresses(token, task, settlement, distributor)
+        distributor, vault = self._ties("TaskRegistry", task, "distributor", "vault")
+        ties = (
+            ("EpochSettlement", settlement, {"registry": task, "distributor": distributor}),
+            ("RewardDistributor", distributor,
+             {"token": token, "registry": task, "settlement": settlement, "vault": vault}),
+            ("StakeVault", vault, {"token": token, "registry": task, "distributor": distributor}),
+        )  # fmt: skip
+        if any(self._ties(name, address, *others) != list(others.values()) for name, address, others in ties):
+            raise ChainError(f"the contracts at {task}, {settlement}, {distributor} and {vault} do not belong together")
+        self._addresses = Addresses(token, task, settlement, distributor, vault)
 
     def _ties(self, name: str, address: str, *others: str) -> list[str]:
         """Addresses of the other contracts that a contract was made with."""
@@ -122,7 +125,10 @@ class ChainClient:
     def context(self, address: str) -> TxContext:
         """What `address` must know to sign its next transactions."""
         max_fee, tip = self._node.fees()
-        tokens = self.balances([address])[address] if self._addresses.token else 0
+        tokens = free = 0
+        if self._addresses.token:
+            tokens = self.balances([address])[address]
+            (free,) = self._read("StakeVault", self._addresses.vault, "freeStake", address)
         return TxContext(
             chain_id=self._node.chain_id,
             nonce=self._node.nonce(address),
@@ -130,6 +136,7 @@ class ChainClient:
             max_priority_fee_per_gas=tip,
             gas_balance=self._node.balance(address),
             token_balance=tokens,
+            free_stake=free,
             **asdict(self._addresses),
         )
 
@@ -178,8 +185,35 @@ class ChainClient:
         token = self._addresses.token
         return {address: self._read("FlockToken", token, "balanceOf", address)[0] for address in addresses}
 
+    def wealth(self, addresses: Sequence[str]) -> dict[str, int]:
+        """What each address owns, wei: tokens in its wallet, own stake, active or thawing, and rewards in the vault.
+
+        What others delegated to it, and what it delegated to others, is left out.
+        """
+        owned = self.balances(addresses)
+        names = [item["name"] for item in contract("StakeVault").output_components("pool")]
+        for address in addresses:
+            (values,) = self._read("StakeVault", self._addresses.vault, "pool", address)
+            pool = dict(zip(names, values, strict=True))
+            owned[address] += pool["own"] + pool["ownThawing"] + pool["operatorRewards"]
+        return owned
+
+    def releasable(self, task: bytes) -> bool:
+        """Whether the stakes of a closed task may be released now."""
+        (start,) = self._read("TaskRegistry", self._addresses.task, "releasableAt", task)
+        return self.timestamp() >= int(start)
+
+    def paid_to_pool(self, task: bytes, addresses: Sequence[str]) -> set[str]:
+        """Those of the addresses whose rewards of a task go to their pools in the vault."""
+        distributor = self._addresses.distributor
+        return {
+            address
+            for address in addresses
+            if self._read("RewardDistributor", distributor, "paidToPool", task, address)[0]
+        }
+
     def claimed(self, task: bytes, addresses: Sequence[str]) -> dict[str, int]:
-        """What each address claimed of a task's rewards so far, wei."""
+        """What each address, or its pool in the vault, was paid of a task's rewards so far, wei."""
         distributor = self._addresses.distributor
         return {
             address: self._read("RewardDistributor", distributor, "claimed", task, address)[0] for address in addresses

@@ -34,6 +34,7 @@ _REHEARSAL_GAS = 16_000_000
 _MARGIN = 5  # a gas limit is what the rehearsal took and a fifth part more
 _CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
+    "StakeVault",
 )  # fmt: skip
 
 
@@ -51,6 +52,11 @@ class Settings:
         activation_delay: until a settled root pays.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: in which a challenged voter may show its signature.
+        evidence_window: after a task's end, in which its members' stakes stay locked.
+        vault_epoch: of an epoch of the vault.
+        unbonding_epochs: vault epochs that stake thaws.
+        commission_delay: vault epochs before a new commission counts.
+        min_delegation: least shares that a delegator holds; a share is worth a wei at first.
         daily: emission of a day of the first period.
         decay_bps: what a period's daily emission is below the one before, in basis points.
         period_days: days of a period.
@@ -67,6 +73,11 @@ class Settings:
     activation_delay: int
     absence_bps: int
     response_window: int
+    evidence_window: int
+    vault_epoch: int
+    unbonding_epochs: int
+    commission_delay: int
+    min_delegation: int
     daily: int
     decay_bps: int
     period_days: int
@@ -114,7 +125,7 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
         deployer: the account that sends them.
         at: address of each contract, known before it exists.
     """
-    timelock, token, emission, task, distributor, settlement = (at[name] for name in _CREATED)
+    timelock, token, emission, task, distributor, settlement, vault = (at[name] for name in _CREATED)
     s = settings
     schedule = (s.treasury, s.daily, s.decay_bps, s.period_days, s.start, s.epoch_multiple)
     first_admin = deployer if s.guardian else timelock
@@ -122,9 +133,10 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
         (s.delay, s.proposers, s.executors, NOBODY),
         (s.supply,),
         (token, schedule),
-        (token, emission, distributor, settlement, timelock),
-        (token, task, settlement, s.activation_delay, first_admin),
+        (token, emission, vault, distributor, settlement, s.evidence_window, timelock),
+        (token, task, settlement, vault, s.activation_delay, first_admin),
         (task, distributor, s.absence_bps, s.response_window),
+        (token, task, distributor, (s.vault_epoch, s.unbonding_epochs, s.commission_delay, s.min_delegation)),
     ]
     steps = [Step(name, "", contract(name).constructor(*args)) for name, args in zip(_CREATED, created, strict=True)]
     calls: list[tuple[str, str, tuple[object, ...], str]] = [("FlockToken", "setMinter", (emission,), "")]
@@ -258,7 +270,7 @@ class Deployment:
         nonce = self._node.nonce(sender)
         at = self.addresses()
         if name == "TaskRegistry":
-            book.reserved = {later: at[later] for later in ("RewardDistributor", "EpochSettlement")}
+            book.reserved = {later: at[later] for later in _CREATED[_CREATED.index(name) + 1 :]}
         if book.reserved.get(name, at.get(name)) != at.get(name):
             raise DeploymentError(
                 f"{sender} sent another transaction in the middle of the deployment, so {name} cannot come to"
@@ -344,13 +356,15 @@ class Deployment:
         names = {
             "token": "FlockToken", "emission": "EmissionController", "registry": "TaskRegistry",
             "distributor": "RewardDistributor", "settlement": "EpochSettlement", "minter": "EmissionController",
+            "vault": "StakeVault",
         }  # fmt: skip
         ties = {
             "FlockToken": ("minter",),
             "EmissionController": ("token",),
-            "TaskRegistry": ("token", "emission", "distributor", "settlement"),
-            "RewardDistributor": ("token", "registry", "settlement"),
+            "TaskRegistry": ("token", "emission", "vault", "distributor", "settlement"),
+            "RewardDistributor": ("token", "registry", "settlement", "vault"),
             "EpochSettlement": ("registry", "distributor"),
+            "StakeVault": ("token", "registry", "distributor"),
         }
         for name, others in ties.items():
             for other in others:

@@ -41,7 +41,7 @@ MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
 
 _LOG_WINDOW = 5_000  # blocks; public endpoints answer no longer ranges
 _FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks for a receipt
-_FUNDS_ERRORS = ("InsufficientStake", "ERC20InsufficientBalance")
+_FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
 _POOR = ("insufficient funds", "enough balance", "cannot afford")
 _KNOWN = ("already known", "already imported")
 _CHEAP = ("underpriced", "less than block base fee", "fee too low", "fee cap too low")

@@ -290,7 +290,8 @@ class Settler:
         nonce = nonce if exactly else max(nonce, self._outbox.next_nonce())
         max_fee, tip = fees_up_to(self._node, self._max_fee)
         node, address = self._node, self._relayer.address
-        context = TxContext(node.chain_id, nonce, max_fee, tip, node.balance(address), 0, "", "", intent.contract, "")
+        places = ("", "", intent.contract, "", "")
+        context = TxContext(node.chain_id, nonce, max_fee, tip, node.balance(address), 0, *places)
         return self._journalled(intent, nonce, call(self._relayer, context, intent.contract, intent.data, intent.gas))
 
     def _journalled(self, intent: Intent, nonce: int, raw: bytes) -> Attempt:

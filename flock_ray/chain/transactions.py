@@ -19,12 +19,17 @@ from flock_ray.chain.settlement import Report
 from flock_ray.chain.views import (
     ABSENCE_BPS,
     ACTIVATION_DELAY,
+    COMMISSION_DELAY,
     DAILY_EMISSION,
     DECAY_BPS,
     EPOCH_MULTIPLE,
+    EVIDENCE_WINDOW,
+    MIN_DELEGATION,
     PERIOD_DAYS,
     RESPONSE_WINDOW,
     TOKEN,
+    UNBONDING_EPOCHS,
+    VAULT_EPOCH,
     Addresses,
     TaskTerms,
     TxContext,
@@ -41,16 +46,19 @@ _DEPLOY_GAS = {
     "TaskRegistry": 5_200_000,
     "RewardDistributor": 3_300_000,
     "EpochSettlement": 5_700_000,
+    "StakeVault": 4_500_000,
 }
 _SET_GAS = 65_000
 _TRANSFER_GAS = 75_000
 _APPROVE_GAS = 60_000
 _CREATE_GAS = 350_000
-_JOIN_GAS, _SLOT_GAS = 190_000, 28_000
+_STAKE_GAS = 150_000
+_JOIN_GAS, _SLOT_GAS = 230_000, 28_000
 _START_GAS = 120_000
 _CLAIM_GAS, _PROOF_GAS = 130_000, 2_500
-_WITHDRAW_GAS = 75_000
-_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS = 220_000, 16_000, 18_000
+_POOL_GAS = 110_000
+_RELEASE_GAS = 80_000
+_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS = 220_000, 16_000, 50_000, 60_000
 
 
 class _Batch:
@@ -82,10 +90,10 @@ class _Batch:
         """Address of a contract that is deployed after `ahead` more transactions."""
         return created_at(self._signer.address, self._ctx.nonce + len(self.raws) + ahead)
 
-    def pay(self, amount: int, purpose: str) -> None:
-        """Append the approval of `amount` wei of tokens to the registry."""
+    def pay(self, spender: str, amount: int, purpose: str) -> None:
+        """Append the approval of `amount` wei of tokens to a contract."""
         self.check_tokens(amount, purpose)
-        self.add(self._ctx.token, contract("FlockToken").encode("approve", self._ctx.task, amount), _APPROVE_GAS)
+        self.add(self._ctx.token, contract("FlockToken").encode("approve", spender, amount), _APPROVE_GAS)
 
     def check_tokens(self, amount: int, purpose: str) -> None:
         """Refuse what the account's tokens cannot pay."""
@@ -130,12 +138,16 @@ def deploy(signer: Signer, ctx: TxContext, supply: int, start: int) -> tuple[lis
     schedule = (signer.address, DAILY_EMISSION * TOKEN, DECAY_BPS, PERIOD_DAYS, start, EPOCH_MULTIPLE)
     token = batch.deploy(contract("FlockToken"), supply)
     emission = batch.deploy(contract("EmissionController"), token, schedule)
-    distributor, settlement = batch.next_address(1), batch.next_address(2)
-    task = batch.deploy(contract("TaskRegistry"), token, emission, distributor, settlement, signer.address)
-    batch.deploy(contract("RewardDistributor"), token, task, settlement, ACTIVATION_DELAY, signer.address)
+    distributor, settlement, vault = map(batch.next_address, (1, 2, 3))
+    task = batch.deploy(
+        contract("TaskRegistry"), token, emission, vault, distributor, settlement, EVIDENCE_WINDOW, signer.address
+    )
+    batch.deploy(contract("RewardDistributor"), token, task, settlement, vault, ACTIVATION_DELAY, signer.address)
     batch.deploy(contract("EpochSettlement"), task, distributor, ABSENCE_BPS, RESPONSE_WINDOW)
+    unbonding = (VAULT_EPOCH, UNBONDING_EPOCHS, COMMISSION_DELAY, MIN_DELEGATION)
+    batch.deploy(contract("StakeVault"), token, task, distributor, unbonding)
     batch.add(token, contract("FlockToken").encode("setMinter", emission), _SET_GAS)
-    return batch.raws, Addresses(token, task, settlement, distributor)
+    return batch.raws, Addresses(token, task, settlement, distributor, vault)
 
 
 def transfer(signer: Signer, ctx: TxContext, to: Sequence[tuple[str, int]]) -> list[bytes]:
@@ -165,19 +177,19 @@ def create_task(signer: Signer, ctx: TxContext, task: bytes, terms: TaskTerms, g
         FundsError: too few tokens for the pool, or too little gas money.
     """
     batch = _Batch(signer, ctx)
-    batch.pay(terms.pool, "the task's pool")
+    batch.pay(ctx.task, terms.pool, "the task's pool")
     batch.add(ctx.task, contract("TaskRegistry").encode("createTask", task, astuple(terms), genesis_seed), _CREATE_GAS)
     return batch.raws
 
 
 def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, slots: int = MAX_SLOTS) -> list[bytes]:
-    """Join a task with a stake.
+    """Join a task with a stake, and put into the vault before what is missing of it there.
 
     Args:
         signer: the member.
         ctx: its context.
         task: id.
-        amount: stake, wei.
+        amount: stake, wei; what is in the vault and free counts, whoever put it there.
         tip: of the member's hash chain.
         slots: most slots that the stake can buy; bounds the gas.
 
@@ -185,7 +197,10 @@ def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, s
         FundsError: too few tokens for the stake, or too little gas money.
     """
     batch = _Batch(signer, ctx)
-    batch.pay(amount, "the stake")
+    missing = amount - ctx.free_stake
+    if missing > 0:
+        batch.pay(ctx.vault, missing, "the stake")
+        batch.add(ctx.vault, contract("StakeVault").encode("stake", missing), _STAKE_GAS)
     batch.add(ctx.task, contract("TaskRegistry").encode("join", task, amount, tip), _JOIN_GAS + slots * _SLOT_GAS)
     return batch.raws
 
@@ -198,7 +213,13 @@ def start(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
 
 
 def claim(
-    signer: Signer, ctx: TxContext, task: bytes, account: str, cumulative: int, proof: Sequence[bytes]
+    signer: Signer,
+    ctx: TxContext,
+    task: bytes,
+    account: str,
+    cumulative: int,
+    proof: Sequence[bytes],
+    to_pool: bool = False,
 ) -> list[bytes]:
     """Have `account` paid what it earned and has not been paid yet.
 
@@ -209,17 +230,19 @@ def claim(
         account: who is paid.
         cumulative: all that it earned, wei, as in the Merkle tree.
         proof: of its leaf.
+        to_pool: it joined with delegators: its pool in the vault is paid.
     """
     batch = _Batch(signer, ctx)
-    data = contract("RewardDistributor").encode("claim", task, account, cumulative, list(proof))
-    batch.add(ctx.distributor, data, _CLAIM_GAS + len(proof) * _PROOF_GAS)
+    function = "claimToPool" if to_pool else "claim"
+    data = contract("RewardDistributor").encode(function, task, account, cumulative, list(proof))
+    batch.add(ctx.distributor, data, _CLAIM_GAS + len(proof) * _PROOF_GAS + to_pool * _POOL_GAS)
     return batch.raws
 
 
-def withdraw(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
-    """Take the rest of the stake out of a closed task."""
+def release(signer: Signer, ctx: TxContext, task: bytes, account: str) -> list[bytes]:
+    """Release the rest of an account's stake from a closed task; it stays in the vault, free for another."""
     batch = _Batch(signer, ctx)
-    batch.add(ctx.task, contract("TaskRegistry").encode("withdraw", task), _WITHDRAW_GAS)
+    batch.add(ctx.task, contract("TaskRegistry").encode("release", task, account), _RELEASE_GAS)
     return batch.raws
 
 
@@ -236,7 +259,8 @@ def settle_call(report: Report, seats: int, signatures: bytes) -> bytes:
 
 def settle_gas(report: Report, seats: int) -> int:
     """Gas limit of that call."""
-    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + len(report.slashes) * _SLASH_GAS
+    slashes = len(report.slashes) * _SLASH_GAS + bool(report.slashes) * _PAY_OUT_GAS
+    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + slashes
 
 
 def settle(signer: Signer, ctx: TxContext, report: Report, seats: int, signatures: bytes) -> bytes:

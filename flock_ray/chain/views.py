@@ -22,6 +22,11 @@ ACTIVATION_DELAY = 0  # seconds until a settled root pays
 ABSENCE_BPS = 100  # of its stake that an absent voter loses
 RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
 MAX_FEE = 500 * GWEI  # a gas that a transaction pays at most
+EVIDENCE_WINDOW = 0  # seconds after a task's end in which stakes stay locked; a run's own chain ends with the run
+VAULT_EPOCH = 86_400  # seconds of an epoch of the vault
+UNBONDING_EPOCHS = 7  # vault epochs that stake thaws
+COMMISSION_DELAY = 8  # vault epochs before a new commission counts
+MIN_DELEGATION = 10**15  # least shares that a delegator holds, one a wei at first
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,14 @@ class Addresses:
         task: address of TaskRegistry.
         settlement: address of EpochSettlement.
         distributor: address of RewardDistributor, which the others name too.
+        vault: address of StakeVault, which the others name too.
     """
 
     token: str = ""
     task: str = ""
     settlement: str = ""
     distributor: str = ""
+    vault: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,11 @@ class ChainInfo:
     Attributes:
         backend: `eth_tester`, `anvil` or `rpc`.
         chain_id: id that signatures are bound to.
-        token: address of FlockToken; empty until deployed, as are the next three.
+        token: address of FlockToken; empty until deployed, as are the next four.
         task: address of TaskRegistry.
         settlement: address of EpochSettlement.
         distributor: address of RewardDistributor.
+        vault: address of StakeVault.
         relayer: the account that settles.
     """
 
@@ -113,6 +121,7 @@ class ChainInfo:
     task: str
     settlement: str
     distributor: str
+    vault: str
     relayer: str
 
 
@@ -131,6 +140,8 @@ class TxContext:
         task: same.
         settlement: same.
         distributor: same.
+        vault: same.
+        free_stake: what the account has in the vault, delegated to it or its own, that no task has locked, wei.
     """
 
     chain_id: int
@@ -143,6 +154,8 @@ class TxContext:
     task: str
     settlement: str
     distributor: str
+    vault: str
+    free_stake: int = 0
 
 
 @dataclass(frozen=True)
@@ -250,7 +263,7 @@ class MemberView:
 
     Attributes:
         account: address.
-        stake: what is left of it, wei.
+        stake: what the task still has locked of it, wei.
         slots: fixed at joining.
         chain_tip: tip of the member's hash chain.
     """

@@ -67,7 +67,7 @@ class Ledger(Protocol):
         """The state after the epochs that were abandoned from `state` on; what was to be settled is forgotten."""
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """After the last epoch: every member claims what it earned, if it pays by now, and withdraws its stake."""
+        """After the last epoch: members claim what they earned and have their stakes released, if they may by now."""
 
     @property
     def pending(self) -> PendingRewards | None:
@@ -247,6 +247,7 @@ class ChainLedger:
             "task": info.task,
             "settlement": info.settlement,
             "distributor": info.distributor,
+            "vault": info.vault,
         }
         pending = {"rewards_pending": self._pending.facts()} if self._pending else {}
         return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts, **pending}
@@ -399,9 +400,13 @@ class ChainLedger:
         self.patience.over()
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
-        """Broadcast the members' claims and withdrawals; what was collected already or does not pay yet is left out."""
-        view = self._ask("task_view", self._task)
-        claimed = self._ask("claimed", self._task, list(self._accounts.values()))
+        """Broadcast the members' claims and releases; what was collected already or does not pay yet is left out."""
+        view, accounts = self._ask("task_view", self._task), list(self._accounts.values())
+        claimed = self._ask("claimed", self._task, accounts)
+        to_pool = self._ask("paid_to_pool", self._task, accounts)
+        pooled = frozenset(number for number, account in self._accounts.items() if account in to_pool)
+        released = self._ask("releasable", self._task)
+        locked = frozenset(number for number in self._accounts if released and view.members[number].stake)
         paid = {number: claimed[account] for number, account in self._accounts.items()}
         unpaid = {number: left for number, wei in paid.items() if (left := state.members[number].earned - wei) > 0}
         leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
@@ -409,10 +414,9 @@ class ChainLedger:
         self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
         if self._pending:
             unpaid, leaves = {}, ()
-        locked = frozenset(number for number in self._accounts if view.members[number].stake)
         due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
         transactions: dict[int, tuple[bytes, ...]] = {}
-        for _, signed in groups.run("collect_earnings", due, leaves, paid, locked):
+        for _, signed in groups.run("collect_earnings", due, leaves, paid, pooled, locked):
             transactions |= signed
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), state.epoch)
@@ -427,10 +431,10 @@ class ChainLedger:
         self._task = state.scope.task
 
     def wealth(self, state: TaskState | None) -> dict[int, int]:
-        """What is in the wallets and what is still to be claimed; nothing is staked yet, or any more."""
-        balances = self._ask("balances", list(self._accounts.values()))
+        """What is in the wallets, what is the members' own in the vault, and what is still to be claimed."""
+        owned = self._ask("wealth", list(self._accounts.values()))
         pending = self._pending.wei if self._pending else {}
-        return {number: balances[account] + pending.get(number, 0) for number, account in self._accounts.items()}
+        return {number: owned[account] + pending.get(number, 0) for number, account in self._accounts.items()}
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

@@ -18,7 +18,7 @@ from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.transactions import claim, join, withdraw
+from flock_ray.chain.transactions import claim, join, release
 from flock_ray.chain.views import TxContext
 from flock_ray.cluster.committee import Bulletin
 from flock_ray.cluster.member import Member
@@ -147,15 +147,17 @@ class Node:
         contexts: dict[int, TxContext],
         leaves: tuple[tuple[str, int], ...],
         claimed: dict[int, int],
+        pooled: frozenset[int],
         locked: frozenset[int],
     ) -> dict[int, tuple[bytes, ...]]:
-        """{member: raw transactions} by which hosted members claim what they earned and withdraw their stake.
+        """{member: raw transactions} by which hosted members claim what they earned and have their stake released.
 
         Args:
             contexts: {member: what its account must know of the chain} of the members with something to collect.
             leaves: the cumulative reward table; empty while it does not pay.
             claimed: {member: wei that it claimed before}.
-            locked: members that have a stake to withdraw.
+            pooled: members whose rewards go to their pools in the vault.
+            locked: members whose stake can be released.
         """
         task = self._state.scope.task
         tree = MerkleTree(reward_leaf(self._domain, task, account, wei) for account, wei in leaves)
@@ -167,9 +169,9 @@ class Node:
             cumulative = earned.get(signer.address, 0)
             if cumulative > claimed[number]:
                 proof = tree.proof(reward_leaf(self._domain, task, signer.address, cumulative))
-                raw += claim(signer, context, task, signer.address, cumulative, proof)
+                raw += claim(signer, context, task, signer.address, cumulative, proof, number in pooled)
             if number in locked:
-                raw += withdraw(signer, replace(context, nonce=context.nonce + len(raw)), task)
+                raw += release(signer, replace(context, nonce=context.nonce + len(raw)), task, signer.address)
             transactions[number] = tuple(raw)
         return transactions
 

@@ -28,12 +28,18 @@ _TIES = (
     ("TaskRegistry", "token", "FlockToken"),
     ("TaskRegistry", "settlement", "EpochSettlement"),
     ("TaskRegistry", "distributor", "RewardDistributor"),
+    ("TaskRegistry", "vault", "StakeVault"),
     ("EpochSettlement", "registry", "TaskRegistry"),
     ("EpochSettlement", "distributor", "RewardDistributor"),
     ("RewardDistributor", "token", "FlockToken"),
     ("RewardDistributor", "registry", "TaskRegistry"),
     ("RewardDistributor", "settlement", "EpochSettlement"),
+    ("RewardDistributor", "vault", "StakeVault"),
+    ("StakeVault", "token", "FlockToken"),
+    ("StakeVault", "registry", "TaskRegistry"),
+    ("StakeVault", "distributor", "RewardDistributor"),
 )
+_EMPTY = ("delegated", "ownThawing", "thawing", "locked", "operatorRewards")
 _BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -73,11 +79,13 @@ class ChainCheck:
         """Read through `node`."""
         self._node, self._founding = node, founding
         self._task = founding.state.scope.task
-        require(founding.token is not None and founding.task is not None, "task.json names no contracts")
-        assert founding.token is not None and founding.task is not None
+        others = (founding.token, founding.task, founding.vault)
+        require(None not in others, "task.json names no contracts, or not all of them")
+        token, task, vault = (to_hex(address) for address in others if address is not None)
         self._at = {
-            "FlockToken": to_hex(founding.token),
-            "TaskRegistry": to_hex(founding.task),
+            "FlockToken": token,
+            "TaskRegistry": task,
+            "StakeVault": vault,
             "EpochSettlement": to_hex(founding.place.settlement),
             "RewardDistributor": to_hex(founding.place.distributor),
         }
@@ -195,23 +203,26 @@ class ChainCheck:
             self._tokens(epochs, following)
 
     def _tokens(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
-        """Everybody claimed and withdrew; who owns how much follows from the records, and there is no token more."""
-        founding, in_all = self._founding, 0
+        """Everybody claimed and was released; who owns how much follows from the records, and no token is left over."""
+        founding, in_all, in_vault = self._founding, 0, 0
         for number, member in enumerate(following.members):
             account = bytes.fromhex(member.account[2:])
             paid = self._read("RewardDistributor", "claimed", self._task, account)
             hold(paid, member.earned, f"claims of member {number}")
-            withdrawn = self._logs("TaskRegistry", "Withdrawn", self._task, _topic(member.account))
-            stake = sum(int.from_bytes(data, "big") for _, data in withdrawn)
-            hold(stake, member.stake, f"stake paid back to member {number}")
-            balance = self._balance(account)
-            hold(balance, founding.balance_after(number, member), f"tokens of member {number} at the end")
-            in_all += balance
+            released = self._logs("TaskRegistry", "Released", self._task, _topic(member.account))
+            stake = sum(int.from_bytes(data, "big") for _, data in released)
+            hold(stake, member.stake, f"stake released to member {number}")
+            pool = self._struct("StakeVault", "pool", account)
+            hold(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
+            owned = self._balance(account) + stake
+            hold(owned, founding.balance_after(number, member), f"tokens of member {number} at the end")
+            in_all, in_vault = in_all + owned, in_vault + stake
         relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
         creator = self._balance(bytes.fromhex(self._info()["creator"][2:]))
         hold(self._balance(founding.relayer), relayed, "tokens of the relayer")
         for name in ("TaskRegistry", "RewardDistributor"):
             hold(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
+        hold(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
         hold(creator, following.pool_left, "tokens of the creator")
         hold(self._read("FlockToken", "totalSupply"), in_all + relayed + creator, "tokens of all together")
 

@@ -34,8 +34,8 @@ class Founding:
         state: of epoch 1.
         place: chain and contracts that signatures are bound to.
         relayer: 20-byte account that the reports name.
-        token, task: 20-byte addresses of the other contracts; None without a chain.
-        wealth: wei of tokens that each member owned before it staked.
+        token, task, vault: 20-byte addresses of the other contracts; None without a chain.
+        wealth: wei that each member owned before it joined, in its wallet and of its own in the vault.
         configuration: what shaped the training, by dotted name, as the terms' hash covers it.
         config: `config.yaml`, which adds how it was run.
     """
@@ -45,6 +45,7 @@ class Founding:
     relayer: bytes
     token: bytes | None
     task: bytes | None
+    vault: bytes | None
     wealth: tuple[int, ...]
     configuration: dict[str, str]
     config: dict[str, Any]
@@ -61,7 +62,7 @@ class Founding:
         return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
 
     def balance_after(self, number: int, money: MemberState) -> int:
-        """Tokens that a member owns once it has claimed and withdrawn all of `money`, wei."""
+        """Tokens that a member owns, in its wallet and the vault, once it has claimed all of `money`, wei."""
         return self.wealth[number] - self.state.members[number].stake + money.stake + money.earned
 
     @property
@@ -119,6 +120,7 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> Founding:
         from_hex(value["relayer"].lower(), 20),
         contracts.get("token"),
         contracts.get("task"),
+        contracts.get("vault"),
         tuple(_count(wei) for wei in value["wealth"]),
         configuration,
         config,

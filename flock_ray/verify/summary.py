@@ -70,13 +70,14 @@ def check_summary(
     """
     adversaries = _adversaries(founding.config)
     contracts = {}
-    if founding.token is not None and founding.task is not None:
+    if founding.token is not None and founding.task is not None and founding.vault is not None:
         place = founding.place
         contracts = {
             "token": founding.token,
             "task": founding.task,
             "settlement": place.settlement,
             "distributor": place.distributor,
+            "vault": founding.vault,
         }
     found = {
         "task_id": to_hex(founding.state.scope.task),

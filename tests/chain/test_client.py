@@ -28,12 +28,13 @@ from tests.chain.world import SUPPLY, TASK, TOKEN, World, spec
 def total(world: World) -> int:
     """Tokens of everybody who can have any."""
     info = world.client.info()
-    accounts = [world.creator.address, info.relayer, info.token, info.task, info.settlement, info.distributor]
+    contracts = [info.token, info.task, info.settlement, info.distributor, info.vault]
+    accounts = [world.creator.address, info.relayer, *contracts]
     return sum(world.client.balances(accounts + [member.address for member in world.members]).values())
 
 
 def play(world: World) -> None:
-    """A task from its creation to the last withdrawal; member 2 is slashed in epoch 1."""
+    """A task from its creation to the last release; member 2 is slashed in epoch 1."""
     world.create()
     view = world.client.task_view(TASK)
     assert (view.status, view.pool_left, view.num_slots, len(view.members)) == (TaskStatus.RUNNING, 1_000 * TOKEN, 5, 5)
@@ -61,10 +62,11 @@ def play(world: World) -> None:
     assert world.client.settle(second, 0b1111, b"") == world.client.settle(second, 0b1111, b"")
     for i in range(5):
         claim(world, i, world.earned)
-        world.do(world.members[i], lambda s, c: transactions.withdraw(s, c, TASK))
-    balances = world.client.balances([member.address for member in world.members])
+        world.do(world.members[i], lambda s, c: transactions.release(s, c, TASK, s.address))
+    owned = world.client.wealth([member.address for member in world.members])
     stakes = [3_000, 3_000, 2_700, 3_000, 3_000]
-    assert list(balances.values()) == [(stake + 80) * TOKEN + i for i, stake in enumerate(stakes)]
+    assert list(owned.values()) == [(stake + 80) * TOKEN + i for i, stake in enumerate(stakes)]
+    assert [world.client.context(member.address).free_stake // TOKEN for member in world.members] == stakes
     info = world.client.info()
     assert set(world.client.balances([info.task, info.settlement, info.distributor]).values()) == {0}
     assert total(world) == supply == world.client.total_supply()
@@ -114,7 +116,7 @@ def test_eight_members_are_set_up_within_three_seconds(tmp_path: Path) -> None:
 
 def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
     world.create(task=keccak(b"another"))
-    missing, member = keccak(b"no such task"), world.members[0]
+    missing, other, member = keccak(b"no such task"), keccak(b"another"), world.members[0]
     terms = world.client.task_view(keccak(b"another")).terms
     huge = replace(terms, pool=2 * 10**24 + 1, join_deadline=terms.join_deadline + 10**6)
 
@@ -123,7 +125,7 @@ def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
 
     cases = [
         (world.creator, lambda s, c: transactions.start(s, c, missing), r"WrongStatus\(expected=1, got=0\)"),
-        (member, lambda s, c: transactions.withdraw(s, c, keccak(b"another")), r"WrongStatus\(expected=3, got=2\)"),
+        (member, lambda s, c: transactions.release(s, c, other, s.address), r"WrongStatus\(expected=3, got=2\)"),
         (world.creator, too_much, r"PoolTooLarge\(maximum=20{24},"),
         (world.creator, lambda s, c: transactions.claim(s, c, missing, s.address, 1, []), r"InvalidProof\(task=0x"),
     ]  # fmt: skip

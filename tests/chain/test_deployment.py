@@ -31,9 +31,10 @@ DEPLOYER, TREASURY, GUARDIAN, PROPOSER = (run_signer(3, f"member-{i}") for i in 
 SETTINGS = Settings(
     supply=1_000 * 10**18, treasury=TREASURY.address, guardian=GUARDIAN.address, delay=0,
     proposers=(PROPOSER.address,), executors=(NOBODY,), activation_delay=60, absence_bps=100, response_window=3_600,
+    evidence_window=7_200, vault_epoch=86_400, unbonding_epochs=7, commission_delay=8, min_delegation=10**15,
     daily=10**18, decay_bps=100, period_days=365, start=GENESIS_TIME, epoch_multiple=1,
 )  # fmt: skip
-NUM_STEPS = 11
+NUM_STEPS = 12
 
 
 class Cut(Exception):
@@ -120,7 +121,7 @@ def test_the_timelock_rules_and_what_it_changes_is_noticed(node: RpcNode, tmp_pa
 def test_without_a_guardian_the_timelock_is_admin_from_the_beginning(node: RpcNode, tmp_path: Path) -> None:
     settings = replace(SETTINGS, guardian="", treasury=DEPLOYER.address)
     deployment = begin(node, tmp_path / "book.json", settings)
-    assert len(deployment.missing()) == 7
+    assert len(deployment.missing()) == 8
     deployment.execute(lambda _: None)
     deployment.check()
     renounced = contract("RewardDistributor").encode("hasRole", ADMIN_ROLE, DEPLOYER.address)

@@ -50,11 +50,11 @@ class World:
         receipts = self.client.broadcast(raws, 0)
         created = [receipt.contract_address for receipt in receipts]
         assert [created[0], *created[2:]] == [
-            addresses.token, addresses.task, addresses.distributor, addresses.settlement, None
+            addresses.token, addresses.task, addresses.distributor, addresses.settlement, addresses.vault, None
         ]  # fmt: skip
         self.client.set_contracts(addresses)
         info = self.client.info()
-        assert info.distributor == addresses.distributor
+        assert (info.distributor, info.vault) == (addresses.distributor, addresses.vault)
         self.domain = Domain(info.chain_id, info.settlement, info.distributor)
 
     def create(self, task: bytes = TASK, **changes: object) -> None:

@@ -57,10 +57,12 @@ def test_tokens_are_neither_made_nor_lost(chain: ChainClient, whole_run: Run) ->
     earned = sum(member["earned_wei"] for member in whole_run.summary["members"])
     assert balances[relayer] == slashed // 10 > 0
     assert balances[creator] == alliance.pool * 10**18 + slashed - slashed // 10 - earned
-    assert [balances[contract] for contract in contracts.values()] == [0, 0, 0, 0]
-    assert [balances[member] for member in members] == [
-        member["balance_end_wei"] for member in whole_run.summary["members"]
-    ]
+    staked = sum(member["stake_wei"] for member in whole_run.summary["members"])
+    assert [balances[contracts[name]] for name in ("token", "task", "settlement", "distributor")] == [0, 0, 0, 0]
+    assert balances[contracts["vault"]] == staked
+    owned, free = chain.wealth(members), [chain.context(member).free_stake for member in members]
+    assert list(owned.values()) == [member["balance_end_wei"] for member in whole_run.summary["members"]]
+    assert free == [member["stake_wei"] for member in whole_run.summary["members"]]
 
 
 def test_the_contract_closed_the_task_on_the_final_adapter(chain: ChainClient, whole_run: Run) -> None:

@@ -33,7 +33,7 @@ CREATOR, GUARDIAN, PROPOSER = (run_signer(7, name) for name in ("creator", "memb
 KEY = {"FLOCK_RAY_CREATOR_KEY": CREATOR._key.to_hex()}
 WITH_KEY = {**{name: value for name, value in os.environ.items() if not name.endswith("_KEY")}, **KEY}
 COMMAND = [sys.executable, str(ROOT / "jobs" / "deploy.py")]
-STEPS = 10  # six contracts, the minter, the guardian, the timelock made admin, the deployer no admin any more
+STEPS = 11  # seven contracts, the minter, the guardian, the timelock made admin, the deployer no admin any more
 
 
 @pytest.fixture

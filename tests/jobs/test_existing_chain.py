@@ -107,12 +107,13 @@ def place(tiny_model_dir: Path) -> Iterator[Place]:
             chain.close()
 
 
-def balance(url: str, token: str, account: str) -> int:
-    """What the token itself says."""
+def owned(url: str, contracts: dict[str, str], account: str) -> int:
+    """What the token and the vault themselves say: the wallet, and the account's own stake."""
     node = RpcNode(url)
-    answer = node.call(token, contract("FlockToken").encode("balanceOf", account), account)
+    answer = node.call(contracts["token"], contract("FlockToken").encode("balanceOf", account), account)
+    pool = node.call(contracts["vault"], contract("StakeVault").encode("pool", account), account)
     node.close()
-    return int.from_bytes(answer, "big")
+    return int.from_bytes(answer, "big") + int.from_bytes(pool[:32], "big")
 
 
 def check_paid(place: Place, folder: Path, ended: Ended) -> Path:
@@ -129,7 +130,7 @@ def check_paid(place: Place, folder: Path, ended: Ended) -> Path:
     assert [member["address"] for member in members] == [signer(name).address for name in MEMBERS]
     assert sum(member["earned_wei"] for member in members) > 0
     for member in members:
-        held = balance(place.url, contracts["token"], member["address"])
+        held = owned(place.url, contracts, member["address"])
         assert held == member["balance_end_wei"] == member["balance_start_wei"] + member["earned_wei"]
     assert leaked(run, place.logs) == []
     assert not any(secret in ended.output.lower() for secret in secrets())
@@ -187,7 +188,7 @@ def give(url: str, token: str, grants: list[tuple[str, int]]) -> None:
     node, creator = RpcNode(url), signer("creator")
     max_fee, tip = node.fees()
     nonce, total = node.nonce(creator.address), sum(amount for _, amount in grants)
-    context = TxContext(node.chain_id, nonce, max_fee, tip, GAS_MONEY, total, token, "", "", "")
+    context = TxContext(node.chain_id, nonce, max_fee, tip, GAS_MONEY, total, token, "", "", "", "")
     for raw in transactions.transfer(creator, context, grants):
         node.wait([node.send(raw, 0)], 20)
     node.close()

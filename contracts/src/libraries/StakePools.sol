@@ -34,6 +34,7 @@ struct Pool {
     uint96 delegated;
     uint104 shares;
     uint32 freshEpoch;
+    bool accepts;
     // rewards
     uint144 rewardPerShare;
     uint96 operatorRewards;

@@ -41,6 +41,9 @@ struct Terms {
 
 /// @title Bounds of a task's terms
 library TaskTerms {
+    /// @notice Upper bound of `Terms.minStake`: what the vault counts with.
+    uint256 internal constant MAX_STAKE = type(uint96).max;
+
     /// @notice Upper bound of `Terms.maxSlots`: joining writes one word a slot.
     uint256 internal constant MAX_SLOTS = 256;
 
@@ -58,7 +61,7 @@ library TaskTerms {
 
     /// @notice Refuses terms that no task can run with.
     function check(Terms calldata terms, bytes32 genesisSeed) internal view {
-        if (terms.minStake == 0) revert InvalidTerms("minStake");
+        if (terms.minStake == 0 || terms.minStake > MAX_STAKE) revert InvalidTerms("minStake");
         if (terms.maxSlots == 0 || terms.maxSlots > MAX_SLOTS) revert InvalidTerms("maxSlots");
         if (terms.numVoters == 0 || terms.numVoters > MAX_VOTERS) revert InvalidTerms("numVoters");
         if (terms.numProposers == 0) revert InvalidTerms("numProposers");
