@@ -12,6 +12,7 @@ from time import monotonic, sleep
 from typing import Any, Literal, cast
 
 import requests
+from eth_abi.exceptions import DecodingError
 from eth_account import Account
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_keys.exceptions import BadSignature
@@ -220,6 +221,8 @@ class Node(ABC):
             raise Reverted(_bytes_of(error.data)) from None
         except TransactionFailed as error:
             raise Reverted(_eth_tester_data(str(error))) from None
+        except DecodingError:  # of a url to follow, which we never do
+            raise Reverted(b"") from None
 
     def wait(self, hashes: Sequence[bytes], timeout: float, meanwhile: Callable[[], None] = lambda: None) -> TxReceipt:
         """Receipt of the one of these transactions that gets mined (several: replacements of one another).
