@@ -5,6 +5,7 @@ import {Fixture} from "./Fixture.sol";
 import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 import {Roles} from "../src/libraries/Roles.sol";
 import {Report, Slash} from "../src/libraries/Reports.sol";
 import {Signatures} from "../src/libraries/Signatures.sol";
@@ -56,7 +57,8 @@ contract VectorsTest is Fixture {
 
     function test_RewardsTables() public {
         token = new FlockToken(SUPPLY);
-        address code = address(new RewardDistributor(token, address(this), address(this), 0, ADMIN));
+        address code =
+            address(new RewardDistributor(token, address(this), address(this), StakeVault(address(0)), 0, ADMIN));
         distributor = RewardDistributor(_place("distributor", code));
         token.transfer(address(distributor), SUPPLY);
         uint256 i;
