@@ -161,6 +161,7 @@ abstract contract Committees is ISettlement, EIP712 {
             mstore(add(data, 36), 64)
             mcopy(add(data, 68), slots, size)
             let done := staticcall(gas(), target, data, add(68, size), data, add(32, size))
+            // slither-disable-next-line incorrect-equality: an answer of another size is malformed
             if iszero(and(done, eq(returndatasize(), add(32, size)))) {
                 returndatacopy(data, 0, returndatasize())
                 revert(data, returndatasize())

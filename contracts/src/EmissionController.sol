@@ -86,9 +86,12 @@ contract EmissionController {
     /// @notice Wei of a day: initialDaily * (1 - decay) ^ (periods passed), rounded down.
     function emission(uint256 day) public view returns (uint256) {
         uint256 factor = ONE;
+        // slither-disable-next-line divide-before-multiply: fixed-point numbers, rounded down after each product
         uint256 base = (BPS - _schedule.decayBps) * ONE / BPS;
         for (uint256 left = day / _schedule.periodDays; left != 0; left >>= 1) {
+            // slither-disable-next-line divide-before-multiply,incorrect-equality: as above; a bit is 0 or 1
             if (left & 1 == 1) factor = factor * base / ONE;
+            // slither-disable-next-line divide-before-multiply: as above
             base = base * base / ONE;
         }
         return _schedule.initialDaily * factor / ONE;

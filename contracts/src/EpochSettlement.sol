@@ -60,6 +60,7 @@ contract EpochSettlement is Misconduct {
     /// @inheritdoc ISettlement
     function open(bytes32 task, bytes32 seed, uint32 numEpochs, uint32 numSlots, uint32 numVoters) external {
         if (msg.sender != address(registry)) revert Unauthorized(msg.sender);
+        // slither-disable-next-line uninitialized-local: all zero
         Clock memory clock;
         clock.numEpochs = uint24(numEpochs); // both within the bounds of the terms
         clock.numVoters = uint8(numVoters);

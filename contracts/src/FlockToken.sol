@@ -21,6 +21,7 @@ contract FlockToken is ERC20, ERC20Permit {
     uint256 public totalMinted;
 
     /// @notice The minter was chosen, for good.
+    // slither-disable-next-line unindexed-event-address: there is one
     event MinterSet(address minter);
 
     /// @notice The caller may not do this.
@@ -41,6 +42,7 @@ contract FlockToken is ERC20, ERC20Permit {
     function setMinter(address minter_) external {
         if (msg.sender != deployer) revert Unauthorized(msg.sender);
         if (minter != address(0)) revert MinterAlreadySet(minter);
+        // slither-disable-next-line missing-zero-check: zero leaves the choice open
         minter = minter_;
         emit MinterSet(minter_);
     }

@@ -124,6 +124,7 @@ abstract contract Misconduct is Committees {
     function challengeAbsence(Report calldata report, uint256 seat) external {
         bytes32 hash = _requireLast(report);
         Clock memory clock = _clockOf(report.task);
+        // slither-disable-next-line incorrect-equality: a bit is 0 or 1
         if (seat >= clock.numVoters || (clock.absent >> seat) & 1 == 0) revert NotAbsent(seat);
         Challenge storage challenge = _challenges[report.task][report.epoch][seat];
         if (challenge.deadline != 0) revert AlreadyChallenged(seat);

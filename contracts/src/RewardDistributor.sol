@@ -145,7 +145,9 @@ contract RewardDistributor is AccessControl {
     ) {
         vault = vault_;
         token = token_;
+        // slither-disable-next-line missing-zero-check: public for good, compared before use
         registry = registry_;
+        // slither-disable-next-line missing-zero-check: public for good, compared before use
         settlement = settlement_;
         activationDelay = activationDelay_;
         _grantRole(DEFAULT_ADMIN_ROLE, admin);
@@ -290,6 +292,7 @@ contract RewardDistributor is AccessControl {
                 proof, flags, _accounts[task].root, _leaves(task, accounts, cumulatives)
             )) revert InvalidMultiProof(task);
 
+        // slither-disable-next-line uninitialized-local: from zero up
         uint256 total;
         uint256[] memory amounts = new uint256[](accounts.length);
         mapping(address account => uint256) storage paid = _claimed[task];

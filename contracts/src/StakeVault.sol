@@ -162,7 +162,9 @@ contract StakeVault is ReentrancyGuardTransient {
             && settings.commissionDelay > settings.unbondingEpochs && settings.commissionDelay <= MAX_DELAY
             && settings.minDelegation >= LOWEST_MIN_DELEGATION;
         if (!valid) revert InvalidSettings();
+        // slither-disable-next-line missing-zero-check: public for good, compared before use
         registry = registry_;
+        // slither-disable-next-line missing-zero-check: public for good, compared before use
         distributor = distributor_;
         token = token_;
         epochLength = settings.epochLength;
@@ -237,6 +239,7 @@ contract StakeVault is ReentrancyGuardTransient {
         if (!pool_.accepts) revert NotAccepting(operator);
         StoredDelegation storage stored = _delegations[operator][msg.sender];
         Delegation memory synced = stored.load();
+        // slither-disable-next-line unused-return: all of it is stored
         pool_.sync(synced, epoch);
         shares = pool_.add(synced, amount.toUint96(), epoch);
         _requireMinimum(synced.shares);
@@ -252,6 +255,7 @@ contract StakeVault is ReentrancyGuardTransient {
         Pool storage pool_ = _pools[operator];
         StoredDelegation storage stored = _delegations[operator][msg.sender];
         Delegation memory synced = stored.load();
+        // slither-disable-next-line unused-return: all of it is stored
         pool_.sync(synced, epoch);
         uint104 held = synced.shares;
         if (shares > held) revert StakeUnavailable(held, shares);
@@ -350,6 +354,7 @@ contract StakeVault is ReentrancyGuardTransient {
     /// @notice An operator's pool.
     function pool(address operator) external view returns (PoolInfo memory) {
         Pool storage pool_ = _pools[operator];
+        // slither-disable-next-line unused-return: the rest is not shown
         (uint256 earningShares,,,) = pool_.earningAt(currentEpoch());
         return PoolInfo({
             own: pool_.own,
@@ -369,6 +374,7 @@ contract StakeVault is ReentrancyGuardTransient {
     function delegation(address operator, address account) external view returns (DelegationInfo memory info) {
         Pool storage pool_ = _pools[operator];
         Delegation memory synced = _delegations[operator][account].load();
+        // slither-disable-next-line unused-return: nothing is stored
         pool_.sync(synced, currentEpoch());
         info.shares = synced.shares;
         info.earningShares = synced.earning;
@@ -379,6 +385,7 @@ contract StakeVault is ReentrancyGuardTransient {
     /// @notice Rewards that a delegator could claim now, in wei.
     function pendingRewards(address operator, address account) external view returns (uint256) {
         Delegation memory synced = _delegations[operator][account].load();
+        // slither-disable-next-line unused-return: nothing is stored
         _pools[operator].sync(synced, currentEpoch());
         return synced.rewards;
     }

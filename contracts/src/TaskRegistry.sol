@@ -293,10 +293,13 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         onlySettlement
         nonReentrant
     {
+        // slither-disable-next-line uninitialized-local: from zero up
         uint128 toPool;
+        // slither-disable-next-line uninitialized-local: from zero up
         uint128 toRewarded;
         for (uint256 i; i < slashes.length; ++i) {
             address account = _memberAt(task, slashes[i].member).account;
+            // slither-disable-next-line calls-loop: our own vault, at most MAX_SLASHES times
             uint128 taken = uint128(vault.slash(task, account, slashes[i].amount));
             uint128 reward = rewarded == address(0) ? 0 : taken / REWARD_DIVISOR;
             toPool += taken - reward;

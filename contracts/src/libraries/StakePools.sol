@@ -141,7 +141,7 @@ library StakePools {
         minted = toShares(amount, assets, shares);
         (pool.delegated, pool.shares, pool.freshEpoch) =
         ((assets + amount).toUint96(), (shares + minted).toUint104(), epoch);
-        delegation.shares = (delegation.shares + minted).toUint104();
+        delegation.shares = (minted + delegation.shares).toUint104();
         delegation.freshEpoch = epoch;
     }
 
@@ -203,7 +203,7 @@ library StakePools {
                 delegation.earning = delegation.shares;
                 moved = true;
             }
-            delegation.rewards = (delegation.rewards + (scaled >> REWARD_BITS)).toUint96();
+            delegation.rewards = ((scaled >> REWARD_BITS) + delegation.rewards).toUint96();
         }
         delegation.paid = perShare;
     }
@@ -254,7 +254,7 @@ library StakePools {
         uint256 before = request.generation == generation ? request.shares : 0;
         (request.shares, request.generation) = ((before + minted).toUint104(), generation);
         thawing.assets += amount;
-        thawing.shares = (thawing.shares + minted).toUint104();
+        thawing.shares = (minted + thawing.shares).toUint104();
     }
 
     /// @notice Wei that a request is worth now.
