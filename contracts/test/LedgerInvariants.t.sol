@@ -6,6 +6,7 @@ import {Merkle} from "./Merkle.sol";
 import {EmissionController, Schedule} from "../src/EmissionController.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 
 /// @notice Acts on the token, its minter and a distributor, of which it is registry and settlement itself; keeps books.
 contract LedgerHandler is Base {
@@ -36,7 +37,8 @@ contract LedgerHandler is Base {
         // In ten days as much as the cap leaves; then the cap decides.
         emission = new EmissionController(token, Schedule(address(this), 1e26, 100, 1, uint64(block.timestamp), 1));
         token.setMinter(address(emission));
-        distributor = new RewardDistributor(token, address(this), address(this), DELAY, address(this));
+        distributor =
+            new RewardDistributor(token, address(this), address(this), StakeVault(address(0)), DELAY, address(this));
         token.transfer(address(distributor), _deposited);
         distributor.deposit(TASK, uint128(_deposited), uint128(_deposited / 4));
     }

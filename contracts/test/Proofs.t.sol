@@ -5,6 +5,7 @@ import {Base} from "./Base.sol";
 import {EmissionController, Schedule} from "../src/EmissionController.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
 import {Clock, Clocks} from "../src/libraries/Clocks.sol";
 import {Pool, Request, StakePools, Thawing} from "../src/libraries/StakePools.sol";
 import {Report, Reports} from "../src/libraries/Reports.sol";
@@ -89,7 +90,8 @@ contract MoneyProofs is Base {
     function setUp() public {
         token = new FlockToken(0);
         token.setMinter(address(this));
-        distributor = new RewardDistributor(token, address(this), address(this), 0, address(this));
+        distributor =
+            new RewardDistributor(token, address(this), address(this), StakeVault(address(0)), 0, address(this));
     }
 
     /// @notice Whatever is minted and burnt, the lifetime's total is what was minted and never above the cap.

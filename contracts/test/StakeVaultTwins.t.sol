@@ -49,8 +49,9 @@ contract TwinHandler is StakeVaultFixture {
         _vaults[0].lock(TASK, OPERATOR, amount);
         _vaults[1].lock(TASK, OPERATOR, amount);
         _leave(_vaults[0], account);
-        _vaults[0].slash(TASK, OPERATOR, amount);
-        _vaults[1].slash(TASK, OPERATOR, amount);
+        for (uint256 i; i < 2; ++i) {
+            _vaults[i].payOut(address(this), _vaults[i].slash(TASK, OPERATOR, amount));
+        }
         _leave(_vaults[1], account);
         uint32[] storage requests = _requests[account];
         uint32 epoch = vault.currentEpoch();
