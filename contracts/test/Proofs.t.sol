@@ -25,19 +25,6 @@ contract LibraryProofs is Base {
         assert(keccak256(abi.encode(again)) == keccak256(abi.encode(clock)));
     }
 
-    /// @notice A settlement moves what it should, and nothing else, in every word of a task with epochs left.
-    function check_SettledMovesWhatItShould(Clock memory clock, bool running, uint96 absent, uint40 time) public {
-        if (clock.lastSettled >= clock.numEpochs) return;
-        vm.warp(time);
-        uint256 word = Clocks.settled(Clocks.pack(clock), running, absent);
-        clock.lastSettled += 1;
-        clock.skips = 0;
-        clock.epochStart = time;
-        clock.running = running;
-        clock.absent = absent;
-        assert(word == Clocks.pack(clock));
-    }
-
     /// @notice The hash that is put together by hand is that of EIP-712, for every report without slashes.
     function check_ReportHashIsThatOfTheStandard(Report calldata report) public pure {
         if (report.slashes.length != 0) return;
