@@ -1,8 +1,8 @@
 """Mutation testing: breaks the contracts on purpose, one small change at a time, and counts what the tests notice.
 
 The changes are those of slither-mutate. Its own loop cannot sample, runs one mutant at a time and compiles each twice,
-which would take days here; this one tries a seeded sample of them, several at once. A mutant that does not compile is no
-mutant. One that no test notices is printed: it misses a test, or changes nothing that can be seen.
+which would take days here; this one tries a seeded sample of them, several at once. A mutant that does not compile
+counts for nothing. One that survives misses a test, or changes nothing that can be seen.
 """
 
 import argparse
@@ -133,8 +133,7 @@ def judge(mutant: Mutant, workshops: "SimpleQueue[Path]") -> str:
     finally:
         file.write_bytes(source)
         workshops.put(folder)
-    if verdict == SURVIVED:
-        print(f"survived: {mutant}", flush=True)
+    print(f"{verdict}: {mutant}", flush=True)
     return verdict
 
 
@@ -168,6 +167,8 @@ def main() -> int:
         for place in pool.map(workshop, [Path(folder) / str(number) for number in range(options.workers)]):
             workshops.put(place)
         verdicts = list(pool.map(partial(judge, workshops=workshops), sample))
+        if any(forge_test(workshops.get()) != SURVIVED for _ in range(options.workers)):
+            raise RuntimeError("a test fails without a mutant, after the mutants")
     return 0 if report(sample, verdicts) >= options.floor else 1
 
 
