@@ -57,7 +57,7 @@ check-contracts: contracts/node_modules/.ready  ## contract tests, and that the 
 	@cd contracts && node_modules/.bin/forge fmt --check && npm --silent test
 
 # Each of these also runs alone.
-contracts-deep: contracts-invariants contracts-proofs contracts-slither contracts-coverage contracts-mutants  ## the five below
+contracts-deep: contracts-invariants contracts-proofs contracts-slither contracts-coverage contracts-mutants  ## deep contract checks: the five below
 
 contracts-invariants: contracts/node_modules/.ready  ## contract tests with 128,000 calls for each invariant
 	@cd contracts && FOUNDRY_PROFILE=deep node_modules/.bin/forge test
