@@ -16,6 +16,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+from benchmarks import delegation
 from benchmarks.common import ROOT, compile_contracts, environment, store
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import Contract, contract
@@ -24,7 +25,7 @@ from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.chain.embedded import GENESIS_TIME, AnvilNode
 from flock_ray.chain.keys import Signer, compact, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report
+from flock_ray.chain.settlement import Report, Slash
 from flock_ray.chain.views import TOKEN, Addresses, TaskTerms, TxContext, TxReceipt
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.hashing import keccak, tagged
@@ -38,6 +39,8 @@ EPOCHS = 24
 STEADY = 3  # first epoch that counts
 ASSUMED_MALICIOUS = 0.2
 CAPTURE_LIMIT = 1e-3
+POOL_MEMBERS = 200  # of the task whose operator has delegators
+_MIN_STAKE = 3 * TOKEN
 TX_GAS = 16_000_000  # of the largest transaction; the chain's own limit is 2^24
 WHAT = (
     "gasUsed of receipts on anvil (hardfork osaka, transaction gas limit on). members is the number of leaves of the"
@@ -46,7 +49,7 @@ WHAT = (
     " seats signing, which a relayer with all signatures chooses; it differs by the zeros in the calldata and by what"
     " the draw meets. max is the most of these epochs, last_seats an epoch that the last seats signed. Claims are of"
     " accounts that were paid before; relayed is one multiproof, divided by its claims. per_transaction is contribute"
-    " + vote + claim of one member and epoch, push_transfers one transfer in the operator's loop."
+    " + vote + claim of one member and epoch, push_transfers one transfer in the operator's loop. " + delegation.WHAT
 )
 TARGETS = {
     "settle_gas_7of10": 120_000,
@@ -56,6 +59,10 @@ TARGETS = {
     "gas_per_member_10000": 12,
     "self_claim_gas_1000": 62_000,
     "relayed_claim_gas_100": 24_000,
+    "delegator_stake_gas": 60_000,
+    "delegator_claim_gas": 50_000,
+    "distribute_gas": 48_000,
+    "slash_gas": 30_000,
 }
 
 
@@ -79,10 +86,12 @@ class Chain:
         """What `signer` must know; everybody has tokens enough."""
         max_fee, tip = self.node.fees()
         nonce, balance = self.node.nonce(signer.address), self.node.balance(signer.address)
-        places = self.addresses
+        places, free = self.addresses, 0
+        if places.vault:
+            (free,) = self.read("StakeVault", places.vault, "freeStake", signer.address)
         return TxContext(
             self.node.chain_id, nonce, max_fee, tip, balance, self.supply,
-            places.token, places.task, places.settlement, places.distributor, places.vault,
+            places.token, places.task, places.settlement, places.distributor, places.vault, free,
         )  # fmt: skip
 
     def send(self, raw: bytes, epoch: int = 0) -> TxReceipt:
@@ -97,6 +106,11 @@ class Chain:
             "maxFeePerGas": max_fee, "maxPriorityFeePerGas": tip, "value": 0, "data": data,
         }  # fmt: skip
         return self.send(signer.sign_transaction(fields))
+
+    def move_to(self, epoch: int) -> None:
+        """Move the clock on to an epoch's time."""
+        for raw in transactions.transfer(self.creator, self.context(self.creator), [(self.creator.address, 1)]):
+            self.send(raw, epoch)
 
     def close(self) -> None:
         """End the process."""
@@ -136,7 +150,7 @@ class Task:
         name, slots = keccak(b"%d members, %d voters" % (num_members, num_voters)), num_members // ACCOUNTS
         terms = TaskTerms(
             terms_hash=keccak(b"terms"), model_hash=keccak(b"model"), target_set_hash=bytes(32),
-            pool=EPOCHS * 100_000 * TOKEN, min_stake=3 * TOKEN, max_slots=slots, num_voters=num_voters,
+            pool=EPOCHS * 100_000 * TOKEN, min_stake=_MIN_STAKE, max_slots=slots, num_voters=num_voters,
             num_proposers=10, min_members=ACCOUNTS, max_members=ACCOUNTS, num_epochs=EPOCHS, max_unsettled=2,
             max_skips=3, end_share_bps=0, epoch_deadline=3_600, join_deadline=GENESIS_TIME + 10**6, fixed_genesis=True,
         )  # fmt: skip
@@ -156,7 +170,17 @@ class Task:
         owners = [member for member in chain.members for _ in range(slots)]
         return cls(chain, name, num_voters, owners, dict.fromkeys(accounts, 0), [])
 
-    def settle(self, seats: int) -> int:
+    @property
+    def quorum(self) -> int:
+        """Bitmap of the first seats that are enough."""
+        return first(quorum(self.num_voters))
+
+    @property
+    def stake(self) -> int:
+        """Of each account that joined, wei."""
+        return _MIN_STAKE * len(self.owners) // ACCOUNTS
+
+    def settle(self, seats: int, slashes: tuple[Slash, ...] = ()) -> int:
         """Everybody earns something; an epoch is settled with the signatures of `seats`. Returns the gas."""
         random, chain = Random(len(self.settlements)), self.chain
         for account in self.earned:
@@ -167,7 +191,7 @@ class Task:
         epoch = last_settled + 1
         report = Report(
             self.name, epoch, last_report, seed, tagged("reveals", epoch), self.tree().root, sum(self.earned.values()),
-            (), tagged("model", epoch), tagged("record", epoch), chain.relayer.address,
+            slashes, tagged("model", epoch), tagged("record", epoch), chain.relayer.address,
         )  # fmt: skip
         digest = report_digest(chain.domain, report)
         slots = draw_seats(seed, self.name, epoch, len(self.owners), self.num_voters)
@@ -194,6 +218,13 @@ class Task:
         proof, amount = tree.proof(self.leaf(account)), self.earned[account]
         (raw,) = transactions.claim(signer, chain.context(signer), self.name, account, amount, proof)
         return chain.send(raw).gas_used
+
+    def claim_to_pool(self, account: str) -> TxReceipt:
+        """The relayer has an operator's rewards paid into its pool."""
+        tree, chain, amount = self.tree(), self.chain, self.earned[account]
+        proof, context = tree.proof(self.leaf(account)), chain.context(chain.relayer)
+        (raw,) = transactions.claim(chain.relayer, context, self.name, account, amount, proof, to_pool=True)
+        return chain.send(raw)
 
     def claim_many(self, accounts: Sequence[str]) -> int:
         """Gas of a relayer's claim for `accounts` with one multiproof."""
@@ -342,6 +373,10 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
         **figures,
         "self_claim_gas_1000": result["claims"]["steady"]["self"],
         "relayed_claim_gas_100": result["claims"]["relayed_each"],
+        "delegator_stake_gas": result["delegation"]["delegate_again"],
+        "delegator_claim_gas": result["delegation"]["claim"],
+        "distribute_gas": result["delegation"]["distribute"],
+        "slash_gas": result["delegation"]["slash"],
         "per_tx_baseline_gas": result["per_transaction"]["per_member"],
         "push_transfer_gas_per_member_1000": result["push_transfers"]["per_member"],
     }
@@ -359,6 +394,8 @@ def measure(chain: Chain, quick: bool) -> dict[str, Any]:
         risk = smallest_committee(1_000)
         result["capture"] = {**asdict(risk), "limit": CAPTURE_LIMIT}
         settled["secure_1000"] = settlements(Task.create(chain, 1_000, risk.num_voters), epochs)
+    pool = delegation.Pool(chain)
+    result["delegation"] = delegation.measure(pool, Task.create(chain, POOL_MEMBERS, SEATS))
     result["per_transaction"] = per_transaction(chain, compiled["PerTransaction"])
     result["push_transfers"] = push_transfers(chain, compiled["PushTransfer"], list(thousand.earned))
     return result

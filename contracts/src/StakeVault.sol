@@ -5,7 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {Delegation, Pool, Request, StakePools, Thawing} from "./libraries/StakePools.sol";
+import {Delegation, Pool, Request, StakePools, StoredDelegation, Thawing} from "./libraries/StakePools.sol";
 
 /// @title Stake of operators and their delegators
 /// @notice One pool for each operator: its own stake, which is lost first, and its delegators' stake by shares. Rewards are
@@ -24,6 +24,7 @@ contract StakeVault is ReentrancyGuardTransient {
     using SafeCast for uint256;
     using SafeERC20 for IERC20;
     using StakePools for Pool;
+    using StakePools for StoredDelegation;
     using StakePools for Thawing;
 
     /// @notice What is fixed at deployment.
@@ -85,7 +86,7 @@ contract StakeVault is ReentrancyGuardTransient {
     uint96 public immutable minDelegation;
 
     mapping(address operator => Pool) private _pools;
-    mapping(address operator => mapping(address account => Delegation)) private _delegations;
+    mapping(address operator => mapping(address account => StoredDelegation)) private _delegations;
     mapping(address operator => mapping(address account => mapping(uint256 epoch => Request))) private _requests;
     mapping(address operator => mapping(uint256 epoch => Request)) private _ownRequests;
     mapping(bytes32 task => mapping(address operator => uint96)) private _locks;
@@ -236,13 +237,13 @@ contract StakeVault is ReentrancyGuardTransient {
         uint32 epoch = currentEpoch();
         Pool storage pool_ = _pools[operator];
         if (!pool_.accepts) revert NotAccepting(operator);
-        Delegation storage stored = _delegations[operator][msg.sender];
-        Delegation memory synced = stored;
+        StoredDelegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored.load();
         // slither-disable-next-line unused-return: all of it is stored
         pool_.sync(synced, epoch);
         shares = pool_.add(synced, amount.toUint96(), epoch);
         _requireMinimum(synced.shares);
-        _store(stored, synced, true);
+        stored.store(synced, true);
         emit Delegated(operator, msg.sender, amount, shares);
         token.safeTransferFrom(msg.sender, address(this), amount);
     }
@@ -252,15 +253,15 @@ contract StakeVault is ReentrancyGuardTransient {
         if (shares == 0) revert ZeroAmount();
         uint32 epoch = currentEpoch();
         Pool storage pool_ = _pools[operator];
-        Delegation storage stored = _delegations[operator][msg.sender];
-        Delegation memory synced = stored;
+        StoredDelegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored.load();
         // slither-disable-next-line unused-return: all of it is stored
         pool_.sync(synced, epoch);
         uint104 held = synced.shares;
         if (shares > held) revert StakeUnavailable(held, shares);
         if (shares != held) _requireMinimum(held - shares);
         amount = pool_.remove(synced, uint104(shares), epoch);
-        _store(stored, synced, true);
+        stored.store(synced, true);
         pool_.thawing.thaw(_requests[operator][msg.sender][epoch], uint96(amount));
         emit Undelegated(operator, msg.sender, epoch, amount, shares);
     }
@@ -275,13 +276,14 @@ contract StakeVault is ReentrancyGuardTransient {
     }
 
     /// @notice Pays the caller its rewards as a delegator.
-    function claim(address operator) external nonReentrant returns (uint256 amount) {
-        Delegation storage stored = _delegations[operator][msg.sender];
-        Delegation memory synced = stored;
+    /// @dev Not guarded: its books are written before it pays, and whoever comes back finds nothing.
+    function claim(address operator) external returns (uint256 amount) {
+        StoredDelegation storage stored = _delegations[operator][msg.sender];
+        Delegation memory synced = stored.load();
         bool moved = _pools[operator].sync(synced, currentEpoch());
         amount = synced.rewards;
         synced.rewards = 0;
-        _store(stored, synced, moved);
+        stored.store(synced, moved);
         emit RewardsClaimed(operator, msg.sender, amount);
         token.safeTransfer(msg.sender, amount);
     }
@@ -346,7 +348,7 @@ contract StakeVault is ReentrancyGuardTransient {
 
     /// @notice Number of the running vault epoch.
     function currentEpoch() public view returns (uint32) {
-        return (block.timestamp / epochLength).toUint32();
+        return uint32(block.timestamp / epochLength); // 2^32 minutes are eight thousand years
     }
 
     /// @notice An operator's pool.
@@ -371,7 +373,7 @@ contract StakeVault is ReentrancyGuardTransient {
     /// @notice An account's delegation to an operator.
     function delegation(address operator, address account) external view returns (DelegationInfo memory info) {
         Pool storage pool_ = _pools[operator];
-        Delegation memory synced = _delegations[operator][account];
+        Delegation memory synced = _delegations[operator][account].load();
         // slither-disable-next-line unused-return: nothing is stored
         pool_.sync(synced, currentEpoch());
         info.shares = synced.shares;
@@ -382,7 +384,7 @@ contract StakeVault is ReentrancyGuardTransient {
 
     /// @notice Rewards that a delegator could claim now, in wei.
     function pendingRewards(address operator, address account) external view returns (uint256) {
-        Delegation memory synced = _delegations[operator][account];
+        Delegation memory synced = _delegations[operator][account].load();
         // slither-disable-next-line unused-return: nothing is stored
         _pools[operator].sync(synced, currentEpoch());
         return synced.rewards;
@@ -423,13 +425,6 @@ contract StakeVault is ReentrancyGuardTransient {
         uint256 thawed = uint256(epoch) + unbondingEpochs + 1;
         if (currentEpoch() < thawed) revert StillThawing(thawed);
         return thawing.release(request);
-    }
-
-    function _store(Delegation storage stored, Delegation memory synced, bool moved) private {
-        if (moved) {
-            (stored.shares, stored.earning, stored.freshEpoch) = (synced.shares, synced.earning, synced.freshEpoch);
-        }
-        (stored.paid, stored.rewards, stored.generation) = (synced.paid, synced.rewards, synced.generation);
     }
 
     function _requireCovered(uint256 locked, uint256 remaining) private pure {

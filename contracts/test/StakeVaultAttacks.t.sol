@@ -248,14 +248,22 @@ contract VaultCallbackToken is PlainToken {
 /// @notice The vault refuses a receiver that comes back while it is being paid.
 contract StakeVaultReentrancyTest is StakeVaultFixture {
     uint256 private refusals;
+    bool private claims;
+    uint256 private again;
 
     function _newToken() internal override returns (PlainToken) {
         return new VaultCallbackToken();
     }
 
     function received() external {
+        if (claims) {
+            claims = false; // the second payment, of nothing, does not come back
+            again = vault.claim(OPERATOR) + 1;
+            return;
+        }
+        if (again != 0) return;
         bytes[7] memory calls = [
-            abi.encodeCall(StakeVault.claim, (OPERATOR)),
+            abi.encodeCall(StakeVault.withdrawStake, (0)),
             abi.encodeCall(StakeVault.claimOperatorRewards, ()),
             abi.encodeCall(StakeVault.stake, (1)),
             abi.encodeCall(StakeVault.delegate, (OPERATOR, 1 ether)),
@@ -275,10 +283,24 @@ contract StakeVaultReentrancyTest is StakeVaultFixture {
     function test_ReceiverCannotReenter() public {
         vault.delegate(OPERATOR, 2 ether);
         _nextEpoch();
-        _distribute(OPERATOR, 1 ether);
-        vault.claim(OPERATOR);
         vault.lock(TASK, OPERATOR, 1 ether);
         _slash(TASK, 1 ether);
+        vault.claimOperatorRewards();
         vm.assertEq(refusals, 14);
+    }
+
+    /// @dev Claims are not guarded: whoever comes back finds its rewards paid.
+    function test_ClaimPaysOnceToWhoeverComesBack() public {
+        vault.delegate(OPERATOR, 2 ether);
+        _nextEpoch();
+        again = 1;
+        _distribute(OPERATOR, 1 ether);
+        uint256 before = token.balanceOf(address(this));
+        claims = true;
+        uint256 paid = vault.claim(OPERATOR);
+        _earned(paid, 1 ether);
+        vm.assertEq(token.balanceOf(address(this)), before + paid);
+        vm.assertEq(again, 1);
+        vm.assertEq(vault.pendingRewards(OPERATOR, address(this)), 0);
     }
 }

@@ -49,15 +49,21 @@ struct Pool {
     mapping(uint256 generation => uint144) generationEnd;
 }
 
-/// @notice A delegator's part of a pool. `shares - earning` came in during `freshEpoch` and earns from the next epoch on.
+/// @notice A delegator's part of a pool. `shares - earning` came in during `freshEpoch` and earns from the next epoch on;
+/// `rewards` counts up to `paid` a share.
 struct Delegation {
     uint104 shares;
     uint104 earning;
     uint32 freshEpoch;
-    // rewards
     uint144 paid;
     uint96 rewards;
     uint16 generation;
+}
+
+/// @notice A delegation as it is stored: a word for its shares, a word for its rewards, each written whole.
+struct StoredDelegation {
+    uint256 shares;
+    uint256 rewards;
 }
 
 /// @title Arithmetic of operators' pools
@@ -156,13 +162,32 @@ library StakePools {
         }
     }
 
+    /// @notice A stored delegation, unpacked.
+    function load(StoredDelegation storage stored) internal view returns (Delegation memory delegation) {
+        (uint256 shares, uint256 rewards) = (stored.shares, stored.rewards);
+        delegation.shares = uint104(shares);
+        delegation.earning = uint104(shares >> 104);
+        delegation.freshEpoch = uint32(shares >> 208);
+        delegation.paid = uint144(rewards);
+        delegation.rewards = uint96(rewards >> 144);
+        delegation.generation = uint16(rewards >> 240);
+    }
+
+    /// @notice Stores a delegation's rewards, and its shares if they `moved`.
+    function store(StoredDelegation storage stored, Delegation memory delegation, bool moved) internal {
+        (uint256 earning, uint256 freshEpoch) = (delegation.earning, delegation.freshEpoch);
+        if (moved) stored.shares = delegation.shares | earning << 104 | freshEpoch << 208;
+        (uint256 rewards, uint256 generation) = (delegation.rewards, delegation.generation);
+        stored.rewards = delegation.paid | rewards << 144 | generation << 240;
+    }
+
     /// @notice Brings a delegation up to date: its rewards up to now in `rewards`, shares that have grown up earn, shares of an
     /// ended generation are gone. Must come before its shares change. Returns whether more than its rewards moved.
     function sync(Pool storage pool, Delegation memory delegation, uint32 epoch) internal view returns (bool moved) {
         (uint144 perShare, uint16 generation) = (pool.rewardPerShare, pool.generation);
         uint256 paid = delegation.paid;
         uint256 earning = delegation.earning;
-        uint256 fresh = delegation.shares - earning;
+        uint256 shares = delegation.shares;
         uint256 until = perShare;
         if (delegation.generation != generation) {
             until = pool.generationEnd[delegation.generation];
@@ -171,10 +196,10 @@ library StakePools {
         }
         unchecked {
             uint256 scaled = earning * (until - paid);
-            if (fresh != 0 && delegation.freshEpoch != epoch) {
+            if (shares != earning && delegation.freshEpoch != epoch) {
                 uint256 end = pool.epochEnd[delegation.freshEpoch];
                 if (end < paid) end = paid;
-                if (end < until) scaled += fresh * (until - end);
+                if (end < until) scaled += (shares - earning) * (until - end);
                 delegation.earning = delegation.shares;
                 moved = true;
             }
