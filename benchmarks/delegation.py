@@ -20,7 +20,8 @@ _DAY = VAULT_EPOCH // SECONDS_PER_EPOCH
 _COLD = 2_600  # of the first access to an address
 WHAT = (
     "delegation: an operator with three delegators in a task of its own. delegate_again is a further delegation after a"
-    " payment, in a vault epoch in which another came before; delegate_first_of_epoch is that other one;"
+    " payment, in a vault epoch in which another came before; delegate_first_of_epoch is that other one,"
+    " delegate_unpaid one more without a payment since,"
     " delegate_after_unclaimed_epoch also takes up that the last one has begun to earn. The vault is approved for all."
     " distribute is the token transfer and vault.distribute inside claim_to_pool, as traced, with the first access to"
     " both addresses; claim_to_pool is the whole transaction, proof included, which takes the place of a self claim."
@@ -90,6 +91,7 @@ def measure(pool: Pool, task: Task) -> dict[str, Any]:
         pool.pay(task)
         gas["delegate_first_of_epoch"] = pool.delegate(other)
         gas["delegate_again"] = pool.delegate(one)
+        gas["delegate_unpaid"] = pool.delegate(one)
         gas["delegate_after_unclaimed_epoch"] = pool.delegate(third)
         gas["claim_to_pool"] = paid.gas_used
         gas["distribute"] = _distribution(task, paid)

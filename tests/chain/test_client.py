@@ -11,6 +11,7 @@ from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from hexbytes import HexBytes
 
 from flock_ray.chain import transactions
+from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
@@ -72,12 +73,12 @@ def play(world: World) -> None:
     assert total(world) == supply == world.client.total_supply()
 
 
-def claim(world: World, member: int, earned: dict[str, int]) -> None:
+def claim(world: World, member: int, earned: dict[str, int], to_pool: bool = False) -> None:
     signer = world.members[member]
     amount = earned[signer.address]
     _, tree = world.report(earned)
     proof = tree.proof(reward_leaf(world.domain, TASK, signer.address, amount))
-    world.do(signer, lambda s, c: transactions.claim(s, c, TASK, signer.address, amount, proof))
+    world.do(signer, lambda s, c: transactions.claim(s, c, TASK, signer.address, amount, proof, to_pool))
 
 
 def blocks(run_dir: Path) -> list[dict[str, Any]]:
@@ -144,6 +145,41 @@ def test_a_stake_below_the_minimum_is_a_question_of_funds(world: World) -> None:
         FundsError, match=r"InsufficientStake\(required=3000000000000000000000, given=10000000000000000000\)"
     ):
         world.do(member, lambda s, c: transactions.join(s, c, TASK, 10 * TOKEN, TASK, 1))
+
+
+def test_a_member_with_delegators_is_paid_through_its_pool(world: World) -> None:
+    operator, delegator = world.members[:2]
+    vault, token = world.client.info().vault, world.client.info().token
+
+    def act(signer: Signer, name: str, to: str, function: str, *args: object) -> None:
+        data = contract(name).encode(function, *args)
+        world.do(signer, lambda s, c: [transactions.call(s, c, to, data, 300_000)])
+
+    world.do(world.creator, lambda s, c: transactions.transfer(s, c, [(delegator.address, 1_000 * TOKEN)]))
+    act(operator, "StakeVault", vault, "setAcceptance", True)
+    act(delegator, "FlockToken", token, "approve", vault, 1_000 * TOKEN)
+    act(delegator, "StakeVault", vault, "delegate", operator.address, 1_000 * TOKEN)
+    assert world.client.context(operator.address).free_stake == 1_000 * TOKEN
+    world.create()
+    addresses = [member.address for member in world.members]
+    assert world.client.task_view(TASK).members[0].stake == 3_000 * TOKEN
+    assert world.client.balances(addresses[:2]) == dict(zip(addresses, (1_000 * TOKEN, 0), strict=False))
+    assert world.client.wealth(addresses) == dict.fromkeys(addresses, 3_000 * TOKEN)
+    assert world.client.paid_to_pool(TASK, addresses) == {operator.address}
+    assert world.client.context(operator.address).free_stake == 0
+
+    world.earned = {address: 30 * TOKEN for address in addresses}
+    world.settle(world.report(slashes=[Slash(0, 2_500 * TOKEN)])[0])  # all its own, and a half of its delegator's
+    world.settle(world.report()[0])
+    with pytest.raises(ChainError, match=rf"reverted: PaidToPool\(account={operator.address.lower()}\)"):
+        claim(world, 0, world.earned)
+    claim(world, 0, world.earned, to_pool=True)
+    assert world.client.claimed(TASK, addresses[:2]) == dict(zip(addresses, (30 * TOKEN, 0), strict=False))
+    assert world.client.balances([operator.address])[operator.address] == 1_000 * TOKEN
+    assert world.client.wealth(addresses)[operator.address] == 1_030 * TOKEN  # a delegation earns from tomorrow on
+    assert world.client.releasable(TASK)
+    world.do(delegator, lambda s, c: transactions.release(s, c, TASK, operator.address))
+    assert world.client.context(operator.address).free_stake == 500 * TOKEN
 
 
 def test_a_transaction_for_another_chain_is_refused(world: World) -> None:
