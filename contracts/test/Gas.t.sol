@@ -113,6 +113,33 @@ contract GasTest is Fixture {
         _measure("settle, one joins and one leaves", 153_000);
     }
 
+    /// @dev The most that one settlement moves: 256 slots of one leaver, each of which is filled with another member's.
+    /// forge-config: default.isolate = true
+    function test_LargestChange() public {
+        Terms memory terms = _terms();
+        (terms.numEpochs, terms.maxSlots, terms.minStake) = (8, 256, 1 ether);
+        _create(TASK, terms);
+        for (uint256 i; i < MEMBERS; ++i) {
+            _join(TASK, members[i], i < 2 ? 256 ether : 1 ether);
+        }
+        tasks.start(TASK);
+        vm.prank(members[0]);
+        tasks.resign(TASK);
+        _settle(_report(TASK));
+        _settle(_report(TASK));
+        Report memory report = _report(TASK);
+        uint256[] memory slots = settlement.drawSeats(report.seed, TASK, report.epoch, 262, VOTERS);
+        bytes memory signatures;
+        for (uint256 seat; seat < 3; ++seat) {
+            // 0 ... 0 1 ... 1 2 3 4 5 6 7: from its last slot to its first, the leaver's are filled with 7 6 5 4 3 2 1 ... 1
+            uint256 slot = slots[seat];
+            uint256 key = slot < 250 || slot > 255 ? 2 : slot - 247;
+            signatures = bytes.concat(signatures, _signature(key, settlement.reportDigest(report)));
+        }
+        settlement.settle(report, 7, signatures);
+        _measure("settle, a member with 256 slots leaves", 9_000_000);
+    }
+
     function _settleAndMeasure(string memory transaction, uint256 ceiling) private {
         _settle(_report(TASK));
         _measure(transaction, ceiling);
