@@ -43,6 +43,8 @@ abstract contract Committees is ISettlement, EIP712 {
     error WrongSignatureLength(uint256 expected, uint256 got);
     /// @notice Signature `index` is not by the owner of the seat that it stands for.
     error InvalidSignature(uint256 index, address owner);
+    /// @notice Members join or leave at the settlement of this epoch.
+    error ChangesDue(bytes32 task, uint256 epoch);
     /// @notice The task is not running.
     error NotRunning(bytes32 task);
     /// @notice The report is not the one that was settled last.
@@ -59,11 +61,14 @@ abstract contract Committees is ISettlement, EIP712 {
         return Head(head.seed, head.lastReport, Clocks.unpack(head.clock));
     }
 
-    /// @notice Accounts that hold the voter seats of a running task's next epoch, by seat.
+    /// @notice Accounts that hold the voter seats of a running task's next epoch, by seat. Not for an epoch at whose
+    /// settlement members join or leave: its slots are known before, but stand here only then.
     function committee(bytes32 task) external view returns (address[] memory voters) {
         Clock memory clock = _clockOf(task);
         if (!clock.running) revert NotRunning(task);
         uint256 epoch = uint256(clock.lastSettled) + 1;
+        (uint256 changes,) = registry.dueAt(task, epoch);
+        if (changes != 0) revert ChangesDue(task, epoch);
         return registry.slotOwners(task, _draw(_heads[task].seed, task, epoch, clock));
     }
 

@@ -70,7 +70,17 @@ contract EpochSettlement is Misconduct {
         _heads[task] = StoredHead(seed, 0, Clocks.pack(clock));
     }
 
-    /// @notice Settles the next epoch of a task.
+    /// @inheritdoc ISettlement
+    function expectChange(bytes32 task) external returns (uint256 lastSettled) {
+        if (msg.sender != address(registry)) revert Unauthorized(msg.sender);
+        Clock memory clock = _clockOf(task);
+        clock.changing = true;
+        _heads[task].clock = Clocks.pack(clock);
+        return clock.lastSettled;
+    }
+
+    /// @notice Settles the next epoch of a task. Members that join or leave from this epoch on do so first. The task
+    /// closes with its last epoch, and when the next one would have fewer slots than the voters and one proposer need.
     /// @param report Report of the epoch.
     /// @param seats Bitmap of the voter seats that signed; at least floor(2V / 3) + 1 of the V seats.
     /// @param signatures EIP-2098 signatures (64 bytes each) of `reportDigest(report)`, one for each set bit, ascending.
@@ -80,15 +90,17 @@ contract EpochSettlement is Misconduct {
         Clock memory clock = Clocks.unpack(word);
         bytes32 hash = Reports.hash(report);
         _checkOrder(report, hash, head, clock);
+        if (clock.changing) word = _applyChanges(report, clock);
         _checkSignatures(report, clock, _hashTypedDataV4(hash), seats, signatures);
 
         uint256 epochsLeft;
         unchecked {
             epochsLeft = clock.numEpochs - clock.lastSettled;
-            head.clock = Clocks.settled(word, epochsLeft != 1, ~seats & ((1 << clock.numVoters) - 1));
+            if (epochsLeft == 1) (word, clock.running) = (Clocks.stopped(word), false);
+            head.clock = Clocks.settled(word, ~seats & ((1 << clock.numVoters) - 1));
         }
         head.lastReport = hash;
-        head.seed = keccak256(abi.encode(TAG_SEED, report.seed, report.revealsDigest));
+        head.seed = _nextSeed(report.seed, report.revealsDigest);
         emit EpochSettled(
             report.task,
             report.epoch,
@@ -104,11 +116,12 @@ contract EpochSettlement is Misconduct {
         if (report.slashes.length != 0) {
             registry.slash(report.task, report.epoch, report.slashes, report.relayer);
         }
-        if (epochsLeft == 1) registry.close(report.task);
+        if (!clock.running) registry.close(report.task);
     }
 
     /// @notice Gives up the next epoch when no report for it came in time. Anybody may call; nobody is slashed.
-    /// The model and the report chain stay; the epoch counts; `maxSkips` in a row, or the last epoch, close the task.
+    /// The model, the report chain and the slots stay; the epoch counts. It closes the task if it is the last one, or the
+    /// last of `maxSkips` in a row, or if the next one would have too few slots.
     function abandon(bytes32 task, uint64 epoch) external {
         StoredHead storage head = _heads[task];
         Clock memory clock = Clocks.unpack(head.clock);
@@ -121,7 +134,10 @@ contract EpochSettlement is Misconduct {
         clock.lastSettled += 1;
         clock.skips += 1;
         clock.epochStart = uint40(block.timestamp);
-        clock.running = clock.skips != terms.maxSkips && clock.lastSettled != clock.numEpochs;
+        uint256 nextSlots = clock.numSlots;
+        if (clock.changing) (, nextSlots) = registry.dueAt(task, epoch + 1);
+        clock.running =
+            clock.skips != terms.maxSkips && clock.lastSettled != clock.numEpochs && nextSlots > clock.numVoters;
         head.clock = Clocks.pack(clock);
         head.seed = keccak256(abi.encode(TAG_SKIP, head.seed));
         emit EpochAbandoned(task, epoch, head.seed);
@@ -146,6 +162,29 @@ contract EpochSettlement is Misconduct {
         bytes32 digest = correctionDigest(_requireLast(report), disabled, rewardsRoot, rewardsTotal);
         _checkSignatures(report, _clockOf(report.task), digest, seats, signatures);
         distributor.correct(report.task, rewardsRoot, rewardsTotal);
+    }
+
+    /// @dev Changes are applied here and nowhere else, so that the slots stay those of the last report's committee, which
+    /// may be challenged, or correct, until the next report.
+    /// @param clock Gets the slots of this epoch, and whether the next one has enough.
+    /// @return word The same clock.
+    function _applyChanges(Report calldata report, Clock memory clock) private returns (uint256 word) {
+        uint256 nextSlots;
+        (clock.numSlots, nextSlots, clock.changing) = registry.applyChanges(report.task, report.epoch);
+        clock.running = nextSlots > clock.numVoters;
+        return Clocks.pack(clock);
+    }
+
+    /// @dev `keccak256(abi.encode(TAG_SEED, seed, revealsDigest))`.
+    function _nextSeed(bytes32 seed, bytes32 revealsDigest) private pure returns (bytes32 next) {
+        bytes32 tag = TAG_SEED;
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, tag)
+            mstore(add(words, 32), seed)
+            mstore(add(words, 64), revealsDigest)
+            next := keccak256(words, 96)
+        }
     }
 
     function _checkOrder(Report calldata report, bytes32 hash, StoredHead storage head, Clock memory clock)

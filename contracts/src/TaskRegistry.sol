@@ -9,15 +9,19 @@ import {EmissionController} from "./EmissionController.sol";
 import {Head, ISettlement} from "./ISettlement.sol";
 import {RewardDistributor} from "./RewardDistributor.sol";
 import {StakeVault} from "./StakeVault.sol";
+import {Change, Membership, Roster} from "./libraries/Membership.sol";
 import {Slash} from "./libraries/Reports.sol";
 import {TaskTerms, Terms} from "./libraries/TaskTerms.sol";
 
 /// @title Tasks, their terms and members
 /// @notice Creates tasks, whose pools go to the distributor, lets members join with a stake, starts, closes and refunds.
 /// Stakes lie in the vault, locked task by task, so that none answers for two; no token lies here. What a committee
-/// decided comes in through `EpochSettlement` only; a slash takes at most what is left of a stake.
+/// decided comes in through `EpochSettlement` only; a slash takes at most what is left of a stake. Who joins or leaves
+/// while a task runs does so for committees of `maxUnsettled` + 1 epochs later: no epoch that may be in training already is
+/// drawn anew.
 /// @dev The token must be a plain ERC-20 (no fee on transfer, supply below 2^128); `FlockToken` is.
 contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
+    using Membership for Roster;
     using SafeERC20 for IERC20;
 
     /// @notice Life of a task.
@@ -29,14 +33,20 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     }
 
     /// @notice A member: its account (also its signing address), locked stake left in wei, slots, and hash-chain tip.
+    /// @param leaving Whether it asked to leave.
+    /// @param leftAt Unix time at which it left, zero while it is in.
     struct Member {
         address account;
         uint128 stake;
         uint32 slots;
         bytes32 chainTip;
+        bool leaving;
+        uint40 leftAt;
     }
 
     /// @notice Everything about a task but its members, gathered from the three contracts.
+    /// @dev `numMembers` counts those that left too, `numSlots` is that of the epoch that was settled last. `numChanges`
+    /// joined or left while it ran, or asked to; the slots show the first `numApplied` of these changes.
     struct TaskInfo {
         Terms terms;
         address creator;
@@ -52,12 +62,17 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         bytes32 lastReport;
         uint32 numMembers;
         uint32 numSlots;
+        uint32 numChanges;
+        uint32 numApplied;
     }
 
-    /// @dev A member without its stake, which the vault knows.
+    /// @dev A member without its stake, which the vault knows, and with the slot at which its own began.
     struct StoredMember {
         address account;
-        uint32 slots;
+        uint16 slots;
+        uint32 firstSlot;
+        uint40 leftAt;
+        bool leaving;
         bytes32 chainTip;
     }
 
@@ -96,7 +111,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @notice The only contract that slashes and closes running tasks.
     ISettlement public immutable settlement;
 
-    /// @notice Seconds from the end of a running task in which its members' stakes stay locked for late evidence; zero: none.
+    /// @notice Seconds from the end of a running task, or from the time at which a member left it, in which stakes stay locked
+    /// for late evidence; zero: none.
     uint64 public immutable evidenceWindow;
 
     /// @notice Whether anybody may create tasks, or only accounts with `CREATOR_ROLE`.
@@ -106,7 +122,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     mapping(bytes32 task => State) private _states;
     mapping(bytes32 task => mapping(uint256 index => StoredMember)) private _members;
     mapping(bytes32 task => mapping(address account => uint256)) private _indexPlusOne;
-    mapping(bytes32 task => mapping(uint256 slot => address)) private _slotOwners;
+    mapping(bytes32 task => Roster) private _rosters;
 
     /// @notice Creation was opened to everybody, or closed to all but `CREATOR_ROLE`.
     event OpenToAllSet(bool openToAll);
@@ -116,6 +132,10 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     event Joined(
         bytes32 indexed task, address indexed account, uint256 index, uint128 stake, uint32 slots, bytes32 chainTip
     );
+    /// @notice A member asked to join or to leave a running task, from this epoch on.
+    event ChangeAnnounced(bytes32 indexed task, address indexed account, uint256 index, bool leaves, uint256 epoch);
+    /// @notice A member is out; its stake still answers for what it did.
+    event Left(bytes32 indexed task, address indexed account);
     /// @notice A task's first epoch began.
     event Started(bytes32 indexed task, bytes32 seed, uint32 numMembers, uint32 numSlots);
     /// @notice A member lost stake; `rewarded` of it to whoever brought the slash, the rest to the pool.
@@ -141,8 +161,12 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     error JoinClosed(uint64 joinDeadline);
     /// @notice All places are taken.
     error TaskFull(uint32 maxMembers);
-    /// @notice The account is a member already.
+    /// @notice The account is a member already, or was one: an account joins a task once.
     error AlreadyMember(address account);
+    /// @notice The member asked to leave already.
+    error AlreadyLeaving(address account);
+    /// @notice The change would take effect after the last epoch.
+    error TooLate(uint256 epoch, uint256 numEpochs);
     /// @notice The account is no member.
     error NotMember(address account);
     /// @notice The stake buys no slot.
@@ -227,16 +251,56 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
 
     /// @notice Joins a task with a stake: locks so much of what the caller and its delegators have in the vault. A caller with
     /// delegators is paid for this task through its pool, for good (`RewardDistributor.claimToPool`).
-    /// @param task Task that is joining.
+    /// While the task runs, its committees draw on the new slots from `maxUnsettled` + 1 epochs after the next one on.
+    /// @param task Task that is joining or running.
     /// @param amount Stake in wei; every whole `minStake` of it is a slot, up to `maxSlots`.
     /// @param chainTip Tip of the member's hash chain, whose preimages it reveals epoch by epoch.
     function join(bytes32 task, uint128 amount, bytes32 chainTip) external nonReentrant {
-        State storage state = _requireStatus(task, Status.Joining);
+        State storage state = _states[task];
         Terms storage terms = _terms[task];
-        if (block.timestamp >= terms.joinDeadline) revert JoinClosed(terms.joinDeadline);
+        if (state.status != Status.Running) {
+            _requireStatus(task, Status.Joining);
+            if (block.timestamp >= terms.joinDeadline) revert JoinClosed(terms.joinDeadline);
+        }
         uint32 slots = _enter(task, state, terms, amount, chainTip);
         emit Joined(task, msg.sender, state.numMembers - 1, amount, slots, chainTip);
         _lock(task, amount);
+    }
+
+    /// @notice Asks to leave a running task. The caller serves in committees for another `maxUnsettled` + 1 epochs, and
+    /// its stake answers for an evidence window after that. What it earned stays its own.
+    function resign(bytes32 task) external {
+        _requireStatus(task, Status.Running);
+        uint256 index = indexOf(task, msg.sender);
+        StoredMember storage member = _memberAt(task, index);
+        if (member.leaving) revert AlreadyLeaving(msg.sender);
+        member.leaving = true;
+        _announce(task, uint32(index), member.slots, true);
+    }
+
+    /// @notice Applies the changes that are due to the slots, before the committee of the epoch to settle is drawn.
+    /// @param task Running task.
+    /// @param epoch Epoch that is settled now.
+    /// @return numSlots Slots of this epoch.
+    /// @return nextSlots Slots of the next epoch.
+    /// @return waiting Whether changes wait for a later epoch.
+    function applyChanges(bytes32 task, uint256 epoch)
+        external
+        onlySettlement
+        returns (uint32 numSlots, uint32 nextSlots, bool waiting)
+    {
+        Roster storage roster = _rosters[task];
+        State storage state = _states[task];
+        numSlots = state.numSlots;
+        (uint32 end, uint32 then) = roster.due(epoch, numSlots);
+        for (uint32 number = roster.applied; number < end; ++number) {
+            Change storage change = roster.changes[number];
+            _apply(task, roster, change, numSlots);
+            numSlots = change.leaves ? numSlots - change.slots : numSlots + change.slots;
+        }
+        (roster.applied, state.numSlots) = (end, then);
+        (, nextSlots) = roster.due(epoch + 1, then);
+        waiting = end != roster.announced;
     }
 
     /// @notice Starts the first epoch. The creator may at any time, anybody once the task is full or joining has ended.
@@ -272,11 +336,12 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         emit Refunded(task, distributor.refund(task, state.creator));
     }
 
-    /// @notice Releases what is left of a member's stake in the vault, from `releasableAt` on. Anybody may call.
+    /// @notice Releases what is left of a member's stake in the vault: from `releasableAt` on, or when the evidence window is
+    /// over after it left. Anybody may call.
     function release(bytes32 task, address account) external nonReentrant {
-        _requireStatus(task, Status.Closed);
-        indexOf(task, account);
-        uint256 from = releasableAt(task);
+        uint256 leftAt = _memberAt(task, indexOf(task, account)).leftAt;
+        if (leftAt == 0) _requireStatus(task, Status.Closed);
+        uint256 from = leftAt == 0 ? releasableAt(task) : leftAt + evidenceWindow;
         if (block.timestamp < from) revert EvidenceWindowOpen(from);
         uint256 amount = vault.unlock(task, account);
         if (amount == 0) revert NothingToRelease(account);
@@ -332,7 +397,9 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
             rewardsRoot: money.root,
             lastReport: head.lastReport,
             numMembers: state.numMembers,
-            numSlots: state.numSlots
+            numSlots: state.numSlots,
+            numChanges: _rosters[task].announced,
+            numApplied: _rosters[task].applied
         });
     }
 
@@ -345,7 +412,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     function memberAt(bytes32 task, uint256 index) external view returns (Member memory) {
         StoredMember storage member = _memberAt(task, index);
         address account = member.account;
-        return Member(account, uint128(vault.lockedStake(task, account)), member.slots, member.chainTip);
+        uint128 stake = uint128(vault.lockedStake(task, account));
+        return Member(account, stake, member.slots, member.chainTip, member.leaving, member.leftAt);
     }
 
     /// @notice Unix time from which the stakes of a closed task may be released; zero if it never ran.
@@ -361,12 +429,24 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         return indexPlusOne - 1;
     }
 
-    /// @notice Accounts that own the given slots, in their order.
+    /// @notice A change that was asked for while the task ran, in their order; all zero if there is none with this number.
+    function changeAt(bytes32 task, uint256 number) external view returns (Change memory) {
+        return _rosters[task].changes[number];
+    }
+
+    /// @notice How many changes the settlement of an epoch applies if it is the next one, and the slots after them.
+    function dueAt(bytes32 task, uint256 epoch) external view returns (uint256 changes, uint256 numSlots) {
+        Roster storage roster = _rosters[task];
+        (changes, numSlots) = roster.due(epoch, _states[task].numSlots);
+        changes -= roster.applied;
+    }
+
+    /// @notice Accounts that own the given slots, in their order, in the epoch that was settled last.
     function slotOwners(bytes32 task, uint256[] calldata slots) external view returns (address[] memory) {
-        mapping(uint256 slot => address) storage ownerOf = _slotOwners[task];
+        mapping(uint256 slot => uint256) storage holdings = _rosters[task].slots;
         bytes4 unknown = UnknownSlot.selector;
         assembly ("memory-safe") {
-            mstore(32, ownerOf.slot)
+            mstore(32, holdings.slot)
             let answer := mload(0x40)
             mstore(answer, 32)
             mstore(add(answer, 32), slots.length)
@@ -375,7 +455,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
             for { let from := slots.offset } lt(at, end) { at := add(at, 32) } {
                 let slot := calldataload(from)
                 mstore(0, slot)
-                let owner := sload(keccak256(0, 64))
+                let owner := shr(96, sload(keccak256(0, 64)))
                 if iszero(owner) {
                     mstore(0, unknown)
                     mstore(4, slot)
@@ -398,8 +478,10 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         private
         returns (uint32 slots)
     {
+        Roster storage roster = _rosters[task];
+        bool running = state.status == Status.Running;
         uint32 index = state.numMembers;
-        if (index == terms.maxMembers) revert TaskFull(index);
+        if (index - (running ? roster.left : 0) == terms.maxMembers) revert TaskFull(terms.maxMembers);
         if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
         if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
         if (chainTip == 0) revert InvalidChainTip();
@@ -407,13 +489,36 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         uint128 affordable = amount / terms.minStake;
         slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
         uint32 firstSlot = state.numSlots;
-        _members[task][index] = StoredMember(msg.sender, slots, chainTip);
-        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
-        for (uint256 i; i < slots; ++i) {
-            _slotOwners[task][firstSlot + i] = msg.sender;
+        if (running) {
+            firstSlot = _announce(task, index, slots, false);
+        } else {
+            roster.fill(msg.sender, firstSlot, slots);
+            state.numSlots = firstSlot + slots;
         }
+        _members[task][index] = StoredMember(msg.sender, uint16(slots), firstSlot, 0, false, chainTip);
+        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
         state.numMembers = index + 1;
-        state.numSlots = firstSlot + slots;
+    }
+
+    /// @dev Queues a change for the first epoch that nobody can be training yet.
+    function _announce(bytes32 task, uint32 index, uint32 slots, bool leaves) private returns (uint32 firstSlot) {
+        Terms storage terms = _terms[task];
+        uint256 epoch = settlement.expectChange(task) + uint256(terms.maxUnsettled) + 2;
+        if (epoch > terms.numEpochs) revert TooLate(epoch, terms.numEpochs);
+        Change memory change = Change(index, slots, uint32(epoch), leaves);
+        emit ChangeAnnounced(task, msg.sender, index, leaves, epoch);
+        return _rosters[task].announce(change, _states[task].numSlots);
+    }
+
+    /// @dev Applies one change to the slots, of which there are `numSlots`.
+    function _apply(bytes32 task, Roster storage roster, Change storage change, uint32 numSlots) private {
+        StoredMember storage member = _members[task][change.member];
+        address account = member.account;
+        if (!change.leaves) return roster.fill(account, numSlots, change.slots);
+        member.leftAt = uint40(block.timestamp);
+        roster.left += 1;
+        emit Left(task, account);
+        roster.vacate(account, member.firstSlot, change.slots, numSlots);
     }
 
     /// @dev Locks the caller's stake. Delegators that answer for the task have their part of what it earns: fixed here, so that

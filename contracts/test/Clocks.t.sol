@@ -10,14 +10,13 @@ contract ClocksTest is Base {
         vm.assertEq(keccak256(abi.encode(again)), keccak256(abi.encode(clock)));
     }
 
-    function testFuzz_SettledMovesWhatItShould(Clock memory clock, bool running, uint96 absent, uint40 time) public {
+    function testFuzz_SettledMovesWhatItShould(Clock memory clock, uint96 absent, uint40 time) public {
         if (clock.lastSettled == type(uint24).max) clock.lastSettled = 0;
         vm.warp(time);
-        uint256 word = Clocks.settled(Clocks.pack(clock), running, absent);
+        uint256 word = Clocks.settled(Clocks.pack(clock), absent);
         clock.lastSettled += 1;
         clock.skips = 0;
         clock.epochStart = time;
-        clock.running = running;
         clock.absent = absent;
         vm.assertEq(word, Clocks.pack(clock));
     }

@@ -206,27 +206,22 @@ contract TaskRegistryTest is Fixture {
         _join(TASK, members[5], STAKE);
     }
 
-    function test_JoinNeedsJoiningTask() public {
+    function test_JoinNeedsOpenTask() public {
         vm.expectRevert(
             abi.encodeWithSelector(
                 TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.None
             )
         );
         _join(TASK, members[0], STAKE);
-        Terms memory terms = _terms();
-        terms.maxMembers = 20;
-        _create(TASK, terms);
-        for (uint256 i; i < 5; ++i) {
-            _join(TASK, members[i], STAKE);
-        }
-        vm.prank(CREATOR);
-        tasks.start(TASK);
+        _run(TASK, _terms());
+        _abandon(1);
+        _abandon(2);
         vm.expectRevert(
             abi.encodeWithSelector(
-                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Closed
             )
         );
-        _join(TASK, members[5], STAKE);
+        _join(TASK, members[0], STAKE);
     }
 
     function test_UnknownMembers() public {

@@ -37,6 +37,7 @@ from flock_ray.chain.views import (
     Waiting,
 )
 from flock_ray.errors import ChainError, ConfigError, WrongChainError
+from flock_ray.protocol.roster import Change
 
 __all__ = ["Addresses", "ChainClient", "ChainInfo", "ChainSpec", "TaskView", "TxContext", "TxReceipt"]
 
@@ -72,7 +73,7 @@ class ChainClient:
             if spec.token or spec.task or spec.settlement:
                 self.set_contracts(Addresses(spec.token, spec.task, spec.settlement))
             outbox = Outbox(folder / "outbox.sqlite")
-            self._settler = Settler(self._node, self._relayer, outbox, self._timeout, spec.max_fee)
+            self._settler = Settler(self._node, self._relayer, outbox, self._timeout, spec.max_fee, spec.fixed_members)
             self._finality = State(spec.finality)
         except BaseException:
             self._node.close()
@@ -157,7 +158,7 @@ class ChainClient:
     def task_view(self, task: bytes) -> TaskView:
         """State of a task with its members; status NONE for an unknown one."""
         (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
-        terms, creator, status, *state, num_members, num_slots = info
+        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied = info
         rest = dict(zip(_STATE_FIELDS, state, strict=True))
         return TaskView(
             terms=TaskTerms(*terms),
@@ -165,12 +166,14 @@ class ChainClient:
             status=TaskStatus(status),
             num_slots=num_slots,
             members=tuple(self._member(task, index) for index in range(num_members)),
+            changes=tuple(self._change(task, number) for number in range(num_changes)),
+            num_applied=num_applied,
             **rest,
         )
 
-    def settle(self, report: Report, seats: int, signatures: bytes) -> TxReceipt:
+    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0) -> TxReceipt:
         """Settle an epoch, or find that this very report settled it; see `Settler.settle`."""
-        return self._settler.settle(self._addresses.settlement, report, seats, signatures)
+        return self._settler.settle(self._addresses.settlement, report, seats, signatures, changed_slots)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until all settlements are as sure as `spec.finality` says; see `Settler.confirm`."""
@@ -244,6 +247,9 @@ class ChainClient:
     def _member(self, task: bytes, index: int) -> MemberView:
         ((account, *rest),) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
         return MemberView(to_checksum_address(account), *rest)
+
+    def _change(self, task: bytes, number: int) -> Change:
+        return Change(*self._read("TaskRegistry", self._addresses.task, "changeAt", task, number)[0])
 
     def _read(self, name: str, address: str, function: str, *args: Any) -> tuple[Any, ...]:
         if not address:

@@ -53,7 +53,9 @@ class _Watch:
 class Settler:
     """The relayer's sending side: one node, one key, one journal, one thread."""
 
-    def __init__(self, node: Node, relayer: Signer, outbox: Outbox, timeout: float, max_fee: int) -> None:
+    def __init__(
+        self, node: Node, relayer: Signer, outbox: Outbox, timeout: float, max_fee: int, fixed_members: bool = False
+    ) -> None:
         """Settle through `node`.
 
         Args:
@@ -62,17 +64,21 @@ class Settler:
             outbox: the journal.
             timeout: seconds to wait for a receipt while the chain answers.
             max_fee: most to pay, wei a gas.
+            fixed_members: send no report of a task whose members change; `settle` raises ChainError then.
         """
         self._node = node
         self._relayer = relayer
         self._outbox = outbox
         self._timeout = timeout
         self._max_fee = max_fee
+        self._fixed_members = fixed_members
         self._outage = 0.0
         self._closed = Event()
         self.waiting: Waiting | None = None
 
-    def settle(self, settlement: str, report: Report, seats: int, signatures: bytes) -> TxReceipt:
+    def settle(
+        self, settlement: str, report: Report, seats: int, signatures: bytes, changed_slots: int = 0
+    ) -> TxReceipt:
         """Settle an epoch, or find that this very report settled it. While the chain does not answer, this waits.
 
         Args:
@@ -80,6 +86,7 @@ class Settler:
             report: of the epoch after the last settled, or one whose predecessors are in the journal.
             seats: bitmap of the voter seats that signed.
             signatures: EIP-2098, 64 bytes each, in the order of seats.
+            changed_slots: slots of the members that join or leave with this epoch (`TaskView.changed_slots`).
 
         Raises:
             EpochAbandonedError: the epoch was given up before.
@@ -90,7 +97,7 @@ class Settler:
         """
         digest = report_hash(report)
         name = intent_id(self._node.chain_id, settlement, digest)
-        data, gas = settle_call(report, seats, signatures), settle_gas(report, seats)
+        data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, changed_slots)
         intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
         self._outbox.plan(intent)
         self._patiently(report.epoch, self._recheck)
@@ -177,9 +184,14 @@ class Settler:
     def _step(self, intent: Intent, watch: _Watch) -> TxReceipt | None:
         """One look and what follows from it; the receipt once the report is settled."""
         nonce = self._node.mined_nonce(self._relayer.address)  # first: the state below is then not older
-        last = self._last_settled(intent)
+        last, changing = self._head(intent)
         if last >= intent.epoch:
             return self._found(intent, watch)
+        if changing and self._fixed_members:
+            raise ChainError(
+                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs: later committees are"
+                " drawn from others than this run began with, and a run does not follow that yet"
+            )
         earlier = self._outbox.signed(intent.contract, intent.task, last + 1) if last + 1 < intent.epoch else None
         if earlier is not None:  # taken back: it goes first
             self._carry(earlier)
@@ -191,13 +203,14 @@ class Settler:
             self._send(intent, self._sign(intent, self._node.nonce(self._relayer.address)), watch)
         return None
 
-    def _last_settled(self, intent: Intent) -> int:
+    def _head(self, intent: Intent) -> tuple[int, bool]:
+        """Number of the task's last settled epoch, and whether members that join or leave wait."""
         answer = self._call(intent.contract, "EpochSettlement", "headOf", intent.task)
         try:
-            ((_, _, (last_settled, *_)),) = contract("EpochSettlement").decode("headOf", answer)
+            ((_, _, (last_settled, *_, changing, _)),) = contract("EpochSettlement").decode("headOf", answer)
         except ValueError:  # the contract was there when the run began: a node amid a reorganization, or far behind
             raise ChainUnreachableError(f"no contract at {intent.contract} as the chain is told now") from None
-        return int(last_settled)
+        return last_settled, changing
 
     def _found(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
         """Receipt of the transaction that settled the report, which is then journalled."""
@@ -234,7 +247,7 @@ class Settler:
         try:
             self._node.call(intent.contract, intent.data, self._relayer.address)
         except Reverted as reverted:
-            if self._last_settled(intent) != last:
+            if self._head(intent)[0] != last:
                 return False
             raise revert_error(f"the settlement of epoch {intent.epoch}", reverted.data) from None
         return True

@@ -43,7 +43,7 @@ MAX_SLOTS = 256  # of one member (TaskTerms.MAX_SLOTS)
 _DEPLOY_GAS = {
     "FlockToken": 2_100_000,
     "EmissionController": 1_000_000,
-    "TaskRegistry": 5_200_000,
+    "TaskRegistry": 6_500_000,
     "RewardDistributor": 3_300_000,
     "EpochSettlement": 5_700_000,
     "StakeVault": 4_500_000,
@@ -55,10 +55,11 @@ _CREATE_GAS = 350_000
 _STAKE_GAS = 150_000
 _JOIN_GAS, _SLOT_GAS = 230_000, 28_000
 _START_GAS = 120_000
+_RESIGN_GAS = 130_000
 _CLAIM_GAS, _PROOF_GAS = 130_000, 2_500
 _POOL_GAS = 110_000
 _RELEASE_GAS = 80_000
-_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS = 220_000, 16_000, 50_000, 60_000
+_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS, _CHANGE_GAS = 220_000, 16_000, 50_000, 60_000, 50_000
 
 
 class _Batch:
@@ -185,6 +186,8 @@ def create_task(signer: Signer, ctx: TxContext, task: bytes, terms: TaskTerms, g
 def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, slots: int = MAX_SLOTS) -> list[bytes]:
     """Join a task with a stake, and put into the vault before what is missing of it there.
 
+    A task that runs counts the member in from `roster.due_epoch` on.
+
     Args:
         signer: the member.
         ctx: its context.
@@ -202,6 +205,13 @@ def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, s
         batch.pay(ctx.vault, missing, "the stake")
         batch.add(ctx.vault, contract("StakeVault").encode("stake", missing), _STAKE_GAS)
     batch.add(ctx.task, contract("TaskRegistry").encode("join", task, amount, tip), _JOIN_GAS + slots * _SLOT_GAS)
+    return batch.raws
+
+
+def resign(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
+    """Leave a running task from `roster.due_epoch` on; the stake is released an evidence window after that."""
+    batch = _Batch(signer, ctx)
+    batch.add(ctx.task, contract("TaskRegistry").encode("resign", task), _RESIGN_GAS)
     return batch.raws
 
 
@@ -240,7 +250,10 @@ def claim(
 
 
 def release(signer: Signer, ctx: TxContext, task: bytes, account: str) -> list[bytes]:
-    """Release the rest of an account's stake from a closed task; it stays in the vault, free for another."""
+    """Release the rest of an account's stake from a task that is closed, or that it left long enough ago.
+
+    It stays in the vault, free for another task.
+    """
     batch = _Batch(signer, ctx)
     batch.add(ctx.task, contract("TaskRegistry").encode("release", task, account), _RELEASE_GAS)
     return batch.raws
@@ -257,10 +270,10 @@ def settle_call(report: Report, seats: int, signatures: bytes) -> bytes:
     return contract("EpochSettlement").encode("settle", astuple(report), seats, signatures)
 
 
-def settle_gas(report: Report, seats: int) -> int:
-    """Gas limit of that call."""
+def settle_gas(report: Report, seats: int, changed_slots: int = 0) -> int:
+    """Gas limit of that call; `changed_slots` belong to members that join or leave with this epoch."""
     slashes = len(report.slashes) * _SLASH_GAS + bool(report.slashes) * _PAY_OUT_GAS
-    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + slashes
+    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + slashes + changed_slots * _CHANGE_GAS
 
 
 def settle(signer: Signer, ctx: TxContext, report: Report, seats: int, signatures: bytes) -> bytes:

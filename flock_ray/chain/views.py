@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
+
+from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
 from flock_ray.errors import ChainError
 
@@ -47,6 +50,7 @@ class ChainSpec:
         confirmation_timeout: seconds to wait for a receipt while the chain answers.
         max_fee: most that the relayer pays, wei a gas.
         finality: how sure the settlements must be in the end: `mined`, `safe` or `finalized`.
+        fixed_members: settle no epoch of a task once members have asked to join or to leave it while it runs.
     """
 
     backend: str
@@ -62,6 +66,7 @@ class ChainSpec:
     confirmation_timeout: float
     max_fee: int = MAX_FEE
     finality: str = "mined"
+    fixed_members: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,12 +271,16 @@ class MemberView:
         stake: what the task still has locked of it, wei.
         slots: fixed at joining.
         chain_tip: tip of the member's hash chain.
+        leaving: whether it asked to leave.
+        left_at: time at which it left, 0 while it is in.
     """
 
     account: str
     stake: int
     slots: int
     chain_tip: bytes
+    leaving: bool
+    left_at: int
 
 
 @dataclass(frozen=True)
@@ -291,8 +300,10 @@ class TaskView:
         claimed: rewards paid so far, wei.
         rewards_root: Merkle root of cumulative rewards, from which claims are paid.
         last_report: hash of the last settled report.
-        num_slots: slots of all members.
-        members: in registration order.
+        num_slots: slots of the epoch that was settled last.
+        members: in registration order, those that left among them.
+        changes: of the members since the start, in the order in which they were asked for.
+        num_applied: how many of these the slots show.
     """
 
     terms: TaskTerms
@@ -309,3 +320,23 @@ class TaskView:
     last_report: bytes
     num_slots: int
     members: tuple[MemberView, ...]
+    changes: tuple[Change, ...]
+    num_applied: int
+
+    @cached_property
+    def roster(self) -> Roster:
+        """The slots of the epoch that was settled last, and the changes that wait."""
+        joined_later = sum(not change.leaves for change in self.changes)
+        slots = founders(member.slots for member in self.members[: len(self.members) - joined_later])
+        for change in self.changes[: self.num_applied]:
+            slots = change_slots(slots, change)
+        return Roster(slots, self.changes[self.num_applied :])
+
+    def changed_slots(self, epoch: int) -> int:
+        """Slots of the members that join or leave at an epoch's settlement, if it is the next one."""
+        waiting = self.roster.waiting
+        return sum(one.slots for one in waiting[: len(waiting) - len(self.roster.settled(epoch).waiting)])
+
+    def slot_owners(self, epoch: int) -> tuple[int, ...]:
+        """Member of each slot of a later epoch, if every epoch until then is settled; see `Roster.at`."""
+        return self.roster.at(self.last_settled, epoch).owners

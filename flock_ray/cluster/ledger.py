@@ -197,6 +197,7 @@ class ChainLedger:
             confirmation_timeout=chain.confirmation_timeout,
             max_fee=chain.max_fee_gwei * GWEI,
             finality=chain.finality.value,
+            fixed_members=True,
         )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor = ChainActor.options(name="chain", scheduling_strategy=here).remote()
@@ -289,6 +290,11 @@ class ChainLedger:
             started = start(self._creator, self._ask("context", self._creator.address), self._task)
             self._ask("broadcast", started, 0)
             view = self._ask("task_view", self._task)
+        if view.changes:
+            raise ChainError(
+                f"members joined or left task 0x{self._task.hex()} on this chain after it started, and a run does not"
+                " follow that yet; choose another seed"
+            )
         accounts = tuple(member.account for member in view.members)
         if accounts != tuple(self._accounts.values()):
             raise ChainError(

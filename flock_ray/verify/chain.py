@@ -127,6 +127,7 @@ class ChainCheck:
         }
         hold(info["terms"], found, "terms on chain")
         hold(info["numMembers"], len(state.members), "number of members on chain")
+        hold(info["numChanges"], 0, "members that joined or left while the task ran")
         for number, member in enumerate(state.members):
             on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
             expected = {"account": member.account.lower(), "slots": member.slots, "chainTip": to_hex(member.chain_tip)}

@@ -29,6 +29,7 @@ MAKERS: dict[str, Callable[[Signer, TxContext], Any]] = {
     "transfer": lambda s, c: transactions.transfer(s, c, [(s.address, 10**21 - 1), (s.address, 1)]),
     "create_task": lambda s, c: transactions.create_task(s, c, TASK, TERMS, TASK),
     "join": lambda s, c: transactions.join(s, c, TASK, 10**21, TASK),
+    "resign": lambda s, c: transactions.resign(s, c, TASK),
     "start": lambda s, c: transactions.start(s, c, TASK),
     "claim": lambda s, c: transactions.claim(s, c, TASK, s.address, 5, [TASK]),
     "claim_to_pool": lambda s, c: transactions.claim(s, c, TASK, s.address, 5, [TASK], to_pool=True),

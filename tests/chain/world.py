@@ -57,7 +57,8 @@ class World:
         assert (info.distributor, info.vault) == (addresses.distributor, addresses.vault)
         self.domain = Domain(info.chain_id, info.settlement, info.distributor)
 
-    def create(self, task: bytes = TASK, **changes: object) -> None:
+    def create(self, task: bytes = TASK, slots: Sequence[int] | None = None, **changes: object) -> None:
+        """A running task whose first members have so many slots each; by default all, with as many as they may."""
         defaults: dict[str, object] = {
             "terms_hash": keccak(b"terms"), "model_hash": keccak(b"model"), "target_set_hash": bytes(32),
             "pool": 1_000 * TOKEN, "min_stake": 3_000 * TOKEN, "max_slots": 1, "num_voters": 4, "num_proposers": 1,
@@ -66,14 +67,18 @@ class World:
             "join_deadline": GENESIS_TIME + 1_000, "fixed_genesis": True,
         }  # fmt: skip
         terms = TaskTerms(**{**defaults, **changes})  # type: ignore[arg-type]
-        stake = terms.min_stake * terms.max_slots
-        grants = [(member.address, stake) for member in self.members]
+        slots = [terms.max_slots] * len(self.members) if slots is None else slots
+        stakes = [terms.min_stake * count for count in slots]
+        grants = [(member.address, stake) for member, stake in zip(self.members, stakes, strict=False)]
         self.do(self.creator, lambda s, c: transactions.transfer(s, c, grants))
         self.do(self.creator, lambda s, c: transactions.create_task(s, c, task, terms, fixed_genesis(RUN_SEED)))
-        for member in self.members:
-            tip = keccak(member.address.encode())
-            self.do(member, lambda s, c, tip=tip: transactions.join(s, c, task, stake, tip, terms.max_slots))  # type: ignore[misc]
+        for member, stake in zip(self.members, stakes, strict=False):
+            self.join(member, stake, terms.max_slots, task)
         self.do(self.creator, lambda s, c: transactions.start(s, c, task))
+
+    def join(self, member: Signer, stake: int, slots: int = 1, task: bytes = TASK) -> None:
+        tip = keccak(member.address.encode())
+        self.do(member, lambda s, c: transactions.join(s, c, task, stake, tip, slots))
 
     def report(
         self, earned: dict[str, int] | None = None, slashes: Sequence[Slash] = (), task: bytes = TASK
@@ -98,11 +103,11 @@ class World:
 
     def voters(self, task: bytes = TASK) -> list[Signer]:
         view = self.client.task_view(task)
-        owners = [
-            signer for signer, member in zip(self.members, view.members, strict=True) for _ in range(member.slots)
-        ]
-        seats = draw_seats(view.seed, task, view.last_settled + 1, view.num_slots, view.terms.num_voters)
-        return [owners[slot] for slot in seats]
+        signers = {signer.address: signer for signer in self.members}
+        epoch = view.last_settled + 1
+        owners = view.slot_owners(epoch)
+        seats = draw_seats(view.seed, task, epoch, len(owners), view.terms.num_voters)
+        return [signers[view.members[owners[slot]].account] for slot in seats]
 
     def sign(self, report: Report, seats: int) -> bytes:
         digest = report_digest(self.domain, report)
@@ -111,6 +116,7 @@ class World:
 
     def settle(self, report: Report, seats: int = 0b1111) -> TxReceipt:
         self.epoch = report.epoch
-        receipt = self.client.settle(report, seats, self.sign(report, seats))
+        changed = self.client.task_view(report.task).changed_slots(report.epoch)
+        receipt = self.client.settle(report, seats, self.sign(report, seats), changed)
         assert self.client.task_view(report.task).last_report == report_hash(report)
         return receipt

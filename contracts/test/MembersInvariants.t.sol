@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Base} from "./Base.sol";
+import {Fixture} from "./Fixture.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
+import {Change} from "../src/libraries/Membership.sol";
+import {Report} from "../src/libraries/Reports.sol";
+import {Terms} from "../src/libraries/TaskTerms.sol";
+
+/// @notice Joins, leaves, settles, abandons, challenges and releases in any order, beside a plain model of the slots: a
+/// list of tokens from which those of a leaver are taken one by one.
+contract MembersHandler is Fixture {
+    /// @notice A slot of the model: whose it is, and which of its owner's.
+    struct Token {
+        uint256 member;
+        uint256 number;
+    }
+
+    /// @notice A change that the model was told of.
+    struct Asked {
+        uint256 member;
+        bool leaves;
+        uint256 epoch;
+    }
+
+    uint32 private constant LAG = 2;
+    uint32 private constant MAX_MEMBERS = 9;
+    uint32 private constant LONG = 400;
+
+    uint256 public numTasks;
+    bytes32 public task;
+    uint256 public unexpected;
+    uint256 private _nextKey = 1000;
+
+    Token[] private _slots;
+    Asked[] private _asked;
+    uint256 private _applied;
+    address[] private _joined;
+    mapping(bytes32 task => mapping(uint256 member => bool)) private _resigned;
+    mapping(bytes32 task => mapping(uint256 member => uint256)) private _leftAt;
+    mapping(bytes32 task => mapping(uint256 member => bool)) private _released;
+    address[] private _lastVoters;
+    bytes private _lastReport;
+
+    function setUp() public override {
+        super.setUp();
+        _begin();
+    }
+
+    /// @notice An account that was in no task joins, and may do so exactly while there is a place and time.
+    function join(uint256 slots) external {
+        _goOn();
+        slots = bound(slots, 1, 3);
+        address account = vm.addr(++_nextKey);
+        keys[account] = _nextKey;
+        _enrol(account, 3 * STAKE);
+        uint256 places;
+        for (uint256 i; i < _joined.length; ++i) {
+            if (_leftAt[task][i] == 0) ++places;
+        }
+        bool allowed = places < MAX_MEMBERS && _due() <= LONG;
+        vm.prank(account);
+        try tasks.join(task, uint128(slots) * STAKE, keccak256("tip")) {
+            if (!allowed) ++unexpected;
+            _asked.push(Asked(_joined.length, false, _due()));
+            _joined.push(account);
+        } catch {
+            if (allowed) ++unexpected;
+        }
+    }
+
+    /// @notice A member leaves; one that has asked to already, or is out, may not.
+    function resign(uint256 member) external {
+        _goOn();
+        member %= _joined.length;
+        bool allowed = !_resigned[task][member] && _due() <= LONG;
+        vm.prank(_joined[member]);
+        try tasks.resign(task) {
+            if (!allowed) ++unexpected;
+            _resigned[task][member] = true;
+            _asked.push(Asked(member, true, _due()));
+        } catch {
+            if (allowed) ++unexpected;
+        }
+    }
+
+    /// @notice The committee of the model's slots settles; no other one could.
+    function settle(bool absent) external {
+        _goOn();
+        Report memory report = _report(task);
+        _apply(report.epoch);
+        uint256[] memory seats = settlement.drawSeats(report.seed, task, report.epoch, uint32(_slots.length), VOTERS);
+        delete _lastVoters;
+        bytes memory signatures;
+        uint256 signed = absent ? 7 : 15;
+        for (uint256 seat; seat < VOTERS; ++seat) {
+            address voter = _joined[_slots[seats[seat]].member];
+            _lastVoters.push(voter);
+            if ((signed >> seat) & 1 == 1) {
+                signatures = bytes.concat(signatures, _signedBy(voter, settlement.reportDigest(report)));
+            }
+        }
+        settlement.settle(report, signed, signatures);
+        _lastReport = abi.encode(report);
+    }
+
+    function abandon() external {
+        _goOn();
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        vm.warp(block.timestamp + (LAG + 1) * DEADLINE + 1);
+        settlement.abandon(task, info.lastSettled + 1);
+    }
+
+    /// @notice The last report's seats belong to who held them in its epoch, until the next report.
+    function challenge(uint256 seat) external {
+        if (_lastReport.length == 0) return;
+        seat %= VOTERS;
+        Report memory report = abi.decode(_lastReport, (Report));
+        try settlement.challengeAbsence(report, seat) {
+            vm.assertEq(settlement.challengeOf(task, report.epoch, seat).owner, _lastVoters[seat]);
+        } catch {}
+    }
+
+    /// @notice Stake is released when the evidence window is over after the member left, or after the end, and not before.
+    function release(uint256 member, uint256 wait) external {
+        member %= _joined.length;
+        vm.warp(block.timestamp + wait % EVIDENCE_WINDOW);
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        uint256 left = _leftAt[task][member];
+        if (left == 0 && info.status == TaskRegistry.Status.Closed) left = info.epochStart;
+        bool allowed = left != 0 && block.timestamp >= left + EVIDENCE_WINDOW && !_released[task][member];
+        try tasks.release(task, _joined[member]) {
+            if (!allowed) ++unexpected;
+            _released[task][member] = true;
+        } catch {
+            if (allowed) ++unexpected;
+        }
+    }
+
+    /// @notice The contract's slots are those of the model, and nothing else is there.
+    function checkSlots() external view {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        vm.assertEq(info.numSlots, _slots.length, "slots of the registry");
+        vm.assertEq(settlement.headOf(task).clock.numSlots, _slots.length, "slots of the clock");
+        uint256[] memory numbers = new uint256[](_slots.length);
+        uint256[] memory held = new uint256[](_joined.length);
+        for (uint256 i; i < numbers.length; ++i) {
+            numbers[i] = i;
+        }
+        address[] memory owners = tasks.slotOwners(task, numbers);
+        for (uint256 i; i < numbers.length; ++i) {
+            uint256 member = tasks.indexOf(task, owners[i]);
+            vm.assertEq(member, _slots[i].member, "owner of a slot");
+            ++held[member];
+        }
+        for (uint256 i; i < held.length; ++i) {
+            uint256 slots = _isIn(i) ? tasks.memberAt(task, i).slots : 0;
+            vm.assertEq(held[i], slots, "a current member has its slots, nobody else has any");
+        }
+        numbers = new uint256[](1);
+        numbers[0] = _slots.length;
+        try tasks.slotOwners(task, numbers) {
+            vm.assertTrue(false, "a slot behind the last one");
+        } catch {}
+    }
+
+    /// @notice Changes are kept in order, none counts early, and none that is due waits behind a settlement.
+    function checkChanges() external view {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        vm.assertEq(info.numMembers, _joined.length);
+        vm.assertEq(info.numChanges, _asked.length, "changes");
+        vm.assertEq(info.numApplied, _applied, "applied changes");
+        for (uint256 i; i < _asked.length; ++i) {
+            Change memory change = tasks.changeAt(task, i);
+            vm.assertEq(change.member, _asked[i].member);
+            vm.assertEq(change.epoch, _asked[i].epoch);
+            vm.assertTrue(change.leaves == _asked[i].leaves, "the kind of a change");
+            if (i < _applied) vm.assertLe(change.epoch, info.lastSettled, "no change counts early");
+        }
+        bool running = info.status == TaskRegistry.Status.Running;
+        bool changing = settlement.headOf(task).clock.changing;
+        vm.assertTrue(changing == (_applied != _asked.length), "the clock knows that changes wait");
+        (, uint256 next) = tasks.dueAt(task, info.lastSettled + 1);
+        vm.assertTrue(
+            running == (next > VOTERS && info.lastSettled != LONG), "it runs while the next epoch has enough slots"
+        );
+    }
+
+    /// @notice Every stake that was not released is locked.
+    function checkStakes() external view {
+        for (uint256 i; i < _joined.length; ++i) {
+            uint256 stake = _released[task][i] ? 0 : tasks.memberAt(task, i).slots * STAKE;
+            vm.assertEq(vault.lockedStake(task, _joined[i]), stake, "stake of a member");
+        }
+    }
+
+    /// @dev A closed task is followed by a new one.
+    function _goOn() private {
+        if (tasks.taskInfo(task).status == TaskRegistry.Status.Closed) _begin();
+    }
+
+    function _begin() private {
+        task = bytes32(++numTasks);
+        delete _slots;
+        delete _asked;
+        delete _joined;
+        delete _lastReport;
+        _applied = 0;
+        Terms memory terms = _terms();
+        (terms.maxMembers, terms.maxSlots, terms.maxUnsettled) = (MAX_MEMBERS, 3, LAG);
+        (terms.numEpochs, terms.maxSkips, terms.pool) = (LONG, LONG + 1, 0);
+        _create(task, terms);
+        for (uint256 i; i < 6; ++i) {
+            address account = vm.addr(++_nextKey);
+            keys[account] = _nextKey;
+            _enrol(account, 3 * STAKE);
+            _join(task, account, uint128(i % 3 + 1) * STAKE);
+            _joined.push(account);
+            _push(i, i % 3 + 1);
+        }
+        vm.prank(CREATOR);
+        tasks.start(task);
+    }
+
+    /// @dev First epoch that nobody trains yet.
+    function _due() private view returns (uint256) {
+        return tasks.taskInfo(task).lastSettled + LAG + 2;
+    }
+
+    function _isIn(uint256 member) private view returns (bool isIn) {
+        isIn = member < 6;
+        for (uint256 i; i < _applied; ++i) {
+            if (_asked[i].member == member) isIn = !_asked[i].leaves;
+        }
+    }
+
+    /// @dev What is due, as the text of the rule has it.
+    function _apply(uint256 epoch) private {
+        for (; _applied < _asked.length && _asked[_applied].epoch <= epoch; ++_applied) {
+            uint256 member = _asked[_applied].member;
+            uint256 slots = tasks.memberAt(task, member).slots;
+            if (!_asked[_applied].leaves) {
+                _push(member, slots);
+                continue;
+            }
+            _leftAt[task][member] = block.timestamp;
+            for (; slots != 0; --slots) {
+                uint256 slot;
+                while (_slots[slot].member != member || _slots[slot].number != slots - 1) ++slot;
+                _slots[slot] = _slots[_slots.length - 1];
+                _slots.pop();
+            }
+        }
+    }
+
+    function _push(uint256 member, uint256 slots) private {
+        for (uint256 number; number < slots; ++number) {
+            _slots.push(Token(member, number));
+        }
+    }
+}
+
+contract MembersInvariantsTest is Base {
+    struct FuzzSelector {
+        address addr;
+        bytes4[] selectors;
+    }
+
+    MembersHandler private handler;
+
+    function setUp() public {
+        handler = new MembersHandler();
+        handler.setUp();
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(handler);
+    }
+
+    function targetSelectors() public view returns (FuzzSelector[] memory targets) {
+        bytes4[] memory selectors = new bytes4[](8);
+        selectors[0] = MembersHandler.settle.selector;
+        selectors[1] = MembersHandler.settle.selector; // twice as likely
+        selectors[2] = MembersHandler.join.selector;
+        selectors[3] = MembersHandler.join.selector;
+        selectors[4] = MembersHandler.resign.selector;
+        selectors[5] = MembersHandler.abandon.selector;
+        selectors[6] = MembersHandler.challenge.selector;
+        selectors[7] = MembersHandler.release.selector;
+        targets = new FuzzSelector[](1);
+        targets[0] = FuzzSelector(address(handler), selectors);
+    }
+
+    function invariant_Members() public view {
+        handler.checkSlots();
+        handler.checkChanges();
+        handler.checkStakes();
+        vm.assertEq(handler.unexpected(), 0);
+    }
+}

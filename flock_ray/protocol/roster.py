@@ -1,0 +1,101 @@
+"""Slots of a task whose members join and leave while it runs: a list that the contract recomputes.
+
+An epoch's committee is drawn from a dense list of slots. Who joins gets new ones at the end; who leaves gives its own
+up from the last to the first, and each time the slot at the end of the list moves to the free place. Changes are
+applied in the order in which they were asked for, when an epoch is settled, before its committee is drawn: an
+abandoned one applies none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_CHANGED_SLOTS = 256  # in one settlement (Membership.MAX_CHANGED_SLOTS)
+
+Slot = tuple[int, int]  # its member, and which of the member's slots it is
+
+
+@dataclass(frozen=True)
+class Change:
+    """A member that joins or leaves a running task.
+
+    Attributes:
+        member: its number.
+        slots: its slots.
+        epoch: first epoch that may be drawn with the change.
+        leaves: whether it leaves.
+    """
+
+    member: int
+    slots: int
+    epoch: int
+    leaves: bool
+
+
+def due_epoch(last_settled: int, max_unsettled: int) -> int:
+    """Epoch from which a change counts that is asked for now: the first one that nobody can be training yet."""
+    return last_settled + max_unsettled + 2
+
+
+def founders(slots: Iterable[int]) -> tuple[Slot, ...]:
+    """The list that a task starts with, from the number of slots of each member in the order of joining."""
+    return tuple((member, number) for member, count in enumerate(slots) for number in range(count))
+
+
+def change_slots(slots: Sequence[Slot], change: Change) -> tuple[Slot, ...]:
+    """The list after one change."""
+    changed = list(slots)
+    if not change.leaves:
+        return (*changed, *((change.member, number) for number in range(change.slots)))
+    for number in reversed(range(change.slots)):
+        place = changed.index((change.member, number))
+        changed[place] = changed[-1]
+        changed.pop()
+    return tuple(changed)
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The slots of the epoch that was settled last, and what waits to change them.
+
+    Attributes:
+        slots: the list.
+        waiting: changes in the order in which they were asked for.
+    """
+
+    slots: tuple[Slot, ...]
+    waiting: tuple[Change, ...] = ()
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Member of each slot."""
+        return tuple(member for member, _ in self.slots)
+
+    def settled(self, epoch: int) -> Roster:
+        """The slots from which an epoch's committee is drawn if it is the next to be settled.
+
+        Applies the changes that are due, at most MAX_CHANGED_SLOTS slots of them.
+        """
+        slots, work = self.slots, 0
+        for number, change in enumerate(self.waiting):
+            work += change.slots
+            if change.epoch > epoch or work > MAX_CHANGED_SLOTS:
+                return Roster(slots, self.waiting[number:])
+            slots = change_slots(slots, change)
+        return Roster(slots)
+
+    def at(self, last_settled: int, epoch: int) -> Roster:
+        """The slots of a later epoch, if every epoch until then is settled.
+
+        Nothing that is asked for later changes them for an epoch that may be training, up to `max_unsettled` + 1 after
+        the last settled one.
+
+        Args:
+            last_settled: number of the last settled or abandoned epoch.
+            epoch: after it.
+        """
+        roster = self
+        for settled in range(last_settled + 1, epoch + 1):
+            roster = roster.settled(settled)
+        return roster
