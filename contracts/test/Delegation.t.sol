@@ -244,11 +244,7 @@ contract DelegationTest is Fixture {
         bytes32[] memory proof = _pay();
         vm.expectRevert(abi.encodeWithSelector(RewardDistributor.PaidToPool.selector, operator));
         distributor.claim(TASK, operator, PAID, proof);
-        vm.expectRevert(
-            abi.encodeWithSelector(
-                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
-            )
-        );
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, MEMBERS + 1));
         _join(TASK, operator, DELEGATED);
     }
 

@@ -336,7 +336,7 @@ class Settler:
         """Settlements that are not as sure as that, where the chain knows it at all."""
         self._recheck()
         for intent in self._outbox.unfinished():
-            if self._last_settled(intent) < intent.epoch:  # a crash came before it was sent again
+            if self._head(intent)[0] < intent.epoch:  # a crash came before it was sent again
                 self._carry(intent)
         if level is not State.MINED and self._node.settled_head(level.value) < 0:
             return []

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
-from flock_ray.protocol.roster import Change, Roster, change_slots, founders
-
 from flock_ray.errors import ChainError
+from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
 TOKEN = 10**18  # wei
 GWEI = 10**9  # wei
