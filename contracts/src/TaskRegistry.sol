@@ -91,8 +91,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @notice Part of a slash that goes to whoever brought it is 1 / `REWARD_DIVISOR`, rounded down; the pool gets the rest.
     uint128 public constant REWARD_DIVISOR = 10;
 
-    /// @notice Longest evidence window.
-    uint64 public constant MAX_EVIDENCE_WINDOW = 365 days;
+    /// @dev Longest evidence window.
+    uint64 private constant MAX_EVIDENCE_WINDOW = 365 days;
 
     bytes32 private constant TAG_GENESIS = keccak256("flock_ray/genesis/1");
 
