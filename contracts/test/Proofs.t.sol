@@ -7,15 +7,17 @@ import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
 import {StakeVault} from "../src/StakeVault.sol";
 import {Clock, Clocks} from "../src/libraries/Clocks.sol";
-import {Pool, Request, StakePools, Thawing} from "../src/libraries/StakePools.sol";
+import {Delegation, Pool, Request, StakePools, StoredDelegation, Thawing} from "../src/libraries/StakePools.sol";
 import {Report, Reports} from "../src/libraries/Reports.sol";
 
 /// @notice Proofs for halmos, which takes the arguments of a `check_` function as any value. forge does not run them.
 contract LibraryProofs is Base {
     using StakePools for Pool;
+    using StakePools for StoredDelegation;
     using StakePools for Thawing;
 
     Pool private pool;
+    StoredDelegation private stored;
     Thawing private thawing;
     Request private request;
 
@@ -23,6 +25,15 @@ contract LibraryProofs is Base {
     function check_ClockOutOfItsWord(Clock memory clock) public pure {
         Clock memory again = Clocks.unpack(Clocks.pack(clock));
         assert(keccak256(abi.encode(again)) == keccak256(abi.encode(clock)));
+    }
+
+    /// @notice A delegation comes out of its two words as it went in; the shares' word stays when they did not move.
+    function check_DelegationOutOfItsWords(Delegation memory delegation, Delegation memory later) public {
+        stored.store(delegation, true);
+        assert(keccak256(abi.encode(stored.load())) == keccak256(abi.encode(delegation)));
+        stored.store(later, false);
+        (later.shares, later.earning, later.freshEpoch) = (delegation.shares, delegation.earning, delegation.freshEpoch);
+        assert(keccak256(abi.encode(stored.load())) == keccak256(abi.encode(later)));
     }
 
     /// @notice The hash that is put together by hand is that of EIP-712, for every report without slashes.
