@@ -73,6 +73,10 @@ class StackedCohort:
 
     `stacked` fills every member's rows up to the largest batch, so that all have the same shape: one batched product a
     factor. `grouped` takes the rows as they are: one grouped product a factor, for cohorts of unequal members.
+
+    Attributes:
+        adapters: the stack.
+        loss: of each sequence of a batch.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class StackedCohort:
             compiled: compile each decoder layer for the shapes it meets; the first step of a shape then takes long.
         """
         self.adapters = StackedAdapters(base.model.to(base.device), spec)
-        self._model = CausalLoss(base.model, base.dtype, chunk_tokens)
+        self.loss = CausalLoss(base.model, base.dtype, chunk_tokens)
         self._grouped, self._device = grouped, base.device
         if compiled:
             for layer in base.model.get_decoder().layers:
@@ -136,7 +140,7 @@ class StackedCohort:
         ends = torch.tensor(list(accumulate(rows)), dtype=torch.int32, device=self._device) * ids.shape[1]
         self.adapters.ownership.ends = ends if self._grouped else None
         owners = torch.repeat_interleave(torch.tensor(rows, device=self._device))
-        nll: torch.Tensor = self._model(ids, labels)
+        nll: torch.Tensor = self.loss(ids, labels)
         tokens = torch.tensor([max(1, sum(e.num_labels for e in batch)) for batch in batches], device=self._device)
         return nll.new_zeros(len(batches)).index_add(0, owners, nll) / tokens
 

@@ -57,7 +57,7 @@ class CausalLoss(nn.Module):
         self._chunk_tokens = chunk_tokens
         self.eval()
         config = self._causal().config
-        self._whole = any(getattr(config, name, None) not in (None, 1.0) for name in _LOGIT_TRANSFORMS)
+        self.whole_logits = any(getattr(config, name, None) not in (None, 1.0) for name in _LOGIT_TRANSFORMS)
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of each sequence, float32.
@@ -75,7 +75,7 @@ class CausalLoss(nn.Module):
         causal = self._causal()
         head = causal.get_output_embeddings()
         with self._autocast(input_ids.device):
-            if self._whole:
+            if self.whole_logits:
                 logits = self.model(input_ids=input_ids, use_cache=False).logits[rows, columns]
                 nll = functional.cross_entropy(logits.float(), wanted, reduction="none")
             else:
