@@ -188,7 +188,11 @@ class Bench:
         self.rates = {size: max(rate, self.rates[size]) for size, rate in gemm_rate(self.dtype, CPU).items()}
         many = self.work(MEMBERS, tokens)
         works = {name: many if name == f"stacked_k{MEMBERS}" else self.work(1, tokens) for name in contenders}
-        return {name: summary(found[name], works[name], max(self.rates.values())) for name in contenders}
+        points = {name: summary(found[name], works[name], max(self.rates.values())) for name in contenders}
+        for name, one in points.items():
+            speed, share = one["useful_tokens_per_second"], one["mfu"]
+            print(f"{self.dtype}, {tokens} tokens, {name}: {speed:.0f} tokens/s, MFU {share:.2f}", flush=True)
+        return points
 
 
 def search(bench: Bench, points: Sequence[tuple[int, int]], steps: int) -> list[dict[str, Any]]:
@@ -257,57 +261,53 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
-def headline(points: dict[str, Any], best: float, exact: dict[str, Any]) -> dict[str, float]:
-    """The figures that count; speeds are useful tokens a second."""
-
-    def ratio(point: dict[str, Any], ours: str, theirs: str) -> float:
-        return float(point[ours]["useful_tokens_per_second"] / point[theirs]["useful_tokens_per_second"])
-
-    many, figures = f"stacked_k{MEMBERS}", {}
+def ratios(points: dict[str, Any]) -> dict[str, float]:
+    """Useful tokens a second of all members in one batch over those of the others."""
+    figures: dict[str, float] = {}
     for tokens, point in points.items():
-        figures |= {
-            f"swap_ratio_k{MEMBERS}_t{tokens}": ratio(point, many, "swap"),
-            f"reload_ratio_k{MEMBERS}_t{tokens}": ratio(point, many, "reload"),
-        }
-    short = points[str(TOKENS[0])]
-    figures |= {
-        "gemm_fraction_best": best,
-        "k1_vs_peft_ratio": ratio(short, "stacked_k1", "peft"),
-        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": short[many]["useful_tokens_per_second"],
-        f"swap_ratio_k{MEMBERS}_t{TOKENS[0]}_float32": ratio(exact[str(TOKENS[0])], many, "swap"),
-        f"reload_ratio_k{MEMBERS}_t{TOKENS[0]}_float32": ratio(exact[str(TOKENS[0])], many, "reload"),
-    }
+        speed = {name: float(one["useful_tokens_per_second"]) for name, one in point.items()}
+        ours = speed[f"stacked_k{MEMBERS}"]
+        figures |= {f"{name}_ratio_k{MEMBERS}_t{tokens}": ours / speed[name] for name in ("swap", "reload")}
     return figures
+
+
+def headline(points: dict[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The figures that count, in bfloat16."""
+    short = points[str(TOKENS[0])]
+    speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
+    every = [one["mfu"] for one in [*others, *(one for point in points.values() for one in point.values())]]
+    return {
+        **ratios(points),
+        "gemm_fraction_best": max(every),
+        "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
+        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[f"stacked_k{MEMBERS}"],
+    }
 
 
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store. Takes no overrides."""
-    before = environment()
-    prepare_packaged()
-    rounds = 1 if quick else ROUNDS
-    bench = Bench(torch.bfloat16)
-    points = {}
-    for tokens in TOKENS[:1] if quick else TOKENS:
-        points[str(tokens)] = bench.compare(tokens, rounds)
-        for name, one in points[str(tokens)].items():
-            speed, share = one["useful_tokens_per_second"], one["mfu"]
-            print(f"{tokens} tokens, {name}: {speed:.0f} tokens/s, MFU {share:.2f}", flush=True)
-    others = search(bench, SEARCH[:1] if quick else SEARCH, 1 if quick else SETTINGS.steps)
-    switches = ablation(bench, rounds, 1 if quick else 3)
-    wide = Bench(torch.float32)
-    exact = {str(tokens): wide.compare(tokens, rounds) for tokens in TOKENS[:1]}
-    mfus = [one["mfu"] for point in points.values() for one in point.values()] + [one["mfu"] for one in others]
-    result = {
-        "environment": before,
+    result: dict[str, Any] = {
+        "environment": environment(),
         "model": "SmolLM2-135M-Instruct",
         "lora": {"rank": SPEC.rank, "alpha": SPEC.alpha, "target_modules": SPEC.target_modules},
         "local_steps": SETTINGS.steps,
         "threads": torch.get_num_threads(),
-        "bfloat16": {"gemm_flops_per_second": bench.rates, "points": points, "search": others},
-        "float32": {"gemm_flops_per_second": wide.rates, "points": exact},
-        "switches": switches,
-        "headline": headline(points, max(mfus), exact),
     }
+    prepare_packaged()
+    rounds = 1 if quick else ROUNDS
+    short, *longer = TOKENS
+    bench = Bench(torch.bfloat16)
+    points = {str(short): bench.compare(short, rounds)}
+    others = search(bench, SEARCH[:1] if quick else SEARCH, 1 if quick else 3)
+    points |= {str(tokens): bench.compare(tokens, rounds) for tokens in longer if not quick}
+    result["bfloat16"] = {"gemm_flops_per_second": bench.rates, "points": points, "search": others}
+    result["headline"] = headline(points, others)
+    store("training_throughput", result, quick)  # what follows takes as long again
+    result["switches"] = ablation(bench, rounds, 1 if quick else 2)
+    wide = Bench(torch.float32)
+    exact = {str(short): wide.compare(short, rounds)}
+    result["float32"] = {"gemm_flops_per_second": wide.rates, "points": exact}
+    result["headline"] |= {f"{name}_float32": value for name, value in ratios(exact).items()}
     store("training_throughput", result, quick)
     for name, value in result["headline"].items():
         print(f"{name}: {value:.3g}")

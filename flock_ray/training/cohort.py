@@ -97,7 +97,7 @@ class StackedCohort:
             compiled: compile each decoder layer for the shapes it meets; the first step of a shape then takes long.
         """
         self.adapters = StackedAdapters(base.model.to(base.device), spec)
-        self.loss = CausalLoss(base.model, base.dtype, chunk_tokens)
+        self.loss = CausalLoss(base.model, None, chunk_tokens)
         self._grouped, self._device = grouped, base.device
         if compiled:
             for layer in base.model.get_decoder().layers:

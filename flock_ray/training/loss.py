@@ -48,7 +48,8 @@ class CausalLoss(nn.Module):
 
         Args:
             model: base model with adapter layers, PEFT's or stacked ones.
-            dtype: of the base model's weights.
+            dtype: of the base model's weights; None where the adapter layers compute in that type by themselves, which
+                saves the automatic casts.
             chunk_tokens: labelled tokens whose logits exist at the same time; None for all of a batch.
         """
         super().__init__()
