@@ -37,6 +37,7 @@ MEMBERS, TOKENS, ROUNDS = 8, (64, 256), 5
 SEARCH = ((4, 128), (8, 128), (16, 64), (16, 128), (32, 64))
 """K and tokens a member-step that the best point is looked for among, besides those of the comparison."""
 CPU = torch.device("cpu")
+OURS, OURS_COMPILED = f"stacked_k{MEMBERS}", f"stacked_k{MEMBERS}_compiled"
 
 Contender = Callable[[], int]
 """Trains; returns how many labelled tokens it trained on."""
@@ -47,7 +48,7 @@ def base_model(dtype: torch.dtype) -> BaseModel:
     return load_base(ModelSpec("packaged", "", "main", str(dtype).removeprefix("torch."), "cpu"))
 
 
-def jobs(members: int, tokens: int, adapter: Adapter, steps: int = SETTINGS.steps) -> list[MemberJob]:
+def jobs(members: int, tokens: int, adapter: Adapter, steps: int) -> list[MemberJob]:
     """Members of one sequence a step, every token of it labelled; what the tokens are does not matter for speed."""
     drawn = torch.Generator().manual_seed(0)
     settings = TrainSettings(steps, 1, SETTINGS.learning_rate, SETTINGS.weight_decay, SETTINGS.max_grad_norm)
@@ -150,49 +151,56 @@ def summary(rounds: list[dict[str, float]], flops: int, rate: float) -> dict[str
 
 
 class Bench:
-    """One type's resident models: a PEFT one for `swap` and `peft`, and a stacked one."""
+    """One type's resident models: a PEFT one for `swap` and `peft`, a stacked one, and that with compiled layers."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        """Load both, measure the device."""
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, steps: int) -> None:
+        """Load both, measure the device; members take so many local steps."""
+        self.dtype, self.steps = dtype, steps
         base = base_model(dtype)
         self.flops = FlopCounter.of(base.model, SPEC.target_modules, SPEC.rank)
         self.adapter = initial_adapter(adapter_shapes(base.model, SPEC.target_modules, SPEC.rank), seed=1)
         self.cohort = StackedCohort(base, SPEC)
+        self.compiled = StackedCohort(base_model(dtype), SPEC, compiled=True)
         self.peft = fresh_peft(dtype)
         self.rates = gemm_rate(dtype, CPU)
 
-    def work(self, members: int, tokens: int, steps: int = SETTINGS.steps) -> int:
+    def work(self, members: int, tokens: int, steps: int) -> int:
         """Operations of the local training of so many members."""
         return self.flops.training([tokens] * members * steps, (tokens - 1) * members * steps)
 
-    def ours(self, members: int, tokens: int, steps: int = SETTINGS.steps) -> Contender:
+    def ours(self, members: int, tokens: int, steps: int) -> Contender:
         """The cohort over so many members."""
         drawn = jobs(members, tokens, self.adapter, steps)
         return lambda: stacked(self.cohort, drawn)
 
     def compare(self, tokens: int, rounds: int) -> dict[str, Any]:
         """All contenders at so many tokens a member-step."""
-        [job] = jobs(1, tokens, self.adapter)
+        [job], many = jobs(1, tokens, self.adapter, self.steps), jobs(MEMBERS, tokens, self.adapter, self.steps)
         contenders: dict[str, Contender] = {
             "reload": lambda: reload(self.dtype, job),
             "swap": lambda: swap(self.peft, job),
             "peft": lambda: plain_steps(self.peft, job),
-            "stacked_k1": self.ours(1, tokens),
-            f"stacked_k{MEMBERS}": self.ours(MEMBERS, tokens),
+            "stacked_k1": lambda: stacked(self.cohort, [job]),
+            OURS: lambda: stacked(self.cohort, many),
+            OURS_COMPILED: lambda: stacked(self.compiled, many),
         }
-        plain_steps(self.peft, jobs(1, tokens, self.adapter, 3)[0])  # warm up
+        plain_steps(self.peft, jobs(1, tokens, self.adapter, 2)[0])  # warm up
         for members in (1, MEMBERS):
-            self.ours(members, tokens, 3)()
+            self.ours(members, tokens, 2)()
+        began = time.perf_counter()
+        stacked(self.compiled, jobs(MEMBERS, tokens, self.adapter, 1))
+        compile_seconds = time.perf_counter() - began
         found = in_turn(contenders, rounds)
         for size, rate in gemm_rate(self.dtype, CPU).items():
             self.rates[size] = max(rate, self.rates[size])
-        many = self.work(MEMBERS, tokens)
-        works = {name: many if name == f"stacked_k{MEMBERS}" else self.work(1, tokens) for name in contenders}
+        works = {
+            name: self.work(MEMBERS if name in (OURS, OURS_COMPILED) else 1, tokens, self.steps) for name in contenders
+        }
         points = {name: summary(found[name], works[name], max(self.rates.values())) for name in contenders}
         for name, one in points.items():
             speed, share = one["useful_tokens_per_second"], one["mfu"]
             print(f"{self.dtype}, {tokens} tokens, {name}: {speed:.0f} tokens/s, MFU {share:.2f}", flush=True)
+        points[OURS_COMPILED]["compile_seconds"] = compile_seconds
         return points
 
 
@@ -229,17 +237,13 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
     from_inputs = base_model(dtype)
     from_inputs.model.enable_input_require_grads()
     below = StackedCohort(from_inputs, SPEC)
-    compiled = StackedCohort(base_model(dtype), SPEC, compiled=True)
     grouped = StackedCohort(base_model(dtype), SPEC, grouped=True)
-    began = time.perf_counter()
-    stacked(compiled, members)
-    compile_seconds = time.perf_counter() - began
     variants: dict[str, Contender] = {
         "default": lambda: stacked(cohort, members),
         "all_logits_at_once": lambda: stacked(whole, members),
         "gradient_to_embeddings": lambda: stacked(below, members),
         "grouped": lambda: stacked(grouped, members),
-        "compiled": lambda: stacked(compiled, members),
+        "compiled": lambda: stacked(bench.compiled, members),
         "half_labelled": lambda: stacked(cohort, prompts),
         "half_labelled_all_logits": lambda: stacked(all_logits, prompts),
     }
@@ -251,7 +255,6 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
     return {
         "seconds_median": seconds,
         "peak_mb_above_resident": peaks,
-        "compile_seconds": compile_seconds,
         "gain": {
             "chunked_cross_entropy": seconds["all_logits_at_once"] / seconds["default"],
             "logits_only_where_labelled": seconds["half_labelled_all_logits"] / seconds["half_labelled"],
@@ -267,8 +270,9 @@ def ratios(points: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for tokens, point in points.items():
         speed = {name: float(one["useful_tokens_per_second"]) for name, one in point.items()}
-        ours = speed[f"stacked_k{MEMBERS}"]
-        figures |= {f"{name}_ratio_k{MEMBERS}_t{tokens}": ours / speed[name] for name in ("swap", "reload")}
+        for name in ("swap", "reload"):
+            figures[f"{name}_ratio_k{MEMBERS}_t{tokens}"] = speed[OURS] / speed[name]
+            figures[f"{name}_ratio_k{MEMBERS}_t{tokens}_compiled"] = speed[OURS_COMPILED] / speed[name]
     return figures
 
 
@@ -282,7 +286,7 @@ def headline(points: dict[str, Any], others: Sequence[dict[str, Any]], exact: di
         **{f"{name}_float32": value for name, value in ratios(exact).items()},
         "gemm_fraction_best": max(every),
         "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
-        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[f"stacked_k{MEMBERS}"],
+        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[OURS],
     }
 
 
@@ -292,13 +296,14 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         "environment": environment(),
         "model": "SmolLM2-135M-Instruct",
         "lora": {"rank": SPEC.rank, "alpha": SPEC.alpha, "target_modules": SPEC.target_modules},
-        "local_steps": SETTINGS.steps,
+        "local_steps": 2 if quick else SETTINGS.steps,
         "threads": torch.get_num_threads(),
     }
     prepare_packaged()
     rounds = 1 if quick else ROUNDS
     short, *longer = TOKENS
-    bench = Bench(torch.bfloat16)
+    steps = 2 if quick else SETTINGS.steps
+    bench = Bench(torch.bfloat16, steps)
     points: dict[str, Any] = {}
     others: list[dict[str, Any]] = []
     result["bfloat16"] = {"gemm_flops_per_second": bench.rates, "points": points, "search": others}
@@ -317,7 +322,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     for tokens in () if quick else longer:
         points[str(tokens)] = bench.compare(tokens, rounds)
         keep()
-    wide = Bench(torch.float32)
+    wide = Bench(torch.float32, steps)
     result["float32"] = {"gemm_flops_per_second": wide.rates, "points": {str(short): wide.compare(short, rounds)}}
     keep()
     for name, value in result["headline"].items():

@@ -205,6 +205,19 @@ def test_nothing_below_the_first_adapted_layer_has_a_gradient(tiny_model_dir: Pa
     assert seen == {"model.layers.0.mlp": False, "model.layers.1.mlp.gate_proj": False, "model.layers.1.mlp": True}
 
 
+@pytest.mark.deep
+def test_compiled_layers_change_rounding_only(
+    trainers: dict[str, CohortTrainer], base: BaseModel, tiny_model_dir: Path
+) -> None:
+    batches = [random_examples(2)] * SETTINGS.steps  # one shape is compiled once
+    jobs = [MemberJob(adapter, batches, SETTINGS) for adapter in adapters_of(base, 2)]
+    compiled = StackedCohort(load_base(tiny_spec(tiny_model_dir)), LORA, compiled=True).train(jobs)
+    for mine, other in zip(compiled, trainers["stacked"].train(jobs), strict=True):
+        assert isinstance(mine, TrainOutcome)
+        assert isinstance(other, TrainOutcome)
+        assert distance(mine.adapter, other.adapter) < 1e-4
+
+
 def test_unknown_backend_is_refused(base: BaseModel) -> None:
     with pytest.raises(ValueError, match="must be one of sequential, stacked, grouped"):
         cohort_trainer("parallel", base, LORA)
