@@ -4,7 +4,8 @@ Everybody takes the same local steps over the same tokens, from the same adapter
 makes base model, adapter and optimizer anew for every member, `swap` copies adapters in and out of one resident PEFT
 model, `peft` is that model's loop over one member, `stacked` is this project's cohort. Members of `reload` and `swap`
 come one after the other, so a round times one of them, whatever K. Contenders take turns; ratios are of medians.
-Imports and the packaged model's first conversion are not counted. Needs no Ray; a quarter of an hour on two cores.
+Imports and the packaged model's first conversion are not counted. Needs no Ray. It takes half an hour to an hour on two
+cores and stores each section as it is done.
 """
 
 from __future__ import annotations

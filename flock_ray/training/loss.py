@@ -43,7 +43,9 @@ class CausalLoss(nn.Module):
     It is in evaluation mode for good: dropout of the base model would make training depend on what ran before.
     """
 
-    def __init__(self, model: PeftModel | PreTrainedModel, dtype: torch.dtype, chunk_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: PeftModel | PreTrainedModel, dtype: torch.dtype | None, chunk_tokens: int | None = None
+    ) -> None:
         """Wrap.
 
         Args:
