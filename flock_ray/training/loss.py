@@ -41,6 +41,9 @@ class CausalLoss(nn.Module):
 
     Over a bfloat16 base it computes in mixed precision: products in bfloat16; factors, sums and losses in float32.
     It is in evaluation mode for good: dropout of the base model would make training depend on what ran before.
+
+    Attributes:
+        whole_logits: logits of every token are made, since the model changes them after its head.
     """
 
     def __init__(
