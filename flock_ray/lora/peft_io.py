@@ -14,10 +14,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flock_ray.errors import ModelError
-from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
+from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
 
 ALL_LINEAR = "all-linear"
-_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the base model's names in the keys of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class LoraSpec:
     target_modules: tuple[str, ...]
 
 
-def _target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
+def target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
     """Dotted name -> targeted layer, sorted by name; a name that matches nothing is a ModelError."""
     head = model.get_output_embeddings()
     linear = {n: m for n, m in sorted(model.named_modules()) if isinstance(m, nn.Linear) and m is not head}
@@ -63,9 +64,9 @@ def adapter_shapes(model: PreTrainedModel, target_modules: Sequence[str], rank: 
         ModelError: a target module does not exist; the text lists the linear layers that do.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, layer in _target_layers(model, target_modules).items():
-        shapes[f"{_PREFIX}{name}{LORA_A}"] = (rank, layer.in_features)
-        shapes[f"{_PREFIX}{name}{LORA_B}"] = (layer.out_features, rank)
+    for name, layer in target_layers(model, target_modules).items():
+        shapes[f"{PEFT_PREFIX}{name}{LORA_A}"] = (rank, layer.in_features)
+        shapes[f"{PEFT_PREFIX}{name}{LORA_B}"] = (layer.out_features, rank)
     return dict(sorted(shapes.items()))
 
 
@@ -77,7 +78,7 @@ def inject(model: PreTrainedModel, spec: LoraSpec) -> PeftModel:
     Raises:
         ModelError: a target module does not exist; the text lists the linear layers that do.
     """
-    targets = _target_layers(model, spec.target_modules)
+    targets = target_layers(model, spec.target_modules)
     config = peft.LoraConfig(
         r=spec.rank, lora_alpha=spec.alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"
     )
@@ -92,6 +93,19 @@ def _factors(peft_model: PeftModel) -> Adapter:
     return dict(sorted(state.items()))
 
 
+def require_fit(adapter: Adapter, shapes: Shapes) -> None:
+    """Check an adapter against the keys and shapes of a model.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if adapter.keys() != shapes.keys():
+        raise ValueError(f"the adapter does not fit the model, first differing key {min(adapter.keys() ^ shapes)}")
+    for key, shape in shapes.items():
+        if tuple(adapter[key].shape) != tuple(shape):
+            raise ValueError(f"{key} has shape {tuple(adapter[key].shape)}, the model needs {tuple(shape)}")
+
+
 def load_adapter(peft_model: PeftModel, adapter: Adapter) -> None:
     """Copy an adapter's values into the model's factors, exactly.
 
@@ -99,11 +113,7 @@ def load_adapter(peft_model: PeftModel, adapter: Adapter) -> None:
         ValueError: keys or shapes differ from those of the model.
     """
     factors = _factors(peft_model)
-    if adapter.keys() != factors.keys():
-        raise ValueError(f"the adapter does not fit the model, first differing key {min(adapter.keys() ^ factors)}")
-    for key, factor in factors.items():
-        if adapter[key].shape != factor.shape:
-            raise ValueError(f"{key} has shape {tuple(adapter[key].shape)}, the model needs {tuple(factor.shape)}")
+    require_fit(adapter, {key: tuple(factor.shape) for key, factor in factors.items()})
     for key, factor in factors.items():
         factor.copy_(adapter[key])
 
@@ -130,7 +140,7 @@ def save_peft(folder: Path, adapter_bytes: bytes, spec: LoraSpec, base_name: str
         r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", inference_mode=True
     )
     modules = {
-        key.removeprefix(_PREFIX).removesuffix(LORA_A)
+        key.removeprefix(PEFT_PREFIX).removesuffix(LORA_A)
         for key in safetensors.torch.load(adapter_bytes)
         if key.endswith(LORA_A)
     }

@@ -114,4 +114,9 @@ def require_finite(losses: Sequence[float]) -> None:
     """
     for step, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of local step {step} is {loss}: lower training.learning_rate")
+            raise divergence("loss", step, loss)
+
+
+def divergence(what: str, step: int, value: float) -> TrainingError:
+    """The error of a loss or gradient norm of step 1, 2, ... that is not finite."""
+    return TrainingError(f"the {what} of local step {step} is {value}: lower training.learning_rate")

@@ -1,0 +1,330 @@
+"""Local training of K members on one device: reload per member, one base swapped, plain PEFT, and all in one batch.
+
+Everybody takes the same local steps over the same tokens, from the same adapters, with AdamW and clipping. `reload`
+makes base model, adapter and optimizer anew for every member, `swap` copies adapters in and out of one resident PEFT
+model, `peft` is that model's loop over one member, `stacked` is this project's cohort. Members of `reload` and `swap`
+come one after the other, so a round times one of them, whatever K. Contenders take turns; ratios are of medians.
+Imports and the packaged model's first conversion are not counted. Needs no Ray. It takes half an hour to an hour on two
+cores and stores each section as it is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median, stdev
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from benchmarks.common import environment, store
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, read_adapter
+from flock_ray.lora.serialization import Adapter
+from flock_ray.training.cohort import MemberJob, StackedCohort
+from flock_ray.training.data import Example
+from flock_ray.training.engine import TrainOutcome, TrainSettings
+from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
+from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
+
+SPEC = LoraSpec(8, 16, ("all-linear",))
+SETTINGS = TrainSettings(steps=10, batch_size=1, learning_rate=1e-4, weight_decay=0.01, max_grad_norm=1.0)
+MEMBERS, TOKENS, ROUNDS = 8, (64, 256), 5
+SEARCH = ((4, 128), (8, 128), (16, 64), (16, 128), (32, 64))
+"""K and tokens a member-step that the best point is looked for among, besides those of the comparison."""
+CPU = torch.device("cpu")
+OURS, OURS_COMPILED = f"stacked_k{MEMBERS}", f"stacked_k{MEMBERS}_compiled"
+
+Contender = Callable[[], int]
+"""Trains; returns how many labelled tokens it trained on."""
+
+
+def base_model(dtype: torch.dtype) -> BaseModel:
+    """A base of its own for a contender."""
+    return load_base(ModelSpec("packaged", "", "main", str(dtype).removeprefix("torch."), "cpu"))
+
+
+def jobs(members: int, tokens: int, adapter: Adapter, steps: int) -> list[MemberJob]:
+    """Members of one sequence a step, every token of it labelled; what the tokens are does not matter for speed."""
+    drawn = torch.Generator().manual_seed(0)
+    settings = TrainSettings(steps, 1, SETTINGS.learning_rate, SETTINGS.weight_decay, SETTINGS.max_grad_norm)
+
+    def example() -> Example:
+        return Example.of(torch.randint(3, 49_000, (tokens,), generator=drawn).tolist(), [True] * tokens)
+
+    return [MemberJob(adapter, [[example()] for _ in range(steps)], settings) for _ in range(members)]
+
+
+def plain_steps(model: PeftModel, job: MemberJob) -> int:
+    """The loop of a PEFT user: the model's own loss, AdamW, clipping."""
+    factors = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(factors, job.settings.learning_rate, weight_decay=job.settings.weight_decay)
+    for [example] in job.batches:
+        model(input_ids=example.input_ids[None], labels=example.labels[None]).loss.backward()
+        torch.nn.utils.clip_grad_norm_(factors, job.settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return sum(example.num_labels for [example] in job.batches)
+
+
+def fresh_peft(dtype: torch.dtype) -> PeftModel:
+    """Base model from its files, with adapter layers."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        prepare_packaged(), dtype=dtype, attn_implementation="eager"
+    )
+    model.config.use_cache = False
+    return inject(model, SPEC)
+
+
+def reload(dtype: torch.dtype, job: MemberJob) -> int:
+    """One member's call, as FlowerTune's client makes it: everything from the files."""
+    model = fresh_peft(dtype)
+    load_adapter(model, job.adapter)
+    done = plain_steps(model, job)
+    read_adapter(model)
+    return done
+
+
+def swap(model: PeftModel, job: MemberJob) -> int:
+    """One member's turn on the resident model, as OpenFedLLM takes it."""
+    load_adapter(model, job.adapter)
+    done = plain_steps(model, job)
+    read_adapter(model)
+    return done
+
+
+def stacked(cohort: StackedCohort, members: Sequence[MemberJob]) -> int:
+    """All members at once; every one must get through."""
+    results = cohort.train(members)
+    assert all(isinstance(result, TrainOutcome) for result in results)
+    return sum(result.num_tokens for result in results if isinstance(result, TrainOutcome))
+
+
+def resident_mb(field: str) -> float:
+    """VmRSS or VmHWM (the peak) of this process, in MB."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+    return int(line.split()[1]) / 1000
+
+
+def timed(contender: Contender) -> dict[str, float]:
+    """Wall and CPU seconds, labelled tokens, and peak memory above what was resident before."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    resident, cpu, wall = resident_mb("VmRSS"), time.process_time(), time.perf_counter()
+    tokens = contender()
+    seconds = time.perf_counter() - wall
+    return {
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - cpu,
+        "tokens": tokens,
+        "peak_mb": resident_mb("VmHWM") - resident,
+    }
+
+
+def in_turn(contenders: dict[str, Contender], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """A B C A B C ..."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(timed(contender))
+    return found
+
+
+def summary(rounds: list[dict[str, float]], flops: int, rate: float) -> dict[str, Any]:
+    """Median and spread of one contender; `flops` of one round."""
+    seconds = [one["seconds"] for one in rounds]
+    middle, tokens = median(seconds), rounds[0]["tokens"]
+    return {
+        "rounds": rounds,
+        "seconds_median": middle,
+        "seconds_stdev": stdev(seconds) if len(seconds) > 1 else 0.0,
+        "useful_tokens_per_second": tokens / middle,
+        "useful_tokens_per_cpu_second": tokens / median(one["cpu_seconds"] for one in rounds),
+        "mfu": mfu(flops, middle, rate),
+        "peak_mb_above_resident": max(one["peak_mb"] for one in rounds),
+    }
+
+
+class Bench:
+    """One type's resident models: a PEFT one for `swap` and `peft`, a stacked one, and that with compiled layers."""
+
+    def __init__(self, dtype: torch.dtype, steps: int) -> None:
+        """Load both, measure the device; members take so many local steps."""
+        self.dtype, self.steps = dtype, steps
+        base = base_model(dtype)
+        self.flops = FlopCounter.of(base.model, SPEC.target_modules, SPEC.rank)
+        self.adapter = initial_adapter(adapter_shapes(base.model, SPEC.target_modules, SPEC.rank), seed=1)
+        self.cohort = StackedCohort(base, SPEC)
+        self.compiled = StackedCohort(base_model(dtype), SPEC, compiled=True)
+        self.peft = fresh_peft(dtype)
+        self.rates = gemm_rate(dtype, CPU)
+
+    def work(self, members: int, tokens: int, steps: int) -> int:
+        """Operations of the local training of so many members."""
+        return self.flops.training([tokens] * members * steps, (tokens - 1) * members * steps)
+
+    def ours(self, members: int, tokens: int, steps: int) -> Contender:
+        """The cohort over so many members."""
+        drawn = jobs(members, tokens, self.adapter, steps)
+        return lambda: stacked(self.cohort, drawn)
+
+    def compare(self, tokens: int, rounds: int) -> dict[str, Any]:
+        """All contenders at so many tokens a member-step."""
+        [job], many = jobs(1, tokens, self.adapter, self.steps), jobs(MEMBERS, tokens, self.adapter, self.steps)
+        contenders: dict[str, Contender] = {
+            "reload": lambda: reload(self.dtype, job),
+            "swap": lambda: swap(self.peft, job),
+            "peft": lambda: plain_steps(self.peft, job),
+            "stacked_k1": lambda: stacked(self.cohort, [job]),
+            OURS: lambda: stacked(self.cohort, many),
+            OURS_COMPILED: lambda: stacked(self.compiled, many),
+        }
+        plain_steps(self.peft, jobs(1, tokens, self.adapter, 2)[0])  # warm up
+        for members in (1, MEMBERS):
+            self.ours(members, tokens, 2)()
+        began = time.perf_counter()
+        stacked(self.compiled, jobs(MEMBERS, tokens, self.adapter, 1))
+        compile_seconds = time.perf_counter() - began
+        found = in_turn(contenders, rounds)
+        for size, rate in gemm_rate(self.dtype, CPU).items():
+            self.rates[size] = max(rate, self.rates[size])
+        works = {
+            name: self.work(MEMBERS if name in (OURS, OURS_COMPILED) else 1, tokens, self.steps) for name in contenders
+        }
+        points = {name: summary(found[name], works[name], max(self.rates.values())) for name in contenders}
+        for name, one in points.items():
+            speed, share = one["useful_tokens_per_second"], one["mfu"]
+            print(f"{self.dtype}, {tokens} tokens, {name}: {speed:.0f} tokens/s, MFU {share:.2f}", flush=True)
+        points[OURS_COMPILED]["compile_seconds"] = compile_seconds
+        return points
+
+
+def search(bench: Bench, points: Sequence[tuple[int, int]], steps: int) -> list[dict[str, Any]]:
+    """Speed of the cohort at other points."""
+    found = []
+    for members, tokens in points:
+        bench.ours(members, tokens, 1)()
+        [one] = in_turn({"ours": bench.ours(members, tokens, steps)}, 1).values()
+        result = summary(one, bench.work(members, tokens, steps), max(bench.rates.values()))
+        found.append({"members": members, "tokens": tokens, **result})
+        print(f"K={members} tokens={tokens}: MFU {result['mfu']:.2f}", flush=True)
+    return found
+
+
+def half_labelled(members: Sequence[MemberJob]) -> list[MemberJob]:
+    """The same sequences, the first half of each a prompt without loss."""
+
+    def cut(example: Example) -> Example:
+        size = len(example.input_ids)
+        return Example.of(example.input_ids.tolist(), [position >= size // 2 for position in range(size)])
+
+    return [MemberJob(m.adapter, [[cut(e) for e in batch] for batch in m.batches], m.settings) for m in members]
+
+
+def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
+    """Each switch of the step against the step without it, at 8 x 64 tokens; gain is time without over time with."""
+    dtype, cohort = bench.dtype, bench.cohort
+    members = jobs(MEMBERS, TOKENS[0], bench.adapter, steps)
+    prompts = half_labelled(members)
+    whole = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
+    all_logits = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
+    all_logits.loss.whole_logits = True
+    from_inputs = base_model(dtype)
+    from_inputs.model.enable_input_require_grads()
+    below = StackedCohort(from_inputs, SPEC)
+    grouped = StackedCohort(base_model(dtype), SPEC, grouped=True)
+    variants: dict[str, Contender] = {
+        "default": lambda: stacked(cohort, members),
+        "all_logits_at_once": lambda: stacked(whole, members),
+        "gradient_to_embeddings": lambda: stacked(below, members),
+        "grouped": lambda: stacked(grouped, members),
+        "compiled": lambda: stacked(bench.compiled, members),
+        "half_labelled": lambda: stacked(cohort, prompts),
+        "half_labelled_all_logits": lambda: stacked(all_logits, prompts),
+    }
+    for variant in variants.values():
+        variant()
+    found = in_turn(variants, rounds)
+    seconds = {name: median(one["seconds"] for one in each) for name, each in found.items()}
+    peaks = {name: max(one["peak_mb"] for one in each) for name, each in found.items()}
+    return {
+        "seconds_median": seconds,
+        "peak_mb_above_resident": peaks,
+        "gain": {
+            "chunked_cross_entropy": seconds["all_logits_at_once"] / seconds["default"],
+            "logits_only_where_labelled": seconds["half_labelled_all_logits"] / seconds["half_labelled"],
+            "no_gradient_below_first_layer": seconds["gradient_to_embeddings"] / seconds["default"],
+            "compiled_layers": seconds["default"] / seconds["compiled"],
+            "grouped_instead_of_stacked": seconds["default"] / seconds["grouped"],
+        },
+    }
+
+
+def ratios(points: dict[str, Any]) -> dict[str, float]:
+    """Useful tokens a second of all members in one batch over those of the others."""
+    figures: dict[str, float] = {}
+    for tokens, point in points.items():
+        speed = {name: float(one["useful_tokens_per_second"]) for name, one in point.items()}
+        for name in ("swap", "reload"):
+            figures[f"{name}_ratio_k{MEMBERS}_t{tokens}"] = speed[OURS] / speed[name]
+            figures[f"{name}_ratio_k{MEMBERS}_t{tokens}_compiled"] = speed[OURS_COMPILED] / speed[name]
+    return figures
+
+
+def headline(points: dict[str, Any], others: Sequence[dict[str, Any]], exact: dict[str, Any]) -> dict[str, float]:
+    """The figures that count, in bfloat16 unless they say otherwise."""
+    short = points[str(TOKENS[0])]
+    speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
+    every = [one["mfu"] for one in [*others, *(one for point in points.values() for one in point.values())]]
+    return {
+        **ratios(points),
+        **{f"{name}_float32": value for name, value in ratios(exact).items()},
+        "gemm_fraction_best": max(every),
+        "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
+        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[OURS],
+    }
+
+
+def run(quick: bool, overrides: Sequence[str]) -> None:
+    """Run, measure, store. Takes no overrides."""
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "model": "SmolLM2-135M-Instruct",
+        "lora": {"rank": SPEC.rank, "alpha": SPEC.alpha, "target_modules": SPEC.target_modules},
+        "local_steps": 2 if quick else SETTINGS.steps,
+        "threads": torch.get_num_threads(),
+    }
+    prepare_packaged()
+    rounds = 1 if quick else ROUNDS
+    short, *longer = TOKENS
+    steps = 2 if quick else SETTINGS.steps
+    bench = Bench(torch.bfloat16, steps)
+    points: dict[str, Any] = {}
+    others: list[dict[str, Any]] = []
+    result["bfloat16"] = {"gemm_flops_per_second": bench.rates, "points": points, "search": others}
+
+    def keep() -> None:
+        """What there is: the whole takes long, and a part of it is worth having."""
+        result["headline"] = headline(points, others, result.get("float32", {}).get("points", {}))
+        store("training_throughput", result, quick)
+
+    points[str(short)] = bench.compare(short, rounds)
+    keep()
+    others += search(bench, SEARCH[:1] if quick else SEARCH, 1 if quick else 2)
+    keep()
+    result["switches"] = ablation(bench, rounds, 1)
+    keep()
+    for tokens in () if quick else longer:
+        points[str(tokens)] = bench.compare(tokens, rounds)
+        keep()
+    wide = Bench(torch.float32, steps)
+    result["float32"] = {"gemm_flops_per_second": wide.rates, "points": {str(short): wide.compare(short, rounds)}}
+    keep()
+    for name, value in result["headline"].items():
+        print(f"{name}: {value:.3g}")

@@ -1,0 +1,60 @@
+"""Cross-entropy of a frozen output head in chunks of tokens: logits of all tokens never exist at the same time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+CHUNK_TOKENS = 256
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Works out the gradient together with the loss, since both need the chunk's logits.
+
+    The head is frozen, so all that is kept is d loss / d hidden of each token, which backward scales.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk_tokens: int
+    ) -> torch.Tensor:
+        nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            labels = targets[chunk, None]
+            log_probabilities = torch.log_softmax(hidden[chunk] @ weight.T, dim=-1, dtype=torch.float32)
+            nll[chunk] = -log_probabilities.gather(1, labels)[:, 0]
+            if slope is not None:
+                error = log_probabilities.exp_()  # softmax - one_hot
+                error.scatter_add_(1, labels, error.new_full(labels.shape, -1.0))
+                slope[chunk] = error.to(weight.dtype) @ weight
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        [slope] = ctx.saved_tensors
+        return (slope * grads[0][:, None]).to(slope.dtype), None, None, None
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk_tokens: int = CHUNK_TOKENS
+) -> torch.Tensor:
+    """Negative log-likelihood of `targets` under softmax(hidden @ weight.T), in nats.
+
+    At most `chunk_tokens` x vocabulary logits exist at a time.
+
+    Args:
+        hidden: [tokens, width], of the type of `weight`.
+        weight: [vocabulary, width], frozen.
+        targets: [tokens] int64.
+        chunk_tokens: at least 1.
+
+    Returns:
+        [tokens] float32.
+    """
+    nll: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk_tokens)  # type: ignore[no-untyped-call]
+    return nll
