@@ -67,6 +67,7 @@ abstract contract Committees is ISettlement, EIP712 {
         Clock memory clock = _clockOf(task);
         if (!clock.running) revert NotRunning(task);
         uint256 epoch = uint256(clock.lastSettled) + 1;
+        // slither-disable-next-line unused-return: only whether there are any
         (uint256 changes,) = registry.dueAt(task, epoch);
         if (changes != 0) revert ChangesDue(task, epoch);
         return registry.slotOwners(task, _draw(_heads[task].seed, task, epoch, clock));

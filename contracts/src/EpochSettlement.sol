@@ -90,6 +90,7 @@ contract EpochSettlement is Misconduct {
         Clock memory clock = Clocks.unpack(word);
         bytes32 hash = Reports.hash(report);
         _checkOrder(report, hash, head, clock);
+        // slither-disable-next-line reentrancy-no-eth,reentrancy-events: our own contract, which calls nobody
         if (clock.changing) word = _applyChanges(report, clock);
         _checkSignatures(report, clock, _hashTypedDataV4(hash), seats, signatures);
 
@@ -135,6 +136,7 @@ contract EpochSettlement is Misconduct {
         clock.skips += 1;
         clock.epochStart = uint40(block.timestamp);
         uint256 nextSlots = clock.numSlots;
+        // slither-disable-next-line unused-return: their number does not matter yet
         if (clock.changing) (, nextSlots) = registry.dueAt(task, epoch + 1);
         clock.running =
             clock.skips != terms.maxSkips && clock.lastSettled != clock.numEpochs && nextSlots > clock.numVoters;

@@ -299,6 +299,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
             numSlots = change.leaves ? numSlots - change.slots : numSlots + change.slots;
         }
         (roster.applied, state.numSlots) = (end, then);
+        // slither-disable-next-line unused-return: the number of these changes does not matter yet
         (, nextSlots) = roster.due(epoch + 1, then);
         waiting = end != roster.announced;
     }
@@ -340,7 +341,9 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// over after it left. Anybody may call.
     function release(bytes32 task, address account) external nonReentrant {
         uint256 leftAt = _memberAt(task, indexOf(task, account)).leftAt;
+        // slither-disable-next-line incorrect-equality: zero is for never
         if (leftAt == 0) _requireStatus(task, Status.Closed);
+        // slither-disable-next-line incorrect-equality: zero is for never
         uint256 from = leftAt == 0 ? releasableAt(task) : leftAt + evidenceWindow;
         if (block.timestamp < from) revert EvidenceWindowOpen(from);
         uint256 amount = vault.unlock(task, account);
@@ -490,6 +493,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
         uint32 firstSlot = state.numSlots;
         if (running) {
+            // slither-disable-next-line reentrancy-no-eth,reentrancy-benign: our own contract, which calls nobody
             firstSlot = _announce(task, index, slots, false);
         } else {
             roster.fill(msg.sender, firstSlot, slots);
@@ -503,6 +507,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @dev Queues a change for the first epoch that nobody can be training yet.
     function _announce(bytes32 task, uint32 index, uint32 slots, bool leaves) private returns (uint32 firstSlot) {
         Terms storage terms = _terms[task];
+        // slither-disable-next-line reentrancy-events: our own contract, which calls nobody
         uint256 epoch = settlement.expectChange(task) + uint256(terms.maxUnsettled) + 2;
         if (epoch > terms.numEpochs) revert TooLate(epoch, terms.numEpochs);
         Change memory change = Change(index, slots, uint32(epoch), leaves);

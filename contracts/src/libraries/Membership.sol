@@ -64,6 +64,7 @@ library Membership {
         view
         returns (uint32 end, uint32 then)
     {
+        // slither-disable-next-line uninitialized-local: from zero up
         uint256 work;
         then = numSlots;
         unchecked {
