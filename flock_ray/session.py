@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms, uses_rpc
-from flock_ray.cluster.ledger import ChainLedger, Ledger, NoLedger
+from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.runtime import machines, ray_cluster

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flock_ray.chain.views import TaskStatus
-from flock_ray.cluster.ledger import ChainLedger
+from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roster import Change

@@ -14,7 +14,7 @@ from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
 from flock_ray.chain.views import RewardRoots
-from flock_ray.cluster.ledger import ChainLedger
+from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.node import Node
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.run_directory import RunDirectory

@@ -1,0 +1,321 @@
+"""The driver's side of the settlement chain: founding the task, settling epochs behind the training, paying out.
+
+It talks to the one chain actor. The driver holds the creator's key only; members' transactions come signed from the
+nodes, the relayer's key stays in the actor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from flock_ray.chain.eip712 import Domain
+from flock_ray.chain.keys import Signer, load_signer, run_signer
+from flock_ray.chain.transactions import create_task, deploy, start, transfer
+from flock_ray.chain.views import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
+from flock_ray.cluster.desk import ChainActor
+from flock_ray.cluster.groups import NodeGroups, root_cause
+from flock_ray.cluster.launch import uses_rpc
+from flock_ray.cluster.ledger import collect_enrolments, initial_state
+from flock_ray.cluster.patience import Patience
+from flock_ray.cluster.payout import PendingRewards, pending_rewards
+from flock_ray.cluster.post import Attestation, Settlement
+from flock_ray.config import Config, chain_urls
+from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
+from flock_ray.protocol.epoch import skip
+from flock_ray.protocol.hashing import ZERO
+from flock_ray.protocol.seed import fixed_genesis
+from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
+
+_LOOK = 1.0  # seconds between two looks at what a settlement waits for
+
+
+class ChainLedger:
+    """The chain actor, seen from the driver."""
+
+    def __init__(self, config: Config, run_dir: Path, accounts: dict[int, str]) -> None:
+        """Start the chain actor on the driver's machine; it starts or rebuilds the chain, or connects to it.
+
+        Args:
+            config: of the run.
+            run_dir: where an embedded chain is kept.
+            accounts: {member: address}; genesis of an embedded chain funds their gas.
+
+        Raises:
+            ChainError: or one of its kinds, when the chain cannot be used.
+        """
+        self._config, self._accounts = config, accounts
+        chain = config.chain
+        self.patience = Patience(chain.outage_patience)
+        self._embedded = not uses_rpc(config)
+        self._creator: Signer = (
+            run_signer(config.seed, "creator") if self._embedded else load_signer("creator", chain.keystore)
+        )
+        spec = ChainSpec(
+            backend=chain.backend.value,
+            urls=chain_urls(chain),
+            chain_id=chain.chain_id,
+            keystore=chain.keystore,
+            port=chain.port,
+            run_seed=config.seed,
+            funded=[self._creator.address, *accounts.values()] if self._embedded else [],
+            token=chain.token,
+            task=chain.task,
+            settlement=chain.settlement,
+            confirmation_timeout=chain.confirmation_timeout,
+            max_fee=chain.max_fee_gwei * GWEI,
+            finality=chain.finality.value,
+            fixed_members=True,
+        )
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor = ChainActor.options(name="chain", scheduling_strategy=here).remote()
+        self._info: ChainInfo = self._get(self._actor.open.remote(spec, str(run_dir)))
+        self._open: dict[Any, int] = {}
+        self._settled: dict[int, Settlement] = {}
+        self._task = ZERO
+        self._pending: PendingRewards | None = None
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        """A call of the chain actor, made again while an existing chain does not answer."""
+        while True:
+            try:
+                answer = self._get(self._actor.ask.remote(method, *args))
+            except ChainUnreachableError as error:
+                if self._embedded:
+                    raise
+                self.patience.wait(f"the chain: {error}", unreachable=True)
+                time.sleep(_LOOK)
+            else:
+                self.patience.over()
+                return answer
+
+    @staticmethod
+    def _get(ref: Any) -> Any:
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            raise root_cause(error) from None
+        except RayActorError as error:
+            raise ChainError("the chain actor died; go on with resume=RUN_DIR") from error
+
+    @property
+    def domain(self) -> Domain:
+        """Chain, settlement contract and distributor."""
+        return Domain(self._info.chain_id, self._info.settlement, self._info.distributor)
+
+    @property
+    def relayer(self) -> str:
+        """The chain actor's account."""
+        return str(self._info.relayer)
+
+    def facts(self) -> dict[str, Any]:
+        """Backend, chain id, contract addresses; after the pay-out what is pending."""
+        info = self._info
+        contracts = {
+            "token": info.token,
+            "task": info.task,
+            "settlement": info.settlement,
+            "distributor": info.distributor,
+            "vault": info.vault,
+        }
+        pending = {"rewards_pending": self._pending.facts()} if self._pending else {}
+        return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts, **pending}
+
+    def deploy(self) -> None:
+        """Deploy the contracts, unless `chain.token`, `chain.task` and `chain.settlement` name deployed ones.
+
+        The token begins with pool and stakes as its supply; the creator, who deploys it, gives the members theirs.
+        """
+        if self._info.settlement:
+            return
+        alliance = self._config.alliance
+        stake = alliance.min_stake * alliance.slots_per_member * TOKEN
+        supply = alliance.pool * TOKEN + stake * len(self._accounts)
+        context = self._ask("context", self._creator.address)
+        raws, addresses = deploy(self._creator, context, supply, self._ask("timestamp"))
+        self._ask("broadcast", raws, 0)
+        self._ask("set_contracts", addresses)
+        self._info = self._ask("info")
+        grants = [(account, stake) for _, account in sorted(self._accounts.items())]
+        self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
+
+    def found_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+        """Create and start the task; what an earlier attempt did already is left as it is."""
+        self._task = terms.task_id(self._config.seed)
+        view = self._ask("task_view", self._task)
+        if view.status is TaskStatus.NONE:
+            created = create_task(
+                self._creator,
+                self._ask("context", self._creator.address),
+                self._task,
+                self._task_terms(terms, adapter),
+                fixed_genesis(self._config.seed),
+            )
+            self._ask("broadcast", created, 0)
+            view = self._ask("task_view", self._task)
+        if view.status is TaskStatus.JOINING:
+            self._join_missing(groups, {member.account for member in view.members})
+            started = start(self._creator, self._ask("context", self._creator.address), self._task)
+            self._ask("broadcast", started, 0)
+            view = self._ask("task_view", self._task)
+        if view.changes:
+            raise ChainError(
+                f"members joined or left task 0x{self._task.hex()} on this chain after it started, and a run does not"
+                " follow that yet; choose another seed"
+            )
+        accounts = tuple(member.account for member in view.members)
+        if accounts != tuple(self._accounts.values()):
+            raise ChainError(
+                f"task 0x{self._task.hex()} on this chain has other members than this run, or in another order;"
+                " choose another seed"
+            )
+        members = [
+            MemberState(one.account, one.slots, one.chain_tip, one.slots * terms.min_stake) for one in view.members
+        ]
+        contract = bytes.fromhex(self._info.settlement[2:])
+        scope = Scope(self._info.chain_id, contract, self._task)
+        return initial_state(terms, scope, view.seed, adapter, members)
+
+    def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
+        """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
+        alliance = self._config.alliance
+        slots = alliance.slots_per_member
+        amount = alliance.min_stake * slots * TOKEN
+        contexts = {
+            number: self._ask("context", account)
+            for number, account in sorted(self._accounts.items())
+            if account not in joined
+        }
+        for number, enrolment in collect_enrolments(groups, self._task, contexts, amount, slots).items():
+            if number in contexts:
+                self._ask("broadcast", list(enrolment.transactions), 0)
+
+    def _task_terms(self, terms: Terms, adapter: bytes) -> TaskTerms:
+        alliance, chain = self._config.alliance, self._config.chain
+        return TaskTerms(
+            terms_hash=terms.digest(),
+            model_hash=adapter,
+            target_set_hash=ZERO,
+            pool=terms.pool,
+            min_stake=terms.min_stake,
+            max_slots=alliance.slots_per_member,
+            num_voters=terms.num_voters,
+            num_proposers=terms.num_proposers,
+            min_members=alliance.num_members,
+            max_members=alliance.num_members,
+            num_epochs=terms.num_epochs,
+            max_unsettled=alliance.max_unsettled,
+            max_skips=alliance.spare_reveals,
+            end_share_bps=0,
+            epoch_deadline=chain.epoch_deadline,
+            join_deadline=self._ask("timestamp") + chain.epoch_deadline,
+            fixed_genesis=self._embedded,
+        )
+
+    def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
+        """Hand the report to the chain actor."""
+        report, seats = attestation.report, attestation.seats(voters)
+        settle = self._actor.settle.options(concurrency_group="settle")
+        self._open[settle.remote(report, seats, attestation.packed(voters))] = report.epoch
+
+    def settled(self, at_most_open: int) -> Iterator[Settlement]:
+        """Collect receipts in the order of epochs; when none may stay open, only once all are as sure as configured.
+
+        Raises:
+            EpochAbandonedError: an open epoch was abandoned.
+            ChainUnreachableError: the chain did not answer for longer than `chain.outage_patience` while this waited.
+            ChainError: the contract refused a report, or a transaction was not mined in time.
+        """
+        for ref, epoch in list(self._open.items()):
+            if len(self._open) > at_most_open:
+                self._await(ref)
+            elif not ray.wait([ref], timeout=0)[0]:
+                break
+            del self._open[ref]
+            self._settled[epoch] = _settlement(epoch, self._get(ref))
+            yield self._settled[epoch]
+        if at_most_open == 0:
+            yield from self._moved().values()
+
+    def follow(self, state: TaskState) -> TaskState:
+        """The state that the chain is at, all epochs since `state` having been abandoned.
+
+        Raises:
+            TaskClosedError: too many in a row.
+            ChainError: the chain tells another history.
+        """
+        self._open.clear()
+        view = self._ask("task_view", self._task)
+        while state.epoch <= view.last_settled:
+            state = skip(state)
+        if state.seed != view.seed:
+            raise ChainError(f"the chain is at another seed before epoch {state.epoch} than its abandoned epochs give")
+        if view.status is TaskStatus.CLOSED and not state.finished:
+            raise TaskClosedError(
+                f"the task was closed after epoch {view.last_settled}: {view.skips} epochs in a row were abandoned;"
+                " members claim what they earned and take out their stakes by hand"
+            )
+        return state
+
+    def _moved(self) -> dict[int, Settlement]:
+        """Wait until the settlements are sure; those that another transaction brought about in the end."""
+        ref = self._actor.confirm.options(concurrency_group="settle").remote()
+        self._await(ref)
+        now = {epoch: _settlement(epoch, receipt) for epoch, receipt in self._get(ref).items()}
+        return {epoch: one for epoch, one in now.items() if epoch in self._settled and one != self._settled[epoch]}
+
+    def _await(self, ref: Any) -> None:
+        """Wait for a settlement, tell what for, and give up after too long an outage."""
+        while not ray.wait([ref], timeout=_LOOK)[0]:
+            waiting = self._get(self._actor.ask.remote("waiting"))
+            if waiting is not None:
+                what = f"the settlement of epoch {waiting.epoch}" if waiting.epoch else "the settlements"
+                self.patience.wait(f"{what}: {waiting.reason}", waiting.unreachable, waiting.since)
+        self.patience.over()
+
+    def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
+        """Broadcast the members' claims and releases; what was collected already or does not pay yet is left out."""
+        view, accounts = self._ask("task_view", self._task), list(self._accounts.values())
+        claimed = self._ask("claimed", self._task, accounts)
+        to_pool = self._ask("paid_to_pool", self._task, accounts)
+        pooled = frozenset(number for number, account in self._accounts.items() if account in to_pool)
+        released = self._ask("releasable", self._task)
+        locked = frozenset(number for number in self._accounts if released and view.members[number].stake)
+        paid = {number: claimed[account] for number, account in self._accounts.items()}
+        unpaid = {number: left for number, wei in paid.items() if (left := state.members[number].earned - wei) > 0}
+        leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
+        roots = self._ask("reward_roots", self._task)
+        self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
+        if self._pending:
+            unpaid, leaves = {}, ()
+        due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
+        transactions: dict[int, tuple[bytes, ...]] = {}
+        for _, signed in groups.run("collect_earnings", due, leaves, paid, pooled, locked):
+            transactions |= signed
+        for _, raws in sorted(transactions.items()):
+            self._ask("broadcast", list(raws), state.epoch)
+
+    @property
+    def pending(self) -> PendingRewards | None:
+        """What `pay_out` had to leave."""
+        return self._pending
+
+    def adopt(self, state: TaskState) -> None:
+        """Remember the task's id."""
+        self._task = state.scope.task
+
+    def wealth(self, state: TaskState | None) -> dict[int, int]:
+        """What is in the wallets, what is the members' own in the vault, and what is still to be claimed."""
+        owned = self._ask("wealth", list(self._accounts.values()))
+        pending = self._pending.wei if self._pending else {}
+        return {number: owned[account] + pending.get(number, 0) for number, account in self._accounts.items()}
+
+
+def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:
+    return Settlement(epoch, "0x" + receipt.hash.hex(), receipt.gas_used)
