@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
+from flock_ray.cluster.interrupts import stop_on_signals
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import ClusterMode, Config, check, describe_risk, explain_bad_key, register, to_config
@@ -127,13 +127,8 @@ def fail(message: str, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-def stop_like_interrupt(*_: object) -> NoReturn:
-    """SIGTERM, as `ray job stop` sends it, ends a run as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop_like_interrupt)
+    stop_on_signals()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register()
     try:

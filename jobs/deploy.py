@@ -9,7 +9,6 @@ The account `creator` (key as for jobs/alliance.py) pays and keeps no power: a T
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from alliance import CONF, fail, one_line_errors, stop_like_interrupt
+from alliance import CONF, fail, one_line_errors
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +35,7 @@ from flock_ray.chain.views import (
     UNBONDING_EPOCHS,
     VAULT_EPOCH,
 )
+from flock_ray.cluster.interrupts import stop_on_signals
 from flock_ray.config import ChainBackend, ChainConfig, chain_urls, explain_bad_key, refuse_unknown
 from flock_ray.errors import ConfigError
 
@@ -268,7 +268,7 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop_like_interrupt)
+    stop_on_signals()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     ConfigStore.instance().store(name="deploy_schema", node=DeployConfig)
     try:

@@ -21,6 +21,7 @@ from flock_ray.chain.transactions import create_task, deploy, start, transfer
 from flock_ray.chain.views import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
 from flock_ray.cluster.desk import ChainActor
 from flock_ray.cluster.groups import NodeGroups, root_cause
+from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import uses_rpc
 from flock_ray.cluster.ledger import collect_enrolments, initial_state
 from flock_ray.cluster.patience import Patience
@@ -273,6 +274,7 @@ class ChainLedger:
     def _await(self, ref: Any) -> None:
         """Wait for a settlement, tell what for, and give up after too long an outage."""
         while not ray.wait([ref], timeout=_LOOK)[0]:
+            check_interrupted()
             waiting = self._get(self._actor.ask.remote("waiting"))
             if waiting is not None:
                 what = f"the settlement of epoch {waiting.epoch}" if waiting.epoch else "the settlements"

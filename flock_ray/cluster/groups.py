@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import NodeReport, NodeSpec
@@ -149,6 +150,7 @@ class NodeGroups:
         answers: dict[int, Any] = {}
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=1.0)
+            check_interrupted()
             self._show_progress(sorted({index for index, _ in waiting.values()}))
             for ref in ready:
                 index, rank = waiting[ref]
