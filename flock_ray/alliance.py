@@ -56,13 +56,13 @@ class Alliance:
         self.events, self.witness, self.max_unsettled = events, witness, max_unsettled
         self.arrivals = arrivals
         self.committee = CommitteeActor.remote()
-        self._before: dict[int, TaskState] = {}  # the states that epochs not settled yet started from
+        self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
 
     def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
         """All epochs from `state` on; `earlier` are those signed by an earlier run, settled again where it is open."""
         for epoch in earlier:
+            self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
-                self._before[epoch.state.epoch] = epoch.state
                 self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
         self._begin(state)
         while True:
