@@ -26,11 +26,11 @@ from benchmarks.common import environment, store
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, read_adapter
 from flock_ray.lora.serialization import Adapter
-from flock_ray.training.cohort import MemberJob, StackedCohort
 from flock_ray.training.data import Example
-from flock_ray.training.engine import TrainOutcome, TrainSettings
+from flock_ray.training.engine import MemberJob, TrainOutcome, TrainSettings
 from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
 from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
+from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 SPEC = LoraSpec(8, 16, ("all-linear",))
 SETTINGS = TrainSettings(steps=10, batch_size=1, learning_rate=1e-4, weight_decay=0.01, max_grad_norm=1.0)
@@ -98,7 +98,7 @@ def swap(model: PeftModel, job: MemberJob) -> int:
     return done
 
 
-def stacked(cohort: StackedCohort, members: Sequence[MemberJob]) -> int:
+def stacked(cohort: StackedEngine, members: Sequence[MemberJob]) -> int:
     """All members at once; every one must get through."""
     results = cohort.train(members)
     assert all(isinstance(result, TrainOutcome) for result in results)
@@ -160,8 +160,8 @@ class Bench:
         base = base_model(dtype)
         self.flops = FlopCounter.of(base.model, SPEC.target_modules, SPEC.rank)
         self.adapter = initial_adapter(adapter_shapes(base.model, SPEC.target_modules, SPEC.rank), seed=1)
-        self.cohort = StackedCohort(base, SPEC)
-        self.compiled = StackedCohort(base_model(dtype), SPEC, compiled=True)
+        self.cohort = StackedEngine(base, SPEC, StackedOptions())
+        self.compiled = StackedEngine(base_model(dtype), SPEC, StackedOptions(compiled=True))
         self.peft = fresh_peft(dtype)
         self.rates = gemm_rate(dtype, CPU)
 
@@ -232,13 +232,13 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
     dtype, cohort = bench.dtype, bench.cohort
     members = jobs(MEMBERS, TOKENS[0], bench.adapter, steps)
     prompts = half_labelled(members)
-    whole = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
-    all_logits = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
+    whole = StackedEngine(base_model(dtype), SPEC, StackedOptions(chunk_tokens=None))
+    all_logits = StackedEngine(base_model(dtype), SPEC, StackedOptions(chunk_tokens=None))
     all_logits.loss.whole_logits = True
     from_inputs = base_model(dtype)
     from_inputs.model.enable_input_require_grads()
-    below = StackedCohort(from_inputs, SPEC)
-    grouped = StackedCohort(base_model(dtype), SPEC, grouped=True)
+    below = StackedEngine(from_inputs, SPEC, StackedOptions())
+    grouped = StackedEngine(base_model(dtype), SPEC, StackedOptions(grouped=True))
     variants: dict[str, Contender] = {
         "default": lambda: stacked(cohort, members),
         "all_logits_at_once": lambda: stacked(whole, members),

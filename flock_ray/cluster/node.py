@@ -24,7 +24,7 @@ from flock_ray.cluster.committee import Bulletin
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
-from flock_ray.cluster.workbench import Workbench
+from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
 from flock_ray.lora.algebra import neglected_term
 from flock_ray.lora.serialization import Adapter
@@ -183,10 +183,9 @@ class Node:
         proposers = self._hosted(state.roles.proposers)
         self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
         messages, events = [], []
-        for number in proposers:
-            update = self._bench.train(number, state.epoch, state.adapter)
+        for number, update in self._bench.train(proposers, state.epoch, state.adapter).items():
             if member := self._members.get(number):
-                payload = self._payload(member)
+                payload = self._payload(member, update)
                 member.keep(payload)
                 salt = member.salt(state, "payload")
                 commitment = state.scope.payload_commitment(state.epoch, number, sha256(payload), salt)
@@ -206,12 +205,12 @@ class Node:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
         messages = []
-        for number in self._hosted(state.roles.proposers):
-            update = self._bench.train(number, state.epoch, state.adapter)
+        proposers = self._hosted(state.roles.proposers)
+        for number, update in self._bench.train(proposers, state.epoch, state.adapter).items():
             if member := self._members.get(number):
                 salt = member.salt(state, "payload")
                 with self._bench.timed("transfer"):
-                    payload = self._bench.store.put(self._payload(member))
+                    payload = self._bench.store.put(self._payload(member, update))
                 manifest = Manifest(
                     base_model=state.terms.base_model,
                     global_adapter=state.adapter,
@@ -310,17 +309,21 @@ class Node:
         state = self._state
         manifests = opened_manifests(state, inbox)
         voters = self._hosted(state.roles.voters)
-        self._bench.begin_phase("score proposals", len(voters) * len(manifests) * 2)
+        updates = {m.payload: self._bench.update(m.payload) for m in manifests.values()} if voters else {}
+        adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
+        if self._mechanism.scores_proposals:
+            for payload, update in updates.items():
+                if not isinstance(update, Check):
+                    adapters[payload] = self._bench.combine(state.adapter, {payload: update}, [1])
+        self._bench.begin_phase("score proposals", len(voters) * len(adapters))
+        scores = self._bench.score_proposals(voters, list(adapters.values()))
         ballots = []
         for number in voters:
             entries = []
             for proposer, manifest in manifests.items():
-                found = self._bench.update(manifest.payload)
-                check = found if isinstance(found, Check) else Check.VALID
-                score = None
-                if not isinstance(found, Check) and self._mechanism.scores_proposals:
-                    adapter = self._bench.combine(state.adapter, {manifest.payload: found}, [1])
-                    score = self._vote(number, adapter)
+                update, adapter = updates[manifest.payload], adapters.get(manifest.payload)
+                check = update if isinstance(update, Check) else Check.VALID
+                score = self._vote(number, scores[number, adapter]) if adapter else None
                 entries.append(ProposalEntry(proposer, manifest.payload, check, score))
             if member := self._members.get(number):
                 ballots.append((member, BallotA(tuple(entries))))
@@ -344,25 +347,27 @@ class Node:
     def _ballots_b(self, inbox: Inbox) -> list[tuple[Member, BallotB]]:
         state = self._state
         voters = self._hosted(state.roles.voters)
-        self._bench.begin_phase("score candidate", len(voters) * 2)
+        if not voters:
+            return []
+        candidate, weights = self._candidate(inbox)
+        scores: dict[int, Score] = {}
+        if candidate and self._mechanism.scores_candidate:
+            self._bench.begin_phase("score candidate", len(voters))
+            scores = self._bench.score_candidate(voters, candidate)
         ballots = []
         for number in voters:
-            candidate, weights = self._candidate(inbox)
-            scored = candidate and self._mechanism.scores_candidate
-            score = self._vote(number, candidate) if candidate and scored else None
+            score = self._vote(number, scores[number]) if scores else None
             if member := self._members.get(number):
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots
 
-    def _vote(self, number: int, adapter: bytes) -> Score:
+    def _vote(self, number: int, found: Score) -> Score:
         """What the member says of an adapter: its score, or what its attack makes of it."""
-        found = self._bench.score(number, self._state.adapter, adapter)
         member = self._members.get(number)
         return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
 
-    def _payload(self, member: Member) -> bytes:
-        update = self._bench.train(member.number, self._state.epoch, self._state.adapter)
+    def _payload(self, member: Member, update: LocalUpdate) -> bytes:
         with self._bench.timed("encode"):
             return member.attack.payload(update.delta, self._bench.codec.encode)
 

@@ -8,7 +8,7 @@ from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
 from flock_ray.lora.serialization import Adapter
 from flock_ray.training.data import Example
-from flock_ray.training.engine import TrainSettings
+from flock_ray.training.engine import Engine, LossJob, MemberJob, SequenceLoss, TrainOutcome, TrainSettings
 from flock_ray.training.model import BaseModel, ModelSpec
 
 LORA = LoraSpec(4, 8, ("all-linear",))
@@ -45,3 +45,16 @@ def distance(left: Adapter, right: Adapter) -> float:
     """Largest difference of an entry."""
     assert left.keys() == right.keys()
     return max(float((left[key] - right[key]).abs().max()) for key in left)
+
+
+def train_one(engine: Engine, adapter: Adapter, batches: list[list[Example]], settings: TrainSettings) -> TrainOutcome:
+    """One member; what it diverged with is raised."""
+    [result] = engine.train([MemberJob(adapter, batches, settings)])
+    if not isinstance(result, TrainOutcome):
+        raise result
+    return result
+
+
+def losses_of(engine: Engine, adapter: Adapter, examples: list[Example]) -> list[SequenceLoss]:
+    [found] = engine.losses([LossJob(adapter, examples)])
+    return found

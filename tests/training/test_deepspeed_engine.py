@@ -22,10 +22,12 @@ from tests.training.samples import (
     LORA,
     SETTINGS,
     distance,
+    losses_of,
     random_batches,
     random_examples,
     starting_adapter,
     tiny_spec,
+    train_one,
 )
 
 pytestmark = pytest.mark.integration
@@ -42,14 +44,14 @@ def turns(engine: Engine, base: BaseModel) -> Answers:
     Batches of 3 rows split unevenly over two ranks, those of 1 leave a rank without rows; label counts differ by row.
     """
     start, examples = starting_adapter(base), random_examples(11, seed=9)
-    before = engine.losses(start, examples)
-    first = engine.train(start, random_batches(size=3), SETTINGS)
-    after = engine.losses(first.adapter, examples)
-    lonely = engine.train(start, random_batches(size=1, seed=1), SETTINGS)
-    held = engine.train(start, random_batches(size=4, seed=2), HELD)
+    before = losses_of(engine, start, examples)
+    first = train_one(engine, start, random_batches(size=3), SETTINGS)
+    after = losses_of(engine, first.adapter, examples)
+    lonely = train_one(engine, start, random_batches(size=1, seed=1), SETTINGS)
+    held = train_one(engine, start, random_batches(size=4, seed=2), HELD)
     with pytest.raises(TrainingError, match=r"local step [2-4] is (nan|inf)"):
-        engine.train(start, random_batches(size=3), replace(SETTINGS, learning_rate=1e30))
-    again = engine.train(start, random_batches(size=3), SETTINGS)
+        train_one(engine, start, random_batches(size=3), replace(SETTINGS, learning_rate=1e30))
+    again = train_one(engine, start, random_batches(size=3), SETTINGS)
     return before, first, after, lonely, held, again
 
 
