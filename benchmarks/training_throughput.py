@@ -37,6 +37,7 @@ SETTINGS = TrainSettings(steps=10, batch_size=1, learning_rate=1e-4, weight_deca
 MEMBERS, TOKENS, ROUNDS = 8, (64, 256), 5
 SEARCH = ((4, 128), (8, 128), (16, 64), (16, 128), (32, 64))
 """K and tokens a member-step that the best point is looked for among, besides those of the comparison."""
+GEMM_SIZES = (1024, 2048, 4096)
 CPU = torch.device("cpu")
 OURS, OURS_COMPILED = f"stacked_k{MEMBERS}", f"stacked_k{MEMBERS}_compiled"
 
@@ -163,7 +164,7 @@ class Bench:
         self.cohort = StackedEngine(base, SPEC, StackedOptions())
         self.compiled = StackedEngine(base_model(dtype), SPEC, StackedOptions(compiled=True))
         self.peft = fresh_peft(dtype)
-        self.rates = gemm_rate(dtype, CPU)
+        self.rates = gemm_rate(dtype, CPU, GEMM_SIZES)
 
     def work(self, members: int, tokens: int, steps: int) -> int:
         """Operations of the local training of so many members."""
@@ -192,7 +193,7 @@ class Bench:
         stacked(self.compiled, jobs(MEMBERS, tokens, self.adapter, 1))
         compile_seconds = time.perf_counter() - began
         found = in_turn(contenders, rounds)
-        for size, rate in gemm_rate(self.dtype, CPU).items():
+        for size, rate in gemm_rate(self.dtype, CPU, GEMM_SIZES).items():
             self.rates[size] = max(rate, self.rates[size])
         works = {
             name: self.work(MEMBERS if name in (OURS, OURS_COMPILED) else 1, tokens, self.steps) for name in contenders

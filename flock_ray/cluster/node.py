@@ -8,6 +8,7 @@ same. With several ranks all run the same phases, since engines may work collect
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,8 +183,14 @@ class Node:
         state = self._state
         proposers = self._hosted(state.roles.proposers)
         self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
-        messages, events = [], []
-        for number, update in self._bench.train(proposers, state.epoch, state.adapter).items():
+        messages: list[SignedMessage] = []
+        events: list[tuple[str, Mapping[str, object]]] = []
+        began = time.perf_counter()
+        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        if updates:
+            facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
+            events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
+        for number, update in updates.items():
             if member := self._members.get(number):
                 payload = self._payload(member, update)
                 member.keep(payload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +25,7 @@ from flock_ray.training.cohort import cohorts
 from flock_ray.training.data import Example, Silo, batches, load_silo
 from flock_ray.training.engine import Engine, LossJob, MemberJob, Rendezvous, Result, SequenceLoss
 from flock_ray.training.evaluation import mean_loss, paired_score
-from flock_ray.training.flops import FlopCounter
+from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
@@ -73,7 +73,7 @@ class Workbench:
         self._host = {member: host for host, members in enumerate(spec.hosts) for member in members}
         self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
-        self._work = 0
+        self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
         self._engine = _make_engine(self.base, spec, rendezvous)
         self._adapters: dict[bytes, Adapter] = {}
         self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
@@ -159,7 +159,6 @@ class Workbench:
         delta = subtract(result.adapter, job.adapter)
         self._check_bound(member, delta)
         samples = tuple(example for batch in job.batches for example in batch)
-        self._work += self._flops.training([len(one.input_ids) for one in samples], result.num_tokens)
         return LocalUpdate(delta, samples, tuple(result.losses))
 
     def _cohorts(self, costs: Mapping[Key, int], host: Callable[[Key], int]) -> list[list[Key]]:
@@ -174,6 +173,13 @@ class Workbench:
             for keys in by_host.values()
             for cohort in cohorts([costs[key] for key in keys], self._budget)
         ]
+
+    def training_facts(self, updates: Collection[LocalUpdate], seconds: float) -> dict[str, float]:
+        """How much was trained in so many seconds, and what this node's matrix products would do in one."""
+        samples = [example for update in updates for example in update.samples]
+        tokens = sum(example.num_labels for example in samples)
+        flops = self._flops.training((len(example.input_ids) for example in samples), tokens)
+        return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": self._rate}
 
     def _check_bound(self, member: int, delta: Adapter) -> None:
         """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""

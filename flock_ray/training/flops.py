@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from flock_ray.lora.peft_io import adapter_shapes
 
-GEMM_SIZES = (1024, 2048, 4096)
+GEMM_SIZES = {"cpu": (1024,), "cuda": (4096, 8192)}
+"""Squares that a node measures when it loads: large enough for the device's full rate, small enough to take no time."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def mfu(flops: float, seconds: float, rate: float) -> float:
 
 
 def gemm_rate(
-    dtype: torch.dtype, device: torch.device, sizes: Iterable[int] = GEMM_SIZES, repeats: int = 5
+    dtype: torch.dtype, device: torch.device, sizes: Iterable[int] | None = None, repeats: int = 5
 ) -> dict[int, float]:
     """Measured operations a second of square matrix products, the fastest of `repeats`, by size."""
     rates = {}
-    for size in sizes:
+    for size in sizes or GEMM_SIZES[device.type]:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         _product_seconds(left, right)
         rates[size] = 2 * size**3 / min(_product_seconds(left, right) for _ in range(repeats))
