@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flock_ray.adversary.registry import get_attack
 from flock_ray.aggregation.registry import get_rule
@@ -52,7 +52,13 @@ from flock_ray.verify.opinion import disagreement
 
 
 class Node:
-    """One worker of a node group: the plain class that a Ray actor wraps."""
+    """One worker of a node group: the plain class that a Ray actor wraps.
+
+    Attributes:
+        workbench: what trains and scores; benchmarks put a simulated one here.
+    """
+
+    workbench: ClassVar[type[Workbench]] = Workbench
 
     def __init__(self, spec: NodeSpec, rank: int) -> None:
         """Take the group's description; `load` does the work."""
@@ -73,7 +79,7 @@ class Node:
         """
         spec = self._spec
         self._members = {number: self._open_member(number) for number in spec.members} if self._rank == 0 else {}
-        self._bench = Workbench(spec, Rendezvous(host, port, self._rank, world))
+        self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world))
         base = self._bench.base
         hosted = tuple(
             HostedMember(

@@ -56,20 +56,36 @@ class Workbench:
         self.spec = spec
         self._seconds: dict[str, float] = {}
         self.begin_phase("load", len(spec.members))
-        self.base = load_base(spec.model)
+        self.base = self._load_base()
         self.silos: dict[int, Silo] = {}
         for member in spec.members:
-            self.silos[member] = load_silo(spec.data, member, self.base.tokenizer)
+            self.silos[member] = self._load_silo(member)
             self._step()
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self.codec = get_codec(spec.codec)
         self.store = BlobStore(spec.store_url)
-        self._engine = _make_engine(self.base, spec, rendezvous)
+        self._engine = self._make_engine(rendezvous)
         self._adapters: dict[bytes, Adapter] = {}
         self._losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
         self._trained: dict[tuple[int, int, bytes], LocalUpdate] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
+
+    def _load_base(self) -> BaseModel:
+        return load_base(self.spec.model)
+
+    def _load_silo(self, member: int) -> Silo:
+        return load_silo(self.spec.data, member, self.base.tokenizer)
+
+    def _make_engine(self, rendezvous: Rendezvous) -> Engine:
+        """The configured engine; DeepSpeed is imported only where it runs."""
+        spec = self.spec
+        if spec.engine == "torch":
+            return TorchEngine(self.base, spec.lora)
+        from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
+
+        zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
+        return DeepSpeedEngine(self.base, spec.lora, zero, rendezvous)
 
     def begin_phase(self, phase: str, total: int) -> None:
         """Tell that `total` steps of a phase are ahead, for whoever asks for the progress."""
@@ -202,13 +218,3 @@ class Workbench:
     def close(self) -> None:
         """Leave the process group, if there is one."""
         self._engine.close()
-
-
-def _make_engine(base: BaseModel, spec: NodeSpec, rendezvous: Rendezvous) -> Engine:
-    """The configured engine; DeepSpeed is imported only where it runs."""
-    if spec.engine == "torch":
-        return TorchEngine(base, spec.lora)
-    from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
-
-    zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
-    return DeepSpeedEngine(base, spec.lora, zero, rendezvous)
