@@ -90,7 +90,9 @@ def recover(digest: bytes, signature: bytes) -> str | None:
     if int.from_bytes(signature[32:64], "big") > _ORDER // 2:
         return None
     try:
-        return _address(PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, None))
+        return _address(
+            PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, None)
+        )
     except ValueError:  # no point of the curve has signed it
         return None
 

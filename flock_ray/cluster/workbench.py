@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from flock_ray.aggregation.combine import combine
+from flock_ray.aggregation.combine import RunningCandidate, combine
 from flock_ray.cluster.spec import NodeSpec
 from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
@@ -25,6 +29,8 @@ from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss
 from flock_ray.training.evaluation import mean_loss, paired_score
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.torch_engine import TorchEngine
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Workbench:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
         self.spec = spec
         self._seconds: dict[str, float] = {}
+        self._num_threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._num_threads)
         self.begin_phase("load", len(spec.members))
         self.base = self._load_base()
         self.silos: dict[int, Silo] = {}
@@ -68,6 +76,7 @@ class Workbench:
         self._adapters: dict[bytes, Adapter] = {}
         self._losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
+        self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, int, bytes], LocalUpdate] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
 
@@ -103,6 +112,16 @@ class Workbench:
             yield
         finally:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
+
+    def in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What `work` gives for each item, in order, a few items ahead: hashing, files and tensors free the lock."""
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(work, item))
+            if len(waiting) > 2 * self._num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def take_seconds(self) -> dict[str, float]:
         """The seconds counted since the last call."""
@@ -165,10 +184,42 @@ class Workbench:
 
     def update(self, payload: bytes) -> Adapter | Check:
         """The decoded update of a payload hash, or why there is none."""
-        if payload not in self._updates:
-            with self.timed("transfer"):
-                self._updates[payload] = self._fetch(payload)
+        self.collect([payload])
         return self._updates[payload]
+
+    def collect(self, payloads: Sequence[bytes]) -> None:
+        """Fetch, check and remember payloads, in threads; each once for all voters here."""
+        missing = [payload for payload in dict.fromkeys(payloads) if payload not in self._updates]
+        with self.timed("transfer"):
+            for payload, found in zip(missing, self.in_threads(self._fetch, missing), strict=True):
+                self._updates[payload] = found
+
+    def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
+        """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
+        distinct = list(dict.fromkeys(payloads))
+        total, checks = RunningCandidate(self.adapter(start)), dict[bytes, Check]()
+        with self.timed("transfer"):
+            for payload, found in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
+                checks[payload] = found if isinstance(found, Check) else Check.VALID
+                if not isinstance(found, Check):
+                    total.add(found, 1)
+        self._running = start, frozenset(one for one, check in checks.items() if check is Check.VALID), total
+        return checks
+
+    def mean_of(self, start: bytes, payloads: Sequence[bytes]) -> bytes | None:
+        """Remember global adapter + mean of the updates; its hash, None if one of them cannot be had."""
+        wanted = frozenset(payloads)
+        if self._running is None or self._running[:2] != (start, wanted):
+            self.check(start, payloads)
+        assert self._running is not None
+        _, counted, total = self._running
+        if counted != wanted:
+            return None
+        key = (start, tuple(sorted(wanted)), ())
+        if key not in self._combined:
+            with self.timed("aggregate"):
+                self._combined[key] = self.remember(total.adapter())
+        return self._combined[key]
 
     def _fetch(self, payload: bytes) -> Adapter | Check:
         try:
@@ -212,9 +263,11 @@ class Workbench:
         self._adapters = {adapter: self.adapter(adapter)}
         self._losses = {key: found for key, found in self._losses.items() if key[1] == adapter}
         self._updates.clear()
+        self._running = None
         self._trained.clear()
         self._combined.clear()
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
+        self._pool.shutdown()
         self._engine.close()

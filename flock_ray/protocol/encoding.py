@@ -108,9 +108,7 @@ def parse_canonical(data: bytes, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise ValueError(f"{len(data)} bytes are more than the {max_bytes} allowed")
     # The parser's hooks refuse what has no canonical text, so its value needs no second look.
-    value = parse_json(
-        data.decode(), _MAX_DEPTH, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float
-    )
+    value = parse_json(data.decode(), _MAX_DEPTH, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
     if _text(value) != data:
         raise ValueError("JSON is not in canonical form")
     return value
