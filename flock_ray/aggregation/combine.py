@@ -1,11 +1,35 @@
-"""From weights to the candidate: one exact sum, equal to the last byte wherever it is computed."""
+"""From weights to the candidate: one exact sum, equal to the last byte wherever and however it is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flock_ray.lora.fixed_point import dequantize, quantize, weighted_mean
-from flock_ray.lora.serialization import Adapter
+from flock_ray.lora.fixed_point import FixedPointSum, dequantize, quantize
+from flock_ray.lora.serialization import Adapter, flat, unflat
+
+
+class RunningCandidate:
+    """The candidate of an epoch while its updates come in, none of which is kept."""
+
+    def __init__(self, global_adapter: Adapter) -> None:
+        """Start from the common global adapter of the epoch."""
+        self._start = global_adapter
+        self._shapes = {key: tuple(factor.shape) for key, factor in global_adapter.items()}
+        self._sum = FixedPointSum(sum(factor.numel() for factor in global_adapter.values()))
+
+    def add(self, update: Adapter, weight: int) -> None:
+        """Count an update `weight` times.
+
+        Raises:
+            ValueError: it has other keys or shapes, a value outside the fixed-point range, or the weight does not fit.
+        """
+        if {key: tuple(factor.shape) for key, factor in update.items()} != self._shapes:
+            raise ValueError("an update has other keys or shapes than the global adapter")
+        self._sum.add(flat(update), weight)
+
+    def adapter(self) -> Adapter:
+        """Global adapter + weighted mean of the updates: see `combine`."""
+        return unflat(dequantize(quantize(flat(self._start)) + self._sum.mean()), self._shapes)
 
 
 def combine(global_adapter: Adapter, updates: Sequence[Adapter], weights: Sequence[int]) -> Adapter:
@@ -22,12 +46,11 @@ def combine(global_adapter: Adapter, updates: Sequence[Adapter], weights: Sequen
         New adapter with sorted keys, on the fixed-point grid.
 
     Raises:
-        ValueError: keys differ, weights do not fit, or a value lies outside the fixed-point range.
+        ValueError: keys or shapes differ, weights do not fit, or a value lies outside the fixed-point range.
     """
-    if any(update.keys() != global_adapter.keys() for update in updates):
-        raise ValueError("an update has other keys than the global adapter")
-    candidate: Adapter = {}
-    for key in sorted(global_adapter):
-        mean = weighted_mean([quantize(update[key]) for update in updates], weights)
-        candidate[key] = dequantize(quantize(global_adapter[key]) + mean)
-    return candidate
+    if len(updates) != len(weights):
+        raise ValueError(f"{len(updates)} updates need as many weights, not {len(weights)}")
+    candidate = RunningCandidate(global_adapter)
+    for update, weight in zip(updates, weights, strict=True):
+        candidate.add(update, weight)
+    return candidate.adapter()

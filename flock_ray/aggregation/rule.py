@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from flock_ray.lora.serialization import Adapter
 
 
 class Rule(Protocol):
-    """Decides how much each accepted update counts; `combine` does the sum."""
+    """Decides how much each accepted update counts; `combine` does the sum.
+
+    Attributes:
+        uniform: whether every update has weight 1 whatever is in it, so that a sum can be taken as they come in.
+    """
+
+    uniform: ClassVar[bool]
 
     def weights(self, updates: Sequence[Adapter]) -> tuple[int, ...]:
         """One non-negative integer weight an update, not all zero.

@@ -9,16 +9,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coincurve import PrivateKey, PublicKey
 from eth_account import Account
-from eth_keys import keys
-from eth_keys.exceptions import BadSignature, ValidationError
+from eth_utils.address import to_checksum_address
 
 from flock_ray.errors import KeyMissingError
-from flock_ray.protocol.hashing import tag, tagged
+from flock_ray.protocol.hashing import keccak, tag, tagged
 
 PASSWORD_VARIABLE = "FLOCK_RAY_KEYSTORE_PASSWORD"
 
@@ -43,8 +43,8 @@ class Signer:
         """
         if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
             raise ValueError("a private key is 32 bytes between 1 and the order of secp256k1")
-        self._key = keys.PrivateKey(secret)
-        self.address: str = self._key.public_key.to_checksum_address()
+        self._key = PrivateKey(secret)
+        self.address = _address(self._key.public_key)
 
     @classmethod
     def derive(cls, secret: bytes) -> Signer:
@@ -53,18 +53,18 @@ class Signer:
 
     def secret(self, purpose: str) -> bytes:
         """A 32-byte secret of this account for one purpose (root of a hash chain, salts); tells nothing of the key."""
-        return tagged("flock_ray/secret/1", tag(purpose), self._key.to_bytes())
+        return tagged("flock_ray/secret/1", tag(purpose), self._key.secret)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Signature of a 32-byte digest: r || s || v, v in {27, 28}, low s, nonce by RFC 6979 (65 bytes)."""
         if len(digest) != 32:
             raise ValueError(f"a digest has 32 bytes, not {len(digest)}")
-        signature = self._key.sign_msg_hash(digest)
-        return signature.to_bytes()[:64] + bytes([27 + signature.v])
+        signature = self._key.sign_recoverable(digest, hasher=None)
+        return signature[:64] + bytes([27 + signature[64]])
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
         """Raw bytes of the signed transaction with these JSON-RPC `fields` (nonce, gas and fees included)."""
-        return bytes(Account.sign_transaction(dict(fields), self._key.to_bytes()).raw_transaction)
+        return bytes(Account.sign_transaction(dict(fields), self._key.secret).raw_transaction)
 
     def __repr__(self) -> str:
         return f"Signer({self.address})"
@@ -73,8 +73,13 @@ class Signer:
         raise TypeError("a signer cannot be pickled or copied: keys stay in the process that loaded them")
 
 
+def _address(key: PublicKey) -> str:
+    return str(to_checksum_address(keccak(key.format(compressed=False)[1:])[12:]))
+
+
+@lru_cache(maxsize=1 << 16)
 def recover(digest: bytes, signature: bytes) -> str | None:
-    """Address that signed `digest`; None for a malformed or high-s signature.
+    """Address that signed `digest`; None for a malformed or high-s signature. The last answers are remembered.
 
     Args:
         digest: 32 bytes.
@@ -85,11 +90,11 @@ def recover(digest: bytes, signature: bytes) -> str | None:
     if int.from_bytes(signature[32:64], "big") > _ORDER // 2:
         return None
     try:
-        parsed = keys.Signature(signature[:64] + bytes([signature[64] - 27]))
-        address: str = parsed.recover_public_key_from_msg_hash(digest).to_checksum_address()
-    except (BadSignature, ValidationError):
+        return _address(
+            PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, None)
+        )
+    except ValueError:  # no point of the curve has signed it
         return None
-    return address
 
 
 def compact(signature: bytes) -> bytes:

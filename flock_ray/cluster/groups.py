@@ -21,8 +21,6 @@ from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import NodeReport, NodeSpec
 from flock_ray.errors import FlockRayError, NodeGroupError, PlacementError
 
-NodeActor = ray.remote(concurrency_groups={"health": 1})(Node)
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -34,10 +32,11 @@ class NodeGroup:
         rebuilt: whether the group died once already.
     """
 
-    def __init__(self, spec: NodeSpec, plan: Plan, name: str, timeout: float) -> None:
+    def __init__(self, spec: NodeSpec, plan: Plan, name: str, timeout: float, actor: Any) -> None:
         self.spec = spec
         self.rebuilt = False
         self._plan, self._name, self._timeout = plan, name, timeout
+        self._actor = actor
         self._actors: list[Any] = []
         self._placement: PlacementGroup | None = None
 
@@ -64,7 +63,7 @@ class NodeGroup:
             "MALLOC_TOP_PAD_": "100000000",
         }
         self._actors = [
-            NodeActor.options(
+            self._actor.options(
                 num_cpus=self._plan.cpus,
                 num_gpus=self._plan.gpus,
                 max_restarts=0,
@@ -104,7 +103,14 @@ class NodeGroup:
 class NodeGroups:
     """All node groups of a run."""
 
-    def __init__(self, specs: Sequence[NodeSpec], plan: Plan, timeout: float, report: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        specs: Sequence[NodeSpec],
+        plan: Plan,
+        timeout: float,
+        report: Callable[..., None],
+        node: type[Node] = Node,
+    ) -> None:
         """Describe the groups.
 
         Args:
@@ -112,8 +118,10 @@ class NodeGroups:
             plan: the placement plan.
             timeout: seconds to wait for placement.
             report: takes (kind, **fields) of events.
+            node: class of a worker.
         """
-        self._groups = [NodeGroup(spec, plan, f"node-{index}", timeout) for index, spec in enumerate(specs)]
+        actor = ray.remote(concurrency_groups={"health": 1})(node)
+        self._groups = [NodeGroup(spec, plan, f"node-{index}", timeout, actor) for index, spec in enumerate(specs)]
         self._report = report
         self._begin: tuple[Any, ...] | None = None
         self._states: dict[int, tuple[str, int, int]] = {}

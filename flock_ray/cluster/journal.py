@@ -7,54 +7,65 @@ import os
 from pathlib import Path
 
 from flock_ray.errors import ProtocolError
+from flock_ray.store.batch import Batch
+
+_Place = tuple[str, int, str]
 
 
 class Journal:
     """Append-only file of (task, epoch, seed, kind) -> digest, owned by one member in one process.
 
     The same digest may be signed again; another digest for the same place is refused. An epoch that runs again after
-    an abandoned one has another seed, and so is another place.
+    an abandoned one has another seed, and so is another place. Only one epoch's places are held in memory.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open or create `folder/journal.jsonl`; a torn last line, from a crash while writing, is dropped."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
-        self._signed: dict[tuple[str, int, str, str], str] = {}
+        self._newest: dict[str, int] = {}  # of each task: nothing of a later epoch is in the file
+        self._place: _Place | None = None
+        self._signed: dict[str, str] = {}
         if self._path.exists():
-            self._load()
+            data = self._path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole != data:
+                os.truncate(self._path, len(whole))
+            for line in whole.splitlines():
+                task, epoch, *_ = json.loads(line)
+                self._newest[task] = max(epoch, self._newest.get(task, 0))
 
-    def _load(self) -> None:
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(self._path, len(whole))
-        for line in whole.splitlines():
-            task, epoch, seed, kind, digest = json.loads(line)
-            self._signed[task, epoch, seed, kind] = digest
+    def _at(self, task: bytes, epoch: int, seed: bytes) -> dict[str, str]:
+        """{kind: digest} of one epoch, read from the file unless it is the one that was asked for last."""
+        place = (task.hex(), epoch, seed.hex())
+        if place != self._place:
+            self._place, self._signed = place, {}
+            if epoch <= self._newest.get(place[0], 0):
+                for line in self._path.read_bytes().splitlines():
+                    *found, kind, digest = json.loads(line)
+                    if tuple(found) == place:
+                        self._signed[kind] = digest
+        return self._signed
 
-    def record(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> None:
-        """Note that `digest` is about to be signed.
+    def record(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes, batch: Batch) -> None:
+        """Note that `digest` is about to be signed; it may be once `batch` is left.
 
         Raises:
             ProtocolError: another digest was signed in this place before.
         """
-        place = (task.hex(), epoch, seed.hex(), kind)
-        known = self._signed.get(place)
+        signed = self._at(task, epoch, seed)
+        known = signed.get(kind)
         if known == digest.hex():
             return
         if known is not None:
             raise ProtocolError(
                 f"refusing to sign a second {kind} of epoch {epoch}: the journal {self._path} holds another digest"
             )
-        with self._path.open("ab") as file:
-            file.write(json.dumps([*place, digest.hex()]).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._signed[place] = digest.hex()
+        place = (task.hex(), epoch, seed.hex())
+        batch.append(self._path, json.dumps([*place, kind, digest.hex()]).encode() + b"\n")
+        signed[kind] = digest.hex()
+        self._newest[place[0]] = max(epoch, self._newest.get(place[0], 0))
 
     def signed(self, task: bytes, epoch: int, seed: bytes) -> dict[str, bytes]:
         """{kind: digest} of what was signed in an epoch."""
-        epoch_place = (task.hex(), epoch, seed.hex())
-        return {kind: bytes.fromhex(digest) for (*place, kind), digest in self._signed.items()
-                if tuple(place) == epoch_place}  # fmt: skip
+        return {kind: bytes.fromhex(digest) for kind, digest in self._at(task, epoch, seed).items()}

@@ -17,12 +17,12 @@ from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.seed import HashChain
 from flock_ray.protocol.state import TaskState
+from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
-from flock_ray.telemetry.summary import write_text
 
 
 class Member:
-    """Signs what its owner's process computed, each place once.
+    """Signs what its owner's process computed, each place once, and only what the disk holds already.
 
     Attributes:
         number: registration number.
@@ -36,7 +36,7 @@ class Member:
         Args:
             number: registration number.
             signer: the member's account.
-            folder: private to this member: journal and the blobs that it signed.
+            folder: private to this member: its journal, and what it commits to before others may see it.
             attack: behaviour.
             reveals: length of its hash chains.
         """
@@ -57,9 +57,9 @@ class Member:
         secret = self.signer.secret("salts")
         return tagged("flock_ray/salt/1", secret, state.scope.task, state.epoch, state.seed, sha256(purpose.encode()))
 
-    def seal(self, state: TaskState, kind: str, body: Mapping[str, Any]) -> None:
+    def seal(self, state: TaskState, kind: str, body: Mapping[str, Any], batch: Batch) -> None:
         """Keep what is committed to now and revealed later, so that the reveal says the same whatever came between."""
-        write_text(self._sealed(state, kind), canonical_json(body).decode())
+        batch.write(self._sealed(state, kind), canonical_json(body))
 
     def sealed(self, state: TaskState, kind: str) -> Mapping[str, Any] | None:
         """What was sealed; None on a machine that never had it."""
@@ -69,21 +69,31 @@ class Member:
     def _sealed(self, state: TaskState, kind: str) -> Path:
         return self._folder / f"sealed-{state.epoch}-{state.seed.hex()[:16]}-{kind}.json"
 
-    def keep(self, data: bytes) -> None:
-        """Store bytes privately, before anything that commits to them is signed."""
-        self._vault.put(data)
+    def keep(self, data: bytes, batch: Batch) -> bytes:
+        """Store bytes privately, before anything that commits to them is signed; returns their SHA-256."""
+        return self._vault.put(data, batch)
 
-    def sign(self, message: Message, seed: bytes, domain: Domain) -> SignedMessage:
-        """Store, journal and sign a message of the epoch that has this seed."""
-        assert message.member == self.number
-        self._vault.put(message.data)
-        self._journal.record(message.task, message.epoch, seed, message.kind, message.digest)
-        digest = message_digest(domain, message.task, message.epoch, seed, message.kind, message.digest)
+    def kept(self, digest: bytes) -> Path:
+        """Where bytes of this hash are kept, if they are."""
+        return self._vault.path_of(digest)
+
+    def note(self, kind: str, digest: bytes, state: TaskState, batch: Batch) -> None:
+        """Write to the journal what is to be signed once `batch` is left.
+
+        Raises:
+            ProtocolError: the member signed something else in this place before.
+        """
+        self._journal.record(state.scope.task, state.epoch, state.seed, kind, digest, batch)
+
+    def sign(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
+        """Sign a message of the epoch of `state` that the journal holds."""
+        assert message.member == self.number and self.signed(state)[message.kind] == message.digest
+        digest = message_digest(domain, message.task, message.epoch, state.seed, message.kind, message.digest)
         return SignedMessage(message.data, self.signer.sign_digest(digest))
 
-    def sign_report(self, report: Report, domain: Domain) -> bytes:
-        """Journal and sign a report: 65 bytes."""
-        self._journal.record(report.task, report.epoch, report.seed, "report", report_hash(report))
+    def sign_report(self, report: Report, state: TaskState, domain: Domain) -> bytes:
+        """Sign a report that the journal holds: 65 bytes."""
+        assert self.signed(state)["report"] == report_hash(report)
         return self.signer.sign_digest(report_digest(domain, report))
 
     def signed(self, state: TaskState) -> dict[str, bytes]:

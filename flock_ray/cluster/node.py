@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flock_ray.adversary.registry import get_attack
 from flock_ray.aggregation.registry import get_rule
@@ -41,19 +41,28 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive, judge_proposals, opened_manifests
-from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
+from flock_ray.store.batch import Batch
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
 from flock_ray.verify.opinion import disagreement
 
+Noted = tuple[Member, Message]
+"""A message that its member's journal holds, to be signed once the disk holds the journal."""
+
 
 class Node:
-    """One worker of a node group: the plain class that a Ray actor wraps."""
+    """One worker of a node group: the plain class that a Ray actor wraps.
+
+    Attributes:
+        workbench: what trains and scores; benchmarks put a simulated one here.
+    """
+
+    workbench: ClassVar[type[Workbench]] = Workbench
 
     def __init__(self, spec: NodeSpec, rank: int) -> None:
         """Take the group's description; `load` does the work."""
@@ -74,7 +83,7 @@ class Node:
         """
         spec = self._spec
         self._members = {number: self._open_member(number) for number in spec.members} if self._rank == 0 else {}
-        self._bench = Workbench(spec, Rendezvous(host, port, self._rank, world))
+        self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world))
         base = self._bench.base
         hosted = tuple(
             HostedMember(
@@ -138,9 +147,10 @@ class Node:
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> NodeResult:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
         self._state, self._domain, self._relayer = state, domain, relayer
-        self._mechanism = get_mechanism(state.terms.mechanism)
+        self._mechanism, self._rule = get_mechanism(state.terms.mechanism), get_rule(self._spec.rule)
         self._post = Post(domain)
         self._commitments: dict[Kind, set[bytes]] = {}
+        self._payloads: dict[int, tuple[bytes, int]] = {}
         return self._result(losses=self._bench.evaluate(state.adapter))
 
     def collect_earnings(
@@ -183,58 +193,64 @@ class Node:
         state = self._state
         proposers = self._hosted(state.roles.proposers)
         self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
-        messages: list[SignedMessage] = []
-        events: list[tuple[str, Mapping[str, object]]] = []
         began = time.perf_counter()
         updates = self._bench.train(proposers, state.epoch, state.adapter)
+        events: list[tuple[str, Mapping[str, object]]] = []
         if updates:
             facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
             events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
-        for number, update in updates.items():
-            if member := self._members.get(number):
-                payload = self._payload(member, update)
-                member.keep(payload)
-                salt = member.salt(state, "payload")
-                commitment = state.scope.payload_commitment(state.epoch, number, sha256(payload), salt)
-                messages.append(self._sign(member, Kind.COMMITMENT, {"commitment": to_hex(commitment)}))
-                fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
-                        "last_loss": update.losses[-1], "payload_bytes": len(payload)}  # fmt: skip
-                events.append(("trained", fact))
-        return self._result(messages, events)
+        self._keep_payloads(updates)
+        noted = []
+        with Batch() as batch:
+            for number, update in updates.items():
+                if member := self._members.get(number):
+                    payload, size = self._payloads[number]
+                    salt = member.salt(state, "payload")
+                    commitment = state.scope.payload_commitment(state.epoch, number, payload, salt)
+                    noted.append(self._note(member, Kind.COMMITMENT, {"commitment": to_hex(commitment)}, batch))
+                    fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
+                            "last_loss": update.losses[-1], "payload_bytes": size}  # fmt: skip
+                    events.append(("trained", fact))
+        return self._result(self._sign(noted), events)
 
     def see(self, bulletin: Bulletin) -> NodeResult:
         """The hosted voters sign the list of commitments that they hold."""
-        held = sorted(one.digest for one in self._inbox(bulletin).messages if one.kind is Kind.COMMITMENT)
+        held = sorted(one.digest for one in self._inbox(bulletin).all(Kind.COMMITMENT))
         body = {"commitments": [to_hex(digest) for digest in held]}
-        return self._result([self._sign(voter, Kind.SEEN, body) for voter in self._voters()])
+        with Batch() as batch:
+            noted = [self._note(voter, Kind.SEEN, body, batch) for voter in self._voters()]
+        return self._result(self._sign(noted))
 
     def publish(self) -> NodeResult:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
-        messages = []
         proposers = self._hosted(state.roles.proposers)
-        for number, update in self._bench.train(proposers, state.epoch, state.adapter).items():
-            if member := self._members.get(number):
-                salt = member.salt(state, "payload")
-                with self._bench.timed("transfer"):
-                    payload = self._bench.store.put(self._payload(member, update))
-                manifest = Manifest(
-                    base_model=state.terms.base_model,
-                    global_adapter=state.adapter,
-                    configuration=state.terms.configuration,
-                    samples=self._bench.silos[number].sample_digest(salt, update.samples),
-                    steps=len(update.losses),
-                    payload=payload,
-                    salt=salt,
-                )
-                messages.append(self._sign(member, Kind.MANIFEST, manifest.body()))
-        return self._result(messages)
+        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        self._keep_payloads(updates)
+        noted = []
+        with Batch() as batch:
+            for number, update in updates.items():
+                if member := self._members.get(number):
+                    salt = member.salt(state, "payload")
+                    payload, _ = self._payloads[number]
+                    with self._bench.timed("transfer"):
+                        self._bench.store.put_file(payload, member.kept(payload), batch)
+                    manifest = Manifest(
+                        base_model=state.terms.base_model,
+                        global_adapter=state.adapter,
+                        configuration=state.terms.configuration,
+                        samples=self._bench.silos[number].sample_digest(salt, update.samples),
+                        steps=len(update.losses),
+                        payload=payload,
+                        salt=salt,
+                    )
+                    noted.append(self._note(member, Kind.MANIFEST, manifest.body(), batch))
+        return self._result(self._sign(noted))
 
     def commit_ballots_a(self, bulletin: Bulletin) -> NodeResult:
         """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
         inbox = self._inbox(bulletin)
-        return self._result([self._commit(voter, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballot)
-                             for voter, ballot in self._ballots_a(inbox)])  # fmt: skip
+        return self._result(self._commit(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, self._ballots_a(inbox)))
 
     def reveal_ballots_a(self, bulletin: Bulletin) -> NodeResult:
         """The hosted voters reveal their ballots A."""
@@ -244,12 +260,12 @@ class Node:
         """Combine the accepted updates, score the candidate; the hosted voters commit to their ballots B."""
         inbox = self._inbox(bulletin)
         ballots = self._ballots_b(inbox)
-        messages = [self._commit(voter, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballot) for voter, ballot in ballots]
+        messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
             self._bench.publish(candidate)
-        deltas = [one for _, one in self._accepted_updates(inbox).values() if not isinstance(one, Check)]
+        deltas = [] if self._streams or not ballots else list(self._accepted_updates(inbox).values())
         events = []
-        if ballots and deltas:
+        if deltas:
             events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(deltas)}))
         return self._result(messages, events)
 
@@ -261,8 +277,8 @@ class Node:
         """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`."""
         inbox = self._inbox(bulletin)
         own = derive(self._state, inbox)
-        events, signatures = [], {}
-        if own.accepted and own.candidate.candidate != self._candidate(inbox)[0]:
+        events = []
+        if self._voters() and own.accepted and own.candidate.candidate != self._candidate(inbox)[0]:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -275,20 +291,24 @@ class Node:
             self._state, bulletin, self._relayer, self._domain.distributor, own.data, report_hash(report)
         )
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
-        for voter in self._voters():
-            lacking = [
-                kind
-                for kind, digest in voter.signed(self._state).items()
-                if kind != "report" and present.get((Kind(kind), voter.number)) != digest
-            ]
-            why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
-            if not why:
-                try:
-                    signatures[voter.number] = voter.sign_report(report, self._domain)
-                except ProtocolError as refused:  # by its journal: it signed another report of this epoch
-                    why = str(refused)
-            if why:
-                events.append(("refused_to_sign", {"epoch": own.epoch, "member": voter.number, "why": why}))
+        signing = []
+        with Batch() as batch:
+            for voter in self._voters():
+                lacking = [
+                    kind
+                    for kind, digest in voter.signed(self._state).items()
+                    if kind != "report" and present.get((Kind(kind), voter.number)) != digest
+                ]
+                why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
+                if not why:
+                    try:
+                        voter.note("report", report_hash(report), self._state, batch)
+                        signing.append(voter)
+                    except ProtocolError as refused:  # by its journal: it signed another report of this epoch
+                        why = str(refused)
+                if why:
+                    events.append(("refused_to_sign", {"epoch": own.epoch, "member": voter.number, "why": why}))
+        signatures = {voter.number: voter.sign_report(report, self._state, self._domain) for voter in signing}
         return self._result(events=events, signatures=signatures)
 
     def advance(self, attestation: Attestation, bulletin: Bulletin) -> NodeResult:
@@ -305,6 +325,7 @@ class Node:
         self._state = advance(self._state, record, report_hash(report))
         self._post.forget()
         self._commitments.clear()
+        self._payloads.clear()
         losses = self._bench.evaluate(record.adapter)
         self._bench.end_epoch(record.adapter)
         return self._result(losses=losses)
@@ -316,7 +337,16 @@ class Node:
         state = self._state
         manifests = opened_manifests(state, inbox)
         voters = self._hosted(state.roles.voters)
-        updates = {m.payload: self._bench.update(m.payload) for m in manifests.values()} if voters else {}
+        if not voters:
+            return []
+        payloads = [manifest.payload for manifest in manifests.values()]
+        if self._streams:
+            checks = self._bench.check(state.adapter, payloads)
+            entries = (ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
+            ballot = BallotA(tuple(entries))
+            return [(self._members[number], ballot) for number in voters if number in self._members]
+        self._bench.collect(payloads)
+        updates = {payload: self._bench.update(payload) for payload in payloads}
         adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
         if self._mechanism.scores_proposals:
             for payload, update in updates.items():
@@ -336,20 +366,37 @@ class Node:
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots
 
-    def _accepted_updates(self, inbox: Inbox) -> dict[int, tuple[bytes, Adapter | Check]]:
-        """{proposer: (payload hash, update)} of the accepted proposals."""
+    @property
+    def _streams(self) -> bool:
+        """Whether updates are only summed as they come in: none is scored by itself, and all count alike."""
+        return not self._mechanism.scores_proposals and self._rule.uniform
+
+    def _accepted(self, inbox: Inbox) -> dict[int, bytes]:
+        """{proposer: payload hash} of the accepted proposals."""
         accepted = [one for one in judge_proposals(self._state, inbox) if one.status == "accepted"]
-        return {one.member: (one.payload, self._bench.update(one.payload)) for one in accepted if one.payload}
+        return {one.member: one.payload for one in accepted if one.payload}
+
+    def _accepted_updates(self, inbox: Inbox) -> dict[bytes, Adapter]:
+        """{payload hash: update} of the accepted proposals that can be had here."""
+        payloads = list(self._accepted(inbox).values())
+        self._bench.collect(payloads)
+        updates = {payload: self._bench.update(payload) for payload in payloads}
+        return {payload: update for payload, update in updates.items() if not isinstance(update, Check)}
 
     def _candidate(self, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
         """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
-        found = self._accepted_updates(inbox)
-        updates = {payload: update for payload, update in found.values() if not isinstance(update, Check)}
-        if not found or len(updates) < len(found):
+        accepted = self._accepted(inbox)
+        if not accepted:
             return None, ()
-        weights = get_rule(self._spec.rule).weights(list(updates.values()))
+        if self._streams:
+            candidate = self._bench.mean_of(self._state.adapter, list(accepted.values()))
+            return candidate, tuple((member, 1) for member in accepted) if candidate else ()
+        updates = self._accepted_updates(inbox)
+        if len(updates) < len(accepted):
+            return None, ()
+        weights = self._rule.weights(list(updates.values()))
         candidate = self._bench.combine(self._state.adapter, updates, weights)
-        return candidate, tuple(zip(found, weights, strict=True))
+        return candidate, tuple(zip(accepted, weights, strict=True))
 
     def _ballots_b(self, inbox: Inbox) -> list[tuple[Member, BallotB]]:
         state = self._state
@@ -374,9 +421,18 @@ class Node:
         member = self._members.get(number)
         return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
 
-    def _payload(self, member: Member, update: LocalUpdate) -> bytes:
-        with self._bench.timed("encode"):
-            return member.attack.payload(update.delta, self._bench.codec.encode)
+    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> None:
+        """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
+        missing = [number for number in updates if number in self._members and number not in self._payloads]
+
+        def keep(number: int) -> tuple[int, bytes, int]:
+            member = self._members[number]
+            payload = member.attack.payload(updates[number].delta, self._bench.codec.encode)
+            return number, member.keep(payload, batch), len(payload)
+
+        with self._bench.timed("encode"), Batch() as batch:
+            for number, digest, size in self._bench.in_threads(keep, missing):
+                self._payloads[number] = digest, size
 
     def _hosted(self, seats: tuple[int, ...]) -> list[int]:
         return sorted(set(seats) & set(self._spec.members))
@@ -387,23 +443,35 @@ class Node:
     def _inbox(self, bulletin: Bulletin) -> Inbox:
         return self._post.inbox(bulletin, self._state)
 
-    def _sign(self, member: Member, kind: Kind, body: Mapping[str, Any]) -> SignedMessage:
+    def _note(self, member: Member, kind: Kind, body: Mapping[str, Any], batch: Batch) -> Noted:
+        """Store and journal a message that is signed once `batch` is left."""
         message = Message(kind, self._state.scope.task, self._state.epoch, member.number, body)
-        self._bench.store.put(message.data)
-        return member.sign(message, self._state.seed, self._domain)
+        self._bench.store.put(message.data, batch)
+        member.note(kind, message.digest, self._state, batch)
+        return member, message
 
-    def _commit(self, member: Member, kind: Kind, reveal: Kind, ballot: Ballot) -> SignedMessage:
+    def _sign(self, noted: Sequence[Noted]) -> list[SignedMessage]:
+        return [member.sign(message, self._state, self._domain) for member, message in noted]
+
+    def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:
+        """Seal ballots for the reveal and commit to them."""
         task, epoch = self._state.scope.task, self._state.epoch
-        salt = member.salt(self._state, reveal)
-        member.seal(self._state, reveal, ballot_body(ballot, salt))
-        commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
-        return self._sign(member, kind, {"commitment": to_hex(commitment)})
+        noted = []
+        with Batch() as batch:
+            for member, ballot in ballots:
+                salt = member.salt(self._state, reveal)
+                member.seal(self._state, reveal, ballot_body(ballot, salt), batch)
+                commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
+                noted.append(self._note(member, kind, {"commitment": to_hex(commitment)}, batch))
+        return self._sign(noted)
 
     def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> NodeResult:
         """Reveal what was sealed, and note which commitments were there: no other is signed for later."""
-        self._commitments[committed] = {one.digest for one in self._inbox(bulletin).messages if one.kind is committed}
+        self._commitments[committed] = {one.digest for one in self._inbox(bulletin).all(committed)}
         sealed = [(voter, voter.sealed(self._state, kind)) for voter in self._voters()]
-        return self._result([self._sign(voter, kind, body) for voter, body in sealed if body is not None])
+        with Batch() as batch:
+            noted = [self._note(voter, kind, body, batch) for voter, body in sealed if body is not None]
+        return self._result(self._sign(noted))
 
     def _late_commitment(self, inbox: Inbox) -> bool:
         """Whether a ballot's commitment is counted that was not there when the ballots were revealed."""

@@ -22,6 +22,7 @@ class Post:
         """Check signatures in `domain`."""
         self._domain = domain
         self._opened: dict[SignedMessage, Message] = {}
+        self._inbox: tuple[list[Message], Inbox] | None = None
 
     def open(self, signed: SignedMessage, state: TaskState) -> Message:
         """The message, if its sender is a member that signed it for this epoch.
@@ -40,18 +41,24 @@ class Post:
         return message
 
     def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:
-        """The epoch's messages among `bulletin`; what does not open is left out."""
+        """The epoch's messages among `bulletin`; what does not open is left out.
+
+        The same messages give the same inbox, and so what was found in it is not computed again.
+        """
         messages = []
         for signed in bulletin:
             try:
                 messages.append(self.open(signed, state))
             except ValueError:
                 continue
-        return Inbox(messages)
+        if self._inbox is None or self._inbox[0] != messages:
+            self._inbox = messages, Inbox(messages)
+        return self._inbox[1]
 
     def forget(self) -> None:
         """Drop what was checked in the epoch that ended."""
         self._opened.clear()
+        self._inbox = None
 
 
 def report_of(record: Record, domain: Domain, relayer: str) -> Report:
@@ -118,7 +125,7 @@ def valid_signatures(
     return {
         voter: signature
         for voter, signature in sorted(signatures.items())
-        if voter in state.roles.voters and recover(digest, signature) == state.members[voter].account
+        if voter in state.roles.voter_seats and recover(digest, signature) == state.members[voter].account
     }
 
 

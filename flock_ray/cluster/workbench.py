@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
-from flock_ray.aggregation.combine import combine
+from flock_ray.aggregation.combine import RunningCandidate, combine
 from flock_ray.cluster.spec import NodeSpec
 from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
@@ -31,6 +34,8 @@ from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
 
 Key = TypeVar("Key", bound=Hashable)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,13 @@ class Workbench:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
         self.spec = spec
         self._seconds: dict[str, float] = {}
+        self._num_threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._num_threads)
         self.begin_phase("load", len(spec.members))
-        self.base = load_base(spec.model)
+        self.base = self._load_base()
         self.silos: dict[int, Silo] = {}
         for member in spec.members:
-            self.silos[member] = load_silo(spec.data, member, self.base.tokenizer)
+            self.silos[member] = self._load_silo(member)
             self._step()
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self.codec = get_codec(spec.codec)
@@ -74,13 +81,35 @@ class Workbench:
         self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
-        self._engine = _make_engine(self.base, spec, rendezvous)
+        self._engine = self._make_engine(rendezvous)
         self._adapters: dict[bytes, Adapter] = {}
         self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
+        self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
+
+    def _load_base(self) -> BaseModel:
+        return load_base(self.spec.model)
+
+    def _load_silo(self, member: int) -> Silo:
+        return load_silo(self.spec.data, member, self.base.tokenizer)
+
+    def _make_engine(self, rendezvous: Rendezvous) -> Engine:
+        """The configured engine; DeepSpeed is imported only where it runs."""
+        spec = self.spec
+        grouped = spec.backend == "grouped"
+        options = StackedOptions(grouped, spec.compiled, spec.checkpointing, max_tokens=spec.cohort_tokens)
+        if spec.engine == "torch":
+            stacked = spec.backend != "sequential"
+            return StackedEngine(self.base, spec.lora, options) if stacked else TorchEngine(self.base, spec.lora)
+        from flock_ray.training.deepspeed_engine import DeepSpeedEngine, StackedRanks, ZeroSpec
+
+        if spec.backend != "sequential":
+            return StackedRanks(self.base, spec.lora, options, rendezvous, spec.rank_split == "rows")
+        zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
+        return DeepSpeedEngine(self.base, spec.lora, zero, rendezvous)
 
     def begin_phase(self, phase: str, total: int) -> None:
         """Tell that `total` steps of a phase are ahead, for whoever asks for the progress."""
@@ -98,6 +127,16 @@ class Workbench:
             yield
         finally:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
+
+    def in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What `work` gives for each item, in order, a few items ahead: hashing, files and tensors free the lock."""
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(work, item))
+            if len(waiting) > 2 * self._num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def take_seconds(self) -> dict[str, float]:
         """The seconds counted since the last call."""
@@ -192,10 +231,42 @@ class Workbench:
 
     def update(self, payload: bytes) -> Adapter | Check:
         """The decoded update of a payload hash, or why there is none."""
-        if payload not in self._updates:
-            with self.timed("transfer"):
-                self._updates[payload] = self._fetch(payload)
+        self.collect([payload])
         return self._updates[payload]
+
+    def collect(self, payloads: Sequence[bytes]) -> None:
+        """Fetch, check and remember payloads, in threads; each once for all voters here."""
+        missing = [payload for payload in dict.fromkeys(payloads) if payload not in self._updates]
+        with self.timed("transfer"):
+            for payload, found in zip(missing, self.in_threads(self._fetch, missing), strict=True):
+                self._updates[payload] = found
+
+    def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
+        """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
+        distinct = list(dict.fromkeys(payloads))
+        total, checks = RunningCandidate(self.adapter(start)), dict[bytes, Check]()
+        with self.timed("transfer"):
+            for payload, found in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
+                checks[payload] = found if isinstance(found, Check) else Check.VALID
+                if not isinstance(found, Check):
+                    total.add(found, 1)
+        self._running = start, frozenset(one for one, check in checks.items() if check is Check.VALID), total
+        return checks
+
+    def mean_of(self, start: bytes, payloads: Sequence[bytes]) -> bytes | None:
+        """Remember global adapter + mean of the updates; its hash, None if one of them cannot be had."""
+        wanted = frozenset(payloads)
+        if self._running is None or self._running[:2] != (start, wanted):
+            self.check(start, payloads)
+        assert self._running is not None
+        _, counted, total = self._running
+        if counted != wanted:
+            return None
+        key = (start, tuple(sorted(wanted)), ())
+        if key not in self._combined:
+            with self.timed("aggregate"):
+                self._combined[key] = self.remember(total.adapter())
+        return self._combined[key]
 
     def _fetch(self, payload: bytes) -> Adapter | Check:
         try:
@@ -262,28 +333,16 @@ class Workbench:
         self._candidate_losses = {key: found for key, found in self._candidate_losses.items() if key[1] == adapter}
         self._proposal_losses.clear()
         self._updates.clear()
+        self._running = None
         self._trained.clear()
         self._combined.clear()
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
+        self._pool.shutdown()
         self._engine.close()
 
 
 def _largest_step(job: MemberJob) -> int:
     """Tokens of a member's largest step."""
     return max(sum(len(example.input_ids) for example in batch) for batch in job.batches)
-
-
-def _make_engine(base: BaseModel, spec: NodeSpec, rendezvous: Rendezvous) -> Engine:
-    """The configured engine; DeepSpeed is imported only where it runs."""
-    grouped = spec.backend == "grouped"
-    options = StackedOptions(grouped, spec.compiled, spec.checkpointing, max_tokens=spec.cohort_tokens)
-    if spec.engine == "torch":
-        return TorchEngine(base, spec.lora) if spec.backend == "sequential" else StackedEngine(base, spec.lora, options)
-    from flock_ray.training.deepspeed_engine import DeepSpeedEngine, StackedRanks, ZeroSpec
-
-    if spec.backend != "sequential":
-        return StackedRanks(base, spec.lora, options, rendezvous, spec.rank_split == "rows")
-    zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
-    return DeepSpeedEngine(base, spec.lora, zero, rendezvous)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
-import safetensors.torch
+import numpy as np
 import torch
 
 from flock_ray.codec.codec import MalformedPayload
-from flock_ray.lora.serialization import Adapter, Shapes, canonical_bytes
-
-_ShapeItems = tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@lru_cache(maxsize=8)
-def _layout(shapes: _ShapeItems) -> tuple[bytes, int]:
-    """Header (with its length prefix) and total length that every canonical file of these shapes has."""
-    blank = canonical_bytes({key: torch.zeros(shape) for key, shape in shapes})
-    end = 8 + int.from_bytes(blank[:8], "little")
-    return blank[:end], len(blank)
+from flock_ray.lora.serialization import Adapter, Shapes, canonical_bytes, layout
 
 
 class Dense:
@@ -30,7 +20,7 @@ class Dense:
 
     def max_bytes(self, shapes: Shapes) -> int:
         """Length of every valid payload."""
-        return _layout(tuple(sorted(shapes.items())))[1]
+        return layout(shapes).size
 
     def encode(self, update: Adapter) -> bytes:
         """Canonical bytes of the update (`lora.serialization`)."""
@@ -38,13 +28,25 @@ class Dense:
 
     def decode(self, data: bytes, shapes: Shapes, max_abs: float) -> Adapter:
         """The update in these bytes, or a refusal: see `Codec.decode`."""
-        header, length = _layout(tuple(sorted(shapes.items())))
-        if len(data) != length:
-            raise MalformedPayload(f"it has {len(data)} bytes, a valid one has {length}")
-        if not data.startswith(header):
+        expected = layout(shapes)
+        if len(data) != expected.size:
+            raise MalformedPayload(f"it has {len(data)} bytes, a valid one has {expected.size}")
+        if not data.startswith(expected.header):
             raise MalformedPayload("its header names other keys, dtypes, shapes or offsets than the task's adapter")
-        update = dict(sorted(safetensors.torch.load(data).items()))
-        for key, factor in update.items():
-            if not bool((factor.abs() <= max_abs).all()):
-                raise MalformedPayload(f"{key} has an entry that is not finite or above {max_abs:g} in magnitude")
+        body = torch.from_numpy(np.frombuffer(data, np.float32, offset=len(expected.header)).copy())
+        update = {
+            key: body[first : first + math.prod(shape)].view(shape)
+            for key, (first, shape) in sorted(expected.places.items())
+        }
+        if not within(body, max_abs):
+            key = next(key for key, factor in update.items() if not within(factor, max_abs))
+            raise MalformedPayload(f"{key} has an entry that is not finite or above {max_abs:g} in magnitude")
         return update
+
+
+def within(values: torch.Tensor, max_abs: float) -> bool:
+    """Whether every value is finite and at most `max_abs` in magnitude."""
+    if not values.numel():
+        return True
+    low, high = values.aminmax()
+    return -max_abs <= float(low) and float(high) <= max_abs and math.isfinite(float(low) + float(high))

@@ -6,7 +6,7 @@ adapter that is quantised again in the next epoch loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 
@@ -17,6 +17,8 @@ MAX_ABS = 2.0**28
 """Largest magnitude that `quantize` takes: its integers stay within 2^52, exact in float64 too."""
 
 _INT64_LIMIT = 2**63
+_FLOAT64_EXACT = 2**53
+_CHUNK = 2**16  # values that are rounded and added while they are in the processor's cache
 
 
 def quantize(values: torch.Tensor) -> torch.Tensor:
@@ -31,8 +33,7 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
-    if not bool((values.abs() <= MAX_ABS).all()):
-        raise ValueError(f"a value is not finite or above {MAX_ABS:g} in magnitude")
+    _largest(values)
     return torch.round(values.double() * SCALE).to(torch.int64)
 
 
@@ -41,32 +42,73 @@ def dequantize(integers: torch.Tensor) -> torch.Tensor:
     return (integers.double() / SCALE).float()
 
 
-def weighted_mean(integers: Sequence[torch.Tensor], weights: Sequence[int]) -> torch.Tensor:
-    """floor(sum_i weights[i] * integers[i] / sum_i weights[i]), exact in int64.
+class FixedPointSum:
+    """Weighted sum of rows of float32 values on the grid, exact whatever their order, in the memory of three rows.
 
-    Args:
-        integers: int64 tensors of one shape.
-        weights: one non-negative weight a tensor, not all zero.
-
-    Returns:
-        int64 tensor of that shape.
-
-    Raises:
-        ValueError: weights that do not fit, or a sum that could leave int64.
+    Attributes:
+        weight: sum of the weights so far.
     """
-    if len(integers) != len(weights) or min(weights, default=-1) < 0 or sum(weights) == 0:
-        raise ValueError(
-            f"{len(integers)} tensors need as many non-negative weights, not all zero; got {list(weights)}"
-        )
-    bound = sum(weight * _max_abs(tensor) for tensor, weight in zip(integers, weights, strict=True))
-    if max(bound, sum(weights)) >= _INT64_LIMIT:
-        raise ValueError("the weighted sum could leave int64; lower the weights")
-    total = torch.zeros_like(integers[0])
-    for tensor, weight in zip(integers, weights, strict=True):
-        total.add_(tensor, alpha=weight)
-    return total.div_(sum(weights), rounding_mode="floor")
+
+    def __init__(self, size: int) -> None:
+        """Nothing yet, for rows of `size` values."""
+        self.weight = 0
+        self._limit = 0  # no entry of the sum is larger
+        self._sum = torch.zeros(size, dtype=torch.int64)
+        # Additions in float64 are several times faster than in int64, and exact while nothing passes 2^53.
+        self._recent = torch.zeros(size, dtype=torch.float64)
+        self._recent_limit = 0
+
+    def add(self, values: torch.Tensor, weight: int) -> None:
+        """Add `weight` times `quantize(values)`.
+
+        Args:
+            values: [size] float32, as `quantize` takes them.
+            weight: not negative.
+
+        Raises:
+            ValueError: `values` are out of range, the weight is negative, or the sum could leave int64.
+        """
+        if weight < 0:
+            raise ValueError(f"a sum takes non-negative weights, not {weight}")
+        limit = weight * _largest(values)
+        if max(self._limit + limit, self.weight + weight) >= _INT64_LIMIT:
+            raise ValueError("the weighted sum could leave int64; lower the weights")
+        self._limit += limit
+        self.weight += weight
+        if self._recent_limit + limit > _FLOAT64_EXACT:
+            self._settle()
+        if limit > _FLOAT64_EXACT:
+            self._sum.add_(quantize(values), alpha=weight)
+            return
+        self._recent_limit += limit
+        row, wide = torch.empty(_CHUNK), torch.empty(_CHUNK, dtype=torch.float64)
+        for part, recent in zip(values.split(_CHUNK), self._recent.split(_CHUNK), strict=True):
+            size = len(part)
+            torch.mul(part, SCALE, out=row[:size]).round_()  # a power of two: exact in float32
+            recent.add_(wide[:size].copy_(row[:size]), alpha=weight)
+
+    def _settle(self) -> None:
+        self._sum += self._recent.to(torch.int64)
+        self._recent.zero_()
+        self._recent_limit = 0
+
+    def mean(self) -> torch.Tensor:
+        """floor(sum / sum of the weights): [size] int64.
+
+        Raises:
+            ValueError: the weights sum to zero.
+        """
+        if not self.weight:
+            raise ValueError("a mean needs non-negative weights, not all zero")
+        self._settle()
+        return self._sum.div(self.weight, rounding_mode="floor")
 
 
-def _max_abs(integers: torch.Tensor) -> int:
-    """Largest magnitude as a Python integer, so that -2^63 counts rightly; 0 for an empty tensor."""
-    return max(abs(int(integers.min())), abs(int(integers.max()))) if integers.numel() else 0
+def _largest(values: torch.Tensor) -> int:
+    """Bound of the magnitudes of `quantize(values)`."""
+    if not values.numel():
+        return 0
+    low, high = map(float, values.aminmax())
+    if not (low >= -MAX_ABS and high <= MAX_ABS):
+        raise ValueError(f"a value is not finite or above {MAX_ABS:g} in magnitude")
+    return math.ceil(max(-low, high) * SCALE)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import safetensors.torch
 import torch
-
-from flock_ray.protocol.hashing import sha256
 
 Adapter = dict[str, torch.Tensor]
 """PEFT state dict key -> factor: float32, CPU, contiguous; `lora_A` is [rank, in], `lora_B` is [out, rank]."""
@@ -17,6 +20,46 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 Shapes = Mapping[str, tuple[int, ...]]
 """PEFT state dict key -> shape of its factor."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the factors of these shapes lie in a canonical file.
+
+    Attributes:
+        header: the file's first bytes, with their length prefix.
+        size: bytes of the file.
+        places: key -> (first entry, shape) in the float32 body; together they fill it.
+    """
+
+    header: bytes
+    size: int
+    places: Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+def layout(shapes: Shapes) -> Layout:
+    """The layout of an adapter of these shapes: safetensors as its own library writes it."""
+    return _layout(tuple(sorted((key, tuple(shape)) for key, shape in shapes.items())))
+
+
+@lru_cache(maxsize=8)
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
+    blank = safetensors.torch.save({key: torch.zeros(shape) for key, shape in shapes})
+    end = 8 + int.from_bytes(blank[:8], "little")
+    entries = json.loads(blank[8:end])
+    places = {key: (entries[key]["data_offsets"][0] // 4, shape) for key, shape in shapes}
+    return Layout(blank[:end], len(blank), places)
+
+
+def _parts(adapter: Adapter) -> Iterator[bytes | memoryview]:
+    """The canonical file piece by piece, without a copy where a factor is contiguous on the CPU."""
+    for key, tensor in adapter.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{key} is {tensor.dtype}; canonical bytes hold torch.float32 only")
+    found = layout({key: tuple(tensor.shape) for key, tensor in adapter.items()})
+    yield found.header
+    for key in sorted(adapter, key=lambda key: found.places[key]):
+        yield memoryview(adapter[key].detach().cpu().contiguous().numpy()).cast("B")
 
 
 def canonical_bytes(adapter: Adapter) -> bytes:
@@ -31,15 +74,34 @@ def canonical_bytes(adapter: Adapter) -> bytes:
     Raises:
         ValueError: a factor is not float32.
     """
-    for key, tensor in adapter.items():
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"{key} is {tensor.dtype}; canonical bytes hold torch.float32 only")
-    copies = {  # safetensors refuses tensors that share memory, which equal values must not depend on
-        key: adapter[key].detach().cpu().clone(memory_format=torch.contiguous_format) for key in sorted(adapter)
-    }
-    return safetensors.torch.save(copies)
+    return b"".join(_parts(adapter))
 
 
 def adapter_hash(adapter: Adapter) -> bytes:
     """SHA-256 of the canonical bytes, 32 bytes: the name of a global adapter everywhere."""
-    return sha256(canonical_bytes(adapter))
+    digest = hashlib.sha256()
+    for part in _parts(adapter):
+        digest.update(part)
+    return digest.digest()
+
+
+def flat(adapter: Adapter) -> torch.Tensor:
+    """All entries in one row, factor after factor by sorted key: a view where they lie so in memory, else a copy."""
+    factors = [adapter[key] for key in sorted(adapter)]
+    following = factors[0].data_ptr()
+    for factor in factors:
+        if factor.data_ptr() != following or not factor.is_contiguous():
+            return torch.cat([factor.reshape(-1) for factor in factors])
+        following += factor.numel() * factor.element_size()
+    total = sum(factor.numel() for factor in factors)
+    first = factors[0]
+    if first.storage_offset() + total > first.untyped_storage().nbytes() // first.element_size():
+        return torch.cat([factor.reshape(-1) for factor in factors])  # neighbours by chance
+    return first.as_strided((total,), (1,))
+
+
+def unflat(values: torch.Tensor, shapes: Shapes) -> Adapter:
+    """The adapter whose `flat` is `values`: views of it, keys sorted."""
+    keys = sorted(shapes)
+    pieces = values.split([math.prod(shapes[key]) for key in keys])
+    return {key: piece.view(tuple(shapes[key])) for key, piece in zip(keys, pieces, strict=True)}

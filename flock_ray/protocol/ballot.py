@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import sha256, tagged
-from flock_ray.protocol.message import Kind, Message, body_fields, is_count
+from flock_ray.protocol.message import Kind, Message, body_fields, is_count, read_once
 
 MAX_SCORE = 10**12
 
@@ -124,6 +124,7 @@ def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:
     return {"ballot": ballot.json(), "salt": to_hex(salt)}
 
 
+@read_once
 def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
     """Ballot A and its salt from a revealing message."""
     content, salt = body_fields(message, "ballot", "salt")
@@ -140,6 +141,7 @@ def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
     return BallotA(tuple(entries)), from_hex(salt)
 
 
+@read_once
 def read_ballot_b(message: Message) -> tuple[BallotB, bytes]:
     """Ballot B and its salt from a revealing message."""
     content, salt = body_fields(message, "ballot", "salt")

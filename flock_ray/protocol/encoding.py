@@ -7,41 +7,68 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _MAX_INT = 1 << 256
+_MAX_DIGITS = 80
 _MAX_DEPTH = 16
 _HEX = re.compile("0x[0-9a-f]*")
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[][{}]', re.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 
-def parse_json(text: str, max_depth: int) -> Any:
+def _nests_deeper(text: str, depth: int) -> bool:
+    """Whether the brackets of a JSON text, outside of its strings, nest deeper than `depth`, or are no pairs."""
+    plain = _ESCAPED.sub("", text) if "\\" in text else text
+    outside = "".join(plain.split('"')[::2]).encode("ascii", "ignore")
+    brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(depth):
+        if not brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def parse_json(text: str, max_depth: int, **hooks: Callable[[str], Any]) -> Any:
     """The value of a JSON text that others wrote.
 
     Nesting is bounded before the parser recurses: py-ecc lifts Python's own limit beyond what the C stack bears.
 
+    Args:
+        text: of others.
+        max_depth: deepest nesting of brackets that is read.
+        hooks: what `json.loads` takes to read numbers.
+
     Raises:
         ValueError: not JSON, or brackets nested deeper than `max_depth`.
     """
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
-        if depth > max_depth:
-            raise ValueError(f"JSON nests deeper than {max_depth} levels")
-    return json.loads(text)
+    if _nests_deeper(text, max_depth):
+        raise ValueError(f"JSON nests deeper than {max_depth} levels, or its brackets are no pairs")
+    return json.loads(text, **hooks)
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS or not -_MAX_INT < (value := int(text)) < _MAX_INT:
+        raise ValueError("canonical JSON integers are below 2^256")
+    return value
+
+
+def _no_float(text: str) -> NoReturn:
+    raise ValueError(f"canonical JSON holds no {text[:20]}")
 
 
 def _check(value: Any, depth: int = 0) -> None:
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
     if value is None or isinstance(value, bool | str):
         return
     if isinstance(value, int):
         if not -_MAX_INT < value < _MAX_INT:
             raise ValueError("canonical JSON integers are below 2^256")
+    elif depth == _MAX_DEPTH:
+        raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
     elif isinstance(value, list | tuple):
         for item in value:
             _check(item, depth + 1)
@@ -54,6 +81,10 @@ def _check(value: Any, depth: int = 0) -> None:
         raise ValueError(f"canonical JSON holds no {type(value).__name__}")
 
 
+def _text(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def canonical_json(value: Json) -> bytes:
     """Bytes of `value`: sorted keys, no spaces, UTF-8.
 
@@ -61,7 +92,7 @@ def canonical_json(value: Json) -> bytes:
         ValueError: a float, bytes or other value without a canonical text.
     """
     _check(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _text(value)
 
 
 def parse_canonical(data: bytes, max_bytes: int) -> Any:
@@ -76,8 +107,9 @@ def parse_canonical(data: bytes, max_bytes: int) -> Any:
     """
     if len(data) > max_bytes:
         raise ValueError(f"{len(data)} bytes are more than the {max_bytes} allowed")
-    value = parse_json(data.decode(), _MAX_DEPTH + 1)
-    if canonical_json(value) != data:
+    # The parser's hooks refuse what has no canonical text, so its value needs no second look.
+    value = parse_json(data.decode(), _MAX_DEPTH, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
+    if _text(value) != data:
         raise ValueError("JSON is not in canonical form")
     return value
 

@@ -19,7 +19,7 @@ from flock_ray.protocol.ballot import (
     read_ballot_b,
 )
 from flock_ray.protocol.hashing import ZERO
-from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.inbox import Inbox, once
 from flock_ray.protocol.mechanism import Outcome, get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, read_commitment, read_manifest, read_seen
 from flock_ray.protocol.record import Record
@@ -28,6 +28,7 @@ from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState,
 from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
 
 
+@once
 def listed_commitments(state: TaskState, inbox: Inbox) -> dict[int, bytes]:
     """{proposer: commitment} of the commitments that at least q voter seats list."""
     roles = state.roles
@@ -44,6 +45,7 @@ def listed_commitments(state: TaskState, inbox: Inbox) -> dict[int, bytes]:
     return listed
 
 
+@once
 def opened_manifests(state: TaskState, inbox: Inbox) -> dict[int, Manifest]:
     """{proposer: manifest} of the manifests that open a listed commitment and fit the task's state."""
     opened = {}
@@ -61,6 +63,7 @@ def opened_manifests(state: TaskState, inbox: Inbox) -> dict[int, Manifest]:
     return opened
 
 
+@once
 def opened_ballots_a(state: TaskState, inbox: Inbox) -> dict[int, BallotA]:
     """{voter: ballot A} of the ballots that open their commitment."""
     ballots = {}
@@ -72,6 +75,7 @@ def opened_ballots_a(state: TaskState, inbox: Inbox) -> dict[int, BallotA]:
     return ballots
 
 
+@once
 def opened_ballots_b(state: TaskState, inbox: Inbox) -> dict[int, BallotB]:
     """{voter: ballot B} of the ballots that open their commitment and reveal the right preimage."""
     ballots = {}
@@ -92,6 +96,7 @@ def _opens(
     return message is not None and read_commitment(message) == expected
 
 
+@once
 def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ...]:
     """Verdict on every proposer's proposal, by ascending member: what ballot A decides."""
     roles, terms = state.roles, state.terms
@@ -117,6 +122,7 @@ def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ..
     return tuple(verdicts)
 
 
+@once
 def decide(state: TaskState, inbox: Inbox) -> tuple[Outcome, bool]:
     """What the ballots say together, and whether the candidate becomes the global adapter."""
     roles = state.roles
@@ -160,6 +166,7 @@ def _settle_money(
     return tuple(members), pool_left, tuple(done)
 
 
+@once
 def derive(state: TaskState, inbox: Inbox) -> Record:
     """The record of the epoch that `state` starts, from the messages received.
 

@@ -6,11 +6,11 @@ ones. A message that does not parse here is dropped, and nobody is slashed for i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.hashing import sha256
@@ -90,7 +90,9 @@ class Message:
         epoch, member, body = value["epoch"], value["member"], value["body"]
         if not is_count(epoch) or not is_count(member) or not isinstance(body, dict):
             raise ValueError("a message's epoch and member are counts and its body is an object")
-        return cls(Kind(value["kind"]), from_hex(value["task"]), epoch, member, body)
+        message = cls(Kind(value["kind"]), from_hex(value["task"]), epoch, member, body)
+        message.__dict__["data"] = data  # they are canonical: what the property would compute again
+        return message
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,23 @@ class SignedMessage:
 
     data: bytes
     signature: bytes
+
+
+T = TypeVar("T")
+
+
+def read_once(read: Callable[[Message], T]) -> Callable[[Message], T]:
+    """Have a reader of bodies read each message once: what it found is kept with the message."""
+    name = read.__name__
+
+    @wraps(read)
+    def remembered(message: Message) -> T:
+        if name not in message.__dict__:
+            message.__dict__[name] = read(message)
+        found: T = message.__dict__[name]
+        return found
+
+    return remembered
 
 
 def is_count(value: object) -> bool:
@@ -117,12 +136,14 @@ def body_fields(message: Message, *names: str) -> list[Any]:
     return [message.body[name] for name in names]
 
 
+@read_once
 def read_commitment(message: Message) -> bytes:
     """The 32-byte commitment of a `commitment` or a ballot's commitment."""
     (commitment,) = body_fields(message, "commitment")
     return from_hex(commitment)
 
 
+@read_once
 def read_seen(message: Message) -> tuple[bytes, ...]:
     """Digests of the commitment messages that a voter holds, ascending and distinct."""
     (listed,) = body_fields(message, "commitments")
@@ -162,6 +183,7 @@ class Manifest:
         return {name: to_hex(getattr(self, name)) for name in hashes} | {"steps": self.steps}
 
 
+@read_once
 def read_manifest(message: Message) -> Manifest:
     """The manifest in a `manifest` message."""
     names = ("base_model", "global_adapter", "configuration", "samples", "steps", "payload", "salt")

@@ -74,7 +74,8 @@ class Roles:
 
     def role(self, member: int) -> str:
         """`voter`, `proposer` or `observer`."""
-        return "voter" if member in self.voters else "proposer" if member in self.proposers else "observer"
+        seats = (("voter", self.voter_seats), ("proposer", self.proposer_seats))
+        return next((name for name, held in seats if member in held), "observer")
 
 
 def roles(
@@ -101,4 +102,5 @@ def roles(
     slots = draw_seats(seed, task, epoch, num_slots, min(num_slots, num_voters + num_proposers))
     voters = tuple(slot_owners[slot] for slot in slots[:num_voters])
     drawn = tuple(slot_owners[slot] for slot in slots[num_voters:])
-    return Roles(voters, tuple(member for member in drawn if member not in voters))
+    voting = set(voters)
+    return Roles(voters, tuple(member for member in drawn if member not in voting))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -13,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from flock_ray.errors import StoreError
 from flock_ray.protocol.hashing import sha256
+from flock_ray.store.batch import Batch
 
 
 class BlobMissingError(StoreError):
@@ -44,13 +44,18 @@ class BlobStore:
         """
         try:
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+            self._local = isinstance(self._fs, LocalFileSystem)
         except (ImportError, ValueError) as error:
             raise StoreError(f"store.url cannot be opened: {error}") from error
 
-    def put(self, data: bytes) -> bytes:
+    def put(self, data: bytes, batch: Batch | None = None) -> bytes:
         """Store a blob; one that is there already, in the same size, is left alone.
 
         On a local filesystem it appears under its name whole, synced to disk, or not at all.
+
+        Args:
+            data: the blob.
+            batch: what it appears with, on a local filesystem; by itself without one.
 
         Returns:
             Its SHA-256, 32 bytes.
@@ -61,8 +66,34 @@ class BlobStore:
         digest = sha256(data)
         path = self._path(digest)
         if self._size(path) != len(data):
-            self._write(path, data)
+            self._write(path, data, batch)
         return digest
+
+    def put_file(self, digest: bytes, source: Path, batch: Batch) -> None:
+        """Store the blob of this hash that a local file holds, without a copy of its bytes where the disk can.
+
+        Args:
+            digest: SHA-256 of the file.
+            source: a file that nobody changes any more.
+            batch: what it appears with.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        path = self._path(digest)
+        with self._explained("written", path):
+            if self._size(path) == source.stat().st_size:
+                return
+            if self._local:
+                with suppress(OSError):  # no hard links there, or another filesystem
+                    batch.link(source, path)
+                    return
+            self._write(path, source.read_bytes(), batch)
+
+    def path_of(self, digest: bytes) -> Path:
+        """Where a local store keeps, or would keep, the blob of this hash."""
+        assert self._local
+        return Path(self._path(digest))
 
     def get(self, digest: bytes, max_bytes: int) -> bytes:
         """Read a blob and check it; never reads more than `max_bytes + 1` bytes.
@@ -146,38 +177,38 @@ class BlobStore:
     def _size(self, path: str) -> int | None:
         try:
             with self._explained("looked at", path):
-                return int(self._fs.size(path))
+                return os.stat(path).st_size if self._local else int(self._fs.size(path))
         except BlobMissingError:
             return None
 
     def _read(self, path: str, max_bytes: int) -> bytes:
-        with self._explained("read", path), self._fs.open(path, "rb") as file:
-            data: bytes = file.read(max_bytes)
-        return data
+        with self._explained("read", path):
+            if self._local:
+                return _read_file(path, max_bytes)
+            with self._fs.open(path, "rb") as file:
+                data: bytes = file.read(max_bytes)
+            return data
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, batch: Batch | None = None) -> None:
         with self._explained("written", path):
-            if isinstance(self._fs, LocalFileSystem):
-                _write_atomically(Path(path), data)
-            else:
+            if not self._local:
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(path, data)
+            elif batch:
+                batch.write(path, data)
+            else:
+                with Batch() as alone:
+                    alone.write(path, data)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name beside the target, sync, rename, sync the folder's entry."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _read_file(path: str, max_bytes: int) -> bytes:
+    """At most `max_bytes` of a local file, in as few calls and copies as there can be."""
+    file = os.open(path, os.O_RDONLY)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        size = min(os.fstat(file).st_size, max_bytes)
+        data = os.read(file, size)
+        while len(data) < size and (more := os.read(file, size - len(data))):
+            data += more
+        return data
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.close(file)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.hashing import keccak, tag, tagged, word
@@ -22,7 +24,12 @@ class Seats:
         """q = floor(2V/3) + 1 seats."""
         return len(self.voters) * 2 // 3 + 1
 
-    def held_by(self, members: Collection[int]) -> int:
+    @cached_property
+    def proposing(self) -> Counter[int]:
+        """Proposer seats of each member that holds one."""
+        return Counter(self.proposers)
+
+    def held_by(self, members: Container[int]) -> int:
         """Voter seats that these members hold together."""
         return sum(voter in members for voter in self.voters)
 
@@ -43,7 +50,8 @@ def seats_of(state: TaskState) -> Seats:
         other = seat + int.from_bytes(drawn, "big") % (len(owners) - seat)
         owners[seat], owners[other] = owners[other], owners[seat]
     voters = tuple(owners[:num_voters])
-    return Seats(voters, tuple(member for member in owners[num_voters:num_seats] if member not in voters))
+    voting = frozenset(voters)
+    return Seats(voters, tuple(member for member in owners[num_voters:num_seats] if member not in voting))
 
 
 def genesis_seed(run_seed: int) -> bytes:

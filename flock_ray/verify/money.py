@@ -67,7 +67,7 @@ def _marginal(outcome: Outcome) -> dict[int, int]:
         weights = {}
         for one in outcome.contributors:
             assert one.found is not None
-            weights[one.member] = (one.found.score - one.found.band) * outcome.seats.proposers.count(one.member)
+            weights[one.member] = (one.found.score - one.found.band) * outcome.seats.proposing[one.member]
         rewards |= _shares(outcome.budget - for_voters, weights)
     return rewards
 
@@ -104,8 +104,8 @@ def _open(outcome: Outcome) -> dict[int, int]:
     """Every valid proposal alike, once a seat."""
     if not outcome.accepted:
         return {}
-    seats = outcome.seats.proposers
-    return _shares(outcome.budget, {one.member: seats.count(one.member) for one in outcome.contributors})
+    seats = outcome.seats.proposing
+    return _shares(outcome.budget, {one.member: seats[one.member] for one in outcome.contributors})
 
 
 def _shares(amount: int, weights: Mapping[int, int]) -> dict[int, int]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flock_ray.protocol.ballot import BallotA, BallotB, Check, Score
+from flock_ray.protocol.ballot import BallotA, BallotB, Check, ProposalEntry, Score
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.state import TaskState, Terms
 from flock_ray.verify.draw import Seats
@@ -65,6 +65,10 @@ def judge_proposals(
     """What became of every proposer's proposal, by ascending member."""
     manifests = letters.manifests(state, seats)
     copies = Counter(manifest.payload for manifest in manifests.values())
+    findings: dict[tuple[int, bytes], dict[int, ProposalEntry]] = {}
+    for voter, ballot in ballots.items():
+        for entry in ballot.entries:
+            findings.setdefault((entry.member, entry.payload), {})[voter] = entry
     judged = []
     for member in sorted(set(seats.proposers)):
         if member not in manifests:
@@ -73,19 +77,14 @@ def judge_proposals(
         elif copies[manifests[member].payload] > 1:
             judged.append(Judged(member, "copied", manifests[member].payload))
         else:
-            judged.append(_judge(member, manifests[member].payload, state.terms, seats, ballots))
+            payload = manifests[member].payload
+            judged.append(_judge(member, payload, state.terms, seats, findings.get((member, payload), {})))
     return tuple(judged)
 
 
-def _judge(member: int, payload: bytes, terms: Terms, seats: Seats, ballots: Mapping[int, BallotA]) -> Judged:
-    entries = {
-        voter: entry
-        for voter, ballot in ballots.items()
-        for entry in ballot.entries
-        if (entry.member, entry.payload) == (member, payload)
-    }
+def _judge(member: int, payload: bytes, terms: Terms, seats: Seats, entries: Mapping[int, ProposalEntry]) -> Judged:
     scored, _ = SCORED[terms.mechanism]
-    malformed = [voter for voter, entry in entries.items() if entry.check is Check.MALFORMED]
+    malformed = {voter for voter, entry in entries.items() if entry.check is Check.MALFORMED}
     valid = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID}
     scores = {voter: score for voter, score in valid.items() if score is not None}
     if seats.held_by(malformed) >= seats.quorum:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.aggregation.combine import combine
+from flock_ray.aggregation.combine import RunningCandidate, combine
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.fixed_point import SCALE
-from flock_ray.lora.serialization import Adapter, canonical_bytes
+from flock_ray.lora.serialization import Adapter, canonical_bytes, flat, unflat
 
 SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2)}
 small = st.floats(-1 / 4, 1 / 4, width=32)
@@ -78,5 +78,30 @@ def test_what_does_not_fit_is_refused() -> None:
         combine(scalar(0.0), [{"y": torch.zeros(1)}], (1,))
     with pytest.raises(ValueError, match="weights"):
         combine(scalar(0.0), [], ())
+    with pytest.raises(ValueError, match="weights"):
+        combine(scalar(0.0), [scalar(0.0)], (1, 1))
+    with pytest.raises(ValueError, match="shapes"):
+        combine(scalar(0.0), [{"x": torch.zeros(2)}], (1,))
     with pytest.raises(ValueError, match="finite"):
         combine(scalar(0.0), [scalar(float("nan"))], (1,))
+
+
+@given(st.integers(1, 8), st.randoms(use_true_random=False))
+def test_a_candidate_that_keeps_no_update_has_the_same_bytes(num_updates: int, order: random.Random) -> None:
+    start = initial_adapter(SHAPES, 0)
+    pairs = [
+        (random_adapter(seed, scale=10.0 ** order.randint(-6, 6)), order.randint(0, 3)) for seed in range(num_updates)
+    ]
+    pairs.append((random_adapter(99), 1))
+    collected = combine(start, [update for update, _ in pairs], [weight for _, weight in pairs])
+    running = RunningCandidate(start)
+    for update, weight in order.sample(pairs, len(pairs)):
+        running.add(update, weight)
+    assert canonical_bytes(running.adapter()) == canonical_bytes(collected)
+
+
+def test_factors_that_lie_in_one_row_or_apart_give_the_same_bytes() -> None:
+    start, apart = initial_adapter(SHAPES, 0), random_adapter(1)
+    together = unflat(flat(apart).clone(), SHAPES)
+    assert flat(together).data_ptr() == together[min(SHAPES)].data_ptr()
+    assert canonical_bytes(combine(start, [together], (1,))) == canonical_bytes(combine(start, [apart], (1,)))

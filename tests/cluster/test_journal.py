@@ -7,29 +7,35 @@ import pytest
 from flock_ray.cluster.journal import Journal
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.hashing import sha256
+from flock_ray.store.batch import Batch
 
 TASK, OTHER_TASK = sha256(b"task"), sha256(b"another task")
 SEED, OTHER_SEED = sha256(b"seed"), sha256(b"seed after an abandoned epoch")
 FIRST, SECOND = sha256(b"first"), sha256(b"second")
 
 
+def record(journal: Journal, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> None:
+    with Batch() as batch:
+        journal.record(task, epoch, seed, kind, digest, batch)
+
+
 def test_one_place_takes_one_digest(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.record(TASK, 1, SEED, "ballot_a", FIRST)
-    journal.record(TASK, 1, SEED, "ballot_a", FIRST)
+    record(journal, TASK, 1, SEED, "ballot_a", FIRST)
+    record(journal, TASK, 1, SEED, "ballot_a", FIRST)
     with pytest.raises(ProtocolError, match=r"refusing to sign a second ballot_a of epoch 1: .*journal\.jsonl"):
-        journal.record(TASK, 1, SEED, "ballot_a", SECOND)
+        record(journal, TASK, 1, SEED, "ballot_a", SECOND)
     assert journal.signed(TASK, 1, SEED) == {"ballot_a": FIRST}
     assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 1
 
 
 def test_task_epoch_seed_and_kind_are_places_of_their_own(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.record(TASK, 1, SEED, "ballot_a", FIRST)
-    journal.record(OTHER_TASK, 1, SEED, "ballot_a", SECOND)
-    journal.record(TASK, 2, SEED, "ballot_a", SECOND)
-    journal.record(TASK, 1, SEED, "report", SECOND)
-    journal.record(TASK, 1, OTHER_SEED, "ballot_a", SECOND)
+    record(journal, TASK, 1, SEED, "ballot_a", FIRST)
+    record(journal, OTHER_TASK, 1, SEED, "ballot_a", SECOND)
+    record(journal, TASK, 2, SEED, "ballot_a", SECOND)
+    record(journal, TASK, 1, SEED, "report", SECOND)
+    record(journal, TASK, 1, OTHER_SEED, "ballot_a", SECOND)
     assert journal.signed(TASK, 1, SEED) == {"ballot_a": FIRST, "report": SECOND}
     assert journal.signed(TASK, 1, OTHER_SEED) == {"ballot_a": SECOND}
     assert journal.signed(OTHER_TASK, 1, SEED) == journal.signed(TASK, 2, SEED) == {"ballot_a": SECOND}
@@ -37,12 +43,12 @@ def test_task_epoch_seed_and_kind_are_places_of_their_own(tmp_path: Path) -> Non
 
 
 def test_what_was_signed_before_a_restart_binds_after_it(tmp_path: Path) -> None:
-    Journal(tmp_path).record(TASK, 1, SEED, "report", FIRST)
+    record(Journal(tmp_path), TASK, 1, SEED, "report", FIRST)
     again = Journal(tmp_path)
-    again.record(TASK, 1, SEED, "report", FIRST)
+    record(again, TASK, 1, SEED, "report", FIRST)
     with pytest.raises(ProtocolError):
-        again.record(TASK, 1, SEED, "report", SECOND)
-    again.record(TASK, 2, SEED, "report", SECOND)
+        record(again, TASK, 1, SEED, "report", SECOND)
+    record(again, TASK, 2, SEED, "report", SECOND)
     assert Journal(tmp_path).signed(TASK, 2, SEED) == {"report": SECOND}
 
 
@@ -50,15 +56,15 @@ def test_what_was_signed_before_a_restart_binds_after_it(tmp_path: Path) -> None
 def test_a_line_torn_by_a_crash_was_never_signed_for(tmp_path: Path, kept: int) -> None:
     """The line is on disk whole before the signature leaves; a torn one means that none left."""
     journal = Journal(tmp_path)
-    journal.record(TASK, 1, SEED, "ballot_a", FIRST)
+    record(journal, TASK, 1, SEED, "ballot_a", FIRST)
     whole = (tmp_path / "journal.jsonl").read_bytes()
-    journal.record(TASK, 1, SEED, "ballot_b", FIRST)
+    record(journal, TASK, 1, SEED, "ballot_b", FIRST)
     torn = (tmp_path / "journal.jsonl").read_bytes()[len(whole) :][:kept]
     (tmp_path / "journal.jsonl").write_bytes(whole + torn)
 
     again = Journal(tmp_path)
     assert again.signed(TASK, 1, SEED) == {"ballot_a": FIRST}
     with pytest.raises(ProtocolError):
-        again.record(TASK, 1, SEED, "ballot_a", SECOND)
-    again.record(TASK, 1, SEED, "ballot_b", SECOND)
+        record(again, TASK, 1, SEED, "ballot_a", SECOND)
+    record(again, TASK, 1, SEED, "ballot_b", SECOND)
     assert Journal(tmp_path).signed(TASK, 1, SEED) == {"ballot_a": FIRST, "ballot_b": SECOND}

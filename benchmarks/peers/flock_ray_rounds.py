@@ -1,0 +1,175 @@
+"""Epochs of this project with local training and scoring simulated, in turn: `python -m … CASE FOLDER`.
+
+CASE is JSON: `proposers`, `voters`, `voting`, `width`. Everything but training and scoring is the real thing: Ray
+actors, messages and signatures, journals, payloads, the blob store, ballots, records, the chain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.peers.turns import Turns
+from flock_ray.alliance import Alliance
+from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.groups import NodeGroups
+from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms
+from flock_ray.cluster.ledger import Ledger, NoLedger
+from flock_ray.cluster.node import Node
+from flock_ray.cluster.placement import available_cpus, make_plan
+from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.runtime import ray_cluster
+from flock_ray.cluster.views import Witness
+from flock_ray.cluster.workbench import Workbench
+from flock_ray.config import (
+    AllianceConfig,
+    ChainBackend,
+    ChainConfig,
+    ClusterConfig,
+    Config,
+    LoraConfig,
+    MechanismConfig,
+    ModelConfig,
+    check,
+)
+from flock_ray.lora.serialization import Adapter
+from flock_ray.protocol.record import Record
+from flock_ray.protocol.state import TaskState
+from flock_ray.telemetry.events import EventLog
+from flock_ray.telemetry.table import Console
+from flock_ray.training.data import Example, Silo
+from flock_ray.training.engine import Rendezvous, SequenceLoss, TrainOutcome, TrainSettings
+
+NUM_LAYERS, RANK = 4, 8
+MAX_EPOCHS = 32
+
+
+class SimulatedEngine:
+    """Training that costs one copy of the adapter, and scoring that costs nothing."""
+
+    def __init__(self) -> None:
+        self._trained = 0
+
+    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
+        """The adapter, moved by an amount that no other call moves it by."""
+        self._trained += 1
+        moved = {key: factor + self._trained * 2.0**-24 for key, factor in adapter.items()}
+        return TrainOutcome(moved, [1.0], 1, 0.0)
+
+    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+        """Lower the more the adapter was moved, so that every update is accepted."""
+        moved = float(next(iter(adapter.values())).view(-1)[0])
+        return [SequenceLoss(400.0 - 1e4 * moved, 100) for _ in examples]
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class SimulatedBench(Workbench):
+    """The real workbench over a base model that has shapes only, one tiny silo for all, and the engine above."""
+
+    def _load_base(self) -> Any:
+        width = int(self.spec.model.path)
+        model = torch.nn.Module()
+        model.layers = torch.nn.ModuleList(torch.nn.Linear(width, width, device="meta") for _ in range(NUM_LAYERS))
+        model.get_output_embeddings = lambda: None
+        tokenizer = SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets])
+        return SimpleNamespace(
+            model=model, tokenizer=tokenizer, name="shapes only", hash=bytes(32), dtype=torch.float32, num_parameters=0
+        )
+
+    def _load_silo(self, member: int) -> Silo:
+        return SILO
+
+    def _make_engine(self, rendezvous: Rendezvous) -> SimulatedEngine:
+        return SimulatedEngine()
+
+
+SILO = Silo("simulated", (Example.of([1, 2], [True, True]),), tuple(Example.of([1, n], [True, True]) for n in (3, 4)))
+
+
+class SimulatedNode(Node):
+    """A node over the simulated workbench."""
+
+    workbench = SimulatedBench
+
+
+class TurnTaker(Witness):
+    """Waits for its turn before each epoch, and answers once the epoch is signed and settled."""
+
+    def __init__(self, turns: Turns, *args: Any) -> None:
+        super().__init__(*args)
+        self._turns = turns
+        self._last: Record | None = None
+        self._parts: Mapping[str, float] = {}
+
+    def epoch_begins(self, state: TaskState) -> None:
+        """Answer for the epoch before this one, then wait."""
+        if self._turns.running and self._last:
+            statuses = [one.status for one in self._last.proposals]
+            self._turns.end(accepted=statuses.count("accepted"), parts=dict(self._parts))
+        self._turns.begin()
+        super().epoch_begins(state)
+
+    def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
+        """Remember what to answer."""
+        super().epoch_ends(record, losses, wall_seconds)
+        self._last, self._parts = record, wall_seconds
+
+
+def configure(case: Mapping[str, Any]) -> Config:
+    """The configuration of a case."""
+    config = Config(
+        model=ModelConfig(source="simulated", path=str(case["width"])),
+        lora=LoraConfig(rank=RANK),
+        alliance=AllianceConfig(
+            num_members=case["proposers"] + case["voters"],
+            hosts=1,
+            num_voters=case["voters"],
+            num_proposers=case["proposers"],
+            num_epochs=MAX_EPOCHS,
+            band_floor=1,
+            band_ceiling=1,
+            max_unsettled=1,
+            force=True,
+        ),
+        mechanism=MechanismConfig(name="marginal" if case["voting"] else "open"),
+        chain=ChainConfig(backend=ChainBackend(case["chain"])),
+        cluster=ClusterConfig(cpus_per_worker=available_cpus(), threads_per_worker=available_cpus()),
+    )
+    check(config)
+    return config
+
+
+def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
+    """Load, found the task, then an epoch a turn."""
+    config = configure(case)
+    plan, run = make_plan(config), RunDirectory.create(folder, config)
+    with ray_cluster(config.cluster), EventLog(run.events) as events, open(os.devnull, "w") as nowhere:
+        groups = NodeGroups(node_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedNode)
+        try:
+            reports = groups.start()
+            hosted = {member.number: member for report in reports for member in report.members}
+            accounts = {number: member.address for number, member in sorted(hosted.items())}
+            ledger: Ledger = NoLedger(config, accounts)
+            if config.chain.backend is not ChainBackend.none:
+                ledger = ChainLedger(config, run.path, accounts)
+                ledger.deploy()
+            state = ledger.found_task(task_terms(config, reports), reports[0].adapter, groups)
+            run.write_task(state, ledger.relayer, ledger.facts(), ledger.wealth(None), configuration_texts(config))
+            witness = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
+            turns.ready(chain=ledger.facts()["backend"])
+            Alliance(groups, ledger, run, events, witness, max_unsettled=0).run(state, [])
+        finally:
+            groups.stop()
+
+
+if __name__ == "__main__":
+    play(json.loads(sys.argv[1]), Path(sys.argv[2]), Turns())
