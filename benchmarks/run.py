@@ -1,4 +1,4 @@
-"""Run one benchmark: `python benchmarks/run.py NAME [--quick] [-- hydra overrides]`; results go to benchmarks/results.
+"""Run one benchmark: `python benchmarks/run.py NAME [--quick] [overrides]`; results go to benchmarks/results.
 
 `--quick` runs the same code with fewer points and writes nothing into the repository.
 """
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the runs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.quick, arguments.overrides)
 
 

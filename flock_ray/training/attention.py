@@ -15,7 +15,7 @@ from flock_ray.training.packing import Packed
 PACKED = "flock_ray_packed"
 """Name of the implementation in a model's configuration."""
 
-_EXPLICIT_LENGTH = 512
+EXPLICIT_LENGTH = 512
 """On a CPU explicit products beat the fused kernel up to this length, twofold for bfloat16 at 128 tokens."""
 
 
@@ -76,7 +76,7 @@ def packed_attention(
     if not packed.rectangular:
         q, k, v = (x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, packed.cells, x) for x in (q, k, v))
     q, k, v = (x.reshape(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-    attend = _explicit if longest <= _EXPLICIT_LENGTH and not q.is_cuda else _fused
+    attend = _explicit if longest <= EXPLICIT_LENGTH and not q.is_cuda else _fused
     found = attend(q, k, v, scale).transpose(1, 2).reshape(rows * longest, q.shape[1], q.shape[3])
     return (found if packed.rectangular else found[packed.cells])[None], None
 
