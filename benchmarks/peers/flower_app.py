@@ -1,8 +1,8 @@
 """Federated LoRA fine-tuning in Flower's simulation; runs in the peer's environment: `flower_app.py FOLDER CPUS`.
 
 As FlowerTune does it: every client call loads the base model and injects PEFT, the server averages adapters. FOLDER
-holds the task as `benchmarks/flower_peer.py` wrote it: `plan.json`, `start.safetensors`, `batches.safetensors`; into it go
-`final.safetensors` and `rounds.json`. CPUS are those of a client call.
+holds the task as `benchmarks/flower_peer.py` wrote it: `plan.json`, `start.safetensors`, `batches.safetensors`; into
+it go `final.safetensors` and `rounds.json`. CPUS are those of a client call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 client_app, server_app = ClientApp(), ServerApp()
@@ -29,7 +28,9 @@ client_app, server_app = ClientApp(), ServerApp()
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """One client's local steps of one round."""
+    # Imported here since Flower pickles this function to the actors, which safe_open does not survive.
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
     config = message.content["config"]
