@@ -10,7 +10,6 @@ every run and all that comes before it (process start, imports) are reported apa
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,26 +19,14 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-import safetensors.torch
-import torch
+from safetensors.torch import load_file
 
 from benchmarks.common import ROOT, environment, store
 from benchmarks.peers.environments import PEERS, python_of
+from benchmarks.peers.flower_task import Task
 from benchmarks.peers.process_tree import Watched, watch
-from flock_ray.cluster.launch import node_specs
-from flock_ray.cluster.placement import make_plan
-from flock_ray.cluster.run_directory import RunDirectory, load_config
-from flock_ray.cluster.spec import NodeSpec
-from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.peft_io import ALL_LINEAR, adapter_shapes
-from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
-from flock_ray.protocol.encoding import from_hex
-from flock_ray.protocol.seed import local_seed
-from flock_ray.training.data import Silo, batches, load_silo
-from flock_ray.training.evaluation import mean_loss
-from flock_ray.training.loss import collate
-from flock_ray.training.model import BaseModel, load_base
-from flock_ray.training.torch_engine import TorchEngine
+from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.lora.serialization import Adapter
 
 VOTERS, CORES = 4, 2
 MODES = {"plain": ("mechanism=open", "chain=none"), "full": ("mechanism=marginal", "chain=eth_tester")}
@@ -53,7 +40,7 @@ DEVIATIONS = (
     "token ids come from a file, already tokenised; the client reads only its own",
     "LoRA on all linear layers with this project's rank, alpha, learning rates and clipping in place of FlowerTune's",
     "all clients take part in every round in place of a tenth of them; client k stands for the k-th member that"
-    " proposed in that epoch here",
+    " proposed in that epoch here; all members are on one logical host, as all clients are on one machine",
     "FlowerTune's client has a GPU and 6 or 8 CPUs to itself: with 2 cores that is num_cpus=2, also Flower's default."
     " num_cpus=1, two clients at a time, is measured as flower_parallel, and ratios are to the faster of the two",
     "the server starts from the given adapter and neither loads the base model nor saves checkpoints",
@@ -92,6 +79,7 @@ class Point:
         return [
             "adversary=none",
             f"alliance.num_members={self.members + VOTERS}",
+            "alliance.hosts=1",
             f"alliance.num_proposers={self.members}",
             f"alliance.num_voters={VOTERS}",
             f"alliance.num_epochs={rounds}",
@@ -152,79 +140,6 @@ class Rounds:
         )
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a run of ours trained, as its nodes had it.
-
-    Attributes:
-        spec: of its one node.
-        start: the adapter of the first epoch.
-        rounds: members that proposed in each epoch, ascending.
-    """
-
-    spec: NodeSpec
-    base: BaseModel
-    silos: dict[int, Silo]
-    start: Adapter
-    rounds: list[tuple[int, ...]]
-
-    @classmethod
-    def of(cls, folder: Path) -> Task:
-        """Read it from the folder of a run."""
-        config = load_config(folder)
-        [spec] = node_specs(config, make_plan(config), folder, "")
-        base = load_base(spec.model)
-        silos = {member: load_silo(spec.data, member, base.tokenizer) for member in spec.members}
-        epochs = json.loads((folder / "summary.json").read_text())["epochs"]
-        rounds = [tuple(sorted(proposal["member"] for proposal in epoch["proposals"])) for epoch in epochs]
-        shapes = adapter_shapes(base.model, spec.lora.target_modules, spec.lora.rank)
-        start = initial_adapter(shapes, local_seed(spec.run_seed, "adapter"))
-        assert adapter_hash(start) == from_hex(RunDirectory(folder).read_task()[0]["adapter"])
-        return cls(spec, base, silos, start, rounds)
-
-    def dump(self, folder: Path) -> None:
-        """Write what Flower's side needs to do the same, in formats that need nothing of this project."""
-        spec = self.spec
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "start.safetensors").write_bytes(canonical_bytes(self.start))
-        tensors: dict[str, torch.Tensor] = {}
-        rates = []
-        for epoch, members in enumerate(self.rounds, start=1):
-            settings = spec.settings.of_epoch(epoch, spec.num_epochs)
-            rates.append([settings.rate(step) for step in range(settings.steps)])
-            for member in members:
-                seed = local_seed(spec.run_seed, "batches", epoch, member)
-                drawn = batches(self.silos[member], settings.steps, settings.batch_size, seed)
-                rows = collate([example for batch in drawn for example in batch], torch.device("cpu"))
-                for name, values in zip(("ids", "labels"), rows, strict=True):
-                    tensors[f"{epoch}/{member}/{name}"] = values.unflatten(0, (settings.steps, settings.batch_size))
-        safetensors.torch.save_file(tensors, folder / "batches.safetensors")
-        targets = spec.lora.target_modules
-        plan = {
-            "model": self.base.model.name_or_path,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "attention": "eager",  # as load_base takes it on a CPU
-            "rank": spec.lora.rank,
-            "alpha": spec.lora.alpha,
-            "targets": ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
-            "weight_decay": spec.settings.weight_decay,
-            "max_grad_norm": spec.settings.max_grad_norm,
-            "clients": len(self.rounds[0]),
-            "rounds": [{"members": m, "rates": r} for m, r in zip(self.rounds, rates, strict=True)],
-        }
-        (folder / "plan.json").write_text(json.dumps(plan))
-
-    def losses(self, adapters: dict[str, Path]) -> dict[str, float]:
-        """Mean held-out loss over all members under each adapter file, nats a token; `start` is that of the start."""
-        engine = TorchEngine(self.base, self.spec.lora)
-        read = {name: safetensors.torch.load_file(path) for name, path in adapters.items()}
-        return {
-            name: fmean(mean_loss(engine.losses(adapter, silo.heldout)) for silo in self.silos.values())
-            for name, adapter in {"start": self.start, **read}.items()
-        }
-
-
 def play(overrides: Sequence[str]) -> tuple[Path, Rounds]:
     """One run of the job; returns its folder."""
     watched = watch([sys.executable, str(ROOT / "jobs" / "alliance.py"), *overrides], ROOT)
@@ -246,27 +161,27 @@ def play_flower(folder: Path, cpus: int) -> Rounds:
     return Rounds.of(watched, [*(one["start"] for one in rounds), rounds[-1]["end"]])
 
 
-def take_turns(point: Point, overrides: Sequence[str]) -> tuple[dict[str, list[Rounds]], list[dict[str, float]]]:
-    """All runs of a point: {contender: its runs}, and for each turn the final losses."""
+def take_turns(point: Point, overrides: Sequence[str]) -> tuple[dict[str, list[Rounds]], list[dict[str, Any]]]:
+    """All runs of a point: {contender: its runs}, and for each turn where the adapters ended."""
     runs: dict[str, list[Rounds]] = {}
-    losses = []
+    ends = []
     for turn, rounds in enumerate(point.turns):
-        ends = {}
+        final: dict[str, Adapter] = {}
         for mode, chosen in MODES.items():
             folder, measured = play([*point.overrides(rounds), *chosen, *overrides])
             runs.setdefault(mode, []).append(measured)
-            ends[mode] = folder / "adapter" / "adapter_model.safetensors"
+            final[mode] = load_file(folder / "adapter" / "adapter_model.safetensors")
             if mode == "plain":
                 task, dumped = Task.of(folder), ROOT / "outputs" / "flower_peer" / f"turn-{turn + 1}"
                 task.dump(dumped)
                 for name, cpus in FLOWER.items():
                     if turn == 0 or name == "flower":
                         runs.setdefault(name, []).append(play_flower(dumped, cpus))
-                        ends[name] = dumped / f"{name}.safetensors"
-                        (dumped / "final.safetensors").rename(ends[name])
-        losses.append(task.losses(ends))
+                        final[name] = load_file(dumped / "final.safetensors")
+        cosine = task.cosine(final["plain"], final["flower"])
+        ends.append({"losses": task.losses(final), "cosine_of_plain_and_flower": cosine})
         print(f"{point.name}, turn {turn + 1} of {len(point.turns)} done", flush=True)
-    return runs, losses
+    return runs, ends
 
 
 def contender(runs: Sequence[Rounds]) -> dict[str, Any]:
@@ -285,7 +200,7 @@ def contender(runs: Sequence[Rounds]) -> dict[str, Any]:
 
 def compare(point: Point, overrides: Sequence[str]) -> dict[str, Any]:
     """One point: what each contender took, ratios to Flower's faster setting, and how far the final losses agree."""
-    runs, losses = take_turns(point, overrides)
+    runs, ends = take_turns(point, overrides)
     found = {name: contender(those) for name, those in runs.items()}
     fastest = min(FLOWER, key=lambda name: found[name]["round_seconds"])
     ratios = {
@@ -299,9 +214,9 @@ def compare(point: Point, overrides: Sequence[str]) -> dict[str, Any]:
         "contenders": found,
         "faster_flower": fastest,
         "ratios": ratios,
-        "final_losses": losses,
-        "final_loss_difference": max(abs(one["plain"] - one["flower"]) for one in losses),
-        "final_loss_fall": fmean(one["start"] - one["plain"] for one in losses),
+        "ends": ends,
+        "final_loss_difference": max(abs(end["losses"]["plain"] - end["losses"]["flower"]) for end in ends),
+        "final_loss_fall": fmean(end["losses"]["start"] - end["losses"]["plain"] for end in ends),
     }
 
 
@@ -317,7 +232,7 @@ def table(points: Sequence[dict[str, Any]]) -> list[str]:
             f"{point['contenders'][mode]['round_seconds']:.1f} s ({point['ratios'][mode]['round_seconds']:.2f} x)"
             for mode in MODES
         ]
-        last = point["final_losses"][0]
+        last = point["ends"][0]["losses"]
         cells = [point["name"], f"{flower:.1f} s", *ours, f"{last['flower']:.4f} / {last['plain']:.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
