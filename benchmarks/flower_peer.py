@@ -165,22 +165,26 @@ def take_turns(point: Point, overrides: Sequence[str]) -> tuple[dict[str, list[R
     """All runs of a point: {contender: its runs}, and for each turn where the adapters ended."""
     runs: dict[str, list[Rounds]] = {}
     ends = []
+
+    def note(name: str, measured: Rounds) -> None:
+        runs.setdefault(name, []).append(measured)
+        print(f"{point.name}, {name}: {median(measured.seconds):.1f} s a round", flush=True)
+
     for turn, rounds in enumerate(point.turns):
         final: dict[str, Adapter] = {}
         for mode, chosen in MODES.items():
             folder, measured = play([*point.overrides(rounds), *chosen, *overrides])
-            runs.setdefault(mode, []).append(measured)
+            note(mode, measured)
             final[mode] = load_file(folder / "adapter" / "adapter_model.safetensors")
             if mode == "plain":
                 task, dumped = Task.of(folder), ROOT / "outputs" / "flower_peer" / f"turn-{turn + 1}"
                 task.dump(dumped)
                 for name, cpus in FLOWER.items():
                     if turn == 0 or name == "flower":
-                        runs.setdefault(name, []).append(play_flower(dumped, cpus))
+                        note(name, play_flower(dumped, cpus))
                         final[name] = load_file(dumped / "final.safetensors")
         cosine = task.cosine(final["plain"], final["flower"])
         ends.append({"losses": task.losses(final), "cosine_of_plain_and_flower": cosine})
-        print(f"{point.name}, turn {turn + 1} of {len(point.turns)} done", flush=True)
     return runs, ends
 
 
