@@ -240,12 +240,16 @@ class StackedRanks:
         if self._rows:
             return self._engine.train(jobs, tick)
         own = self.share(jobs)
-        return self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        results = self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        self._tell([len(job.batches) for job in jobs], tick)
+        return results
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank measures some of the jobs."""
         own = self.share(jobs)
-        return self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
+        found = self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
+        self._tell([1 for _ in jobs], tick)
+        return found
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's part of members, jobs or rows."""
@@ -260,6 +264,13 @@ class StackedRanks:
         parts: list[list[Item]] = [[] for _ in range(self._world)]
         distributed.all_gather_object(parts, own, group=self._results)
         return [parts[index % self._world][index // self._world] for index in range(total)]
+
+    def _tell(self, steps: Sequence[int], tick: Tick) -> None:
+        """Tell the progress of what others did, which is known at the end only."""
+        for index, number in enumerate(steps):
+            if index % self._world != self._rank:
+                for _ in range(number):
+                    tick()
 
     def close(self) -> None:
         """Leave the process group."""

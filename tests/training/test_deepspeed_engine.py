@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import math
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -18,6 +16,7 @@ from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss, TrainOut
 from flock_ray.training.evaluation import mean_loss
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.torch_engine import TorchEngine
+from tests.training.ranks import Ranks
 from tests.training.samples import (
     LORA,
     SETTINGS,
@@ -32,18 +31,17 @@ from tests.training.samples import (
 
 pytestmark = pytest.mark.integration
 
-WORLD = 2
 HELD = replace(SETTINGS, learning_rate=3e-3, weight_decay=0.0, max_grad_norm=1e-7)
 
 Answers = tuple[list[SequenceLoss] | TrainOutcome, ...]
 
 
-def turns(engine: Engine, base: BaseModel) -> Answers:
+def turns(start: Adapter, engine: Engine) -> Answers:
     """What a node asks of an engine: losses, training, losses of the result, others, one that diverges, again.
 
     Batches of 3 rows split unevenly over two ranks, those of 1 leave a rank without rows; label counts differ by row.
     """
-    start, examples = starting_adapter(base), random_examples(11, seed=9)
+    examples = random_examples(11, seed=9)
     before = losses_of(engine, start, examples)
     first = train_one(engine, start, random_batches(size=3), SETTINGS)
     after = losses_of(engine, first.adapter, examples)
@@ -55,32 +53,13 @@ def turns(engine: Engine, base: BaseModel) -> Answers:
     return before, first, after, lonely, held, again
 
 
-class Rank:
-    """One rank, in an actor of its own; holds one engine after the other."""
-
-    def turns(self, folder: Path, dtype: str, zero: ZeroSpec, rendezvous: Rendezvous) -> Answers:
-        base = load_base(tiny_spec(folder, dtype))
-        engine = DeepSpeedEngine(base, LORA, zero, rendezvous)
-        answers = turns(engine, load_base(tiny_spec(folder, dtype)))
-        engine.close()
-        return answers
+def sharded(folder: Path, dtype: str, zero: ZeroSpec, place: Rendezvous) -> DeepSpeedEngine:
+    return DeepSpeedEngine(load_base(tiny_spec(folder, dtype)), LORA, zero, place)
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[list[Any]]:
-    ray.init(address="local", num_cpus=WORLD, include_dashboard=False, log_to_driver=False)
-    yield [ray.remote(num_cpus=1)(Rank).remote() for _ in range(WORLD)]
-    ray.shutdown()
-
-
-def ask(ranks: list[Any], folder: Path, dtype: str, zero: ZeroSpec) -> list[Answers]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meet = [Rendezvous("127.0.0.1", port, rank, WORLD) for rank in range(WORLD)]
-    calls = [rank.turns.remote(folder, dtype, zero, place) for rank, place in zip(ranks, meet, strict=True)]
-    answers: list[Answers] = ray.get(calls, timeout=300)
-    return answers
+def start(base: BaseModel) -> Adapter:
+    return starting_adapter(base)
 
 
 def check(ours: Answers, theirs: Answers, tolerance: float, loss_tolerance: float) -> None:
@@ -107,15 +86,16 @@ def check_ranks_agree(left: Answers, right: Answers) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model_dir: Path, base: BaseModel) -> Answers:
-    return turns(TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA), base)
+def alone(tiny_model_dir: Path, start: Adapter) -> Answers:
+    return turns(start, TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA))
 
 
 @pytest.mark.parametrize(("stage", "threshold"), [(0, 0), (1, 0), (2, 0), (3, 0), (3, 100_000)])
 def test_two_ranks_equal_a_single_process(
-    ranks: list[Any], alone: Answers, tiny_model_dir: Path, stage: int, threshold: int
+    ranks: Ranks, alone: Answers, start: Adapter, tiny_model_dir: Path, stage: int, threshold: int
 ) -> None:
-    answers = ask(ranks, tiny_model_dir, "float32", ZeroSpec(stage, threshold))
+    make = partial(sharded, tiny_model_dir, "float32", ZeroSpec(stage, threshold))
+    answers = ranks.ask(make, partial(turns, start))
     check(answers[0], alone, tolerance=1e-3 if stage == 3 else 1e-5, loss_tolerance=1e-4)
     check_ranks_agree(*answers)
     _, first, _, _, held, again = answers[0]
@@ -125,13 +105,12 @@ def test_two_ranks_equal_a_single_process(
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_mixed_precision(ranks: list[Any], tiny_model_dir: Path, base: BaseModel, stage: int) -> None:
+def test_mixed_precision(ranks: Ranks, tiny_model_dir: Path, start: Adapter, stage: int) -> None:
     """Over a bfloat16 base halves of a batch round differently, and Adam turns that into steps of small entries."""
-    answers = ask(ranks, tiny_model_dir, "bfloat16", ZeroSpec(stage, 0))
+    answers = ranks.ask(partial(sharded, tiny_model_dir, "bfloat16", ZeroSpec(stage, 0)), partial(turns, start))
     check_ranks_agree(*answers)
-    start = starting_adapter(base)
     _, first, after, *_ = answers[0]
-    _, expected, expected_after, *_ = turns(TorchEngine(load_base(tiny_spec(tiny_model_dir, "bfloat16")), LORA), base)
+    _, expected, expected_after, *_ = turns(start, TorchEngine(load_base(tiny_spec(tiny_model_dir, "bfloat16")), LORA))
     assert isinstance(first, TrainOutcome) and isinstance(expected, TrainOutcome)
     assert length(subtract(first.adapter, expected.adapter)) < 0.1 * length(subtract(expected.adapter, start))
     assert first.losses == pytest.approx(expected.losses, rel=5e-3)
@@ -143,10 +122,10 @@ def length(delta: Adapter) -> float:
     return math.sqrt(sum(float(factor.square().sum()) for factor in delta.values()))
 
 
-def test_refusal_gives_the_reason(ranks: list[Any], tiny_model_dir: Path) -> None:
+def test_refusal_gives_the_reason(ranks: Ranks, start: Adapter, tiny_model_dir: Path) -> None:
     with pytest.raises(TrainingError, match=r"training\.zero_stage=7 on 2 ranks .* should be 0, 1, 2, 3") as refusal:
         try:
-            ask(ranks, tiny_model_dir, "float32", ZeroSpec(7, 0))
+            ranks.ask(partial(sharded, tiny_model_dir, "float32", ZeroSpec(7, 0)), partial(turns, start))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
     assert "\n" not in str(refusal.value)
