@@ -62,7 +62,7 @@ class Workbench:
         self.spec = spec
         self._seconds: dict[str, float] = {}
         self.begin_phase("load", len(spec.members))
-        self.base = load_base(spec.model)
+        self.base = _load_base(spec, rendezvous)
         self.silos: dict[int, Silo] = {}
         for member in spec.members:
             self.silos[member] = load_silo(spec.data, member, self.base.tokenizer)
@@ -267,6 +267,15 @@ class Workbench:
 def _largest_step(job: MemberJob) -> int:
     """Tokens of a member's largest step."""
     return max(sum(len(example.input_ids) for example in batch) for batch in job.batches)
+
+
+def _load_base(spec: NodeSpec, rendezvous: Rendezvous) -> BaseModel:
+    """The base model: whole, or where it need not fit in one place, this rank's share."""
+    if spec.engine == "torch" or spec.zero_stage < 3:
+        return load_base(spec.model)
+    from flock_ray.training.deepspeed_engine import load_sharded
+
+    return load_sharded(spec.model, rendezvous)
 
 
 def _make_engine(base: BaseModel, spec: NodeSpec, rendezvous: Rendezvous) -> Engine:

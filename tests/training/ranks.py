@@ -5,24 +5,32 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import ray
 
-from flock_ray.training.engine import Engine, Rendezvous
+from flock_ray.training.engine import Rendezvous
 
 WORLD = 2
 
 Answer = TypeVar("Answer")
-E = TypeVar("E", bound=Engine)
+
+
+class Closing(Protocol):
+    """What holds a process group until it is closed."""
+
+    def close(self) -> None: ...
+
+
+Held = TypeVar("Held", bound=Closing)
 
 
 class Rank:
     """One rank, in an actor of its own; holds one engine after the other."""
 
-    def ask(self, make: Callable[[Rendezvous], E], question: Callable[[E], Answer], place: Rendezvous) -> Answer:
-        with closing(make(place)) as engine:
-            return question(engine)
+    def ask(self, make: Callable[[Rendezvous], Held], question: Callable[[Held], Answer], place: Rendezvous) -> Answer:
+        with closing(make(place)) as held:
+            return question(held)
 
 
 class Ranks:
@@ -31,7 +39,7 @@ class Ranks:
     def __init__(self, actors: list[Any]) -> None:
         self._actors = actors
 
-    def ask(self, make: Callable[[Rendezvous], E], question: Callable[[E], Answer]) -> list[Answer]:
+    def ask(self, make: Callable[[Rendezvous], Held], question: Callable[[Held], Answer]) -> list[Answer]:
         """Make an engine on every rank and ask each the same; one answer a rank."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed
 
-from flock_ray.errors import TrainingError
+from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.algebra import subtract
+from flock_ray.lora.peft_io import adapter_shapes
 from flock_ray.lora.serialization import Adapter, canonical_bytes
-from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
+from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec, load_sharded
 from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss, TrainOutcome
 from flock_ray.training.evaluation import mean_loss
-from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.flops import FlopCounter
+from flock_ray.training.model import BaseModel, ModelSpec, load_base
 from flock_ray.training.torch_engine import TorchEngine
 from tests.training.ranks import Ranks
 from tests.training.samples import (
@@ -54,7 +60,9 @@ def turns(start: Adapter, engine: Engine) -> Answers:
 
 
 def sharded(folder: Path, dtype: str, zero: ZeroSpec, place: Rendezvous) -> DeepSpeedEngine:
-    return DeepSpeedEngine(load_base(tiny_spec(folder, dtype)), LORA, zero, place)
+    spec = tiny_spec(folder, dtype)
+    base = load_sharded(spec, place) if zero.stage == 3 else load_base(spec)
+    return DeepSpeedEngine(base, LORA, zero, place)
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +137,61 @@ def test_refusal_gives_the_reason(ranks: Ranks, start: Adapter, tiny_model_dir: 
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
     assert "\n" not in str(refusal.value)
+
+
+class Loaded:
+    """A base model as one rank holds it."""
+
+    def __init__(self, spec: ModelSpec, place: Rendezvous) -> None:
+        self.base = load_sharded(spec, place)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rank knows of a base model: `held` elements of it, and what others are told."""
+
+    held: int
+    whole: tuple[int, torch.dtype, bytes]
+    shapes: dict[str, tuple[int, ...]]
+    flops: FlopCounter
+
+
+def facts(loaded: Loaded) -> Facts:
+    base = loaded.base
+    held = 0
+    for parameter in base.model.parameters():
+        assert parameter.dtype == base.dtype and not parameter.requires_grad
+        held += parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
+    whole = (base.num_parameters, base.dtype, base.hash)
+    shapes = adapter_shapes(base.model, LORA.target_modules, LORA.rank)
+    return Facts(held, whole, shapes, FlopCounter.of(base.model, LORA.target_modules, LORA.rank))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rank_holds_its_share_of_the_base_model_from_the_start(
+    ranks: Ranks, tiny_model_dir: Path, dtype: str
+) -> None:
+    spec = tiny_spec(tiny_model_dir, dtype)
+    whole = load_base(spec)
+    for found in ranks.ask(partial(Loaded, spec), facts):
+        assert found.whole == (whole.num_parameters, whole.dtype, whole.hash)
+        assert found.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
+        assert found.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
+        assert found.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)
+
+
+def test_a_sharded_base_model_that_lacks_weights_is_refused(ranks: Ranks, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights, model\.layers\.1\.mlp\.up_proj\.weight for one"):
+        try:
+            ranks.ask(partial(Loaded, tiny_spec(folder)), facts)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
