@@ -69,7 +69,7 @@ class Workbench:
         self._num_threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._num_threads)
         self.begin_phase("load", len(spec.members))
-        self.base = self._load_base()
+        self.base = self._load_base(rendezvous)
         self.silos: dict[int, Silo] = {}
         for member in spec.members:
             self.silos[member] = self._load_silo(member)
@@ -90,8 +90,13 @@ class Workbench:
         self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
 
-    def _load_base(self) -> BaseModel:
-        return load_base(self.spec.model)
+    def _load_base(self, rendezvous: Rendezvous) -> BaseModel:
+        """The base model: whole, or where it need not fit in one place, this rank's share."""
+        if self.spec.engine == "torch" or self.spec.zero_stage < 3:
+            return load_base(self.spec.model)
+        from flock_ray.training.deepspeed_engine import load_sharded
+
+        return load_sharded(self.spec.model, rendezvous)
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)

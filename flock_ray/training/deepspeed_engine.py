@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from flock_ray.errors import TrainingError
+from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
 from flock_ray.lora.serialization import Adapter
 from flock_ray.training.data import IGNORED, Example
@@ -35,7 +35,7 @@ from flock_ray.training.engine import (
     require_finite,
 )
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
-from flock_ray.training.model import BaseModel
+from flock_ray.training.model import BaseModel, ModelSpec, choose_dtype, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 Item = TypeVar("Item")
@@ -94,6 +94,36 @@ def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
         ) from error
 
 
+def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
+    """Load and freeze a base model for stage 3: meet the other ranks and share out each module as it is made.
+
+    No rank ever holds more than its share and one module. Rank 0 reads the weights file by file (memory-mapped) and
+    hands out module after module; every rank has to call this.
+
+    Raises:
+        ModelError: as `load_base` does.
+        TrainingError: the ranks do not meet.
+    """
+    with _start(3, rendezvous):
+        deepspeed = _meet(torch.device(spec.device), rendezvous)
+    from transformers.integrations import HfDeepSpeedConfig
+
+    half = choose_dtype(spec.dtype, spec.device) == torch.bfloat16
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # for its statistics only
+        "bf16": {"enabled": half},  # else modules are made in float32
+        "zero_optimization": {"stage": 3},
+    }
+    told = HfDeepSpeedConfig(config)  # transformers looks at it as long as it lives
+    try:
+        return load_base(spec)
+    except ModelError:
+        deepspeed.comm.destroy_process_group()
+        raise
+    finally:
+        del told
+
+
 class DeepSpeedEngine:
     """One rank of a group that trains and evaluates together; every rank makes the same calls in the same order."""
 
@@ -125,7 +155,7 @@ class DeepSpeedEngine:
                 "allgather_bucket_size": size,
             },
         }
-        if self._zero.stage == 3:  # one parameter after another, so that no device ever holds all of them
+        if self._zero.stage == 3:  # what is not sharded yet, one parameter after another
             self._deepspeed.zero.Init(module=self._model, config_dict_or_path=config)
             for buffer in self._model.buffers():
                 buffer.data = buffer.data.to(self._device)
@@ -240,12 +270,16 @@ class StackedRanks:
         if self._rows:
             return self._engine.train(jobs, tick)
         own = self.share(jobs)
-        return self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        results = self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        self._tell([len(job.batches) for job in jobs], tick)
+        return results
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank measures some of the jobs."""
         own = self.share(jobs)
-        return self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
+        found = self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
+        self._tell([1 for _ in jobs], tick)
+        return found
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's part of members, jobs or rows."""
@@ -260,6 +294,13 @@ class StackedRanks:
         parts: list[list[Item]] = [[] for _ in range(self._world)]
         distributed.all_gather_object(parts, own, group=self._results)
         return [parts[index % self._world][index // self._world] for index in range(total)]
+
+    def _tell(self, steps: Sequence[int], tick: Tick) -> None:
+        """Tell the progress of what others did, which is known at the end only."""
+        for index, number in enumerate(steps):
+            if index % self._world != self._rank:
+                for _ in range(number):
+                    tick()
 
     def close(self) -> None:
         """Leave the process group."""

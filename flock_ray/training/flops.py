@@ -39,13 +39,14 @@ class FlopCounter:
 
     @classmethod
     def of(cls, model: PreTrainedModel, target_modules: tuple[str, ...], rank: int) -> FlopCounter:
-        """Read the sizes off a base model without adapter layers."""
+        """Read the sizes off a base model without adapter layers; its weights may be sharded."""
         config, head = model.config, model.get_output_embeddings()
-        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
-        shapes = adapter_shapes(model, target_modules, rank).values()
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+        linear = sum(layer.in_features * layer.out_features for layer in layers)
+        adapter = sum(rows * columns for rows, columns in adapter_shapes(model, target_modules, rank).values())
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         attention = config.num_hidden_layers * config.num_attention_heads * head_width
-        return cls(linear, head.weight.numel(), sum(rows * columns for rows, columns in shapes), attention)
+        return cls(linear, head.in_features * head.out_features, adapter, attention)
 
     def training(self, lengths: Iterable[int], num_labels: int) -> int:
         """Operations of forward and backward over sequences of these lengths with so many labelled tokens in all."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,29 @@ def random_examples(number: int, seed: int = 0, length: int = 24) -> list[Exampl
 
 def random_batches(steps: int = 4, size: int = 3, seed: int = 0) -> list[list[Example]]:
     return [random_examples(size, seed=100 * seed + step) for step in range(steps)]
+
+
+def adapters_of(base: BaseModel, number: int) -> list[Adapter]:
+    """Adapters that differ from each other and have no zero factor."""
+    start = starting_adapter(base)
+    noise = torch.Generator().manual_seed(5)
+    return [{key: f + 0.02 * torch.randn(f.shape, generator=noise) for key, f in start.items()} for _ in range(number)]
+
+
+def ragged_jobs(base: BaseModel) -> list[MemberJob]:
+    """Members with unequal rows, lengths, steps, rates, decays and clipping."""
+    jobs = []
+    for member, adapter in enumerate(adapters_of(base, 3)):
+        settings = replace(
+            SETTINGS,
+            steps=2 + member,
+            learning_rate=SETTINGS.learning_rate / (1 + member),
+            weight_decay=0.1 * member,
+            max_grad_norm=(5.0, 0.05, 100.0)[member],
+        )
+        batches = [random_examples(1 + (member + step) % 3, seed=10 * member + step) for step in range(2 + member)]
+        jobs.append(MemberJob(adapter, batches, settings))
+    return jobs
 
 
 def distance(left: Adapter, right: Adapter) -> float:

@@ -19,7 +19,16 @@ from flock_ray.training.loss import CausalLoss, collate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
-from tests.training.samples import LORA, SETTINGS, distance, random_examples, starting_adapter, tiny_spec
+from tests.training.samples import (
+    LORA,
+    SETTINGS,
+    adapters_of,
+    distance,
+    ragged_jobs,
+    random_examples,
+    starting_adapter,
+    tiny_spec,
+)
 
 BACKENDS = ("sequential", "stacked", "grouped")
 ONE_BATCH = ("stacked", "grouped")
@@ -35,29 +44,6 @@ def make(backend: str, folder: Path, dtype: str = "float32") -> Engine:
 @pytest.fixture(scope="module")
 def trainers(tiny_model_dir: Path) -> dict[str, Engine]:
     return {name: make(name, tiny_model_dir) for name in BACKENDS}
-
-
-def adapters_of(base: BaseModel, number: int) -> list[Adapter]:
-    """Adapters that differ from each other and have no zero factor."""
-    start = starting_adapter(base)
-    noise = torch.Generator().manual_seed(5)
-    return [{key: f + 0.02 * torch.randn(f.shape, generator=noise) for key, f in start.items()} for _ in range(number)]
-
-
-def ragged_jobs(base: BaseModel) -> list[MemberJob]:
-    """Members with unequal rows, lengths, steps, rates, decays and clipping."""
-    jobs = []
-    for member, adapter in enumerate(adapters_of(base, 3)):
-        settings = replace(
-            SETTINGS,
-            steps=2 + member,
-            learning_rate=SETTINGS.learning_rate / (1 + member),
-            weight_decay=0.1 * member,
-            max_grad_norm=(5.0, 0.05, 100.0)[member],
-        )
-        batches = [random_examples(1 + (member + step) % 3, seed=10 * member + step) for step in range(2 + member)]
-        jobs.append(MemberJob(adapter, batches, settings))
-    return jobs
 
 
 def gradients(cohort: StackedEngine, adapters: list[Adapter], batches: list[list[Example]]) -> list[Adapter]:
