@@ -153,9 +153,7 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
     config = configure(case)
     plan, run = make_plan(config), RunDirectory.create(folder, config)
     with ray_cluster(config.cluster), EventLog(run.events) as events, open(os.devnull, "w") as nowhere:
-        groups = NodeGroups(
-            node_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedNode
-        )
+        groups = NodeGroups(node_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedNode)
         try:
             reports = groups.start()
             hosted = {member.number: member for report in reports for member in report.members}

@@ -32,6 +32,8 @@ from flock_ray.training.torch_engine import TorchEngine
 
 T, R = TypeVar("T"), TypeVar("R")
 
+_WORTH_A_THREAD = 1 << 20  # bytes
+
 
 @dataclass(frozen=True)
 class LocalUpdate:
@@ -114,7 +116,13 @@ class Workbench:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
 
     def in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """What `work` gives for each item, in order, a few items ahead: hashing, files and tensors free the lock."""
+        """What `work` on payloads gives for each item, in order, a few items ahead.
+
+        Hashing, files and tensors free Python's lock; for small payloads waiting for it would cost more than they gain.
+        """
+        if self.codec.max_bytes(self.shapes) < _WORTH_A_THREAD:
+            yield from map(work, items)
+            return
         waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(self._pool.submit(work, item))
