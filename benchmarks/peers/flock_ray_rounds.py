@@ -47,15 +47,15 @@ from flock_ray.telemetry.table import Console
 from flock_ray.training.data import Example, Silo
 from flock_ray.training.engine import Rendezvous, SequenceLoss, TrainOutcome, TrainSettings
 
-NUM_LAYERS, RANK = 4, 8
+NUM_LAYERS, RANK = 2, 8
 MAX_EPOCHS = 32
 
 
 class SimulatedEngine:
     """Training that costs one copy of the adapter, and scoring that costs nothing."""
 
-    def __init__(self) -> None:
-        self._trained = 0
+    def __init__(self, node: int) -> None:
+        self._trained = node << 20
 
     def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
         """The adapter, moved by an amount that no other call moves it by."""
@@ -89,7 +89,7 @@ class SimulatedBench(Workbench):
         return SILO
 
     def _make_engine(self, rendezvous: Rendezvous) -> SimulatedEngine:
-        return SimulatedEngine()
+        return SimulatedEngine(self.spec.index)
 
 
 SILO = Silo("simulated", (Example.of([1, 2], [True, True]),), tuple(Example.of([1, n], [True, True]) for n in (3, 4)))
@@ -126,12 +126,13 @@ class TurnTaker(Witness):
 
 def configure(case: Mapping[str, Any]) -> Config:
     """The configuration of a case."""
+    cpus = max(1, available_cpus() // case["nodes"])
     config = Config(
         model=ModelConfig(source="simulated", path=str(case["width"])),
         lora=LoraConfig(rank=RANK),
         alliance=AllianceConfig(
             num_members=case["proposers"] + case["voters"],
-            hosts=1,
+            hosts=case["nodes"],
             num_voters=case["voters"],
             num_proposers=case["proposers"],
             num_epochs=MAX_EPOCHS,
@@ -142,7 +143,7 @@ def configure(case: Mapping[str, Any]) -> Config:
         ),
         mechanism=MechanismConfig(name="marginal" if case["voting"] else "open"),
         chain=ChainConfig(backend=ChainBackend(case["chain"])),
-        cluster=ClusterConfig(cpus_per_worker=available_cpus(), threads_per_worker=available_cpus()),
+        cluster=ClusterConfig(nodes=case["nodes"], cpus_per_worker=cpus, threads_per_worker=cpus),
     )
     check(config)
     return config
