@@ -58,7 +58,7 @@ class Signer:
         """Signature of a 32-byte digest: r || s || v, v in {27, 28}, low s, nonce by RFC 6979 (65 bytes)."""
         if len(digest) != 32:
             raise ValueError(f"a digest has 32 bytes, not {len(digest)}")
-        signature = self._key.sign_recoverable(digest, hasher=None)
+        signature: bytes = self._key.sign_recoverable(digest, hasher=None)
         return signature[:64] + bytes([27 + signature[64]])
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, val
 from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.errors import ProtocolError
-from flock_ray.lora.algebra import neglected_term
+from flock_ray.lora.algebra import neglected_term, some_of
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
@@ -260,7 +260,7 @@ class Node:
         deltas = [] if self._streams or not ballots else list(self._accepted_updates(inbox).values())
         events = []
         if deltas:
-            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(deltas)}))
+            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(some_of(deltas))}))
         return self._result(messages, events)
 
     def reveal_ballots_b(self, bulletin: Bulletin) -> NodeResult:
@@ -336,8 +336,9 @@ class Node:
         payloads = [manifest.payload for manifest in manifests.values()]
         if self._streams:
             checks = self._bench.check(state.adapter, payloads)
-            entries = (ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
-            ballot = BallotA(tuple(entries))
+            ballot = BallotA(
+                tuple(ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
+            )
             return [(self._members[number], ballot) for number in voters if number in self._members]
         self._bench.collect(payloads)
         self._bench.begin_phase("score proposals", len(voters) * len(manifests) * 2)
@@ -349,7 +350,7 @@ class Node:
                 check = found if isinstance(found, Check) else Check.VALID
                 score = None
                 if not isinstance(found, Check) and self._mechanism.scores_proposals:
-                    adapter = self._bench.combine(state.adapter, {manifest.payload: found}, [1])
+                    adapter = self._bench.with_one(state.adapter, manifest.payload)
                     score = self._vote(number, adapter)
                 entries.append(ProposalEntry(proposer, manifest.payload, check, score))
             if member := self._members.get(number):

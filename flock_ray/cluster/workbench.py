@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from flock_ray.aggregation.combine import RunningCandidate, combine
+from flock_ray.aggregation.combine import RunningCandidate, Start, combine
 from flock_ray.cluster.spec import NodeSpec
 from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
@@ -30,7 +30,8 @@ from flock_ray.training.evaluation import mean_loss, paired_score
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.torch_engine import TorchEngine
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 _WORTH_A_THREAD = 1 << 20  # bytes
 
@@ -78,6 +79,7 @@ class Workbench:
         self._adapters: dict[bytes, Adapter] = {}
         self._losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
+        self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, int, bytes], LocalUpdate] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
@@ -205,7 +207,7 @@ class Workbench:
     def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
         """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
         distinct = list(dict.fromkeys(payloads))
-        total, checks = RunningCandidate(self.adapter(start)), dict[bytes, Check]()
+        total, checks = RunningCandidate(self._start(start)), dict[bytes, Check]()
         with self.timed("transfer"):
             for payload, found in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
                 checks[payload] = found if isinstance(found, Check) else Check.VALID
@@ -239,6 +241,21 @@ class Workbench:
             return Check.UNAVAILABLE
         except MalformedPayload:
             return Check.MALFORMED
+
+    def _start(self, digest: bytes) -> Start:
+        if self._grid is None or self._grid[0] != digest:
+            self._grid = digest, Start(self.adapter(digest))
+        return self._grid[1]
+
+    def with_one(self, start: bytes, payload: bytes) -> bytes:
+        """Remember global adapter + the update of one payload that decoded; returns its hash."""
+        key = (start, (payload,), (1,))
+        if key not in self._combined:
+            update = self.update(payload)
+            assert not isinstance(update, Check)
+            with self.timed("aggregate"):
+                self._combined[key] = self.remember(self._start(start).with_one(update))
+        return self._combined[key]
 
     def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
         """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""
