@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,28 +45,33 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
 from flock_ray.training.data import Example, Silo
-from flock_ray.training.engine import Rendezvous, SequenceLoss, TrainOutcome, TrainSettings
+from flock_ray.training.engine import LossJob, MemberJob, Rendezvous, Result, SequenceLoss, Tick, TrainOutcome
+from flock_ray.training.flops import FlopCounter
 
-NUM_LAYERS, RANK = 4, 8
+NUM_LAYERS, RANK = 2, 8
 MAX_EPOCHS = 32
 
 
 class SimulatedEngine:
     """Training that costs one copy of the adapter, and scoring that costs nothing."""
 
-    def __init__(self) -> None:
-        self._trained = 0
+    def __init__(self, node: int) -> None:
+        self._trained = node << 20
 
-    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
-        """The adapter, moved by an amount that no other call moves it by."""
+    def train(self, jobs: Sequence[MemberJob], tick: Tick) -> list[Result]:
+        """Each adapter, moved by an amount that no other is moved by."""
+        return [TrainOutcome(self._moved(job.adapter), [1.0], 1, 0.0) for job in jobs]
+
+    def _moved(self, adapter: Adapter) -> Adapter:
         self._trained += 1
-        moved = {key: factor + self._trained * 2.0**-24 for key, factor in adapter.items()}
-        return TrainOutcome(moved, [1.0], 1, 0.0)
+        return {key: factor + self._trained * 2.0**-24 for key, factor in adapter.items()}
 
-    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
-        """Lower the more the adapter was moved, so that every update is accepted."""
-        moved = float(next(iter(adapter.values())).view(-1)[0])
-        return [SequenceLoss(400.0 - 1e4 * moved, 100) for _ in examples]
+    def losses(self, jobs: Sequence[LossJob], tick: Tick) -> list[list[SequenceLoss]]:
+        """Lower the more an adapter was moved, so that every update is accepted."""
+        moved = [float(next(iter(job.adapter.values())).view(-1)[0]) for job in jobs]
+        return [
+            [SequenceLoss(400.0 - 1e4 * far, 100) for _ in job.examples] for far, job in zip(moved, jobs, strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -75,21 +80,25 @@ class SimulatedEngine:
 class SimulatedBench(Workbench):
     """The real workbench over a base model that has shapes only, one tiny silo for all, and the engine above."""
 
-    def _load_base(self) -> Any:
+    def _load_base(self, rendezvous: Rendezvous) -> Any:
         width = int(self.spec.model.path)
         model = torch.nn.Module()
         model.layers = torch.nn.ModuleList(torch.nn.Linear(width, width, device="meta") for _ in range(NUM_LAYERS))
         model.get_output_embeddings = lambda: None
         tokenizer = SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets])
         return SimpleNamespace(
-            model=model, tokenizer=tokenizer, name="shapes only", hash=bytes(32), dtype=torch.float32, num_parameters=0
-        )
+            model=model, tokenizer=tokenizer, name="shapes only", hash=bytes(32), dtype=torch.float32, num_parameters=0,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+
+    def _flop_counter(self) -> FlopCounter:
+        return FlopCounter(0, 0, 0, 0)
 
     def _load_silo(self, member: int) -> Silo:
         return SILO
 
     def _make_engine(self, rendezvous: Rendezvous) -> SimulatedEngine:
-        return SimulatedEngine()
+        return SimulatedEngine(self.spec.index)
 
 
 SILO = Silo("simulated", (Example.of([1, 2], [True, True]),), tuple(Example.of([1, n], [True, True]) for n in (3, 4)))
@@ -126,12 +135,13 @@ class TurnTaker(Witness):
 
 def configure(case: Mapping[str, Any]) -> Config:
     """The configuration of a case."""
+    cpus = max(1, available_cpus() // case["nodes"])
     config = Config(
         model=ModelConfig(source="simulated", path=str(case["width"])),
         lora=LoraConfig(rank=RANK),
         alliance=AllianceConfig(
             num_members=case["proposers"] + case["voters"],
-            hosts=1,
+            hosts=case["nodes"],
             num_voters=case["voters"],
             num_proposers=case["proposers"],
             num_epochs=MAX_EPOCHS,
@@ -142,7 +152,7 @@ def configure(case: Mapping[str, Any]) -> Config:
         ),
         mechanism=MechanismConfig(name="marginal" if case["voting"] else "open"),
         chain=ChainConfig(backend=ChainBackend(case["chain"])),
-        cluster=ClusterConfig(cpus_per_worker=available_cpus(), threads_per_worker=available_cpus()),
+        cluster=ClusterConfig(nodes=case["nodes"], cpus_per_worker=cpus, threads_per_worker=cpus),
     )
     check(config)
     return config

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from flock_ray.lora.fixed_point import FixedPointSum, dequantize, quantize
 from flock_ray.lora.serialization import Adapter, flat, unflat
+
+
+class Start:
+    """The common global adapter of an epoch, as grid points that updates are added to."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        """Round the adapter to the grid, which it lies on already if it was combined."""
+        self.shapes = {key: tuple(factor.shape) for key, factor in sorted(adapter.items())}
+        self.points = quantize(flat(adapter))
+
+    def row(self, update: Adapter) -> torch.Tensor:
+        """The update's entries in one row.
+
+        Raises:
+            ValueError: it has other keys or shapes.
+        """
+        if {key: tuple(factor.shape) for key, factor in update.items()} != self.shapes:
+            raise ValueError("an update has other keys or shapes than the global adapter")
+        return flat(update)
+
+    def plus(self, points: torch.Tensor) -> Adapter:
+        """The adapter at these int64 grid points from here."""
+        return unflat(dequantize(self.points + points), self.shapes)
+
+    def with_one(self, update: Adapter) -> Adapter:
+        """The candidate of a single update, the same as `combine` makes of it."""
+        return self.plus(quantize(self.row(update)))
 
 
 class RunningCandidate:
     """The candidate of an epoch while its updates come in, none of which is kept."""
 
-    def __init__(self, global_adapter: Adapter) -> None:
-        """Start from the common global adapter of the epoch."""
-        self._start = global_adapter
-        self._shapes = {key: tuple(factor.shape) for key, factor in global_adapter.items()}
-        self._sum = FixedPointSum(sum(factor.numel() for factor in global_adapter.values()))
+    def __init__(self, start: Start) -> None:
+        """Nothing has come in yet."""
+        self._start, self._sum = start, FixedPointSum(start.points.numel())
 
     def add(self, update: Adapter, weight: int) -> None:
         """Count an update `weight` times.
@@ -23,13 +50,11 @@ class RunningCandidate:
         Raises:
             ValueError: it has other keys or shapes, a value outside the fixed-point range, or the weight does not fit.
         """
-        if {key: tuple(factor.shape) for key, factor in update.items()} != self._shapes:
-            raise ValueError("an update has other keys or shapes than the global adapter")
-        self._sum.add(flat(update), weight)
+        self._sum.add(self._start.row(update), weight)
 
     def adapter(self) -> Adapter:
         """Global adapter + weighted mean of the updates: see `combine`."""
-        return unflat(dequantize(quantize(flat(self._start)) + self._sum.mean()), self._shapes)
+        return self._start.plus(self._sum.mean())
 
 
 def combine(global_adapter: Adapter, updates: Sequence[Adapter], weights: Sequence[int]) -> Adapter:
@@ -50,7 +75,7 @@ def combine(global_adapter: Adapter, updates: Sequence[Adapter], weights: Sequen
     """
     if len(updates) != len(weights):
         raise ValueError(f"{len(updates)} updates need as many weights, not {len(weights)}")
-    candidate = RunningCandidate(global_adapter)
+    candidate = RunningCandidate(Start(global_adapter))
     for update, weight in zip(updates, weights, strict=True):
         candidate.add(update, weight)
     return candidate.adapter()

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from coincurve import PrivateKey, PublicKey
 from eth_account import Account
-from eth_utils.address import to_checksum_address
 
 from flock_ray.errors import KeyMissingError
 from flock_ray.protocol.hashing import keccak, tag, tagged
@@ -59,7 +58,7 @@ class Signer:
         """Signature of a 32-byte digest: r || s || v, v in {27, 28}, low s, nonce by RFC 6979 (65 bytes)."""
         if len(digest) != 32:
             raise ValueError(f"a digest has 32 bytes, not {len(digest)}")
-        signature = self._key.sign_recoverable(digest, hasher=None)
+        signature: bytes = self._key.sign_recoverable(digest, hasher=None)
         return signature[:64] + bytes([27 + signature[64]])
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
@@ -74,7 +73,14 @@ class Signer:
 
 
 def _address(key: PublicKey) -> str:
-    return str(to_checksum_address(keccak(key.format(compressed=False)[1:])[12:]))
+    """ERC-55: a letter is upper case where the hash of the lower-case text has a digit of 8 or more."""
+    text = keccak(key.format(compressed=False)[1:])[12:].hex()
+    digits = keccak(text.encode()).hex()
+    return "0x" + "".join(map(_cased, text, digits))
+
+
+def _cased(letter: str, digit: str) -> str:
+    return letter.upper() if digit >= "8" else letter
 
 
 @lru_cache(maxsize=1 << 16)

@@ -27,7 +27,7 @@ from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, val
 from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
-from flock_ray.lora.algebra import neglected_term
+from flock_ray.lora.algebra import neglected_term, some_of
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
@@ -266,7 +266,7 @@ class Node:
         deltas = [] if self._streams or not ballots else list(self._accepted_updates(inbox).values())
         events = []
         if deltas:
-            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(deltas)}))
+            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(some_of(deltas))}))
         return self._result(messages, events)
 
     def reveal_ballots_b(self, bulletin: Bulletin) -> NodeResult:
@@ -342,8 +342,9 @@ class Node:
         payloads = [manifest.payload for manifest in manifests.values()]
         if self._streams:
             checks = self._bench.check(state.adapter, payloads)
-            entries = (ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
-            ballot = BallotA(tuple(entries))
+            ballot = BallotA(
+                tuple(ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
+            )
             return [(self._members[number], ballot) for number in voters if number in self._members]
         self._bench.collect(payloads)
         updates = {payload: self._bench.update(payload) for payload in payloads}
@@ -351,7 +352,7 @@ class Node:
         if self._mechanism.scores_proposals:
             for payload, update in updates.items():
                 if not isinstance(update, Check):
-                    adapters[payload] = self._bench.combine(state.adapter, {payload: update}, [1])
+                    adapters[payload] = self._bench.with_one(state.adapter, payload)
         self._bench.begin_phase("score proposals", len(voters) * len(adapters))
         scores = self._bench.score_proposals(voters, list(adapters.values()))
         ballots = []

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from flock_ray.aggregation.combine import RunningCandidate, combine
+from flock_ray.aggregation.combine import RunningCandidate, Start, combine
 from flock_ray.cluster.spec import NodeSpec
 from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
@@ -36,6 +36,8 @@ from flock_ray.training.torch_engine import TorchEngine
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
+
+_WORTH_A_THREAD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Workbench:
         self.codec = get_codec(spec.codec)
         self.store = BlobStore(spec.store_url)
         self._host = {member: host for host, members in enumerate(spec.hosts) for member in members}
-        self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self._flops = self._flop_counter()
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
         self._engine = self._make_engine(rendezvous)
@@ -86,6 +88,7 @@ class Workbench:
         self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
+        self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
@@ -97,6 +100,9 @@ class Workbench:
         from flock_ray.training.deepspeed_engine import load_sharded
 
         return load_sharded(self.spec.model, rendezvous)
+
+    def _flop_counter(self) -> FlopCounter:
+        return FlopCounter.of(self.base.model, self.spec.lora.target_modules, self.spec.lora.rank)
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)
@@ -134,7 +140,13 @@ class Workbench:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
 
     def in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """What `work` gives for each item, in order, a few items ahead: hashing, files and tensors free the lock."""
+        """What `work` on payloads gives for each item, in order, a few items ahead.
+
+        Hashing, files and tensors free Python's lock; for small payloads waiting for it would cost more than they gain.
+        """
+        if self.codec.max_bytes(self.shapes) < _WORTH_A_THREAD:
+            yield from map(work, items)
+            return
         waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(self._pool.submit(work, item))
@@ -249,7 +261,7 @@ class Workbench:
     def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
         """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
         distinct = list(dict.fromkeys(payloads))
-        total, checks = RunningCandidate(self.adapter(start)), dict[bytes, Check]()
+        total, checks = RunningCandidate(self._start(start)), dict[bytes, Check]()
         with self.timed("transfer"):
             for payload, found in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
                 checks[payload] = found if isinstance(found, Check) else Check.VALID
@@ -283,6 +295,21 @@ class Workbench:
             return Check.UNAVAILABLE
         except MalformedPayload:
             return Check.MALFORMED
+
+    def _start(self, digest: bytes) -> Start:
+        if self._grid is None or self._grid[0] != digest:
+            self._grid = digest, Start(self.adapter(digest))
+        return self._grid[1]
+
+    def with_one(self, start: bytes, payload: bytes) -> bytes:
+        """Remember global adapter + the update of one payload that decoded; returns its hash."""
+        key = (start, (payload,), (1,))
+        if key not in self._combined:
+            update = self.update(payload)
+            assert not isinstance(update, Check)
+            with self.timed("aggregate"):
+                self._combined[key] = self.remember(self._start(start).with_one(update))
+        return self._combined[key]
 
     def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
         """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""

@@ -34,12 +34,12 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
     _largest(values)
-    return torch.round(values.double() * SCALE).to(torch.int64)
+    return torch.round(values * SCALE).to(torch.int64)  # a power of two: exact in float32
 
 
 def dequantize(integers: torch.Tensor) -> torch.Tensor:
     """Read int64 grid points within 2^53 as the nearest float32 values; exact where |value| <= 1."""
-    return (integers.double() / SCALE).float()
+    return integers.double().mul_(1 / SCALE).float()
 
 
 class FixedPointSum:
@@ -82,7 +82,7 @@ class FixedPointSum:
             return
         self._recent_limit += limit
         row, wide = torch.empty(_CHUNK), torch.empty(_CHUNK, dtype=torch.float64)
-        for part, recent in zip(values.split(_CHUNK), self._recent.split(_CHUNK), strict=True):
+        for part, recent in zip(torch.split(values, _CHUNK), torch.split(self._recent, _CHUNK), strict=True):
             size = len(part)
             torch.mul(part, SCALE, out=row[:size]).round_()  # a power of two: exact in float32
             recent.add_(wide[:size].copy_(row[:size]), alpha=weight)

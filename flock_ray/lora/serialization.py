@@ -59,7 +59,7 @@ def _parts(adapter: Adapter) -> Iterator[bytes | memoryview]:
     found = layout({key: tuple(tensor.shape) for key, tensor in adapter.items()})
     yield found.header
     for key in sorted(adapter, key=lambda key: found.places[key]):
-        yield memoryview(adapter[key].detach().cpu().contiguous().numpy()).cast("B")
+        yield memoryview(adapter[key].detach().cpu().contiguous().view(-1).numpy().data).cast("B")
 
 
 def canonical_bytes(adapter: Adapter) -> bytes:
@@ -103,5 +103,5 @@ def flat(adapter: Adapter) -> torch.Tensor:
 def unflat(values: torch.Tensor, shapes: Shapes) -> Adapter:
     """The adapter whose `flat` is `values`: views of it, keys sorted."""
     keys = sorted(shapes)
-    pieces = values.split([math.prod(shapes[key]) for key in keys])
+    pieces = torch.split(values, [math.prod(shapes[key]) for key in keys])
     return {key: piece.view(tuple(shapes[key])) for key, piece in zip(keys, pieces, strict=True)}

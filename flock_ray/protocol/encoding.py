@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
@@ -33,7 +33,7 @@ def _nests_deeper(text: str, depth: int) -> bool:
     return bool(brackets)
 
 
-def parse_json(text: str, max_depth: int, **hooks: Callable[[str], Any]) -> Any:
+def parse_json(text: str, max_depth: int, **hooks: Any) -> Any:
     """The value of a JSON text that others wrote.
 
     Nesting is bounded before the parser recurses: py-ecc lifts Python's own limit beyond what the C stack bears.

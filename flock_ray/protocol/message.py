@@ -70,7 +70,7 @@ class Message:
         """SHA-256 of the canonical bytes: the message's name, and what its signature covers."""
         return sha256(self.data)
 
-    @property
+    @cached_property
     def sort_key(self) -> tuple[int, int, bytes]:
         """The canonical order of an epoch's messages, whatever order they arrived in."""
         return ORDER[self.kind], self.member, self.digest

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _FEW = 4  # files that are synced one by one; more cost less with one sync of their whole filesystem
+
+T = TypeVar("T")
 
 
 class Batch:
@@ -29,8 +31,7 @@ class Batch:
 
     def write(self, path: str | Path, data: bytes) -> None:
         """Have `data` appear at `path`, in place of what is there; missing folders are made."""
-        draft = self._draft(str(path))
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        file = self._draft(str(path), _create)
         try:
             view = memoryview(data)
             while view:
@@ -44,7 +45,7 @@ class Batch:
         Raises:
             OSError: the filesystem has no hard links, or the two are not on one.
         """
-        os.link(source, self._draft(str(path)))
+        self._draft(str(path), lambda draft: os.link(source, draft))
 
     def append(self, path: str | Path, data: bytes) -> None:
         """Add to the end of a file; readers may see it at once, and the disk has it when the batch is left."""
@@ -55,12 +56,16 @@ class Batch:
             os.close(file)
         self._appended.append(str(path))
 
-    def _draft(self, path: str) -> str:
+    def _draft(self, path: str, make: Callable[[str], T]) -> T:
         folder, _, name = path.rpartition("/")
-        os.makedirs(folder, exist_ok=True)
-        draft = f"{folder}/.{name}.{self._name}{len(self._drafts)}.tmp"
+        draft = f"{folder}/.{name}.{self._name}.tmp"
+        try:
+            made = make(draft)
+        except FileNotFoundError:  # mostly the folder is there
+            os.makedirs(folder, exist_ok=True)
+            made = make(draft)
         self._drafts.append((draft, path))
-        return draft
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +83,10 @@ class Batch:
             for draft, _ in self._drafts:
                 with suppress(FileNotFoundError):
                     os.unlink(draft)
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def sync(paths: Collection[str]) -> None:

@@ -175,6 +175,8 @@ class BlobStore:
             raise StoreError(f"{path} cannot be {verb}: {type(error).__name__}: {error}") from error
 
     def _size(self, path: str) -> int | None:
+        if self._local and not os.path.exists(path):
+            return None
         try:
             with self._explained("looked at", path):
                 return os.stat(path).st_size if self._local else int(self._fs.size(path))

@@ -17,6 +17,7 @@ from flock_ray.telemetry.progress import Progress, ProgressBar, ProgressLines
 from flock_ray.telemetry.views import PHASES, EpochView, MemberEpoch, MemberTotal, honest_with_more
 
 PLAIN_WIDTH = 120
+MAX_ROWS = 64  # of an epoch's table: laying out a thousand takes a second
 
 _STATUS_STYLE = {"accepted": "green", "rejected": "yellow", "missing": "yellow"}  # all others prove a cheat
 
@@ -57,9 +58,11 @@ class Console:
         self._rich.print()
         self._rich.print(_epoch_title(view, num_epochs), soft_wrap=True)
         table = _table("#", "silo", "role", "loss", "score", "verdict", "reward", "slashed")
-        for member in view.members:
+        for member in view.members[:MAX_ROWS]:
             table.add_row(*_epoch_row(member))
         self._print_table(table)
+        if len(view.members) > MAX_ROWS:
+            self.line(f"and {len(view.members) - MAX_ROWS} more members, all of them in summary.json at the end")
         self.line(_time_line(view))
 
     def epoch_settled(self, epoch: int, tx: str, gas: int) -> None:

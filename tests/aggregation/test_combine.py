@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.aggregation.combine import RunningCandidate, combine
+from flock_ray.aggregation.combine import RunningCandidate, Start, combine
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.fixed_point import SCALE
 from flock_ray.lora.serialization import Adapter, canonical_bytes, flat, unflat
@@ -94,10 +94,16 @@ def test_a_candidate_that_keeps_no_update_has_the_same_bytes(num_updates: int, o
     ]
     pairs.append((random_adapter(99), 1))
     collected = combine(start, [update for update, _ in pairs], [weight for _, weight in pairs])
-    running = RunningCandidate(start)
+    running = RunningCandidate(Start(start))
     for update, weight in order.sample(pairs, len(pairs)):
         running.add(update, weight)
     assert canonical_bytes(running.adapter()) == canonical_bytes(collected)
+
+
+@given(st.integers(0, 99), st.integers(-6, 6))
+def test_a_single_update_has_a_short_way_to_the_same_bytes(seed: int, magnitude: int) -> None:
+    start, update = random_adapter(seed + 1), random_adapter(seed, scale=10.0**magnitude)
+    assert canonical_bytes(Start(start).with_one(update)) == canonical_bytes(combine(start, [update], (3,)))
 
 
 def test_factors_that_lie_in_one_row_or_apart_give_the_same_bytes() -> None:
