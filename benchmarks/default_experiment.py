@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.common import ROOT, environment, store
 
-SEEDS = (11, 6, 9)
+SEEDS = (2, 37, 28)
+"""Seeds under which the adversary is drawn to propose, and every member gets a role."""
 
 
 def play(overrides: Sequence[str]) -> tuple[Path, float]:

@@ -53,9 +53,10 @@ def test_an_epoch_computes_nothing_twice(alliance: PlainAlliance, monkeypatch: p
 
     monkeypatch.undo()
     counted = Counted(monkeypatch)
-    play.epoch()
+    second = play.epoch()
     assert record.adapter not in {adapter for adapter, _ in counted.evaluated}  # known from the epoch before
-    assert set(counted.evaluated.values()) == {1}
+    twice = {adapter for (adapter, _), times in counted.evaluated.items() if times > 1}
+    assert twice <= ({second.adapter} if len(second.candidate.weights) == 1 else set())  # the next test tells why
 
 
 def test_a_single_accepted_update_is_measured_as_a_candidate_too(
