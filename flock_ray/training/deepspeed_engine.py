@@ -1,7 +1,17 @@
-"""Several ranks, one adapter: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
+"""Several ranks, one node group: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
 
-The only module that imports DeepSpeed. Every rank holds the whole batch and trains on its share of the rows, so that
-a step equals that of a single process.
+The only module that imports DeepSpeed. What a stage can do with members:
+
+- 0: every rank holds the whole base model. `StackedRanks` trains members in one batch, `DeepSpeedEngine` one after the
+  other.
+- 1, 2: optimizer state, and gradients, of an adapter are sharded, which gains little: an adapter is small. One member
+  after the other only: DeepSpeed flattens what its optimizer sees, so that stacked members could not keep their own
+  clipping, rates and steps.
+- 3: the base model is sharded from loading on (`load_sharded`), for one that does not fit; layers come together for the
+  length of a pass. One member after the other, as before.
+
+`DeepSpeedEngine` gives every rank the whole batch and trains on its share of the rows, so that a step equals that of a
+single process.
 """
 
 from __future__ import annotations
