@@ -107,8 +107,8 @@ def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
 def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
     """Load and freeze a base model for stage 3: meet the other ranks and share out each module as it is made.
 
-    No rank ever holds more than its share and one module. Rank 0 reads the weights file by file (memory-mapped) and
-    hands out module after module; every rank has to call this.
+    No rank ever holds tensors of more than its share and one module; on CPUs the C library may keep more of what was
+    freed. Rank 0 reads the weights, memory-mapped, and hands out module after module; every rank has to call this.
 
     Raises:
         ModelError: as `load_base` does.
