@@ -19,6 +19,9 @@ from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
 
+_OF_RANKS = ("zero_", "rank_")
+"""How the names of settings begin that say what the ranks of a node group share out: a matter of where a run runs."""
+
 
 def uses_rpc(config: Config) -> bool:
     """Whether the run settles on an existing chain, whose keys are the members' own."""
@@ -90,11 +93,12 @@ def configuration_texts(config: Config) -> dict[str, str]:
 
     Where it runs, who cheats and where members keep their data are no part of it.
     """
+    training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
     groups: dict[str, dict[str, object]] = {
         "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
         "data": {name: value for name, value in vars(config.data).items() if name not in ("path", "packages")},
         "lora": vars(config.lora),
-        "training": {name: value for name, value in vars(config.training).items() if not name.startswith("zero_")},
+        "training": training,
         "aggregation": vars(config.aggregation),
         "codec": vars(config.codec),
         "privacy": {},

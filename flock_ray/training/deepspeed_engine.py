@@ -1,7 +1,17 @@
-"""Several ranks, one adapter: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
+"""Several ranks, one node group: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
 
-The only module that imports DeepSpeed. Every rank holds the whole batch and trains on its share of the rows, so that
-a step equals that of a single process.
+The only module that imports DeepSpeed. What a stage can do with members:
+
+- 0: every rank holds the whole base model. `StackedRanks` trains members in one batch, `DeepSpeedEngine` one after the
+  other.
+- 1, 2: optimizer state, and gradients, of an adapter are sharded, which gains little: an adapter is small. One member
+  after the other only: DeepSpeed flattens what its optimizer sees, so that stacked members could not keep their own
+  clipping, rates and steps.
+- 3: the base model is sharded from loading on (`load_sharded`), for one that does not fit; layers come together for the
+  length of a pass. One member after the other, as before.
+
+`DeepSpeedEngine` gives every rank the whole batch and trains on its share of the rows, so that a step equals that of a
+single process.
 """
 
 from __future__ import annotations
@@ -97,8 +107,8 @@ def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
 def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
     """Load and freeze a base model for stage 3: meet the other ranks and share out each module as it is made.
 
-    No rank ever holds more than its share and one module. Rank 0 reads the weights file by file (memory-mapped) and
-    hands out module after module; every rank has to call this.
+    No rank ever holds tensors of more than its share and one module; on CPUs the C library may keep more of what was
+    freed. Rank 0 reads the weights, memory-mapped, and hands out module after module; every rank has to call this.
 
     Raises:
         ModelError: as `load_base` does.

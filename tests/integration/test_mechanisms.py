@@ -1,4 +1,4 @@
-"""The other mechanisms and the other engine, from start to end."""
+"""The other mechanisms, from start to end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Head, Run, tiny
+from tests.runs import Head, tiny
 
 pytestmark = pytest.mark.integration
 
@@ -34,14 +34,3 @@ def test_open_accepts_every_valid_proposal_and_pays_alike(head: Head, tiny_model
     earned = [member["earned_wei"] for member in run.summary["members"]]
     assert sum(times) == 8
     assert len({wei // count for wei, count in zip(earned, times, strict=True) if count}) == 1
-
-
-def test_two_ranks_under_deepspeed_train_what_one_does(
-    head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    run = head.run(tmp_path, *tiny(tiny_model_dir, "chain=none", "training=deepspeed", "cluster.workers_per_node=2"))
-    assert "engine deepspeed" in run.summary["run"]["placement"]
-    final, other = (one.summary["epochs"][-1] for one in (run, whole_run))
-    assert final["accepted"] and other["accepted"]
-    for silo, loss in final["eval_loss_after"].items():
-        assert loss == pytest.approx(other["eval_loss_after"][silo], abs=0.05)
