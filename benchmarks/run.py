@@ -1,6 +1,7 @@
-"""Run one benchmark: `python benchmarks/run.py NAME [--quick] [-- hydra overrides]`; results go to benchmarks/results.
+"""Run one benchmark: `python benchmarks/run.py NAME [--quick] [overrides]`; results go to benchmarks/results.
 
-`--quick` runs the same code with fewer points and writes nothing into the repository.
+The tables of the documentation are written anew from them. `--quick` runs the same code with fewer points and writes
+nothing into the repository.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ sys.path.insert(0, str(ROOT.parent))
 
 def main() -> None:
     """Dispatch to the script of that name."""
-    names = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("run", "common", "delegation"))
+    names = sorted(
+        path.stem for path in ROOT.glob("*.py") if path.stem not in ("run", "common", "delegation", "tables")
+    )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the runs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.quick, arguments.overrides)
+    if not arguments.quick:
+        importlib.import_module("benchmarks.tables").main()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 Everybody takes the same local steps over the same tokens, from the same adapters, with AdamW and clipping. `reload`
 makes base model, adapter and optimizer anew for every member, `swap` copies adapters in and out of one resident PEFT
 model, `peft` is that model's loop over one member, `stacked` is this project's cohort. Members of `reload` and `swap`
-come one after the other, so a round times one of them, whatever K. Contenders take turns; ratios are of medians.
-Imports and the packaged model's first conversion are not counted. Needs no Ray. It takes half an hour to an hour on two
-cores and stores each section as it is done.
+come one after the other, so a round times one of them, whatever K. The others may cast as they like best: with PEFT's
+own casts or under autocast, whichever is faster here. Contenders take turns; ratios are of medians. Imports and the
+packaged model's first conversion are not counted. Needs no Ray. Takes about half an hour on two cores and stores each
+section as it is done. `training_gpu` is the same on a GPU.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ from statistics import median, stdev
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.common import environment, store
+from benchmarks.peers.local_loops import PeftLoop
 from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, read_adapter
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
 from flock_ray.lora.serialization import Adapter
-from flock_ray.training.cohort import MemberJob, StackedCohort
-from flock_ray.training.data import Example
-from flock_ray.training.engine import TrainOutcome, TrainSettings
+from flock_ray.training import attention
+from flock_ray.training.data import IGNORED, Example
+from flock_ray.training.engine import MemberJob, TrainOutcome, TrainSettings
 from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
 from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
+from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 SPEC = LoraSpec(8, 16, ("all-linear",))
 SETTINGS = TrainSettings(steps=10, batch_size=1, learning_rate=1e-4, weight_decay=0.01, max_grad_norm=1.0)
 MEMBERS, TOKENS, ROUNDS = 8, (64, 256), 5
-SEARCH = ((4, 128), (8, 128), (16, 64), (16, 128), (32, 64))
+SEARCH = ((4, 256), (16, 64), (16, 128), (32, 64))
 """K and tokens a member-step that the best point is looked for among, besides those of the comparison."""
+GEMM_SIZES = (1024, 2048, 4096)
 CPU = torch.device("cpu")
 OURS, OURS_COMPILED = f"stacked_k{MEMBERS}", f"stacked_k{MEMBERS}_compiled"
 
@@ -47,6 +50,11 @@ Contender = Callable[[], int]
 def base_model(dtype: torch.dtype) -> BaseModel:
     """A base of its own for a contender."""
     return load_base(ModelSpec("packaged", "", "main", str(dtype).removeprefix("torch."), "cpu"))
+
+
+def from_files(dtype: torch.dtype) -> PreTrainedModel:
+    """As a PEFT user loads it, with the attention that is faster on CPUs."""
+    return AutoModelForCausalLM.from_pretrained(prepare_packaged(), dtype=dtype, attn_implementation="eager")
 
 
 def jobs(members: int, tokens: int, adapter: Adapter, steps: int) -> list[MemberJob]:
@@ -60,47 +68,9 @@ def jobs(members: int, tokens: int, adapter: Adapter, steps: int) -> list[Member
     return [MemberJob(adapter, [[example()] for _ in range(steps)], settings) for _ in range(members)]
 
 
-def plain_steps(model: PeftModel, job: MemberJob) -> int:
-    """The loop of a PEFT user: the model's own loss, AdamW, clipping."""
-    factors = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(factors, job.settings.learning_rate, weight_decay=job.settings.weight_decay)
-    for [example] in job.batches:
-        model(input_ids=example.input_ids[None], labels=example.labels[None]).loss.backward()
-        torch.nn.utils.clip_grad_norm_(factors, job.settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return sum(example.num_labels for [example] in job.batches)
-
-
-def fresh_peft(dtype: torch.dtype) -> PeftModel:
-    """Base model from its files, with adapter layers."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        prepare_packaged(), dtype=dtype, attn_implementation="eager"
-    )
-    model.config.use_cache = False
-    return inject(model, SPEC)
-
-
-def reload(dtype: torch.dtype, job: MemberJob) -> int:
-    """One member's call, as FlowerTune's client makes it: everything from the files."""
-    model = fresh_peft(dtype)
-    load_adapter(model, job.adapter)
-    done = plain_steps(model, job)
-    read_adapter(model)
-    return done
-
-
-def swap(model: PeftModel, job: MemberJob) -> int:
-    """One member's turn on the resident model, as OpenFedLLM takes it."""
-    load_adapter(model, job.adapter)
-    done = plain_steps(model, job)
-    read_adapter(model)
-    return done
-
-
-def stacked(cohort: StackedCohort, members: Sequence[MemberJob]) -> int:
+def stacked(engine: StackedEngine, members: Sequence[MemberJob]) -> int:
     """All members at once; every one must get through."""
-    results = cohort.train(members)
+    results = engine.train(members)
     assert all(isinstance(result, TrainOutcome) for result in results)
     return sum(result.num_tokens for result in results if isinstance(result, TrainOutcome))
 
@@ -127,12 +97,14 @@ def timed(contender: Contender) -> dict[str, float]:
     }
 
 
-def in_turn(contenders: dict[str, Contender], rounds: int) -> dict[str, list[dict[str, float]]]:
+def in_turn(
+    contenders: dict[str, Contender], rounds: int, measure: Callable[[Contender], dict[str, float]] = timed
+) -> dict[str, list[dict[str, float]]]:
     """A B C A B C ..."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            found[name].append(timed(contender))
+            found[name].append(measure(contender))
     return found
 
 
@@ -151,48 +123,58 @@ def summary(rounds: list[dict[str, float]], flops: int, rate: float) -> dict[str
     }
 
 
+def faster_loop(load: Callable[[], PreTrainedModel], spec: LoraSpec, job: MemberJob) -> PeftLoop:
+    """The others' loop with the casts that suit this device."""
+    seconds: dict[PeftLoop, float] = {}
+    for autocast in (False, True):
+        loop = PeftLoop(load, spec, autocast)
+        model = loop.fresh()
+        loop.steps(model, job)
+        began = time.perf_counter()
+        loop.steps(model, job)
+        seconds[loop] = time.perf_counter() - began
+    return min(seconds, key=seconds.__getitem__)
+
+
 class Bench:
     """One type's resident models: a PEFT one for `swap` and `peft`, a stacked one, and that with compiled layers."""
 
     def __init__(self, dtype: torch.dtype, steps: int) -> None:
-        """Load both, measure the device; members take so many local steps."""
+        """Load them, measure the device; members take so many local steps."""
         self.dtype, self.steps = dtype, steps
         base = base_model(dtype)
         self.flops = FlopCounter.of(base.model, SPEC.target_modules, SPEC.rank)
         self.adapter = initial_adapter(adapter_shapes(base.model, SPEC.target_modules, SPEC.rank), seed=1)
-        self.cohort = StackedCohort(base, SPEC)
-        self.compiled = StackedCohort(base_model(dtype), SPEC, compiled=True)
-        self.peft = fresh_peft(dtype)
-        self.rates = gemm_rate(dtype, CPU)
+        self.engine = StackedEngine(base, SPEC, StackedOptions())
+        self.compiled = StackedEngine(base_model(dtype), SPEC, StackedOptions(compiled=True))
+        [job] = jobs(1, TOKENS[0], self.adapter, 2)
+        self.loop = faster_loop(lambda: from_files(dtype), SPEC, job)
+        self.peft = self.loop.fresh()
+        self.rates = gemm_rate(dtype, CPU, GEMM_SIZES)
 
     def work(self, members: int, tokens: int, steps: int) -> int:
         """Operations of the local training of so many members."""
         return self.flops.training([tokens] * members * steps, (tokens - 1) * members * steps)
 
-    def ours(self, members: int, tokens: int, steps: int) -> Contender:
-        """The cohort over so many members."""
-        drawn = jobs(members, tokens, self.adapter, steps)
-        return lambda: stacked(self.cohort, drawn)
-
     def compare(self, tokens: int, rounds: int) -> dict[str, Any]:
         """All contenders at so many tokens a member-step."""
         [job], many = jobs(1, tokens, self.adapter, self.steps), jobs(MEMBERS, tokens, self.adapter, self.steps)
         contenders: dict[str, Contender] = {
-            "reload": lambda: reload(self.dtype, job),
-            "swap": lambda: swap(self.peft, job),
-            "peft": lambda: plain_steps(self.peft, job),
-            "stacked_k1": lambda: stacked(self.cohort, [job]),
-            OURS: lambda: stacked(self.cohort, many),
+            "reload": lambda: self.loop.reload(job),
+            "swap": lambda: self.loop.swap(self.peft, job),
+            "peft": lambda: self.loop.steps(self.peft, job),
+            "stacked_k1": lambda: stacked(self.engine, [job]),
+            OURS: lambda: stacked(self.engine, many),
             OURS_COMPILED: lambda: stacked(self.compiled, many),
         }
-        plain_steps(self.peft, jobs(1, tokens, self.adapter, 2)[0])  # warm up
+        self.loop.steps(self.peft, jobs(1, tokens, self.adapter, 2)[0])  # warm up
         for members in (1, MEMBERS):
-            self.ours(members, tokens, 2)()
+            stacked(self.engine, jobs(members, tokens, self.adapter, 2))
         began = time.perf_counter()
         stacked(self.compiled, jobs(MEMBERS, tokens, self.adapter, 1))
         compile_seconds = time.perf_counter() - began
         found = in_turn(contenders, rounds)
-        for size, rate in gemm_rate(self.dtype, CPU).items():
+        for size, rate in gemm_rate(self.dtype, CPU, GEMM_SIZES).items():
             self.rates[size] = max(rate, self.rates[size])
         works = {
             name: self.work(MEMBERS if name in (OURS, OURS_COMPILED) else 1, tokens, self.steps) for name in contenders
@@ -206,14 +188,16 @@ class Bench:
 
 
 def search(bench: Bench, points: Sequence[tuple[int, int]], steps: int) -> list[dict[str, Any]]:
-    """Speed of the cohort at other points."""
+    """Speed of the cohort at other points, with and without compiled layers."""
     found = []
     for members, tokens in points:
-        bench.ours(members, tokens, 1)()
-        [one] = in_turn({"ours": bench.ours(members, tokens, steps)}, 1).values()
-        result = summary(one, bench.work(members, tokens, steps), max(bench.rates.values()))
-        found.append({"members": members, "tokens": tokens, **result})
-        print(f"K={members} tokens={tokens}: MFU {result['mfu']:.2f}", flush=True)
+        drawn = jobs(members, tokens, bench.adapter, steps)
+        for name, engine in (("stacked", bench.engine), ("compiled", bench.compiled)):
+            stacked(engine, jobs(members, tokens, bench.adapter, 1))
+            one = [timed(lambda engine=engine, drawn=drawn: stacked(engine, drawn)) for _ in range(2)]
+            result = summary(one, bench.work(members, tokens, steps), max(bench.rates.values()))
+            found.append({"members": members, "tokens": tokens, "name": name, **result})
+            print(f"K={members} tokens={tokens} {name}: MFU {result['mfu']:.2f}", flush=True)
     return found
 
 
@@ -227,26 +211,60 @@ def half_labelled(members: Sequence[MemberJob]) -> list[MemberJob]:
     return [MemberJob(m.adapter, [[cut(e) for e in batch] for batch in m.batches], m.settings) for m in members]
 
 
+def ragged(members: Sequence[MemberJob]) -> list[MemberJob]:
+    """The same number of tokens, each member's cut into a long and a short sequence of sizes of its own."""
+
+    def cut(example: Example, member: int) -> list[Example]:
+        size = len(example.input_ids) * (member + 2) // (2 * len(members) + 2)
+        return [Example.of(ids, [True] * len(ids)) for ids in (example.input_ids.tolist()[:size],
+                                                              example.input_ids.tolist()[size:])]  # fmt: skip
+
+    return [MemberJob(m.adapter, [cut(b[0], k) for b in m.batches], m.settings) for k, m in enumerate(members)]
+
+
+class PaddedEngine(StackedEngine):
+    """Without packing: every sequence filled up to the longest of the batch."""
+
+    def _sequence_losses(self, batches: Sequence[Sequence[Example]]) -> list[torch.Tensor]:
+        longest = max(len(example.input_ids) for batch in batches for example in batch)
+        return super()._sequence_losses([[fill(example, longest) for example in batch] for batch in batches])
+
+
+def fill(example: Example, longest: int) -> Example:
+    """A sequence with tokens without loss at its end."""
+    missing = longest - len(example.input_ids)
+    mask = [label != IGNORED for label in example.labels.tolist()]
+    return Example.of(example.input_ids.tolist() + [0] * missing, mask + [False] * missing)
+
+
 def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
     """Each switch of the step against the step without it, at 8 x 64 tokens; gain is time without over time with."""
-    dtype, cohort = bench.dtype, bench.cohort
+    dtype, default = bench.dtype, bench.engine
     members = jobs(MEMBERS, TOKENS[0], bench.adapter, steps)
-    prompts = half_labelled(members)
-    whole = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
-    all_logits = StackedCohort(base_model(dtype), SPEC, chunk_tokens=None)
+    prompts, uneven = half_labelled(members), ragged(members)
+
+    def engine(**switches: Any) -> StackedEngine:
+        return StackedEngine(base_model(dtype), SPEC, StackedOptions(**switches))
+
+    all_logits = engine(chunk_tokens=None)
     all_logits.loss.whole_logits = True
     from_inputs = base_model(dtype)
     from_inputs.model.enable_input_require_grads()
-    below = StackedCohort(from_inputs, SPEC)
-    grouped = StackedCohort(base_model(dtype), SPEC, grouped=True)
+    below = StackedEngine(from_inputs, SPEC, StackedOptions())
+    padded = PaddedEngine(base_model(dtype), SPEC, StackedOptions())
+    whole, grouped, checkpointing = engine(chunk_tokens=None), engine(grouped=True), engine(checkpointing=True)
     variants: dict[str, Contender] = {
-        "default": lambda: stacked(cohort, members),
+        "default": lambda: stacked(default, members),
         "all_logits_at_once": lambda: stacked(whole, members),
+        "fused_attention": lambda: with_fused_attention(lambda: stacked(default, members)),
         "gradient_to_embeddings": lambda: stacked(below, members),
-        "grouped": lambda: stacked(grouped, members),
+        "checkpointing": lambda: stacked(checkpointing, members),
         "compiled": lambda: stacked(bench.compiled, members),
-        "half_labelled": lambda: stacked(cohort, prompts),
+        "half_labelled": lambda: stacked(default, prompts),
         "half_labelled_all_logits": lambda: stacked(all_logits, prompts),
+        "uneven": lambda: stacked(default, uneven),
+        "uneven_padded": lambda: stacked(padded, uneven),
+        "uneven_grouped": lambda: stacked(grouped, uneven),
     }
     for variant in variants.values():
         variant()
@@ -259,11 +277,24 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
         "gain": {
             "chunked_cross_entropy": seconds["all_logits_at_once"] / seconds["default"],
             "logits_only_where_labelled": seconds["half_labelled_all_logits"] / seconds["half_labelled"],
+            "sequence_packing": seconds["uneven_padded"] / seconds["uneven"],
+            "explicit_attention": seconds["fused_attention"] / seconds["default"],
             "no_gradient_below_first_layer": seconds["gradient_to_embeddings"] / seconds["default"],
             "compiled_layers": seconds["default"] / seconds["compiled"],
-            "grouped_instead_of_stacked": seconds["default"] / seconds["grouped"],
+            "grouped_instead_of_stacked": seconds["uneven"] / seconds["uneven_grouped"],
+            "checkpointing": seconds["default"] / seconds["checkpointing"],
+            "checkpointing_memory": peaks["default"] / peaks["checkpointing"],
         },
     }
+
+
+def with_fused_attention(contender: Contender) -> int:
+    """Run with torch's fused kernel also for short sequences."""
+    usual, attention.EXPLICIT_LENGTH = attention.EXPLICIT_LENGTH, 0
+    try:
+        return contender()
+    finally:
+        attention.EXPLICIT_LENGTH = usual
 
 
 def ratios(points: dict[str, Any]) -> dict[str, float]:
@@ -277,7 +308,9 @@ def ratios(points: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def headline(points: dict[str, Any], others: Sequence[dict[str, Any]], exact: dict[str, Any]) -> dict[str, float]:
+def headline(
+    points: dict[str, Any], others: Sequence[dict[str, Any]], exact: dict[str, Any], rate: float
+) -> dict[str, float]:
     """The figures that count, in bfloat16 unless they say otherwise."""
     short = points[str(TOKENS[0])]
     speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
@@ -286,6 +319,7 @@ def headline(points: dict[str, Any], others: Sequence[dict[str, Any]], exact: di
         **ratios(points),
         **{f"{name}_float32": value for name, value in ratios(exact).items()},
         "gemm_fraction_best": max(every),
+        "gemm_tflops_per_second": rate / 1e12,
         "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
         f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[OURS],
     }
@@ -307,18 +341,21 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     bench = Bench(torch.bfloat16, steps)
     points: dict[str, Any] = {}
     others: list[dict[str, Any]] = []
+    result["autocast_of_others"] = bench.loop.autocast
     result["bfloat16"] = {"gemm_flops_per_second": bench.rates, "points": points, "search": others}
 
     def keep() -> None:
         """What there is: the whole takes long, and a part of it is worth having."""
-        result["headline"] = headline(points, others, result.get("float32", {}).get("points", {}))
+        result["headline"] = headline(
+            points, others, result.get("float32", {}).get("points", {}), max(bench.rates.values())
+        )
         store("training_throughput", result, quick)
 
     points[str(short)] = bench.compare(short, rounds)
     keep()
     others += search(bench, SEARCH[:1] if quick else SEARCH, 1 if quick else 2)
     keep()
-    result["switches"] = ablation(bench, rounds, 1)
+    result["switches"] = ablation(bench, rounds, 1 if quick else 2)
     keep()
     for tokens in () if quick else longer:
         points[str(tokens)] = bench.compare(tokens, rounds)

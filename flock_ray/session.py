@@ -127,7 +127,8 @@ class Session:
         state = run.first_state(terms)
         ledger.adopt(state)
         earlier, state = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
-        witness.recall(earlier, run.logged("evaluation"), run.logged("neglected_term"))
+        notes = [*run.logged("neglected_term"), *run.logged("local_training")]
+        witness.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
         self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")
         return state, earlier, wealth

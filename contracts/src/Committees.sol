@@ -129,36 +129,27 @@ abstract contract Committees is ISettlement, EIP712 {
         uint256 seats,
         bytes calldata signatures
     ) internal view {
-        if (seats >> clock.numVoters != 0) revert UnknownSeat(seats, clock.numVoters);
-        uint256 last; // seats behind the last one that signed need not be drawn
-        uint256 signed;
-        assembly ("memory-safe") {
-            for { let left := seats } left { left := shr(1, left) } {
-                signed := add(signed, and(left, 1))
-                last := add(last, 1)
-            }
-        }
+        uint256[] memory slots = _drawSigners(report, clock, seats);
+        uint256 signed = slots.length;
         uint256 quorum;
         unchecked {
             quorum = 2 * uint256(clock.numVoters) / 3 + 1;
         }
         if (signed < quorum) revert QuorumMissing(quorum, signed);
         _checkLength(signatures, signed);
-        uint256[] memory slots = Roles.draw(report.seed, report.task, report.epoch, clock.numSlots, last);
-        assembly ("memory-safe") {
-            // Moves the slots of the seats that signed to the front.
-            let from := add(slots, 32)
-            let to := from
-            for { let left := seats } left { left := shr(1, left) } {
-                mstore(to, mload(from))
-                to := add(to, shl(5, and(left, 1)))
-                from := add(from, 32)
-            }
-            mstore(slots, signed)
-        }
         address[] memory owners = _slotOwners(report.task, slots);
         uint256 foreign = Signatures.firstForeign(digest, signatures, owners);
         if (foreign != signed) revert InvalidSignature(foreign, owners[foreign]);
+    }
+
+    /// @dev Slots of the seats that signed.
+    function _drawSigners(Report calldata report, Clock memory clock, uint256 seats)
+        private
+        pure
+        returns (uint256[] memory)
+    {
+        if (seats >> clock.numVoters != 0) revert UnknownSeat(seats, clock.numVoters);
+        return Roles.draw(report.seed, report.task, report.epoch, clock.numSlots, clock.numVoters, seats);
     }
 
     /// @dev `registry.slotOwners` without the copies and checks of arrays that both sides make themselves.

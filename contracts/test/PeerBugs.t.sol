@@ -9,6 +9,8 @@ import {Merkle} from "./Merkle.sol";
 import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {FlockToken} from "../src/FlockToken.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
+import {StakeVault} from "../src/StakeVault.sol";
+import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
@@ -136,6 +138,36 @@ contract PeerBugsTest is Fixture {
         amounts[0] = 3 ether;
         distributor.claimMany(TASK, _one(members[0]), amounts, proof, new bool[](1));
         vm.assertEq(_wealth(members[0]), WALLET + 3 ether);
+    }
+
+    /// @notice The Graph Horizon (Trust M-9): stake was out of reach before the arbitrator's time to slash it was over.
+    function test_TrustM9_StakeGoneBeforeTheDeadline() public {
+        address member = members[0];
+        vm.startPrank(member);
+        vault.unstake(WALLET);
+        uint32 epoch = vault.currentEpoch();
+        vm.stopPrank();
+        vm.warp(block.timestamp + (UNBONDING + 1) * VAULT_EPOCH); // it has thawed long before the task's end
+        for (uint256 i; i < EPOCHS; ++i) {
+            _settle(_report(TASK));
+        }
+        vm.warp(block.timestamp + EVIDENCE_WINDOW - 1);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.EvidenceWindowOpen.selector, block.timestamp + 1));
+        tasks.release(TASK, member);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, STAKE, 0));
+        vm.prank(member);
+        vault.withdrawStake(epoch);
+        bytes memory both = bytes.concat(
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "vote", "first")),
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "vote", "second"))
+        );
+        settlement.slashEquivocation(TASK, member, 3, "seed", "vote", "first", "second", both);
+        vm.assertEq(tasks.memberAt(TASK, 0).stake, STAKE / 2);
+
+        vm.warp(block.timestamp + 1);
+        tasks.release(TASK, member);
+        vm.prank(member);
+        vm.assertEq(vault.withdrawStake(epoch), WALLET - STAKE / 2);
     }
 
     /// @notice Footium (Sherlock): a new root that was not cumulative took what had not been claimed.

@@ -55,6 +55,32 @@ contract RolesTest is Base {
         }
     }
 
+    /// @dev A bitmap picks seats of the same draw, in their order, and what stands in memory behind them is left alone.
+    function testFuzz_SomeSeats(uint64 epoch, uint256 numSlots, uint256 numSeats, uint256 seats) public pure {
+        numSlots = bound(numSlots, 1, 300);
+        numSeats = bound(numSeats, 1, numSlots < 200 ? numSlots : 200);
+        seats &= (1 << numSeats) - 1;
+        uint256[] memory all = Roles.draw(SEED, TASK, epoch, numSlots, numSeats);
+        bytes32 kept = keccak256(abi.encode(all));
+        uint256[] memory some = Roles.draw(SEED, TASK, epoch, numSlots, numSeats, seats);
+        uint256 found;
+        for (uint256 seat; seat < numSeats; ++seat) {
+            if ((seats >> seat) & 1 == 1) vm.assertEq(some[found++], all[seat]);
+        }
+        vm.assertEq(some.length, found);
+        vm.assertEq(keccak256(abi.encode(all)), kept);
+    }
+
+    function test_MoreSeatsThanABitmapHas() public pure {
+        uint256[] memory slots = Roles.draw(SEED, TASK, 3, 300, 300);
+        uint256 sum;
+        for (uint256 i; i < 300; ++i) {
+            sum += slots[i];
+        }
+        vm.assertEq(slots.length, 300);
+        vm.assertEq(sum, 299 * 150);
+    }
+
     /// @dev Each of 5 slots takes each of 3 seats in a fifth of the draws, within five standard deviations.
     function test_SeatsAreUniform() public pure {
         uint256 draws = 2000;

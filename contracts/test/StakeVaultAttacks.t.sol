@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {PlainToken, StakeVaultFixture} from "./StakeVaultFixture.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {StakeVaultFixture} from "./StakeVaultFixture.sol";
 import {StakeVault} from "../src/StakeVault.sol";
 
 /// @notice Each test is named after a bug that a staking contract elsewhere had.
@@ -176,6 +176,142 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
         vm.assertEq(vault.slash(TASK, OPERATOR, 10 ether), rest);
     }
 
+    /// @notice Trust H-2 on The Graph: two requests came to one id, and the later took the place of the earlier.
+    function test_TrustRequestsCollide() public {
+        address other = address(0x0E);
+        _accept(other);
+        _stake(4 ether);
+        address[4] memory pools = [OPERATOR, OPERATOR, other, OPERATOR];
+        address[4] memory accounts = [ALICE, BOB, ALICE, OPERATOR];
+        for (uint256 i; i < 4; ++i) {
+            vm.startPrank(accounts[i]);
+            vault.delegate(pools[i], 10 ether);
+            vault.undelegate(pools[i], (i + 1) * 1 ether);
+            vault.undelegate(pools[i], 0.5 ether); // in the same epoch: one request, of both
+            vm.stopPrank();
+        }
+        uint32 epoch = _unstake(3 ether);
+        _nextEpoch();
+        _undelegate(ALICE, 0.25 ether);
+        _skip(UNBONDING + 1);
+        for (uint256 i; i < 4; ++i) {
+            vm.prank(accounts[i]);
+            vm.assertEq(vault.withdraw(pools[i], epoch), i * 1 ether + 1.5 ether);
+        }
+        vm.assertEq(_withdraw(ALICE, epoch + 1), 0.25 ether);
+        vm.prank(OPERATOR);
+        vm.assertEq(vault.withdrawStake(epoch), 3 ether);
+        vm.assertEq(token.balanceOf(address(vault)), 41 ether - 12 ether - 0.25 ether - 3 ether + 3 ether);
+    }
+
+    /// @notice EigenLayer (slashing audits): a cast cut an amount down to its low bits.
+    function testFuzz_EigenLayerCastsTruncate(uint256 beyond, uint96 low) public {
+        _fund(ALICE, type(uint128).max);
+        _stake(10 ether);
+        _delegate(ALICE, 10 ether);
+        vault.lock(TASK, OPERATOR, 5 ether);
+        uint256 amount = (bound(beyond, 1, type(uint128).max >> 104) << 104) + bound(low, 0, 1 ether);
+        vm.expectRevert(_tooBig(amount));
+        vm.prank(ALICE);
+        vault.stake(amount);
+        vm.expectRevert(_tooBig(amount));
+        vm.prank(ALICE);
+        vault.delegate(OPERATOR, amount);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 10 ether, amount));
+        _unstake(amount);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 10 ether, amount));
+        _undelegate(ALICE, amount);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 15 ether, amount));
+        vault.lock(TASK, OPERATOR, amount);
+        vm.expectRevert(_tooBig(amount));
+        vault.distribute(OPERATOR, amount);
+        vm.assertEq(vault.slash(TASK, OPERATOR, amount), 5 ether);
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 5 ether, amount));
+        vault.payOut(ALICE, amount);
+    }
+
+    function _tooBig(uint256 amount) private pure returns (bytes memory) {
+        return abi.encodeWithSelector(SafeCast.SafeCastOverflowedUintDowncast.selector, 96, amount);
+    }
+
+    /// @notice EigenLayer (slashing audits): requests queued up until nobody could pay for going through the queue.
+    function test_EigenLayerDeallocationQueue() public {
+        _stake(500 ether);
+        _delegate(ALICE, 500 ether);
+        _delegate(BOB, 500 ether);
+        vault.lock(TASK, OPERATOR, 900 ether);
+        uint256 gas = _gasOfSlash();
+        uint32 first = _undelegate(ALICE, 1 ether);
+        for (uint256 i; i < 300; ++i) {
+            _nextEpoch();
+            _unstake(1 ether);
+            _undelegate(ALICE, 1 ether);
+            _undelegate(BOB, 1 ether);
+        }
+        uint32 last = vault.currentEpoch();
+        vm.assertLe(_gasOfSlash(), gas + 100, "a slash costs what it did before");
+        _skip(UNBONDING + 1);
+        gas = gasleft();
+        _withdraw(BOB, last); // past 300 of its own and as many of others
+        gas -= gasleft();
+        uint256 before = gasleft();
+        _withdraw(ALICE, first);
+        vm.assertLe(gas, before - gasleft() + 100, "so does the last request");
+    }
+
+    function _gasOfSlash() private returns (uint256 gas) {
+        gas = gasleft();
+        vault.slash(TASK, OPERATOR, 1 ether);
+        return gas - gasleft();
+    }
+
+    /// @notice Livepeer: who bonded again, to a pool whose factors were zero, had a part of all that it had ever paid.
+    function test_LivepeerRebondWithUninitialisedFactors() public {
+        _delegate(ALICE, 100 ether);
+        _nextEpoch();
+        _distribute(OPERATOR, 5 ether);
+        uint32 epoch = _undelegate(ALICE, 100 ether);
+        _claim(ALICE);
+        _skip(UNBONDING + 1);
+        _withdraw(ALICE, epoch);
+        _delegate(BOB, 100 ether);
+        _nextEpoch();
+        _distribute(OPERATOR, 7 ether);
+        _delegate(ALICE, 100 ether); // once more, from nothing
+        vm.assertEq(_pending(ALICE), 0);
+        vault.lock(TASK, OPERATOR, 200 ether);
+        vault.slash(TASK, OPERATOR, 200 ether); // all: a generation ends
+        vm.assertEq(vault.pool(OPERATOR).generation, 1);
+        vault.unlock(TASK, OPERATOR);
+        _delegate(ALICE, 200 ether);
+        vm.assertEq(_pending(ALICE), 0);
+        _nextEpoch();
+        vm.assertEq(_pending(ALICE), 0);
+        _distribute(OPERATOR, 1 ether);
+        _earned(_pending(ALICE), 1 ether);
+        _earned(_pending(BOB), 7 ether);
+    }
+
+    /// @notice Prime Intellect: what the index had grown by counted for the units of now, those it had grown for being others.
+    function testFuzz_PrimeIntellectIndexTimesCurrentUnits(uint96 amount, bool leaves) public {
+        _delegate(ALICE, 100 ether);
+        _delegate(BOB, 300 ether);
+        _nextEpoch();
+        _distribute(OPERATOR, 4 ether);
+        uint256 added = bound(amount, MINIMUM, 99 ether);
+        for (uint256 i; i < 2; ++i) {
+            if (leaves) _undelegate(ALICE, added);
+            else _delegate(ALICE, added);
+            _earned(_pending(ALICE), 1 ether);
+            _nextEpoch();
+            _earned(_pending(ALICE), 1 ether);
+            if (!leaves) _undelegate(ALICE, added);
+            else _delegate(ALICE, added);
+        }
+        _earned(_claim(ALICE), 1 ether);
+        _earned(_claim(BOB), 3 ether);
+    }
+
     /// @notice Synthetix: what came in while nobody was staked was lost.
     function test_SynthetixRewardsWithoutStakers() public {
         _distribute(OPERATOR, 5 ether);
@@ -232,75 +368,5 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     function _claimFor(address account) private returns (uint256) {
         vm.prank(account);
         return vault.claim(OPERATOR);
-    }
-}
-
-/// @notice A token that calls its receiver back, which the vault's token must not do.
-contract VaultCallbackToken is PlainToken {
-    StakeVaultReentrancyTest private immutable _listener = StakeVaultReentrancyTest(msg.sender);
-
-    function _update(address from, address to, uint256 amount) internal override {
-        super._update(from, to, amount);
-        if (from != address(0) && to == address(_listener)) _listener.received();
-    }
-}
-
-/// @notice The vault refuses a receiver that comes back while it is being paid.
-contract StakeVaultReentrancyTest is StakeVaultFixture {
-    uint256 private refusals;
-    bool private claims;
-    uint256 private again;
-
-    function _newToken() internal override returns (PlainToken) {
-        return new VaultCallbackToken();
-    }
-
-    function received() external {
-        if (claims) {
-            claims = false; // the second payment, of nothing, does not come back
-            again = vault.claim(OPERATOR) + 1;
-            return;
-        }
-        if (again != 0) return;
-        bytes[7] memory calls = [
-            abi.encodeCall(StakeVault.withdrawStake, (0)),
-            abi.encodeCall(StakeVault.claimOperatorRewards, ()),
-            abi.encodeCall(StakeVault.stake, (1)),
-            abi.encodeCall(StakeVault.delegate, (OPERATOR, 1 ether)),
-            abi.encodeCall(StakeVault.withdraw, (OPERATOR, 0)),
-            abi.encodeCall(StakeVault.slash, (TASK, OPERATOR, 1)),
-            abi.encodeCall(StakeVault.payOut, (OPERATOR, 1))
-        ];
-        for (uint256 i; i < calls.length; ++i) {
-            (bool done, bytes memory reason) = address(vault).call(calls[i]);
-            vm.assertTrue(!done, "reentered");
-            bytes4 selector = ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector;
-            vm.assertEq(bytes32(bytes4(reason)), bytes32(selector));
-            ++refusals;
-        }
-    }
-
-    function test_ReceiverCannotReenter() public {
-        vault.delegate(OPERATOR, 2 ether);
-        _nextEpoch();
-        vault.lock(TASK, OPERATOR, 1 ether);
-        _slash(TASK, 1 ether);
-        vault.claimOperatorRewards();
-        vm.assertEq(refusals, 14);
-    }
-
-    /// @dev Claims are not guarded: whoever comes back finds its rewards paid.
-    function test_ClaimPaysOnceToWhoeverComesBack() public {
-        vault.delegate(OPERATOR, 2 ether);
-        _nextEpoch();
-        again = 1;
-        _distribute(OPERATOR, 1 ether);
-        uint256 before = token.balanceOf(address(this));
-        claims = true;
-        uint256 paid = vault.claim(OPERATOR);
-        _earned(paid, 1 ether);
-        vm.assertEq(token.balanceOf(address(this)), before + paid);
-        vm.assertEq(again, 1);
-        vm.assertEq(vault.pendingRewards(OPERATOR, address(this)), 0);
     }
 }

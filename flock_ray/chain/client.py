@@ -15,7 +15,7 @@ from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import find_anvil
-from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode, EthTesterNode
+from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode
 from flock_ray.chain.journal import read_genesis
 from flock_ray.chain.keys import load_signer, run_signer
 from flock_ray.chain.node import Node, Reverted, revert_error
@@ -286,4 +286,6 @@ def _open(spec: ChainSpec, backend: str, folder: Path, funded: list[str]) -> Nod
         raise ConfigError(f"chain.backend {backend} is no chain: choose eth_tester, anvil, rpc or auto")
     if spec.chain_id not in (0, ETH_TESTER_CHAIN_ID):
         raise WrongChainError(f"eth_tester serves chain id {ETH_TESTER_CHAIN_ID}, chain.chain_id is {spec.chain_id}")
+    from flock_ray.chain.evm import EthTesterNode  # an EVM that only this backend needs
+
     return EthTesterNode(folder, funded)

@@ -18,7 +18,7 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.bid import Bid, fees_up_to
-from flock_ray.chain.embedded import AnvilNode, EthTesterNode
+from flock_ray.chain.embedded import AnvilNode
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.node import Node
 from flock_ray.chain.transactions import created_at, sign
@@ -163,8 +163,7 @@ def checksummed(address: str) -> str:
 def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
     """Gas of every step, from a whole deployment on a chain of our own that is gone afterwards."""
     with TemporaryDirectory(prefix="flock_ray_rehearsal_") as folder:
-        make = AnvilNode if find_anvil() else EthTesterNode
-        node = make(Path(folder), [signer.address])
+        node = _own_chain(Path(folder), signer.address)
         try:
             at = {name: created_at(signer.address, nonce) for nonce, name in enumerate(_CREATED)}
             costs = []
@@ -174,6 +173,14 @@ def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
             return costs
         finally:
             node.close()
+
+
+def _own_chain(folder: Path, funded: str) -> Node:
+    if find_anvil():
+        return AnvilNode(folder, [funded])
+    from flock_ray.chain.evm import EthTesterNode  # an EVM that nothing else here needs
+
+    return EthTesterNode(folder, [funded])
 
 
 class Deployment:

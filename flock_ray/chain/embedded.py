@@ -1,4 +1,4 @@
-"""Chains in our own hands, on py-evm in this process or on an anvil beside it.
+"""Chains in our own hands, on an anvil beside this process; `evm.py` has the one inside it.
 
 One block a transaction, with a timestamp that depends on the epoch and the block's number alone: the same transactions
 in the same order give the same chain, byte for byte, whatever the time and the machine. Each block is journalled, and
@@ -13,15 +13,13 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import requests
-from eth_tester import EthereumTester, PyEVMBackend
-from eth_utils.address import to_canonical_address
-from web3 import EthereumTesterProvider, HTTPProvider, Web3
+from web3 import HTTPProvider, Web3
 
 from flock_ray.chain.anvil import BASE_FEE, AnvilProcess
 from flock_ray.chain.journal import Block, ChainJournal, Genesis
 from flock_ray.chain.node import MIN_TIP, Node, NonceUsedError, parse
 from flock_ray.errors import ChainError, RunDirectoryError
-from flock_ray.protocol.hashing import keccak, word
+from flock_ray.protocol.hashing import keccak
 
 GENESIS_TIME = 1_700_000_000  # timestamp of block 0
 SECONDS_PER_EPOCH = 600  # that the clock moves on by from one epoch to the next
@@ -100,40 +98,6 @@ class EmbeddedNode(Node):
         self._journal.close()
 
 
-class PlainBackend(PyEVMBackend):  # type: ignore[misc]
-    """Eth-tester's EVM without its one source of chance, the random prevrandao of each block."""
-
-    def mine_blocks(self, num_blocks: int = 1, coinbase: bytes = bytes(20)) -> tuple[bytes, ...]:
-        """Mine, with a prevrandao that follows from the block's number."""
-        return tuple(
-            self.chain.mine_block(
-                coinbase=coinbase, mix_hash=keccak(word(self.chain.header.block_number)), blob_gas_used=0
-            ).hash
-            for _ in range(num_blocks)
-        )
-
-
-class EthTesterNode(EmbeddedNode):
-    """The EVM in this process: slower than anvil, and all of it comes from pip."""
-
-    backend = "eth_tester"
-
-    def __init__(self, folder: Path, funded: Sequence[str]) -> None:
-        """Start, or rebuild from `folder`, a chain that gives the `funded` addresses gas money."""
-        genesis = _genesis(self.backend, ETH_TESTER_CHAIN_ID, funded)
-        journal = ChainJournal(folder, genesis)
-        parameters = PyEVMBackend.generate_genesis_params({"timestamp": genesis.timestamp})
-        alloc = {
-            to_canonical_address(address): {"balance": balance, "nonce": 0, "code": b"", "storage": {}}
-            for address, balance in genesis.alloc.items()
-        }
-        self._backend = PlainBackend(genesis_parameters=parameters, genesis_state=alloc)
-        super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._backend))), journal)
-
-    def _next_timestamp(self, timestamp: int) -> None:
-        self._backend.chain.set_header_timestamp(timestamp)
-
-
 class AnvilNode(EmbeddedNode):
     """An anvil process that belongs to this one."""
 
@@ -151,7 +115,7 @@ class AnvilNode(EmbeddedNode):
         Raises:
             ChainUnreachableError: anvil is missing, or the port is taken.
         """
-        genesis = _genesis(self.backend, chain_id or ANVIL_CHAIN_ID, funded)
+        genesis = new_genesis(self.backend, chain_id or ANVIL_CHAIN_ID, funded)
         self._anvil = AnvilProcess(genesis, port)
         session = requests.Session()
         session.trust_env = False  # a proxy is of no use on this machine
@@ -171,5 +135,6 @@ class AnvilNode(EmbeddedNode):
         super().close()
 
 
-def _genesis(backend: str, chain_id: int, funded: Sequence[str]) -> Genesis:
+def new_genesis(backend: str, chain_id: int, funded: Sequence[str]) -> Genesis:
+    """Genesis of a chain that gives the `funded` addresses gas money."""
     return Genesis(backend, chain_id, GENESIS_TIME, {address: GAS_MONEY for address in sorted(set(funded))})

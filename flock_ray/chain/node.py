@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,7 @@ from eth_account import Account
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_keys.exceptions import BadSignature
 from eth_keys.exceptions import ValidationError as KeyValidationError
-from eth_tester.exceptions import TransactionFailed, ValidationError
 from eth_typing import HexStr
-from eth_utils.exceptions import ValidationError as EvmValidationError
 from hexbytes import HexBytes
 from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 from web3 import Web3
@@ -36,7 +33,7 @@ from web3.types import RPCEndpoint, TxParams
 from flock_ray.chain.abi import describe_revert
 from flock_ray.chain.views import TxReceipt
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, WrongChainError
-from flock_ray.protocol.hashing import keccak, word
+from flock_ray.protocol.hashing import keccak
 
 MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
 
@@ -80,7 +77,7 @@ class UnderpricedError(ChainError):
     """The node wants a higher fee, for this transaction alone or to put it in the place of another."""
 
 
-class _Refused(ChainError):
+class RefusedError(ChainError):
     """The node answered a request with an error."""
 
 
@@ -116,9 +113,7 @@ class Node(ABC):
         except TransactionNotFound:
             raise
         except Web3RPCError as error:
-            raise _Refused(f"{self._name} refuses a request: {_message(error)}") from None
-        except (ValidationError, EvmValidationError) as error:
-            raise _Refused(f"{self._name} refuses a request: {error}") from None
+            raise RefusedError(f"{self._name} refuses a request: {_message(error)}") from None
 
     def _request(self, method: str, params: Sequence[Any]) -> Any:
         """Result of a JSON-RPC request that web3 has no name for; None where the node refuses it."""
@@ -159,7 +154,7 @@ class Node(ABC):
         try:
             with self._reach():
                 self._web3.eth.send_raw_transaction(raw)
-        except _Refused as error:
+        except RefusedError as error:
             text = str(error).lower()
             if any(known in text for known in _KNOWN) or self.has(tx_hash):
                 return tx_hash
@@ -219,8 +214,6 @@ class Node(ABC):
                 return bytes(self._web3.eth.call(fields, "latest" if block is None else block))
         except ContractLogicError as error:
             raise Reverted(_bytes_of(error.data)) from None
-        except TransactionFailed as error:
-            raise Reverted(_eth_tester_data(str(error))) from None
         except DecodingError:  # of a url to follow, which we never do
             raise Reverted(b"") from None
 
@@ -364,17 +357,3 @@ def _message(error: Web3RPCError) -> str:
 
 def _bytes_of(data: object) -> bytes:
     return bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else b""
-
-
-def _eth_tester_data(message: str) -> bytes:
-    """Revert data out of eth-tester's exception, which holds the text of a bytes object (or a decoded string)."""
-    text = message.removeprefix("execution reverted: ")
-    if text[:2] in ("b'", 'b"'):
-        return bytes(ast.literal_eval(text))
-    return (
-        bytes.fromhex("08c379a0")
-        + word(32)
-        + word(len(text.encode()))
-        + text.encode()
-        + bytes(-len(text.encode()) % 32)
-    )

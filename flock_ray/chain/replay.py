@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
-from eth_tester import EthereumTester, PyEVMBackend
-from eth_utils.address import to_canonical_address
+from eth_tester import EthereumTester
 from hexbytes import HexBytes
 from web3 import EthereumTesterProvider, Web3
 
-from flock_ray.chain.embedded import PlainBackend
+from flock_ray.chain.evm import PyEvmNode, new_backend
 from flock_ray.chain.journal import Block, Genesis
-from flock_ray.chain.node import Node
 from flock_ray.errors import ChainError, VerificationError
 
 
-class ReplayedNode(Node):
+class ReplayedNode(PyEvmNode):
     """See above.
 
     Attributes:
@@ -89,11 +87,6 @@ class ReplayedNode(Node):
 
 
 def _evm(genesis: Genesis) -> Any:
-    parameters = PyEVMBackend.generate_genesis_params({"timestamp": genesis.timestamp})
-    alloc = {
-        to_canonical_address(address): {"balance": balance, "nonce": 0, "code": b"", "storage": {}}
-        for address, balance in genesis.alloc.items()
-    }
-    evm = PlainBackend(genesis_parameters=parameters, genesis_state=alloc)
+    evm = new_backend(genesis)
     type(evm.chain).chain_id = genesis.chain_id  # a class of its own, made for this chain alone
     return evm

@@ -7,7 +7,7 @@ from pathlib import Path
 from flock_ray.chain.views import TOKEN
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import NodeReport, NodeSpec
-from flock_ray.config import ChainBackend, Config, basis_points, chain_urls
+from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
@@ -32,7 +32,7 @@ def node_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> lis
     return [
         NodeSpec(
             index=node.index,
-            members=node.members,
+            hosts=node.host_members,
             run_seed=config.seed,
             state_dir=str(run_dir / "members"),
             store_url=store_url,
@@ -63,6 +63,12 @@ def node_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> lis
             engine=plan.engine,
             zero_stage=training.zero_stage,
             zero_persistence_threshold=training.zero_persistence_threshold,
+            backend=plan.backend,
+            solo=training.cohort is CohortScope.solo,
+            cohort_tokens=training.cohort_tokens,
+            rank_split=training.rank_split.value,
+            compiled=training.compiled,
+            checkpointing=training.checkpointing,
             codec=config.codec.name,
             max_abs=config.codec.max_abs,
             rule=config.aggregation.rule,

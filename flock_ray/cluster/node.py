@@ -8,6 +8,7 @@ same. With several ranks all run the same phases, since engines may work collect
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from flock_ray.cluster.committee import Bulletin
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
-from flock_ray.cluster.workbench import Workbench
+from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
 from flock_ray.lora.algebra import neglected_term, some_of
 from flock_ray.lora.serialization import Adapter
@@ -192,9 +193,14 @@ class Node:
         state = self._state
         proposers = self._hosted(state.roles.proposers)
         self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
-        updates = {number: self._bench.train(number, state.epoch, state.adapter) for number in proposers}
-        self._keep_payloads(proposers)
-        noted, events = [], []
+        began = time.perf_counter()
+        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        events: list[tuple[str, Mapping[str, object]]] = []
+        if updates:
+            facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
+            events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
+        self._keep_payloads(updates)
+        noted = []
         with Batch() as batch:
             for number, update in updates.items():
                 if member := self._members.get(number):
@@ -219,8 +225,8 @@ class Node:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
-        updates = {number: self._bench.train(number, state.epoch, state.adapter) for number in proposers}
-        self._keep_payloads(proposers)
+        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        self._keep_payloads(updates)
         noted = []
         with Batch() as batch:
             for number, update in updates.items():
@@ -341,17 +347,21 @@ class Node:
             )
             return [(self._members[number], ballot) for number in voters if number in self._members]
         self._bench.collect(payloads)
-        self._bench.begin_phase("score proposals", len(voters) * len(manifests) * 2)
+        updates = {payload: self._bench.update(payload) for payload in payloads}
+        adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
+        if self._mechanism.scores_proposals:
+            for payload, update in updates.items():
+                if not isinstance(update, Check):
+                    adapters[payload] = self._bench.with_one(state.adapter, payload)
+        self._bench.begin_phase("score proposals", len(voters) * len(adapters))
+        scores = self._bench.score_proposals(voters, list(adapters.values()))
         ballots = []
         for number in voters:
             entries = []
             for proposer, manifest in manifests.items():
-                found = self._bench.update(manifest.payload)
-                check = found if isinstance(found, Check) else Check.VALID
-                score = None
-                if not isinstance(found, Check) and self._mechanism.scores_proposals:
-                    adapter = self._bench.with_one(state.adapter, manifest.payload)
-                    score = self._vote(number, adapter)
+                update, adapter = updates[manifest.payload], adapters.get(manifest.payload)
+                check = update if isinstance(update, Check) else Check.VALID
+                score = self._vote(number, scores[number, adapter]) if adapter else None
                 entries.append(ProposalEntry(proposer, manifest.payload, check, score))
             if member := self._members.get(number):
                 ballots.append((member, BallotA(tuple(entries))))
@@ -392,31 +402,33 @@ class Node:
     def _ballots_b(self, inbox: Inbox) -> list[tuple[Member, BallotB]]:
         state = self._state
         voters = self._hosted(state.roles.voters)
-        self._bench.begin_phase("score candidate", len(voters) * 2)
-        candidate, weights = self._candidate(inbox) if voters else (None, ())
+        if not voters:
+            return []
+        candidate, weights = self._candidate(inbox)
+        scores: dict[int, Score] = {}
+        if candidate and self._mechanism.scores_candidate:
+            self._bench.begin_phase("score candidate", len(voters))
+            scores = self._bench.score_candidate(voters, candidate)
         ballots = []
         for number in voters:
-            scored = candidate and self._mechanism.scores_candidate
-            score = self._vote(number, candidate) if candidate and scored else None
+            score = self._vote(number, scores[number]) if scores else None
             if member := self._members.get(number):
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots
 
-    def _vote(self, number: int, adapter: bytes) -> Score:
+    def _vote(self, number: int, found: Score) -> Score:
         """What the member says of an adapter: its score, or what its attack makes of it."""
-        found = self._bench.score(number, self._state.adapter, adapter)
         member = self._members.get(number)
         return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
 
-    def _keep_payloads(self, proposers: Sequence[int]) -> None:
+    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> None:
         """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
-        missing = [number for number in proposers if number in self._members and number not in self._payloads]
+        missing = [number for number in updates if number in self._members and number not in self._payloads]
 
         def keep(number: int) -> tuple[int, bytes, int]:
             member = self._members[number]
-            update = self._bench.train(number, self._state.epoch, self._state.adapter)
-            payload = member.attack.payload(update.delta, self._bench.codec.encode)
+            payload = member.attack.payload(updates[number].delta, self._bench.codec.encode)
             return number, member.keep(payload, batch), len(payload)
 
         with self._bench.timed("encode"), Batch() as batch:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flock_ray.config import Config, Engine
-from flock_ray.errors import PlacementError
+from flock_ray.config import Backend, Config, Engine
+from flock_ray.errors import ConfigError, PlacementError
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,18 @@ class NodePlan:
     """One node group.
 
     Attributes:
-        hosts: logical hosts that it carries.
-        members: members of these hosts.
+        hosts: numbers of the logical hosts that it carries.
+        host_members: members of each of them.
     """
 
     index: int
     hosts: tuple[int, ...]
-    members: tuple[int, ...]
+    host_members: tuple[tuple[int, ...], ...]
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Members of all its hosts."""
+        return tuple(member for members in self.host_members for member in members)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Plan:
         workers: bundles of a node group's STRICT_PACK placement group, one actor each.
         cpus, gpus: of one bundle.
         engine: `torch` or `deepspeed`.
+        backend: `sequential`, `stacked` or `grouped`.
     """
 
     nodes: tuple[NodePlan, ...]
@@ -40,6 +46,7 @@ class Plan:
     gpus: int
     threads: int
     engine: str
+    backend: str
 
     def bundle(self) -> dict[str, float]:
         """Resources of one worker."""
@@ -48,7 +55,8 @@ class Plan:
     def describe(self) -> str:
         """The plan for people, one line a node group."""
         each = f"{self.workers} worker{'s' * (self.workers > 1)} x ({self.cpus} CPU, {self.gpus} GPU,"
-        each += f" {self.threads} thread{'s' * (self.threads > 1)}), engine {self.engine}"
+        each += f" {self.threads} thread{'s' * (self.threads > 1)}), engine {self.engine},"
+        each += f" members {self.backend}"
         lines = [f"Placement plan: {len(self.nodes)} node group{'s' * (len(self.nodes) > 1)}, each {each}"]
         for node in self.nodes:
             lines.append(f"  node {node.index}: hosts {_spans(node.hosts)}, members {_spans(node.members)}")
@@ -95,7 +103,7 @@ def make_plan(config: Config) -> Plan:
     nodes = []
     for index in range(cluster.nodes):
         hosts = _block(index, cluster.nodes, alliance.hosts)
-        members = tuple(m for host in hosts for m in _block(host, alliance.hosts, alliance.num_members))
+        members = tuple(_block(host, alliance.hosts, alliance.num_members) for host in hosts)
         nodes.append(NodePlan(index, hosts, members))
     engine = config.training.engine
     if engine is Engine.auto:
@@ -108,7 +116,27 @@ def make_plan(config: Config) -> Plan:
         cluster.gpus_per_worker,
         cluster.threads_per_worker,
         engine.value,
+        _backend(config, engine),
     )
+
+
+def _backend(config: Config, engine: Engine) -> str:
+    """The configured backend; `auto` stacks members where the engine's stage lets each keep its own optimizer.
+
+    Raises:
+        ConfigError: it asks for stacked members of a stage that cannot have them.
+    """
+    backend, stage = config.training.backend, config.training.zero_stage
+    sharded = engine is Engine.deepspeed and stage > 0
+    if backend is Backend.auto:
+        backend = Backend.sequential if sharded else Backend.stacked
+    if sharded and backend is not Backend.sequential:
+        raise ConfigError(
+            f"training.backend={backend.value} does not go with training.zero_stage={stage}: from stage 1 on DeepSpeed"
+            " flattens what the optimizer sees, so that members could not keep their own clipping, rates and steps;"
+            " take training.backend=sequential, or training.zero_stage=0"
+        )
+    return backend.value
 
 
 def available_cpus() -> int:

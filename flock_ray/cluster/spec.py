@@ -18,12 +18,17 @@ class NodeSpec:
 
     Attributes:
         index: number of the group.
-        members: numbers of the members that it hosts.
+        hosts: the logical hosts that it carries, each the numbers of its members, rising.
         run_seed: of the run.
         state_dir: folder on the node for the members' private files.
         store_url: of the blob store.
         engine: `torch` or `deepspeed`.
         zero_stage, zero_persistence_threshold: for `deepspeed`.
+        backend: `sequential`, `stacked` or `grouped`.
+        solo: every member is a cohort of its own.
+        cohort_tokens: budget of a cohort's step.
+        rank_split: what the ranks of a group share out, `members` or `rows`.
+        compiled, checkpointing: see `StackedOptions`.
         codec, max_abs: how updates travel, and the bound of an entry.
         rule: aggregation rule.
         attacks: {member: name of its attack}; others are honest.
@@ -37,7 +42,7 @@ class NodeSpec:
     """
 
     index: int
-    members: tuple[int, ...]
+    hosts: tuple[tuple[int, ...], ...]
     run_seed: int
     state_dir: str
     store_url: str
@@ -48,6 +53,12 @@ class NodeSpec:
     engine: str
     zero_stage: int
     zero_persistence_threshold: int
+    backend: str
+    solo: bool
+    cohort_tokens: int
+    rank_split: str
+    compiled: bool
+    checkpointing: bool
     codec: str
     max_abs: float
     rule: str
@@ -59,6 +70,11 @@ class NodeSpec:
     embedded: bool
     threads: int
     deterministic: bool
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Numbers of all hosted members."""
+        return tuple(member for host in self.hosts for member in host)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 from flock_ray.cluster.post import Settlement
 from flock_ray.cluster.run_directory import SignedEpoch
@@ -17,7 +18,7 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
-from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal
+from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, TrainingRate
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -30,6 +31,7 @@ class Witness:
         self._config, self._hosted, self._console, self._events = config, hosted, console, events
         self._losses: dict[int, dict[int, float]] = {}
         self._neglected: dict[int, float] = {}
+        self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
         self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
@@ -73,6 +75,8 @@ class Witness:
         value, epoch = fields.get("value"), fields.get("epoch")
         if kind == "neglected_term" and isinstance(value, float) and isinstance(epoch, int):
             self._neglected[epoch] = value
+        elif kind == "local_training" and isinstance(epoch, int):
+            self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
 
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Show the table of a signed epoch."""
@@ -114,7 +118,7 @@ class Witness:
             if isinstance(losses, dict) and isinstance(epoch, int):
                 self._losses[epoch] = {int(member): loss for member, loss in losses.items()}
         for note in notes:
-            self.noted("neglected_term", note)
+            self.noted(str(note["kind"]), note)
         for signed in epochs:
             view = self._view(signed.record, signed.wall_seconds)
             if signed.settlement:
@@ -158,6 +162,7 @@ class Witness:
             gas_used=None,
             adapter_hash=to_hex(record.adapter),
             wall_seconds=dict(wall_seconds),
+            training=_rate(self._training.get(record.epoch, {}).values()),
         )
 
     def totals(
@@ -187,6 +192,15 @@ class Witness:
                 )
             )
         return totals
+
+
+def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:
+    """The rate of all nodes together, from what each noted of its local training."""
+    if not noted:
+        return None
+    possible = sum(one["seconds"] * one["flops_per_second"] for one in noted)
+    slowest = max(one["seconds"] for one in noted)
+    return TrainingRate(sum(one["tokens"] for one in noted) / slowest, sum(one["flops"] for one in noted) / possible)
 
 
 def _bits_per_byte(member: HostedMember, loss: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,12 +24,16 @@ from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
 from flock_ray.protocol.ballot import Check, Score
 from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
+from flock_ray.training.cohort import cohorts
 from flock_ray.training.data import Example, Silo, batches, load_silo
-from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss
+from flock_ray.training.engine import Engine, LossJob, MemberJob, Rendezvous, Result, SequenceLoss
 from flock_ray.training.evaluation import mean_loss, paired_score
+from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
 
+Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -67,7 +71,7 @@ class Workbench:
         self._num_threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._num_threads)
         self.begin_phase("load", len(spec.members))
-        self.base = self._load_base()
+        self.base = self._load_base(rendezvous)
         self.silos: dict[int, Silo] = {}
         for member in spec.members:
             self.silos[member] = self._load_silo(member)
@@ -75,17 +79,27 @@ class Workbench:
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self.codec = get_codec(spec.codec)
         self.store = BlobStore(spec.store_url)
+        self._host = {member: host for host, members in enumerate(spec.hosts) for member in members}
+        self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
+        self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
         self._engine = self._make_engine(rendezvous)
         self._adapters: dict[bytes, Adapter] = {}
-        self._losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
+        self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
+        self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
         self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
-        self._trained: dict[tuple[int, int, bytes], LocalUpdate] = {}
+        self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
 
-    def _load_base(self) -> BaseModel:
-        return load_base(self.spec.model)
+    def _load_base(self, rendezvous: Rendezvous) -> BaseModel:
+        """The base model: whole, or where it need not fit in one place, this rank's share."""
+        if self.spec.engine == "torch" or self.spec.zero_stage < 3:
+            return load_base(self.spec.model)
+        from flock_ray.training.deepspeed_engine import load_sharded
+
+        return load_sharded(self.spec.model, rendezvous)
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)
@@ -93,10 +107,15 @@ class Workbench:
     def _make_engine(self, rendezvous: Rendezvous) -> Engine:
         """The configured engine; DeepSpeed is imported only where it runs."""
         spec = self.spec
+        grouped = spec.backend == "grouped"
+        options = StackedOptions(grouped, spec.compiled, spec.checkpointing, max_tokens=spec.cohort_tokens)
         if spec.engine == "torch":
-            return TorchEngine(self.base, spec.lora)
-        from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
+            stacked = spec.backend != "sequential"
+            return StackedEngine(self.base, spec.lora, options) if stacked else TorchEngine(self.base, spec.lora)
+        from flock_ray.training.deepspeed_engine import DeepSpeedEngine, StackedRanks, ZeroSpec
 
+        if spec.backend != "sequential":
+            return StackedRanks(self.base, spec.lora, options, rendezvous, spec.rank_split == "rows")
         zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
         return DeepSpeedEngine(self.base, spec.lora, zero, rendezvous)
 
@@ -163,20 +182,57 @@ class Workbench:
             self._adapters[digest] = dense.decode(data, self.shapes, float("inf"))
         return self._adapters[digest]
 
-    def train(self, member: int, epoch: int, start: bytes) -> LocalUpdate:
-        """The member's local steps of this epoch from the global adapter `start`."""
-        key = (member, epoch, start)
+    def train(self, members: Sequence[int], epoch: int, start: bytes) -> dict[int, LocalUpdate]:
+        """The local steps of these members in this epoch from the global adapter `start`; {member: update}.
+
+        Always ask for all of the epoch's hosted proposers: who trains in one batch shapes the last bits.
+        """
+        key = (epoch, start, tuple(members))
         if key not in self._trained:
             with self.timed("train"):
-                settings = self.spec.settings.of_epoch(epoch, self.spec.num_epochs)
-                seed = local_seed(self.spec.run_seed, "batches", epoch, member)
-                drawn = batches(self.silos[member], settings.steps, settings.batch_size, seed)
-                outcome = self._engine.train(self.adapter(start), self._counted(drawn), settings)
-            delta = subtract(outcome.adapter, self.adapter(start))
-            self._check_bound(member, delta)
-            samples = tuple(example for batch in drawn for example in batch)
-            self._trained[key] = LocalUpdate(delta, samples, tuple(outcome.losses))
+                jobs = {member: self._job(member, epoch, start) for member in members}
+                costs = {member: _largest_step(job) for member, job in jobs.items()}
+                trained: dict[int, LocalUpdate] = {}
+                for cohort in self._cohorts(costs, self._host.__getitem__):
+                    results = self._engine.train([jobs[member] for member in cohort], self._step)
+                    for member, result in zip(cohort, results, strict=True):
+                        trained[member] = self._local_update(member, jobs[member], result)
+            self._trained[key] = trained
         return self._trained[key]
+
+    def _job(self, member: int, epoch: int, start: bytes) -> MemberJob:
+        settings = self.spec.settings.of_epoch(epoch, self.spec.num_epochs)
+        seed = local_seed(self.spec.run_seed, "batches", epoch, member)
+        drawn = batches(self.silos[member], settings.steps, settings.batch_size, seed)
+        return MemberJob(self.adapter(start), drawn, settings)
+
+    def _local_update(self, member: int, job: MemberJob, result: Result) -> LocalUpdate:
+        if isinstance(result, TrainingError):
+            raise TrainingError(f"member {member}: {result}")
+        delta = subtract(result.adapter, job.adapter)
+        self._check_bound(member, delta)
+        samples = tuple(example for batch in job.batches for example in batch)
+        return LocalUpdate(delta, samples, tuple(result.losses))
+
+    def _cohorts(self, costs: Mapping[Key, int], host: Callable[[Key], int]) -> list[list[Key]]:
+        """Jobs by what they are called, packed to the budget: those of one logical host, or each by itself."""
+        if self.spec.solo:
+            return [[key] for key in costs]
+        by_host: dict[int, list[Key]] = {}
+        for key in costs:
+            by_host.setdefault(host(key), []).append(key)
+        return [
+            [keys[index] for index in cohort]
+            for keys in by_host.values()
+            for cohort in cohorts([costs[key] for key in keys], self._budget)
+        ]
+
+    def training_facts(self, updates: Collection[LocalUpdate], seconds: float) -> dict[str, float]:
+        """How much was trained in so many seconds, and what this node's matrix products would do in one."""
+        samples = [example for update in updates for example in update.samples]
+        tokens = sum(example.num_labels for example in samples)
+        flops = self._flops.training((len(example.input_ids) for example in samples), tokens)
+        return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": self._rate}
 
     def _check_bound(self, member: int, delta: Adapter) -> None:
         """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""
@@ -186,11 +242,6 @@ class Workbench:
                 f"the update of member {member} has an entry of {largest:.3g}, above codec.max_abs ="
                 f" {self.spec.max_abs:g}; lower training.learning_rate"
             )
-
-    def _counted(self, drawn: Sequence[list[Example]]) -> Iterator[list[Example]]:
-        for batch in drawn:
-            yield batch
-            self._step()
 
     def update(self, payload: bytes) -> Adapter | Check:
         """The decoded update of a payload hash, or why there is none."""
@@ -265,28 +316,51 @@ class Workbench:
                 self._combined[key] = self.remember(combine(self.adapter(start), list(updates.values()), weights))
         return self._combined[key]
 
-    def losses(self, member: int, adapter: bytes, kind: str) -> list[SequenceLoss]:
-        """Held-out losses of a member under an adapter; computed once while both are remembered."""
-        key = (member, adapter)
-        if key not in self._losses:
-            with self.timed(kind):
-                self._losses[key] = self._engine.losses(self.adapter(adapter), self.silos[member].heldout)
-            self._step()
-        return self._losses[key]
+    def _measure(self, pairs: Iterable[tuple[int, bytes]], found: dict[tuple[int, bytes], list[SequenceLoss]]) -> None:
+        """Held-out losses of members under adapters, (member, adapter hash) each; those in `found` are not redone."""
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in found]
+        costs = {pair: sum(len(one.input_ids) for one in self.silos[pair[0]].heldout) for pair in missing}
+        for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
+            jobs = [LossJob(self.adapter(adapter), self.silos[member].heldout) for member, adapter in cohort]
+            found.update(zip(cohort, self._engine.losses(jobs, self._step), strict=True))
 
-    def score(self, member: int, start: bytes, adapter: bytes) -> Score:
-        """The member's score of an adapter against the global one."""
-        return paired_score(self.losses(member, start, "vote"), self.losses(member, adapter, "vote"))
+    def score_proposals(self, voters: Sequence[int], adapters: Sequence[bytes]) -> dict[tuple[int, bytes], Score]:
+        """{(voter, adapter hash): score against the global adapter} of what all proposals would make of it.
+
+        Always ask for all hosted voters and all proposals at once, after `evaluate` of the global adapter.
+        """
+        pairs = [(voter, adapter) for voter in voters for adapter in adapters]
+        with self.timed("vote"):
+            self._measure(pairs, self._proposal_losses)
+        return {pair: paired_score(self._global_losses[pair[0]], self._proposal_losses[pair]) for pair in pairs}
+
+    def score_candidate(self, voters: Sequence[int], candidate: bytes) -> dict[int, Score]:
+        """{voter: score of the candidate against the global adapter}.
+
+        All members of the voters' hosts measure it in the same batches, as they evaluate it if it becomes global.
+        """
+        hosts = {self._host[voter] for voter in voters}
+        members = [member for member in self.spec.members if self._host[member] in hosts]
+        with self.timed("vote"):
+            self._measure([(member, candidate) for member in members], self._candidate_losses)
+        return {
+            voter: paired_score(self._global_losses[voter], self._candidate_losses[voter, candidate])
+            for voter in voters
+        }
 
     def evaluate(self, adapter: bytes) -> dict[int, float]:
-        """Mean held-out loss of every hosted member, nats a token."""
+        """Mean held-out loss of every hosted member under the global adapter, nats a token."""
         self.begin_phase("evaluate", len(self.spec.members))
-        return {member: mean_loss(self.losses(member, adapter, "evaluate")) for member in self.spec.members}
+        with self.timed("evaluate"):
+            self._measure([(member, adapter) for member in self.spec.members], self._candidate_losses)
+        self._global_losses = {member: self._candidate_losses[member, adapter] for member in self.spec.members}
+        return {member: mean_loss(losses) for member, losses in self._global_losses.items()}
 
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""
         self._adapters = {adapter: self.adapter(adapter)}
-        self._losses = {key: found for key, found in self._losses.items() if key[1] == adapter}
+        self._candidate_losses = {key: found for key, found in self._candidate_losses.items() if key[1] == adapter}
+        self._proposal_losses.clear()
         self._updates.clear()
         self._running = None
         self._trained.clear()
@@ -296,3 +370,8 @@ class Workbench:
         """Leave the process group, if there is one."""
         self._pool.shutdown()
         self._engine.close()
+
+
+def _largest_step(job: MemberJob) -> int:
+    """Tokens of a member's largest step."""
+    return max(sum(len(example.input_ids) for example in batch) for batch in job.batches)

@@ -17,7 +17,8 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (1, inf): (
         "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs", "alliance.pool",
         "alliance.min_stake", "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
-        "alliance.spare_reveals", "training.steps", "training.batch_size", "lora.rank", "lora.alpha",
+        "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
+        "lora.rank", "lora.alpha",
         "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
         "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.epoch_deadline", "chain.max_fee_gwei",
     ),

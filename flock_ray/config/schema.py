@@ -17,6 +17,33 @@ class Engine(Enum):
     deepspeed = "deepspeed"
 
 
+class Backend(Enum):
+    """How a node trains several members: one after the other, or in one batch over stacked adapters.
+
+    `stacked` fills members up to the largest, `grouped` takes unequal ones as they are; `auto` is `stacked`, and
+    `sequential` where DeepSpeed shards (`training.zero_stage` above 0).
+    """
+
+    auto = "auto"
+    sequential = "sequential"
+    stacked = "stacked"
+    grouped = "grouped"
+
+
+class CohortScope(Enum):
+    """Who may train in one batch: members of one logical host, or nobody with another (`solo`)."""
+
+    host = "host"
+    solo = "solo"
+
+
+class RankSplit(Enum):
+    """What the ranks of a node group share out at `training.zero_stage=0`: whole members, or the rows of each."""
+
+    members = "members"
+    rows = "rows"
+
+
 class ChainBackend(Enum):
     """Where the contracts live; `auto` takes rpc if `chain.url` is set, else anvil if found, else eth_tester."""
 
@@ -109,9 +136,18 @@ class TrainingConfig:
     Attributes:
         learning_rate: the highest of the first epoch; each epoch rises to and falls from one of its own, which falls
             by half a cosine over the task.
+        cohort_tokens: most tokens in a step of members that train, or score, in one batch.
+        compiled: compile the decoder layers (stacked backends; the first step of each shape takes a minute).
+        checkpointing: compute activations again in backward rather than keep them (stacked backends).
     """
 
     engine: Engine = Engine.auto
+    backend: Backend = Backend.auto
+    cohort: CohortScope = CohortScope.host
+    cohort_tokens: int = 2048
+    rank_split: RankSplit = RankSplit.members
+    compiled: bool = False
+    checkpointing: bool = False
     steps: int = 15
     batch_size: int = 4
     learning_rate: float = 5e-4

@@ -1,6 +1,6 @@
 """Many adapters over one frozen base model in one batch: the factors of K members, stacked layer by layer.
 
-The batch is member-major. Every member's rows meet that member's factors alone, so with a loss that sums over members
+The batch is member-major. Every member's tokens meet that member's factors alone, so with a loss that sums over members
 (each a mean over that member's tokens) the gradient of slice k is what member k would have had by itself.
 """
 
@@ -27,7 +27,7 @@ class Ownership:
     """Which tokens of the batch are whose, shared by all layers of a model.
 
     Attributes:
-        ends: for each member, the number of tokens up to the end of its last row, int32 on the model's device; None
+        ends: for each member, the number of tokens up to the end of its last one, int32 on the model's device; None
             where every member has as many tokens as every other.
     """
 
@@ -38,30 +38,32 @@ class StackedLinear(nn.Module):
     """A frozen linear layer with one low-rank product a member: y = W x + alpha / rank * (x A_k) B_k.
 
     Attributes:
-        lora_A: [K, in, rank] float32.
-        lora_B: [K, rank, out] float32.
+        lora_A: [K, in, rank], of the type of the base layer.
+        lora_B: [K, rank, out].
     """
 
     def __init__(self, base: nn.Linear, spec: LoraSpec, ownership: Ownership) -> None:
         """Wrap a layer, for no members yet."""
         super().__init__()
         self.base = base
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(0, base.in_features, spec.rank, device=device))
-        self.lora_B = nn.Parameter(torch.empty(0, spec.rank, base.out_features, device=device))
+        like = base.weight.detach()
+        self.lora_A = nn.Parameter(like.new_empty(0, base.in_features, spec.rank))
+        self.lora_B = nn.Parameter(like.new_empty(0, spec.rank, base.out_features))
         self._scaling = spec.alpha / spec.rank
         self._ownership = ownership
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens [..., in], the members' one after the other, to [..., out], in the type of `x`."""
-        y: torch.Tensor = self.base(x)
-        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        if self._ownership.ends is None:
-            members = len(a)
-            hidden = torch.bmm(x.reshape(members, -1, x.shape[-1]), a)
-            return torch.baddbmm(y.view(members, -1, y.shape[-1]), hidden, b, alpha=self._scaling).view(y.shape)
-        hidden = grouped_product(x.reshape(-1, x.shape[-1]), a, self._ownership.ends)
-        return y + self._scaling * grouped_product(hidden, b, self._ownership.ends).view(y.shape)
+        """Tokens [..., in], the members' one after the other, to [..., out]."""
+        members, ends = len(self.lora_A), self._ownership.ends
+        if ends is None:
+            rows = x.reshape(members, -1, x.shape[-1])
+            y: torch.Tensor = self.base(rows)
+            y = y.baddbmm_(torch.bmm(rows, self.lora_A), self.lora_B, alpha=self._scaling)
+        else:
+            rows = x.reshape(-1, x.shape[-1])
+            hidden = grouped_product(rows, self.lora_A, ends)
+            y = self.base(rows) + self._scaling * grouped_product(hidden, self.lora_B, ends)
+        return y.view(*x.shape[:-1], -1)
 
 
 def grouped_product(x: torch.Tensor, factors: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -88,7 +90,8 @@ class StackedAdapters:
 
     Attributes:
         ownership: whose tokens the next batch holds.
-        factors: all stacked parameters, [K, ...] each, two a layer.
+        weights: [K, D] float32, all factors of a member in its row: what an optimizer moves. The layers compute with
+            copies in the type of the base model, or with views of it where that is float32 too.
     """
 
     def __init__(self, model: PreTrainedModel, spec: LoraSpec) -> None:
@@ -99,14 +102,15 @@ class StackedAdapters:
         """
         self.ownership = Ownership()
         self._shapes = adapter_shapes(model, spec.target_modules, spec.rank)
-        self._by_key: dict[str, nn.Parameter] = {}
+        by_key: dict[str, nn.Parameter] = {}
         model.requires_grad_(False)
         for name, base in target_layers(model, spec.target_modules).items():
             layer = StackedLinear(base, spec, self.ownership)
             model.set_submodule(name, layer)
-            self._by_key[f"{PEFT_PREFIX}{name}{LORA_A}"] = layer.lora_A
-            self._by_key[f"{PEFT_PREFIX}{name}{LORA_B}"] = layer.lora_B
-        self.factors = list(self._by_key.values())
+            by_key[f"{PEFT_PREFIX}{name}{LORA_A}"] = layer.lora_A
+            by_key[f"{PEFT_PREFIX}{name}{LORA_B}"] = layer.lora_B
+        self._factors = {key: by_key[key] for key in self._shapes}
+        self.weights = nn.Parameter(torch.empty(0, 0))
 
     def load(self, adapters: Sequence[Adapter]) -> None:
         """Make a stack of these adapters, exactly, one a member; drops gradients.
@@ -118,13 +122,41 @@ class StackedAdapters:
             raise ValueError("a stack needs at least one adapter")
         for adapter in adapters:
             require_fit(adapter, self._shapes)
-        for key, factor in self._by_key.items():
+        [like] = {factor.device: factor for factor in self._factors.values()}.values()
+        rows = [torch.cat([adapter[key].T.flatten() for key in self._shapes]) for adapter in adapters]
+        self.weights = nn.Parameter(torch.stack(rows).to(like.device, torch.float32))
+        self._computed = self.weights.detach().to(like.dtype)
+        for factor, part in zip(self._factors.values(), self._parts(self._computed), strict=True):
+            factor.data, factor.grad = part, None
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """[K, D] float32, what `collect_gradients` left."""
+        assert self.weights.grad is not None
+        return self.weights.grad
+
+    def collect_gradients(self) -> None:
+        """Move the layers' gradients into `weights.grad`."""
+        gradient = torch.empty_like(self.weights)
+        for factor, part in zip(self._factors.values(), self._parts(gradient), strict=True):
+            assert factor.grad is not None, "collect before backward"
+            part.copy_(factor.grad)
             factor.grad = None
-            factor.data = torch.stack([adapter[key].T for adapter in adapters]).to(factor.device, factor.dtype)
+        self.weights.grad = gradient
+
+    def apply(self) -> None:
+        """Have the layers compute with `weights` as they are now."""
+        if self._computed.dtype != torch.float32:
+            self._computed.copy_(self.weights.detach())
 
     def read(self, member: int) -> Adapter:
         """Copy one member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted."""
-        return {
-            key: torch.empty(self._shapes[key]).copy_(self._by_key[key].detach()[member].T)
-            for key in sorted(self._by_key)
-        }
+        rows = self._parts(self.weights.detach()[member : member + 1].cpu())
+        copied = (part[0].T.clone(memory_format=torch.contiguous_format) for part in rows)
+        return dict(zip(self._shapes, copied, strict=True))
+
+    def _parts(self, stacked: torch.Tensor) -> list[torch.Tensor]:
+        """[K, D] as views of the shapes of the factors, [K, ...] each."""
+        shapes = [(columns, rows) for rows, columns in self._shapes.values()]
+        pieces = torch.split(stacked, [rows * columns for rows, columns in shapes], dim=1)
+        return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, shapes, strict=True)]

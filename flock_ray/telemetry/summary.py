@@ -115,6 +115,7 @@ def _epoch(view: EpochView) -> dict[str, object]:
         "candidate_score": view.candidate_score,
         "band": view.band,
         "neglected_term": view.neglected_term,
+        "training": asdict(view.training) if view.training else None,
         "settlement_tx": view.settlement_tx,
         "gas_used": view.gas_used,
         "adapter_hash": view.adapter_hash,

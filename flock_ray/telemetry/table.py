@@ -169,4 +169,6 @@ def _amount(wei: int) -> Text:
 
 def _time_line(view: EpochView) -> str:
     split = [f"{phase} {text.seconds(view.wall_seconds[phase])}" for phase in PHASES if view.wall_seconds.get(phase)]
-    return f"time: {', '.join(split) or 'not measured'}"
+    rate = view.training
+    speed = f"; trained {rate.tokens_per_second:,.0f} tokens/s, MFU {rate.mfu:.0%}" if rate else ""
+    return f"time: {', '.join(split) or 'not measured'}{speed}"

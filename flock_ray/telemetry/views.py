@@ -43,6 +43,20 @@ class MemberEpoch:
 
 
 @dataclass(frozen=True)
+class TrainingRate:
+    """How fast an epoch's local training went.
+
+    Attributes:
+        tokens_per_second: labelled tokens of all members, over the slowest node's time.
+        mfu: model FLOPs utilisation: counted operations over what the nodes' measured matrix products would have done
+            in the same time.
+    """
+
+    tokens_per_second: float
+    mfu: float
+
+
+@dataclass(frozen=True)
 class EpochView:
     """One epoch.
 
@@ -54,6 +68,7 @@ class EpochView:
         settlement_tx: None until the epoch is settled.
         adapter_hash: of the global adapter that the epoch ended with.
         wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.
+        training: None where nobody trained, or nobody noted how fast.
     """
 
     epoch: int
@@ -66,6 +81,7 @@ class EpochView:
     gas_used: int | None
     adapter_hash: str
     wall_seconds: dict[str, float]
+    training: TrainingRate | None = None
 
     @property
     def honest_loss_before(self) -> float | None:

@@ -9,21 +9,36 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-from flock_ray.errors import TrainingError
+from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
 from flock_ray.lora.serialization import Adapter
 from flock_ray.training.data import IGNORED, Example
-from flock_ray.training.engine import Rendezvous, SequenceLoss, TrainOutcome, TrainSettings, require_finite
+from flock_ray.training.engine import (
+    LossJob,
+    MemberJob,
+    Rendezvous,
+    Result,
+    SequenceLoss,
+    Tick,
+    TrainOutcome,
+    TrainSettings,
+    no_tick,
+    one_by_one,
+    require_finite,
+)
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
-from flock_ray.training.model import BaseModel
+from flock_ray.training.model import BaseModel, ModelSpec, choose_dtype, load_base
+from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,57 @@ def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
     return deepspeed
 
 
+def _meet(device: torch.device, rendezvous: Rendezvous) -> Any:
+    """DeepSpeed, with the process group of the ranks."""
+    deepspeed = _import_deepspeed(device, rendezvous)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return deepspeed
+
+
+@contextmanager
+def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
+    """Turn what stops DeepSpeed from starting into one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        raise TrainingError(
+            f"DeepSpeed does not start with training.zero_stage={stage} on {rendezvous.world} ranks that meet at"
+            f" {rendezvous.host}:{rendezvous.port}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
+    """Load and freeze a base model for stage 3: meet the other ranks and share out each module as it is made.
+
+    No rank ever holds more than its share and one module. Rank 0 reads the weights file by file (memory-mapped) and
+    hands out module after module; every rank has to call this.
+
+    Raises:
+        ModelError: as `load_base` does.
+        TrainingError: the ranks do not meet.
+    """
+    with _start(3, rendezvous):
+        deepspeed = _meet(torch.device(spec.device), rendezvous)
+    from transformers.integrations import HfDeepSpeedConfig
+
+    half = choose_dtype(spec.dtype, spec.device) == torch.bfloat16
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # for its statistics only
+        "bf16": {"enabled": half},  # else modules are made in float32
+        "zero_optimization": {"stage": 3},
+    }
+    told = HfDeepSpeedConfig(config)  # transformers looks at it as long as it lives
+    try:
+        return load_base(spec)
+    except ModelError:
+        deepspeed.comm.destroy_process_group()
+        raise
+    finally:
+        del told
+
+
 class DeepSpeedEngine:
     """One rank of a group that trains and evaluates together; every rank makes the same calls in the same order."""
 
@@ -71,17 +137,9 @@ class DeepSpeedEngine:
         self._peft = inject(base.model, spec)
         self._model = CausalLoss(self._peft, base.dtype)
         self._trainable = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
-        self._deepspeed = _import_deepspeed(base.device, rendezvous)
-        try:
-            self._deepspeed.init_distributed("nccl" if base.device.type == "cuda" else "gloo", verbose=False)
+        with _start(zero.stage, rendezvous):
+            self._deepspeed = _meet(base.device, rendezvous)
             self._engine = self._initialize()
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
-            raise TrainingError(
-                f"DeepSpeed does not start with training.zero_stage={zero.stage} on {rendezvous.world} ranks that meet"
-                f" at {rendezvous.host}:{rendezvous.port}: {' '.join(str(error).split())}"
-            ) from error
 
     def _initialize(self) -> Any:
         """DeepSpeed's engine for the life of the process: stage 3 would not shard the base model a second time."""
@@ -97,7 +155,7 @@ class DeepSpeedEngine:
                 "allgather_bucket_size": size,
             },
         }
-        if self._zero.stage == 3:  # one parameter after another, so that no device ever holds all of them
+        if self._zero.stage == 3:  # what is not sharded yet, one parameter after another
             self._deepspeed.zero.Init(module=self._model, config_dict_or_path=config)
             for buffer in self._model.buffers():
                 buffer.data = buffer.data.to(self._device)
@@ -130,12 +188,16 @@ class DeepSpeedEngine:
             optimizer.refresh_fp32_params()
             optimizer.clip_grad = settings.max_grad_norm
 
-    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
-        """See `Engine`."""
+    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
+        """See `Engine`; one member after the other."""
+        return one_by_one(jobs, lambda job: self._train(job, tick))
+
+    def _train(self, job: MemberJob, tick: Tick) -> TrainOutcome:
         start = time.perf_counter()
-        self._restart(adapter, settings)
+        settings = job.settings
+        self._restart(job.adapter, settings)
         shares, counts = [], []
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(job.batches):
             for group in self._engine.optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             tokens = sum(example.num_labels for example in batch)
@@ -146,6 +208,7 @@ class DeepSpeedEngine:
             self._engine.step()
             shares.append(loss.detach().double())
             counts.append(tokens)
+            tick()
         summed = torch.stack(shares)
         distributed.all_reduce(summed)
         losses = summed.tolist()
@@ -159,12 +222,86 @@ class DeepSpeedEngine:
         ids, labels = collate(batch[self._rank :: self._world] or batch[:1], self._device)
         return (ids, labels) if self._rank < len(batch) else (ids, labels.fill_(IGNORED))
 
-    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank computes all of them."""
-        self._load(adapter)
-        return sequence_losses(self._model, examples, self._device)
+        found = []
+        for job in jobs:
+            self._load(job.adapter)
+            found.append(sequence_losses(self._model, job.examples, self._device))
+            tick()
+        return found
 
     def close(self) -> None:
         """Leave the process group."""
         self._engine.destroy()
+        self._deepspeed.comm.destroy_process_group()
+
+
+class StackedRanks:
+    """Stacked members on several ranks at stage 0, where nothing of the base model is sharded.
+
+    Either every rank trains members of its own, with no communication until all are done, or all ranks hold all members
+    and each takes a share of the rows (data parallel): gradients are summed once a step.
+    """
+
+    def __init__(
+        self, base: BaseModel, spec: LoraSpec, options: StackedOptions, rendezvous: Rendezvous, rows: bool
+    ) -> None:
+        """Meet the other ranks and put stacked factors into the base model, in place.
+
+        Args:
+            base: resident base model of this rank.
+            spec: of every member's adapter.
+            options: of the stacked step.
+            rendezvous: where the ranks meet.
+            rows: share out the rows of each member rather than members.
+
+        Raises:
+            TrainingError: the ranks do not meet.
+        """
+        self._rank, self._world, self._rows = rendezvous.rank, rendezvous.world, rows
+        with _start(0, rendezvous):
+            self._deepspeed = _meet(base.device, rendezvous)
+            self._results = distributed.new_group(backend="gloo")  # of objects in host memory
+        self._engine = StackedEngine(base, spec, options, self if rows else None)
+
+    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
+        """See `Engine`."""
+        if self._rows:
+            return self._engine.train(jobs, tick)
+        own = self.share(jobs)
+        results = self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        self._tell([len(job.batches) for job in jobs], tick)
+        return results
+
+    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
+        """See `Engine`; every rank measures some of the jobs."""
+        own = self.share(jobs)
+        found = self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
+        self._tell([1 for _ in jobs], tick)
+        return found
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This rank's part of members, jobs or rows."""
+        return items[self._rank :: self._world]
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Add up a tensor of all ranks, in place."""
+        distributed.all_reduce(tensor)
+
+    def _of_all(self, own: list[Item], total: int) -> list[Item]:
+        """What all ranks found, in the order in which it was shared out."""
+        parts: list[list[Item]] = [[] for _ in range(self._world)]
+        distributed.all_gather_object(parts, own, group=self._results)
+        return [parts[index % self._world][index // self._world] for index in range(total)]
+
+    def _tell(self, steps: Sequence[int], tick: Tick) -> None:
+        """Tell the progress of what others did, which is known at the end only."""
+        for index, number in enumerate(steps):
+            if index % self._world != self._rank:
+                for _ in range(number):
+                    tick()
+
+    def close(self) -> None:
+        """Leave the process group."""
         self._deepspeed.comm.destroy_process_group()

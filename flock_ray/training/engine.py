@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,24 +86,67 @@ class Rendezvous:
     world: int
 
 
+@dataclass(frozen=True)
+class MemberJob:
+    """One member's local training: where it starts, one batch a step, and how.
+
+    Attributes:
+        batches: as many as `settings.steps`, or fewer.
+    """
+
+    adapter: Adapter
+    batches: Sequence[list[Example]]
+    settings: TrainSettings
+
+
+@dataclass(frozen=True)
+class LossJob:
+    """Sequences to measure under one adapter."""
+
+    adapter: Adapter
+    examples: Sequence[Example]
+
+
+Result = TrainOutcome | TrainingError
+"""What a member's training came to; an error where a loss or a gradient of that member was not finite."""
+
+Tick = Callable[[], None]
+"""Called as work goes on: once a step of a member, and once a job of losses."""
+
+
+def no_tick() -> None:
+    """For callers that show no progress."""
+
+
 class Engine(Protocol):
-    """Trains and evaluates one adapter at a time over a resident base model.
+    """Trains and evaluates the members of a cohort over a resident base model; each as if it were alone.
 
     With several ranks every rank makes the same calls with the same arguments and gets the same answers.
     """
 
-    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
-        """Run the local steps from `adapter`, one a batch; the loss of a step is the mean over its labelled tokens.
+    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
+        """Run every member's local steps, one a batch; the loss of a step is the mean over its labelled tokens.
 
-        Raises:
-            TrainingError: a loss is not finite; others would take the update for an attack.
+        Returns:
+            One result a job, in order; a member that diverges stops alone.
         """
 
-    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
-        """Loss of each example under `adapter`, in order, without dropout or gradients."""
+    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
+        """Loss of each job's examples under its adapter, in order, without dropout or gradients."""
 
     def close(self) -> None:
         """Leave process groups and free what is held."""
+
+
+def one_by_one(jobs: Sequence[MemberJob], train: Callable[[MemberJob], TrainOutcome]) -> list[Result]:
+    """Train members one after the other; one that diverges does not stop the next."""
+    results: list[Result] = []
+    for job in jobs:
+        try:
+            results.append(train(job))
+        except TrainingError as error:
+            results.append(error)
+    return results
 
 
 def require_finite(losses: Sequence[float]) -> None:

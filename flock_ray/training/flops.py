@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from flock_ray.lora.peft_io import adapter_shapes
 
-GEMM_SIZES = (1024, 2048, 4096)
+GEMM_SIZES = {"cpu": (1024,), "cuda": (4096, 8192)}
+"""Squares that a node measures when it loads: large enough for the device's full rate, small enough to take no time."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class FlopCounter:
 
     @classmethod
     def of(cls, model: PreTrainedModel, target_modules: tuple[str, ...], rank: int) -> FlopCounter:
-        """Read the sizes off a base model without adapter layers."""
+        """Read the sizes off a base model without adapter layers; its weights may be sharded."""
         config, head = model.config, model.get_output_embeddings()
-        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
-        shapes = adapter_shapes(model, target_modules, rank).values()
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+        linear = sum(layer.in_features * layer.out_features for layer in layers)
+        adapter = sum(rows * columns for rows, columns in adapter_shapes(model, target_modules, rank).values())
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         attention = config.num_hidden_layers * config.num_attention_heads * head_width
-        return cls(linear, head.weight.numel(), sum(rows * columns for rows, columns in shapes), attention)
+        return cls(linear, head.in_features * head.out_features, adapter, attention)
 
     def training(self, lengths: Iterable[int], num_labels: int) -> int:
         """Operations of forward and backward over sequences of these lengths with so many labelled tokens in all."""
@@ -60,11 +62,11 @@ def mfu(flops: float, seconds: float, rate: float) -> float:
 
 
 def gemm_rate(
-    dtype: torch.dtype, device: torch.device, sizes: Iterable[int] = GEMM_SIZES, repeats: int = 5
+    dtype: torch.dtype, device: torch.device, sizes: Iterable[int] | None = None, repeats: int = 5
 ) -> dict[int, float]:
     """Measured operations a second of square matrix products, the fastest of `repeats`, by size."""
     rates = {}
-    for size in sizes:
+    for size in sizes or GEMM_SIZES[device.type]:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         _product_seconds(left, right)
         rates[size] = 2 * size**3 / min(_product_seconds(left, right) for _ in range(repeats))

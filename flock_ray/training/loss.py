@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from peft import PeftModel
@@ -11,12 +10,19 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from flock_ray.training.cross_entropy import linear_cross_entropy
+from flock_ray.training.attention import use_packed_attention
+from flock_ray.training.cross_entropy import CHUNK_TOKENS, linear_cross_entropy
 from flock_ray.training.data import IGNORED, Example
 from flock_ray.training.engine import SequenceLoss
+from flock_ray.training.packing import Packed
 
 EVALUATION_ROWS = 8
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+def changes_logits(model: PreTrainedModel) -> bool:
+    """Whether the model does something to its head's output, so that the head alone gives no logits."""
+    return any(getattr(model.config, name, None) not in (None, 1.0) for name in _LOGIT_TRANSFORMS)
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,33 +43,18 @@ def collate(examples: Sequence[Example], device: torch.device) -> tuple[torch.Te
 
 
 class CausalLoss(nn.Module):
-    """Wraps a model with adapter layers: batch in, summed loss of each sequence out.
+    """Wraps a model with PEFT's adapter layers: padded batch in, summed loss of each sequence out.
 
     Over a bfloat16 base it computes in mixed precision: products in bfloat16; factors, sums and losses in float32.
     It is in evaluation mode for good: dropout of the base model would make training depend on what ran before.
-
-    Attributes:
-        whole_logits: logits of every token are made, since the model changes them after its head.
     """
 
-    def __init__(
-        self, model: PeftModel | PreTrainedModel, dtype: torch.dtype | None, chunk_tokens: int | None = None
-    ) -> None:
-        """Wrap.
-
-        Args:
-            model: base model with adapter layers, PEFT's or stacked ones.
-            dtype: of the base model's weights; None where the adapter layers compute in that type by themselves, which
-                saves the automatic casts.
-            chunk_tokens: labelled tokens whose logits exist at the same time; None for all of a batch.
-        """
+    def __init__(self, model: PeftModel, dtype: torch.dtype) -> None:
+        """Wrap; `dtype` is that of the base model's weights."""
         super().__init__()
         self.model = model
         self._mixed = dtype == torch.bfloat16
-        self._chunk_tokens = chunk_tokens
         self.eval()
-        config = self._causal().config
-        self.whole_logits = any(getattr(config, name, None) not in (None, 1.0) for name in _LOGIT_TRANSFORMS)
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of each sequence, float32.
@@ -78,25 +69,49 @@ class CausalLoss(nn.Module):
         targets = labels[:, 1:]
         rows, columns = torch.nonzero(targets != IGNORED, as_tuple=True)
         wanted = targets[rows, columns]
-        causal = self._causal()
-        head = causal.get_output_embeddings()
-        with self._autocast(input_ids.device):
-            if self.whole_logits:
+        causal = self.model.get_base_model()
+        with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            if changes_logits(causal):
                 logits = self.model(input_ids=input_ids, use_cache=False).logits[rows, columns]
-                nll = functional.cross_entropy(logits.float(), wanted, reduction="none")
             else:
-                hidden = causal.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns]
-                if self._chunk_tokens is None or head.bias is not None:
-                    nll = functional.cross_entropy(head(hidden).float(), wanted, reduction="none")
-                else:
-                    nll = linear_cross_entropy(hidden, head.weight, wanted, self._chunk_tokens)
+                hidden = causal.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+                logits = causal.get_output_embeddings()(hidden[rows, columns])
+            nll = functional.cross_entropy(logits.float(), wanted, reduction="none")
         return nll.new_zeros(len(labels)).index_add(0, rows, nll)
 
-    def _causal(self) -> PreTrainedModel:
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._mixed)
+class PackedLoss(nn.Module):
+    """Wraps a model with stacked adapter layers: packed batch in, summed loss of each sequence out.
+
+    It computes in the type of the base model's weights, losses in float32, and is in evaluation mode for good.
+
+    Attributes:
+        whole_logits: logits of every token are made, since the model changes them after its head.
+        chunk_tokens: labelled tokens whose logits exist at the same time; None for all of a batch.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = CHUNK_TOKENS) -> None:
+        """Wrap, and have the model attend within sequences."""
+        super().__init__()
+        use_packed_attention(model)
+        self.model, self.chunk_tokens = model, chunk_tokens
+        self.whole_logits = changes_logits(model)
+        self.eval()
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """Negative log-likelihood of each sequence, [R] float32: sums over labelled tokens, in nats."""
+        inputs = {"input_ids": packed.input_ids[None], "position_ids": packed.position_ids[None], "packed": packed}
+        head = self.model.get_output_embeddings()
+        if self.whole_logits:
+            logits = self.model(**inputs, use_cache=False).logits[0, packed.predictors]
+            nll = functional.cross_entropy(logits.float(), packed.targets, reduction="none")
+        else:
+            hidden = self.model.get_decoder()(**inputs, use_cache=False).last_hidden_state[0, packed.predictors]
+            if self.chunk_tokens is None or head.bias is not None:
+                nll = functional.cross_entropy(head(hidden).float(), packed.targets, reduction="none")
+            else:
+                nll = linear_cross_entropy(hidden, head.weight, packed.targets, self.chunk_tokens)
+        return nll.new_zeros(len(packed.lengths)).index_add(0, packed.owners, nll)
 
 
 def sequence_losses(model: CausalLoss, examples: Sequence[Example], device: torch.device) -> list[SequenceLoss]:

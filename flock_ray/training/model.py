@@ -55,11 +55,12 @@ class BaseModel:
     """The resident base model.
 
     Attributes:
-        model: causal language model, frozen, without key-value cache, in host memory until an engine moves it.
+        model: causal language model, frozen, without key-value cache; in host memory until an engine moves it, or
+            already sharded over the devices of several ranks.
         name: for people.
         hash: SHA-256 over the names and contents of its weight files.
         dtype: of its weights.
-        num_parameters: how many.
+        num_parameters: how many, all shards together.
         device: where engines compute.
     """
 
@@ -225,5 +226,5 @@ def load_base(spec: ModelSpec) -> BaseModel:
         raise ModelError(f"the model in {folder} lacks weights, {min(loading['missing_keys'])} for one")
     model.requires_grad_(False)
     model.config.use_cache = False
-    size = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())  # DeepSpeed's
     return BaseModel(model, tokenizer, name, weights_hash(folder), dtype, size, torch.device(spec.device))

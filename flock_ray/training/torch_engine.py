@@ -1,16 +1,24 @@
-"""One process, one device: the reference engine."""
+"""One process, one device, one member after the other, by PEFT's own layers: the reference engine."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
-from flock_ray.lora.serialization import Adapter
-from flock_ray.training.data import Example
-from flock_ray.training.engine import SequenceLoss, TrainOutcome, TrainSettings, require_finite
+from flock_ray.training.engine import (
+    LossJob,
+    MemberJob,
+    Result,
+    SequenceLoss,
+    Tick,
+    TrainOutcome,
+    no_tick,
+    one_by_one,
+    require_finite,
+)
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
 from flock_ray.training.model import BaseModel
 
@@ -24,14 +32,18 @@ class TorchEngine:
         self._model = CausalLoss(self._peft, base.dtype).to(base.device)
         self._device = base.device
 
-    def train(self, adapter: Adapter, batches: Iterable[list[Example]], settings: TrainSettings) -> TrainOutcome:
+    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
         """See `Engine`."""
+        return one_by_one(jobs, lambda job: self._train(job, tick))
+
+    def _train(self, job: MemberJob, tick: Tick) -> TrainOutcome:
         start = time.perf_counter()
-        load_adapter(self._peft, adapter)
+        settings = job.settings
+        load_adapter(self._peft, job.adapter)
         trainable = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trainable, settings.learning_rate, weight_decay=settings.weight_decay)
         losses, num_tokens = [], 0
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(job.batches):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             tokens = sum(example.num_labels for example in batch)
@@ -42,13 +54,18 @@ class TorchEngine:
             optimizer.zero_grad()
             losses.append(loss.item())
             num_tokens += tokens
+            tick()
         require_finite(losses)
         return TrainOutcome(read_adapter(self._peft), losses, num_tokens, time.perf_counter() - start)
 
-    def losses(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`."""
-        load_adapter(self._peft, adapter)
-        return sequence_losses(self._model, examples, self._device)
+        found = []
+        for job in jobs:
+            load_adapter(self._peft, job.adapter)
+            found.append(sequence_losses(self._model, job.examples, self._device))
+            tick()
+        return found
 
     def close(self) -> None:
         """Nothing is held."""

@@ -26,7 +26,7 @@ Tell = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: losses and bits per byte (only who holds the data can measure them), neglected terms, "
-    "wall times, silo and model names, who the adversaries are, events.jsonl, report.html, members/."
+    "wall times, training rates, silo and model names, who the adversaries are, events.jsonl, report.html, members/."
 )
 
 

@@ -159,3 +159,9 @@ def test_other_names_name_no_key(name: str) -> None:
 def test_what_a_member_needs_loads_without_web3(module: str) -> None:
     code = f"import sys, flock_ray.chain.{module}; sys.exit('web3' in sys.modules or 'eth_tester' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["client", "deployment"])
+def test_a_chain_of_others_loads_no_evm(module: str) -> None:
+    code = f"import sys, flock_ray.chain.{module}; sys.exit('eth_tester' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

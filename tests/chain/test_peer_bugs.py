@@ -16,7 +16,8 @@ from eth_abi.abi import encode
 from flock_ray.chain import node as chain_node
 from flock_ray.chain import transactions
 from flock_ray.chain.anvil import AnvilProcess
-from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME, EthTesterNode
+from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.evm import EthTesterNode
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.merkle import reward_leaf

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flock_ray.aggregation.mean import Mean
 from flock_ray.cluster.node import Node
+from flock_ray.config import CohortScope
 from flock_ray.errors import DataError, KeyMissingError, ModelError, ProtocolError
 from flock_ray.lora.serialization import adapter_hash
 from flock_ray.protocol.ballot import Check
@@ -17,41 +19,39 @@ from flock_ray.protocol.epoch import opened_manifests
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.store.blob_store import BlobStore
-from flock_ray.training.torch_engine import TorchEngine
+from flock_ray.training.stacked_engine import StackedEngine
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node, tiny_config
 
 
 class Counted:
-    """Calls of the engine, counted while it works as ever."""
+    """Jobs of the engine, counted while it works as ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: Counter[str] = Counter()
+        self.trained = 0
         self.evaluated: Counter[tuple[bytes, int]] = Counter()
-        train, losses = TorchEngine.train, TorchEngine.losses
+        train, losses = StackedEngine.train, StackedEngine.losses
 
-        def counted_train(engine: TorchEngine, *args: Any) -> Any:
-            self.calls["train"] += 1
-            return train(engine, *args)
+        def counted_train(engine: StackedEngine, jobs: Any, *args: Any) -> Any:
+            self.trained += len(jobs)
+            return train(engine, jobs, *args)
 
-        def counted_losses(engine: TorchEngine, adapter: Any, examples: Any) -> Any:
-            self.calls["losses"] += 1
-            self.evaluated[adapter_hash(adapter), id(examples)] += 1
-            return losses(engine, adapter, examples)
+        def counted_losses(engine: StackedEngine, jobs: Any, *args: Any) -> Any:
+            self.evaluated.update((adapter_hash(job.adapter), id(job.examples)) for job in jobs)
+            return losses(engine, jobs, *args)
 
-        monkeypatch.setattr(TorchEngine, "train", counted_train)
-        monkeypatch.setattr(TorchEngine, "losses", counted_losses)
+        monkeypatch.setattr(StackedEngine, "train", counted_train)
+        monkeypatch.setattr(StackedEngine, "losses", counted_losses)
 
 
 def test_an_epoch_computes_nothing_twice(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """V x P scores, V of the candidate, and the members' evaluation of it, which the voters have done already."""
+    """V x P scores, and the candidate on every member's part: the voters' hosts in ballot B, the others at the end."""
     play = alliance.found()
     counted = Counted(monkeypatch)
     record = play.epoch()
     voters, proposers = len(set(record.roles.voters)), len(record.roles.proposers)
-    members = len(play.state.members)
     assert record.accepted and len(record.candidate.weights) > 1
-    assert counted.calls["train"] == proposers
-    assert counted.calls["losses"] == voters * proposers + voters + (members - voters)
+    assert counted.trained == proposers
+    assert counted.evaluated.total() == voters * proposers + len(play.state.members)
     assert set(counted.evaluated.values()) == {1}
 
     monkeypatch.undo()
@@ -61,19 +61,18 @@ def test_an_epoch_computes_nothing_twice(alliance: PlainAlliance, monkeypatch: p
     assert set(counted.evaluated.values()) == {1}
 
 
-def test_a_single_accepted_update_is_its_own_candidate(
+def test_a_single_accepted_update_is_measured_as_a_candidate_too(
     alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its adapter was scored in ballot A, so ballot B costs nothing."""
+    """Its adapter was scored in ballot A, but in other batches: what a batch is made of shapes the last bits."""
     play = alliance.found()
     hidden = set(play.state.roles.proposers[1:])
     counted = Counted(monkeypatch)
     record = play.epoch(
         lambda phase, sent: [m for m in sent if phase != "publish" or Message.parse(m.data).member not in hidden]
     )
-    voters = len(set(record.roles.voters))
     assert record.accepted and len(record.candidate.weights) == 1
-    assert counted.calls["losses"] == voters + (len(play.state.members) - voters)
+    assert counted.evaluated.total() == len(set(record.roles.voters)) + len(play.state.members)
 
 
 @pytest.mark.parametrize(("mechanism", "scores_candidate"), [("flock", True), ("open", False)])
@@ -89,7 +88,7 @@ def test_a_mechanism_is_asked_for_no_score_that_it_does_not_need(
     assert record.accepted
     assert not any(one.consensus for one in record.proposals)
     assert (record.candidate.consensus is not None) == scores_candidate
-    assert counted.calls["losses"] == len(play.state.members)  # the evaluation, which the voters may have done
+    assert counted.evaluated.total() == len(play.state.members)  # the evaluation, which the voters may have done
 
 
 @pytest.mark.parametrize("mechanism", ["open", "flock"])
@@ -268,7 +267,7 @@ def test_the_store_probe_goes_both_ways(alliance: PlainAlliance) -> None:
 def test_what_a_node_cannot_load_is_told(
     alliance: PlainAlliance, tmp_path: Path, change: dict[str, Any], error: type[Exception], told: str
 ) -> None:
-    spec = replace(alliance.specs[0], state_dir=str(tmp_path), members=(0, 1))
+    spec = replace(alliance.specs[0], state_dir=str(tmp_path), hosts=((0, 1),))
     for name, value in change.items():
         spec = replace(spec, **{name: replace(getattr(spec, name), **value) if isinstance(value, dict) else value})
     with pytest.raises(error) as caught:
@@ -280,3 +279,20 @@ def test_only_rank_0_holds_keys(alliance: PlainAlliance) -> None:
     node = Node(alliance.specs[0], 1)
     report = node.load("localhost", 0, 1)
     assert report.members == () and report.adapter == alliance.reports[0].adapter
+
+
+def test_cohorts_change_rounding_only(alliance: PlainAlliance, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Members that train and score alone end where those of one batch do, up to what floating point leaves."""
+    config = tiny_config(tiny_model_dir)
+    solo = PlainAlliance(tmp_path, replace(config, training=replace(config.training, cohort=CohortScope.solo)))
+    start = alliance.reports[0].adapter
+    largest = 0.0
+    for ours, theirs in zip(alliance.nodes, solo.nodes, strict=True):
+        members = ours._spec.members
+        together, alone = (node._bench.train(members, 9, start) for node in (ours, theirs))
+        for member in members:
+            for key, factor in together[member].delta.items():
+                largest = max(largest, float(factor.abs().max()))
+                assert torch.allclose(factor, alone[member].delta[key], atol=1e-4)
+        assert ours._bench.evaluate(start) == pytest.approx(theirs._bench.evaluate(start), rel=1e-6)
+    assert largest > 1e-2

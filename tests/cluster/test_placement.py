@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flock_ray.cluster.placement import Plan, make_plan
-from flock_ray.config import AllianceConfig, ClusterConfig, Config, Engine, TrainingConfig
-from flock_ray.errors import PlacementError
+from flock_ray.config import AllianceConfig, Backend, ClusterConfig, Config, Engine, TrainingConfig
+from flock_ray.errors import ConfigError, PlacementError
 
 
 def plan_of(members: int = 8, hosts: int = 4, engine: Engine = Engine.auto, **cluster: int) -> Plan:
@@ -24,7 +25,7 @@ def plan_of(members: int = 8, hosts: int = 4, engine: Engine = Engine.auto, **cl
 def test_the_plan_is_told_with_its_numbers() -> None:
     plan = plan_of(nodes=2, workers_per_node=2, cpus_per_worker=3, gpus_per_worker=1, threads_per_worker=1)
     assert plan.describe().splitlines() == [
-        "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed",
+        "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
         "  node 1: hosts 2-3, members 4-7",
         "  in all 12 CPU, 4 GPU; the committee and chain actors take none",
@@ -35,10 +36,20 @@ def test_the_plan_is_told_with_its_numbers() -> None:
 def test_one_of_everything_is_told_in_the_singular() -> None:
     plan = plan_of(members=3, hosts=1, cpus_per_worker=1, threads_per_worker=2)
     assert plan.describe().splitlines()[:2] == [
-        "Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 2 threads), engine torch",
+        "Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 2 threads), engine torch, members stacked",
         "  node 0: hosts 0, members 0-2",
     ]
     assert plan.bundle() == {"CPU": 1.0}
+
+
+def test_members_are_stacked_where_each_keeps_its_own_optimizer() -> None:
+    sharded = TrainingConfig(engine=Engine.deepspeed, zero_stage=3)
+    assert make_plan(Config(training=sharded)).backend == "sequential"
+    assert make_plan(Config(training=replace(sharded, zero_stage=0))).backend == "stacked"
+    assert make_plan(Config(training=replace(sharded, engine=Engine.torch))).backend == "stacked"
+    for backend in (Backend.stacked, Backend.grouped):
+        with pytest.raises(ConfigError, match=r"training\.zero_stage=3: .* take training\.backend=sequential"):
+            make_plan(Config(training=replace(sharded, backend=backend)))
 
 
 @given(st.data())

@@ -48,7 +48,7 @@ def test_cfg_prints_every_key_with_its_value(tmp_path: Path) -> None:
 def test_the_plan_alone(tmp_path: Path) -> None:
     ended = told(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
     assert ended.output.splitlines()[:4] == [
-        "Placement plan: 2 node groups, each 1 worker x (2 CPU, 1 GPU, 2 threads), engine deepspeed",
+        "Placement plan: 2 node groups, each 1 worker x (2 CPU, 1 GPU, 2 threads), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
         "  node 1: hosts 2-3, members 4-7",
         "  in all 4 CPU, 2 GPU; the committee and chain actors take none",

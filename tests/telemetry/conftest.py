@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flock_ray.telemetry.summary import build_summary
-from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal
+from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, TrainingRate
 
 TOKEN = 10**18
 SILOS = ("asyncio", "email", "unittest", "xml", "http", "json", "logging", "multiprocessing")
@@ -79,6 +79,7 @@ def epochs() -> list[EpochView]:
                     "evaluate": 15.8,
                     "overhead": 2.4,
                 },
+                training=TrainingRate(tokens_per_second=1_234.5, mfu=0.523),
             )
         )
         losses = after

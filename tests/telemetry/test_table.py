@@ -47,6 +47,7 @@ def test_elsewhere_than_on_a_terminal_lines_are_plain_and_fit(
     assert len(tables) == 4 * 8
     assert all(len(line) <= PLAIN_WIDTH for line in tables)
     assert re.search(r"3  xml \(adversary\)  proposer  3\.020 -> 2\.\d{3}  -0\.3100  harmful +-300\.00", text)
+    assert "overhead 2.4 s; trained 1,234 tokens/s, MFU 52%" in text
     assert "7 of 7 honest members end with more" in text
     assert (
         "epoch 2 settled: transaction 0x4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a, gas 265,310"
@@ -90,6 +91,7 @@ def test_an_epoch_without_ballots_chain_or_losses_still_prints(epochs: list[Epoc
         candidate_score=None,
         band=None,
         wall_seconds={},
+        training=None,
     )
     file = io.StringIO()
     Console(file).epoch(bare, 3)

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from flock_ray.errors import ModelError
 from flock_ray.training.model import BaseModel, cache_dir, load_base, prepare_packaged
 from flock_ray.training.torch_engine import TorchEngine
+from tests.training.ranks import Ranks, two_ranks
 from tests.training.samples import LORA, tiny_spec
 
 USER_CACHE = cache_dir()
@@ -48,3 +49,10 @@ def base(tiny_model_dir: Path) -> BaseModel:
 @pytest.fixture(scope="package")
 def engine(tiny_model_dir: Path) -> TorchEngine:
     return TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA)
+
+
+@pytest.fixture(scope="package")
+def ranks() -> Iterator[Ranks]:
+    """Two ranks that all tests share: importing DeepSpeed costs seconds."""
+    with two_ranks() as started:
+        yield started

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
 from flock_ray.lora.serialization import Adapter
 from flock_ray.training.data import Example
-from flock_ray.training.engine import TrainSettings
+from flock_ray.training.engine import Engine, LossJob, MemberJob, SequenceLoss, TrainOutcome, TrainSettings
 from flock_ray.training.model import BaseModel, ModelSpec
 
 LORA = LoraSpec(4, 8, ("all-linear",))
@@ -41,7 +42,43 @@ def random_batches(steps: int = 4, size: int = 3, seed: int = 0) -> list[list[Ex
     return [random_examples(size, seed=100 * seed + step) for step in range(steps)]
 
 
+def adapters_of(base: BaseModel, number: int) -> list[Adapter]:
+    """Adapters that differ from each other and have no zero factor."""
+    start = starting_adapter(base)
+    noise = torch.Generator().manual_seed(5)
+    return [{key: f + 0.02 * torch.randn(f.shape, generator=noise) for key, f in start.items()} for _ in range(number)]
+
+
+def ragged_jobs(base: BaseModel) -> list[MemberJob]:
+    """Members with unequal rows, lengths, steps, rates, decays and clipping."""
+    jobs = []
+    for member, adapter in enumerate(adapters_of(base, 3)):
+        settings = replace(
+            SETTINGS,
+            steps=2 + member,
+            learning_rate=SETTINGS.learning_rate / (1 + member),
+            weight_decay=0.1 * member,
+            max_grad_norm=(5.0, 0.05, 100.0)[member],
+        )
+        batches = [random_examples(1 + (member + step) % 3, seed=10 * member + step) for step in range(2 + member)]
+        jobs.append(MemberJob(adapter, batches, settings))
+    return jobs
+
+
 def distance(left: Adapter, right: Adapter) -> float:
     """Largest difference of an entry."""
     assert left.keys() == right.keys()
     return max(float((left[key] - right[key]).abs().max()) for key in left)
+
+
+def train_one(engine: Engine, adapter: Adapter, batches: list[list[Example]], settings: TrainSettings) -> TrainOutcome:
+    """One member; what it diverged with is raised."""
+    [result] = engine.train([MemberJob(adapter, batches, settings)])
+    if not isinstance(result, TrainOutcome):
+        raise result
+    return result
+
+
+def losses_of(engine: Engine, adapter: Adapter, examples: list[Example]) -> list[SequenceLoss]:
+    [found] = engine.losses([LossJob(adapter, examples)])
+    return found

@@ -1,223 +1,34 @@
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
 
-import pytest
-import torch
-from transformers import LlamaForCausalLM
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flock_ray.errors import TrainingError
-from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter
-from flock_ray.lora.serialization import Adapter, canonical_bytes
-from flock_ray.training.cohort import BACKENDS, CohortTrainer, MemberJob, StackedCohort, cohort_trainer
-from flock_ray.training.data import Example
-from flock_ray.training.engine import TrainOutcome
-from flock_ray.training.loss import CausalLoss, collate
-from flock_ray.training.model import BaseModel, load_base
-from tests.training.samples import LORA, SETTINGS, distance, random_examples, starting_adapter, tiny_spec
+from flock_ray.training.cohort import cohorts
 
-ONE_BATCH = ("stacked", "grouped")
+SIZES = st.lists(st.integers(1, 5_000), max_size=40)
 
 
-@pytest.fixture(scope="module")
-def trainers(tiny_model_dir: Path) -> dict[str, CohortTrainer]:
-    return {name: cohort_trainer(name, load_base(tiny_spec(tiny_model_dir)), LORA) for name in BACKENDS}
+@given(SIZES, st.integers(1, 8_192))
+def test_every_job_is_in_one_cohort_within_the_budget(sizes: list[int], budget: int) -> None:
+    found = cohorts(sizes, budget)
+    assert sorted(index for cohort in found for index in cohort) == list(range(len(sizes)))
+    for cohort in found:
+        assert cohort == sorted(cohort)
+        assert len(cohort) == 1 or max(sizes[index] for index in cohort) * len(cohort) <= budget
 
 
-def adapters_of(base: BaseModel, number: int) -> list[Adapter]:
-    """Adapters that differ from each other and have no zero factor."""
-    start = starting_adapter(base)
-    noise = torch.Generator().manual_seed(5)
-    return [{key: f + 0.02 * torch.randn(f.shape, generator=noise) for key, f in start.items()} for _ in range(number)]
-
-
-def ragged_jobs(base: BaseModel) -> list[MemberJob]:
-    """Members with unequal rows, lengths, steps, rates, decays and clipping."""
-    jobs = []
-    for member, adapter in enumerate(adapters_of(base, 3)):
-        settings = replace(
-            SETTINGS,
-            steps=2 + member,
-            learning_rate=SETTINGS.learning_rate / (1 + member),
-            weight_decay=0.1 * member,
-            max_grad_norm=(5.0, 0.05, 100.0)[member],
-        )
-        batches = [random_examples(1 + (member + step) % 3, seed=10 * member + step) for step in range(2 + member)]
-        jobs.append(MemberJob(adapter, batches, settings))
-    return jobs
-
-
-def gradients(cohort: StackedCohort, adapters: list[Adapter], batches: list[list[Example]]) -> list[Adapter]:
-    """Each member's gradient in PEFT's layout, from one backward pass of the cohort."""
-    cohort.adapters.load(adapters)
-    cohort.member_losses(batches).sum().backward()
-    found = [factor.grad for factor in cohort.adapters.factors]
-    for factor, gradient in zip(cohort.adapters.factors, found, strict=True):
-        assert gradient is not None
-        factor.data, factor.grad = gradient, None
-    return [cohort.adapters.read(member) for member in range(len(adapters))]
-
-
-def solo_gradient(folder: Path, adapter: Adapter, batch: list[Example]) -> Adapter:
-    """By PEFT, with nobody else in the batch."""
-    model = inject(load_base(tiny_spec(folder)).model, LORA)
-    load_adapter(model, adapter)
-    loss = CausalLoss(model, torch.float32)(*collate(batch, torch.device("cpu"))).sum()
-    (loss / sum(example.num_labels for example in batch)).backward()
-    return {
-        name.replace(".default.", "."): parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def vmapped_gradients(base: BaseModel, adapters: list[Adapter], batches: list[list[Example]]) -> list[Adapter]:
-    """By `torch.func.vmap` over an unmodified model with the products merged in; all batches of one shape."""
-    weights = {name: parameter.detach() for name, parameter in base.model.named_parameters()}
-
-    def loss(adapter: Adapter, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        merged = dict(weights)
-        for key, factor in adapter.items():
-            if ".lora_A." in key:
-                name = key.removeprefix("base_model.model.").replace("lora_A.", "")
-                merged[name] = weights[name] + LORA.alpha / LORA.rank * adapter[key.replace("_A.", "_B.")] @ factor
-        logits = torch.func.functional_call(base.model, merged, (ids,), {"use_cache": False}).logits
-        nll = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
-        return nll / (labels[:, 1:] != -100).sum()
-
-    stacked = {key: torch.stack([adapter[key] for adapter in adapters]) for key in adapters[0]}
-    ids, labels = (torch.stack(part) for part in zip(*(collate(b, torch.device("cpu")) for b in batches), strict=True))
-    found = torch.func.vmap(torch.func.grad(loss))(stacked, ids, labels)
-    return [{key: value[member] for key, value in found.items()} for member in range(len(adapters))]
-
-
-def relative(left: Adapter, right: Adapter) -> float:
-    """Largest difference of an entry, over the largest entry of its factor."""
-    assert left.keys() == right.keys()
-    return max(float((left[k] - right[k]).abs().max() / right[k].abs().max()) for k in left)
-
-
-@pytest.mark.parametrize("backend", ONE_BATCH)
-def test_gradients_are_those_of_solo_training(
-    trainers: dict[str, StackedCohort], base: BaseModel, tiny_model_dir: Path, backend: str
-) -> None:
-    adapters = adapters_of(base, 4)
-    batches = [random_examples(rows, seed=rows) for rows in (3, 1, 2, 3)]
-    ours = gradients(trainers[backend], adapters, batches)
-    for member, (adapter, batch) in enumerate(zip(adapters, batches, strict=True)):
-        assert relative(ours[member], solo_gradient(tiny_model_dir, adapter, batch)) < 1e-5
-
-
-@pytest.mark.parametrize("backend", ONE_BATCH)
-def test_gradients_are_those_of_vmap(trainers: dict[str, StackedCohort], base: BaseModel, backend: str) -> None:
-    adapters = adapters_of(base, 3)
-    batches = [random_examples(2, seed=member) for member in range(3)]
-    theirs = vmapped_gradients(base, adapters, batches)
-    for mine, other in zip(gradients(trainers[backend], adapters, batches), theirs, strict=True):
-        assert relative(mine, other) < 1e-5
-
-
-def test_members_meet_only_themselves(trainers: dict[str, StackedCohort], base: BaseModel) -> None:
-    """Whoever else is in the cohort, a member's gradient is the same to rounding, NaN neighbours included."""
-    adapters, batches = adapters_of(base, 2), [random_examples(2, seed=member) for member in range(2)]
-    broken = {key: torch.full_like(factor, math.nan) for key, factor in adapters[1].items()}
-    for backend in ONE_BATCH:
-        [beside, _] = gradients(trainers[backend], adapters, batches)
-        [by_itself] = gradients(trainers[backend], adapters[:1], batches[:1])
-        [beside_nan, _] = gradients(trainers[backend], [adapters[0], broken], batches)
-        assert relative(beside, by_itself) < 1e-5
-        assert canonical_bytes(beside) == canonical_bytes(beside_nan)
-
-
-@pytest.mark.parametrize("backend", ONE_BATCH)
-def test_ragged_cohort_trains_as_one_after_the_other(
-    trainers: dict[str, CohortTrainer], base: BaseModel, backend: str
-) -> None:
-    jobs = ragged_jobs(base)
-    ours, theirs = (trainers[name].train(jobs) for name in (backend, "sequential"))
-    for job, mine, other in zip(jobs, ours, theirs, strict=True):
-        assert isinstance(mine, TrainOutcome)
-        assert isinstance(other, TrainOutcome)
-        assert mine.losses == pytest.approx(other.losses, rel=1e-4)
-        assert mine.num_tokens == other.num_tokens
-        assert distance(mine.adapter, other.adapter) < 1e-4 < 1e-3 < distance(mine.adapter, job.adapter)
-
-
-@pytest.mark.parametrize("backend", ONE_BATCH)
-def test_equal_cohorts_give_equal_bytes(trainers: dict[str, CohortTrainer], base: BaseModel, backend: str) -> None:
-    first, second = (trainers[backend].train(ragged_jobs(base)) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        assert isinstance(one, TrainOutcome)
-        assert isinstance(other, TrainOutcome)
-        assert canonical_bytes(one.adapter) == canonical_bytes(other.adapter)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_diverging_member_stops_alone(trainers: dict[str, CohortTrainer], base: BaseModel, backend: str) -> None:
-    jobs = ragged_jobs(base)
-    wild = replace(jobs[1], settings=replace(jobs[1].settings, learning_rate=1e30))
-    calm, error, calm_too = trainers[backend].train([jobs[0], wild, jobs[2]])
-    assert isinstance(error, TrainingError)
-    assert re.fullmatch(
-        r"the (loss|gradient norm) of local step 2 is (nan|inf): lower training\.learning_rate", str(error)
+@given(SIZES, st.integers(1, 8_192))
+def test_no_cohort_had_room_for_the_next_job(sizes: list[int], budget: int) -> None:
+    descending = sorted(
+        ([sizes[index] for index in cohort] for cohort in cohorts(sizes, budget)), key=max, reverse=True
     )
-    for mine, other in zip((calm, calm_too), trainers[backend].train([jobs[0], jobs[2]]), strict=True):
-        assert isinstance(mine, TrainOutcome)
-        assert isinstance(other, TrainOutcome)
-        assert distance(mine.adapter, other.adapter) < 1e-4
+    for cohort, following in pairwise(descending):
+        assert max(cohort) * (len(cohort) + 1) > budget or max(following) == max(cohort)
 
 
-def test_mixed_precision_keeps_float32_factors(
-    trainers: dict[str, CohortTrainer], base: BaseModel, tiny_model_dir: Path
-) -> None:
-    jobs = ragged_jobs(base)
-    exact = trainers["sequential"].train(jobs)
-    for backend in ONE_BATCH:
-        half = cohort_trainer(backend, load_base(tiny_spec(tiny_model_dir, "bfloat16")), LORA)
-        for mine, other in zip(half.train(jobs), exact, strict=True):
-            assert isinstance(mine, TrainOutcome)
-            assert isinstance(other, TrainOutcome)
-            assert {factor.dtype for factor in mine.adapter.values()} == {torch.float32}
-            assert mine.losses == pytest.approx(other.losses, rel=0.02)
-
-
-def test_nothing_below_the_first_adapted_layer_has_a_gradient(tiny_model_dir: Path, base: BaseModel) -> None:
-    spec = LoraSpec(4, 8, ("layers.1.mlp.up_proj",))
-    fresh = load_base(tiny_spec(tiny_model_dir))
-    cohort = StackedCohort(fresh, spec)
-    shapes = {key: f for key, f in starting_adapter(base).items() if "layers.1.mlp.up_proj" in key}
-    model = fresh.model
-    assert isinstance(model, LlamaForCausalLM)
-    seen: dict[str, bool] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, args, output: seen.update({name: output.requires_grad})
-
-    for name, module in model.named_modules():
-        if name.endswith(("layers.0.mlp", "layers.1.mlp.gate_proj", "layers.1.mlp")):
-            module.register_forward_hook(note(name))
-    cohort.adapters.load([shapes])
-    cohort.member_losses([random_examples(2)]).sum().backward()
-    assert seen == {"model.layers.0.mlp": False, "model.layers.1.mlp.gate_proj": False, "model.layers.1.mlp": True}
-
-
-@pytest.mark.deep
-def test_compiled_layers_change_rounding_only(
-    trainers: dict[str, CohortTrainer], base: BaseModel, tiny_model_dir: Path
-) -> None:
-    batches = [random_examples(2)] * SETTINGS.steps  # one shape is compiled once
-    jobs = [MemberJob(adapter, batches, SETTINGS) for adapter in adapters_of(base, 2)]
-    compiled = StackedCohort(load_base(tiny_spec(tiny_model_dir)), LORA, compiled=True).train(jobs)
-    for mine, other in zip(compiled, trainers["stacked"].train(jobs), strict=True):
-        assert isinstance(mine, TrainOutcome)
-        assert isinstance(other, TrainOutcome)
-        assert distance(mine.adapter, other.adapter) < 1e-4
-
-
-def test_unknown_backend_is_refused(base: BaseModel) -> None:
-    with pytest.raises(ValueError, match="must be one of sequential, stacked, grouped"):
-        cohort_trainer("parallel", base, LORA)
+def test_alike_go_together() -> None:
+    assert cohorts([100, 500, 100, 500], 1_000) == [[0, 2], [1, 3]]
+    assert cohorts([512] * 8, 2_048) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert cohorts([3_000, 10], 2_048) == [[0], [1]]

@@ -1,84 +1,73 @@
 from __future__ import annotations
 
 import math
-import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed
 
-from flock_ray.errors import TrainingError
+from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.algebra import subtract
+from flock_ray.lora.peft_io import adapter_shapes
 from flock_ray.lora.serialization import Adapter, canonical_bytes
-from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec
+from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec, load_sharded
 from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss, TrainOutcome
 from flock_ray.training.evaluation import mean_loss
-from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.flops import FlopCounter
+from flock_ray.training.model import BaseModel, ModelSpec, load_base
 from flock_ray.training.torch_engine import TorchEngine
+from tests.training.ranks import Ranks
 from tests.training.samples import (
     LORA,
     SETTINGS,
     distance,
+    losses_of,
     random_batches,
     random_examples,
     starting_adapter,
     tiny_spec,
+    train_one,
 )
 
 pytestmark = pytest.mark.integration
 
-WORLD = 2
 HELD = replace(SETTINGS, learning_rate=3e-3, weight_decay=0.0, max_grad_norm=1e-7)
 
 Answers = tuple[list[SequenceLoss] | TrainOutcome, ...]
 
 
-def turns(engine: Engine, base: BaseModel) -> Answers:
+def turns(start: Adapter, engine: Engine) -> Answers:
     """What a node asks of an engine: losses, training, losses of the result, others, one that diverges, again.
 
     Batches of 3 rows split unevenly over two ranks, those of 1 leave a rank without rows; label counts differ by row.
     """
-    start, examples = starting_adapter(base), random_examples(11, seed=9)
-    before = engine.losses(start, examples)
-    first = engine.train(start, random_batches(size=3), SETTINGS)
-    after = engine.losses(first.adapter, examples)
-    lonely = engine.train(start, random_batches(size=1, seed=1), SETTINGS)
-    held = engine.train(start, random_batches(size=4, seed=2), HELD)
+    examples = random_examples(11, seed=9)
+    before = losses_of(engine, start, examples)
+    first = train_one(engine, start, random_batches(size=3), SETTINGS)
+    after = losses_of(engine, first.adapter, examples)
+    lonely = train_one(engine, start, random_batches(size=1, seed=1), SETTINGS)
+    held = train_one(engine, start, random_batches(size=4, seed=2), HELD)
     with pytest.raises(TrainingError, match=r"local step [2-4] is (nan|inf)"):
-        engine.train(start, random_batches(size=3), replace(SETTINGS, learning_rate=1e30))
-    again = engine.train(start, random_batches(size=3), SETTINGS)
+        train_one(engine, start, random_batches(size=3), replace(SETTINGS, learning_rate=1e30))
+    again = train_one(engine, start, random_batches(size=3), SETTINGS)
     return before, first, after, lonely, held, again
 
 
-class Rank:
-    """One rank, in an actor of its own; holds one engine after the other."""
-
-    def turns(self, folder: Path, dtype: str, zero: ZeroSpec, rendezvous: Rendezvous) -> Answers:
-        base = load_base(tiny_spec(folder, dtype))
-        engine = DeepSpeedEngine(base, LORA, zero, rendezvous)
-        answers = turns(engine, load_base(tiny_spec(folder, dtype)))
-        engine.close()
-        return answers
+def sharded(folder: Path, dtype: str, zero: ZeroSpec, place: Rendezvous) -> DeepSpeedEngine:
+    spec = tiny_spec(folder, dtype)
+    base = load_sharded(spec, place) if zero.stage == 3 else load_base(spec)
+    return DeepSpeedEngine(base, LORA, zero, place)
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[list[Any]]:
-    ray.init(address="local", num_cpus=WORLD, include_dashboard=False, log_to_driver=False)
-    yield [ray.remote(num_cpus=1)(Rank).remote() for _ in range(WORLD)]
-    ray.shutdown()
-
-
-def ask(ranks: list[Any], folder: Path, dtype: str, zero: ZeroSpec) -> list[Answers]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meet = [Rendezvous("127.0.0.1", port, rank, WORLD) for rank in range(WORLD)]
-    calls = [rank.turns.remote(folder, dtype, zero, place) for rank, place in zip(ranks, meet, strict=True)]
-    answers: list[Answers] = ray.get(calls, timeout=300)
-    return answers
+def start(base: BaseModel) -> Adapter:
+    return starting_adapter(base)
 
 
 def check(ours: Answers, theirs: Answers, tolerance: float, loss_tolerance: float) -> None:
@@ -105,15 +94,16 @@ def check_ranks_agree(left: Answers, right: Answers) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model_dir: Path, base: BaseModel) -> Answers:
-    return turns(TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA), base)
+def alone(tiny_model_dir: Path, start: Adapter) -> Answers:
+    return turns(start, TorchEngine(load_base(tiny_spec(tiny_model_dir)), LORA))
 
 
 @pytest.mark.parametrize(("stage", "threshold"), [(0, 0), (1, 0), (2, 0), (3, 0), (3, 100_000)])
 def test_two_ranks_equal_a_single_process(
-    ranks: list[Any], alone: Answers, tiny_model_dir: Path, stage: int, threshold: int
+    ranks: Ranks, alone: Answers, start: Adapter, tiny_model_dir: Path, stage: int, threshold: int
 ) -> None:
-    answers = ask(ranks, tiny_model_dir, "float32", ZeroSpec(stage, threshold))
+    make = partial(sharded, tiny_model_dir, "float32", ZeroSpec(stage, threshold))
+    answers = ranks.ask(make, partial(turns, start))
     check(answers[0], alone, tolerance=1e-3 if stage == 3 else 1e-5, loss_tolerance=1e-4)
     check_ranks_agree(*answers)
     _, first, _, _, held, again = answers[0]
@@ -123,13 +113,12 @@ def test_two_ranks_equal_a_single_process(
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_mixed_precision(ranks: list[Any], tiny_model_dir: Path, base: BaseModel, stage: int) -> None:
+def test_mixed_precision(ranks: Ranks, tiny_model_dir: Path, start: Adapter, stage: int) -> None:
     """Over a bfloat16 base halves of a batch round differently, and Adam turns that into steps of small entries."""
-    answers = ask(ranks, tiny_model_dir, "bfloat16", ZeroSpec(stage, 0))
+    answers = ranks.ask(partial(sharded, tiny_model_dir, "bfloat16", ZeroSpec(stage, 0)), partial(turns, start))
     check_ranks_agree(*answers)
-    start = starting_adapter(base)
     _, first, after, *_ = answers[0]
-    _, expected, expected_after, *_ = turns(TorchEngine(load_base(tiny_spec(tiny_model_dir, "bfloat16")), LORA), base)
+    _, expected, expected_after, *_ = turns(start, TorchEngine(load_base(tiny_spec(tiny_model_dir, "bfloat16")), LORA))
     assert isinstance(first, TrainOutcome) and isinstance(expected, TrainOutcome)
     assert length(subtract(first.adapter, expected.adapter)) < 0.1 * length(subtract(expected.adapter, start))
     assert first.losses == pytest.approx(expected.losses, rel=5e-3)
@@ -141,10 +130,68 @@ def length(delta: Adapter) -> float:
     return math.sqrt(sum(float(factor.square().sum()) for factor in delta.values()))
 
 
-def test_refusal_gives_the_reason(ranks: list[Any], tiny_model_dir: Path) -> None:
+def test_refusal_gives_the_reason(ranks: Ranks, start: Adapter, tiny_model_dir: Path) -> None:
     with pytest.raises(TrainingError, match=r"training\.zero_stage=7 on 2 ranks .* should be 0, 1, 2, 3") as refusal:
         try:
-            ask(ranks, tiny_model_dir, "float32", ZeroSpec(7, 0))
+            ranks.ask(partial(sharded, tiny_model_dir, "float32", ZeroSpec(7, 0)), partial(turns, start))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
     assert "\n" not in str(refusal.value)
+
+
+class Loaded:
+    """A base model as one rank holds it."""
+
+    def __init__(self, spec: ModelSpec, place: Rendezvous) -> None:
+        self.base = load_sharded(spec, place)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rank knows of a base model: `held` elements of it, and what others are told."""
+
+    held: int
+    whole: tuple[int, torch.dtype, bytes]
+    shapes: dict[str, tuple[int, ...]]
+    flops: FlopCounter
+
+
+def facts(loaded: Loaded) -> Facts:
+    base = loaded.base
+    held = 0
+    for parameter in base.model.parameters():
+        assert parameter.dtype == base.dtype and not parameter.requires_grad
+        held += parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
+    whole = (base.num_parameters, base.dtype, base.hash)
+    shapes = adapter_shapes(base.model, LORA.target_modules, LORA.rank)
+    return Facts(held, whole, shapes, FlopCounter.of(base.model, LORA.target_modules, LORA.rank))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rank_holds_its_share_of_the_base_model_from_the_start(
+    ranks: Ranks, tiny_model_dir: Path, dtype: str
+) -> None:
+    spec = tiny_spec(tiny_model_dir, dtype)
+    whole = load_base(spec)
+    for found in ranks.ask(partial(Loaded, spec), facts):
+        assert found.whole == (whole.num_parameters, whole.dtype, whole.hash)
+        assert found.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
+        assert found.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
+        assert found.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)
+
+
+def test_a_sharded_base_model_that_lacks_weights_is_refused(ranks: Ranks, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights, model\.layers\.1\.mlp\.up_proj\.weight for one"):
+        try:
+            ranks.ask(partial(Loaded, tiny_spec(folder)), facts)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None

@@ -6,12 +6,14 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
+from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec, inject
 from flock_ray.training.data import IGNORED
-from flock_ray.training.loss import EVALUATION_ROWS, CausalLoss, collate, sequence_losses
+from flock_ray.training.loss import EVALUATION_ROWS, CausalLoss, PackedLoss, collate, sequence_losses
 from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.packing import pack
 from flock_ray.training.torch_engine import TorchEngine
-from tests.training.samples import random_examples, starting_adapter, tiny_spec
+from tests.training.samples import losses_of, random_examples, starting_adapter, tiny_spec
 
 CPU = torch.device("cpu")
 
@@ -29,25 +31,41 @@ def test_collate_pads_to_the_right_without_labels() -> None:
 
 def test_padding_and_neighbours_change_no_loss(base: BaseModel, engine: TorchEngine) -> None:
     adapter, examples = starting_adapter(base), random_examples(2 * EVALUATION_ROWS + 3)
-    together = engine.losses(adapter, examples)
+    together = losses_of(engine, adapter, examples)
     for example, loss in zip(examples, together, strict=True):
-        [alone] = engine.losses(adapter, [example])
+        [alone] = losses_of(engine, adapter, [example])
         assert loss.nll == pytest.approx(alone.nll, rel=1e-5)
         assert loss.num_tokens == alone.num_tokens == example.num_labels
 
 
+def losses_of_transformers(model: PreTrainedModel) -> list[float]:
+    """Mean loss by transformers x labelled tokens, of each sequence by itself."""
+    with torch.no_grad():
+        return [
+            float(model(input_ids=example.input_ids[None], labels=example.labels[None]).loss) * example.num_labels
+            for example in random_examples(4)
+        ]
+
+
 def check_against_transformers(model: PreTrainedModel, losses: CausalLoss) -> None:
-    """Sum of our losses of one sequence = mean loss by transformers x labelled tokens."""
-    for example in random_examples(4):
-        ids, labels = example.input_ids[None], example.labels[None]
+    """Our losses, padded and packed, against theirs."""
+    theirs = losses_of_transformers(model)
+    with torch.no_grad():
+        ours = losses(*collate(random_examples(4), CPU))
+    assert ours.tolist() == pytest.approx(theirs, rel=1e-5)
+
+
+def check_packed_against_transformers(model: PreTrainedModel) -> None:
+    theirs = losses_of_transformers(model)
+    for chunk_tokens in (None, 7, 1_000):
         with torch.no_grad():
-            theirs = float(model(input_ids=ids, labels=labels).loss) * example.num_labels
-            ours = losses(ids, labels)
-        assert ours.shape == (1,)
-        assert float(ours) == pytest.approx(theirs, rel=1e-5)
+            ours = PackedLoss(model, chunk_tokens)(pack(random_examples(4), CPU))
+        assert ours.tolist() == pytest.approx(theirs, rel=1e-5)
 
 
 def test_equals_transformers_loss(tiny_model_dir: Any) -> None:
+    model = load_base(tiny_spec(tiny_model_dir)).model
+    check_packed_against_transformers(model)
     model = load_base(tiny_spec(tiny_model_dir)).model
     check_against_transformers(model, CausalLoss(inject(model, LoraSpec(2, 4, ("q_proj",))), torch.float32))
 
@@ -73,6 +91,13 @@ def test_models_that_change_their_logits(family: Any, configuration: Any, extra:
         **extra,
     )
     model = family(config).eval()
+    if family is GraniteForCausalLM:
+        check_packed_against_transformers(model)
+        model.set_attn_implementation("eager")
+    else:
+        with pytest.raises(ModelError, match=r"soft cap.*training\.backend=sequential"):
+            check_packed_against_transformers(model)
+        model.set_attn_implementation("eager")
     check_against_transformers(model, CausalLoss(inject(model, LoraSpec(2, 4, ("q_proj",))), torch.float32))
 
 

@@ -22,8 +22,9 @@ library Signatures {
             let input := mload(0x40)
             mstore(input, digest)
             let at := signatures.offset
-            let owner := add(owners, 32)
-            for { let count := mload(owners) } lt(index, count) { index := add(index, 1) } {
+            let first := add(owners, 32)
+            let owner := first
+            for { let end := add(first, shl(5, mload(owners))) } lt(owner, end) { owner := add(owner, 32) } {
                 let vs := calldataload(add(at, 32))
                 let s := shr(1, shl(1, vs))
                 if gt(s, HALF_ORDER) { break }
@@ -32,10 +33,10 @@ library Signatures {
                 mstore(add(input, 96), s)
                 mstore(0, 0) // stays zero, which is nobody, when the precompile returns nothing
                 pop(staticcall(gas(), 1, input, 128, 0, 32))
-                if iszero(eq(mload(0), mload(owner))) { break }
+                if sub(mload(0), mload(owner)) { break }
                 at := add(at, 64)
-                owner := add(owner, 32)
             }
+            index := shr(5, sub(owner, first))
         }
     }
 

@@ -1,0 +1,135 @@
+"""The tables of docs/performance.md and README.md, written from the committed results.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; `python benchmarks/tables.py` writes all of them anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+_TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: what it is, its name among the headlines, how it is written, and what was aimed at."""
+
+    label: str
+    metric: str
+    form: str = "{:.2f}×"
+    target: str = ""
+
+
+TRAINING = (
+    Row("8 members in one batch, against adapters swapped in turn, 64 tokens a member-step", "swap_ratio_k8_t64",
+        target="≥ 1.7×"),
+    Row("… with compiled layers", "swap_ratio_k8_t64_compiled"),
+    Row("… at 256 tokens a member-step", "swap_ratio_k8_t256"),
+    Row("… in float32, 64 tokens", "swap_ratio_k8_t64_float32"),
+    Row("8 members in one batch, against a base reloaded for each, 64 tokens", "reload_ratio_k8_t64", target="≥ 3×"),
+    Row("… at 256 tokens", "reload_ratio_k8_t256"),
+    Row("one member, against a plain PEFT loop", "k1_vs_peft_ratio", target="≥ 1×"),
+    Row("share of the matrix products' rate at the best point (MFU)", "gemm_fraction_best", "{:.0%}", "≥ 50 %"),
+    Row("… that rate, TFLOP/s", "gemm_tflops_per_second", "{:.2f}"),
+    Row("useful tokens a second, 8 members, 64 tokens", "tokens_per_second_k8_t64", "{:,.0f}"),
+)  # fmt: skip
+FLOWER = (
+    Row("a round of Flower's simulation against one here, no votes, no settlement", "flower_ratio_plain",
+        target="≥ 2.5×"),
+    Row("… with votes and settlement on a chain", "flower_ratio_full", target="≥ 1.3×"),
+)  # fmt: skip
+ORCHESTRATION = (
+    Row("driver CPU a member, 1,000 members × 0.2 MB, no votes", "driver_ms_per_member_1000", "{:.2f} ms", "≤ 1 ms"),
+    Row("round of 1,000 × 0.2 MB, no votes", "round_seconds_1000x0.2MB", "{:.2f} s", "≤ 1.5 s"),
+    Row("round of 1,000 × 0.2 MB, 22 voters, settled", "round_seconds_1000x0.2MB_voting", "{:.2f} s", "≤ 4 s"),
+    Row("round of 20 × 26 MB, no votes", "round_seconds_20x26MB", "{:.2f} s", "≤ 1 s"),
+    Row("driver's peak memory, 100 × 6.5 MB", "driver_peak_mb_100x6.5MB", "{:.0f} MB", "≤ 500 MB"),
+    Row("growth from 1,000 to 10,000 members (1: linear)", "growth_exponent_1000_to_10000", "{:.2f}", "about 1"),
+)
+GPU = (
+    Row("MFU, 8B Llama shape", "mfu_8b", "{:.0%}", "≥ 40 %"),
+    Row("many members in one batch, against adapters swapped in turn, 1B, 256 tokens", "swap_ratio_1b_t256",
+        target="≥ 4×"),
+)  # fmt: skip
+TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "training": ("training_throughput", TRAINING),
+    "flower": ("flower_peer", FLOWER),
+    "orchestration": ("orchestration", ORCHESTRATION),
+    "gpu": ("training_gpu", GPU),
+}
+
+
+def _headline_table(benchmark: str, rows: tuple[Row, ...]) -> str:
+    path = RESULTS / f"{benchmark}.json"
+    if not path.exists():
+        return "No result is committed.\n"
+    result = json.loads(path.read_text())
+    lines = ["| what | measured | aimed at |", "|---|---|---|"]
+    lines += [f"| {row.label} | {row.form.format(result['headline'][row.metric])} | {row.target} |" for row in rows]
+    environment = result["environment"]
+    where = result.get("device") or f"{environment['processor']}, {environment['cores']} cores"
+    lines += ["", f"`python benchmarks/run.py {benchmark}`; {where}."]
+    return "\n".join(lines) + "\n"
+
+
+SWITCHES = {
+    "sequence_packing": "sequence packing (uneven sequences)",
+    "logits_only_where_labelled": "logits only where there are labels (half of the tokens)",
+    "chunked_cross_entropy": "cross-entropy in chunks",
+    "explicit_attention": "explicit products in short attention (CPU)",
+    "no_gradient_below_first_layer": "no gradient below the first adapted layer",
+    "compiled_layers": "`training.compiled=true`",
+    "grouped_instead_of_stacked": "`training.backend=grouped` (uneven members)",
+    "checkpointing": "`training.checkpointing=true`",
+    "checkpointing_memory": "… its peak memory",
+}
+
+
+def _switches_table() -> str:
+    path = RESULTS / "training_throughput.json"
+    if not path.exists():
+        return "No result is committed.\n"
+    gain = json.loads(path.read_text())["switches"]["gain"]
+    lines = ["| switch | time without / with |", "|---|---|"]
+    lines += [f"| {label} | {gain[name]:.2f}× |" for name, label in SWITCHES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _summary_table() -> str:
+    """The first figures of every benchmark that has a result."""
+    lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
+    for benchmark, rows in TABLES.values():
+        path = RESULTS / f"{benchmark}.json"
+        if path.exists():
+            figures = json.loads(path.read_text())["headline"]
+            shown = (row for row in rows if row.target)
+            lines += [f"| {row.label} | {row.form.format(figures[row.metric])} | `{benchmark}` |" for row in shown]
+    return "\n".join(lines) + "\n"
+
+
+def render(name: str) -> str:
+    """A table by its name, in Markdown."""
+    if name == "switches":
+        return _switches_table()
+    return _summary_table() if name == "summary" else _headline_table(*TABLES[name])
+
+
+def rewritten(page: str) -> str:
+    """A page with its tables as the results have them."""
+    return _TABLE.sub(lambda found: found[1] + render(found[2]) + found[3], page)
+
+
+def main() -> None:
+    """Write all pages."""
+    for path in PAGES:
+        path.write_text(rewritten(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

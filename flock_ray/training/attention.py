@@ -1,0 +1,107 @@
+"""Causal attention within each sequence of a packed batch (`packing.py`), as an implementation for transformers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+from flock_ray.errors import ModelError
+from flock_ray.training.packing import Packed
+
+PACKED = "flock_ray_packed"
+"""Name of the implementation in a model's configuration."""
+
+EXPLICIT_LENGTH = 512
+"""On a CPU explicit products beat the fused kernel up to this length, twofold for bfloat16 at 128 tokens."""
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Have a model attend within the sequences of the `Packed` that its decoder is called with.
+
+    The first call of a model whose layers want more of attention raises a ModelError.
+    """
+    AttentionInterface.register(PACKED, packed_attention)
+    model.set_attn_implementation(PACKED)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each sequence to itself.
+
+    Args:
+        module: the attention layer; unused.
+        query: [1, heads, N, width].
+        key: [1, key heads, N, width]; each serves heads / key heads consecutive heads (Ainslie et al. 2023).
+        value: as `key`.
+        attention_mask: none is made for this implementation.
+        packed: whose tokens these are.
+        scaling: of the products; 1 / sqrt(width) if None.
+        sliding_window: no sequence may be longer.
+        softcap: of the products; not done here.
+        s_aux: sinks; not done here.
+
+    Returns:
+        [1, N, heads, width], and no weights.
+
+    Raises:
+        ModelError: the layer wants more than causal attention.
+    """
+    assert attention_mask is None
+    if (sliding_window or math.inf) < max(packed.lengths) or softcap is not None or s_aux is not None:
+        raise ModelError(
+            "the model's attention has a window, a soft cap or sinks, which the stacked backends do not do: take"
+            " training.backend=sequential"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, width]
+    if q.is_cuda and q.dtype != torch.float32:
+        return _variable_length(q, k, v, packed, scale)[None], None
+    rows, longest = len(packed.lengths), max(packed.lengths)
+    if not packed.rectangular:
+        q, k, v = (x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, packed.cells, x) for x in (q, k, v))
+    q, k, v = (x.reshape(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    attend = _explicit if longest <= EXPLICIT_LENGTH and not q.is_cuda else _fused
+    found = attend(q, k, v, scale).transpose(1, 2).reshape(rows * longest, q.shape[1], q.shape[3])
+    return (found if packed.rectangular else found[packed.cells])[None], None
+
+
+def _variable_length(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
+    """FlashAttention over sequences of unequal lengths, [N, heads, width]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(packed.lengths)
+    found = varlen_attn(
+        q, k, v, packed.ends, packed.ends, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=True
+    )
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def _explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """[R, heads, s, width]; heads that share a key are one product of more rows, so keys are never repeated."""
+    rows, heads, size, width = q.shape
+    groups = heads // k.shape[1]
+    future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+    products = torch.matmul((q * scale).reshape(rows, -1, groups * size, width), k.transpose(2, 3))
+    weights = torch.softmax(products.view(rows, -1, groups, size, size) + future, dim=-1)
+    return torch.matmul(weights.view(rows, -1, groups * size, size), v).view(rows, heads, size, width)

@@ -1,0 +1,68 @@
+"""Sequences one after the other in a single row of tokens, so that no layer but attention meets padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+
+from flock_ray.training.data import IGNORED, Example
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of N tokens in R sequences.
+
+    Attributes:
+        input_ids: [N] int64.
+        position_ids: [N] int64, from 0 in each sequence.
+        lengths: tokens of each sequence.
+        predictors: [L] int64, the tokens that have a labelled one after them.
+        targets: [L] int64, these labels.
+        owners: [L] int64, the sequence of each.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    lengths: tuple[int, ...]
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    owners: torch.Tensor
+
+    @property
+    def rectangular(self) -> bool:
+        """Whether all sequences have the same length: then the tokens are a matrix as they are."""
+        return min(self.lengths) == max(self.lengths)
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """[R + 1] int32, 0 and the end of each sequence (the field's `cu_seqlens`)."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.input_ids.device)
+
+    @cached_property
+    def cells(self) -> torch.Tensor:
+        """[N] int64, where each token lies in a right-padded matrix of R rows, counted row by row."""
+        rows = torch.repeat_interleave(torch.tensor(self.lengths, device=self.input_ids.device))
+        return rows * max(self.lengths) + self.position_ids
+
+
+def pack(examples: Sequence[Example], device: torch.device) -> Packed:
+    """Lay sequences end to end; the last token of one predicts nothing of the next."""
+    lengths = tuple(len(example.input_ids) for example in examples)
+    rows = torch.repeat_interleave(torch.tensor(lengths))
+    labels = torch.cat([example.labels for example in examples])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    labelled = torch.nonzero((labels != IGNORED) & (positions > 0))[:, 0]
+    ids = torch.cat([example.input_ids for example in examples])
+    parts = (ids, positions, labelled - 1, labels[labelled], rows[labelled])
+    ids, positions, predictors, targets, owners = (part.to(device) for part in parts)
+    return Packed(ids, positions, lengths, predictors, targets, owners)
+
+
+def filler(tokens: int, longest: int) -> list[Example]:
+    """Sequences of at most `longest` tokens, `tokens` in all, that carry no label and so move nothing."""
+    sizes = [longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0)
+    return [Example.of([0] * size, [False] * size) for size in sizes]

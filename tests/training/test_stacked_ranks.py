@@ -1,0 +1,166 @@
+"""Stacked members on two ranks: members shared out, or the rows of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flock_ray.errors import TrainingError
+from flock_ray.lora.serialization import canonical_bytes
+from flock_ray.training.data import Example
+from flock_ray.training.deepspeed_engine import StackedRanks
+from flock_ray.training.engine import Engine, LossJob, MemberJob, Rendezvous, Result, SequenceLoss, TrainOutcome
+from flock_ray.training.model import BaseModel, load_base
+from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
+from tests.training.ranks import WORLD, Ranks
+from tests.training.samples import LORA, adapters_of, distance, ragged_jobs, random_examples, tiny_spec
+
+pytestmark = pytest.mark.integration
+
+POISON = 7
+"""A token whose embedding is not a number: the rank that holds its row is the only one that meets it."""
+
+
+def poisoned_base(folder: Path, dtype: str) -> BaseModel:
+    base = load_base(tiny_spec(folder, dtype))
+    base.model.get_input_embeddings().weight.data[POISON] = math.nan
+    return base
+
+
+def stacked(folder: Path, dtype: str, options: StackedOptions, rows: bool, place: Rendezvous) -> StackedRanks:
+    return StackedRanks(poisoned_base(folder, dtype), LORA, options, place, rows)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the ranks are asked: cohorts to train, one after the other, then jobs of losses."""
+
+    cohorts: Sequence[Sequence[MemberJob]]
+    losses: Sequence[Sequence[LossJob]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    cohorts: list[list[Result]]
+    losses: list[list[list[SequenceLoss]]]
+    ticks: list[int]
+
+
+def do(work: Work, engine: Engine) -> Answers:
+    """All of the work; `ticks` counts the progress told in each call."""
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks[-1] += 1
+
+    cohorts, losses = [], []
+    for jobs in work.cohorts:
+        ticks.append(0)
+        cohorts.append(engine.train(jobs, tick))
+    for measured in work.losses:
+        ticks.append(0)
+        losses.append(engine.losses(measured, tick))
+    return Answers(cohorts, losses, ticks)
+
+
+def poisoned(job: MemberJob) -> MemberJob:
+    """One whose second step holds a poisoned row, the second of two."""
+    good, bad = random_examples(2, seed=50)
+    bad = replace(bad, input_ids=bad.input_ids.clone().index_fill_(0, torch.tensor([3]), POISON))
+    return replace(job, batches=[job.batches[0], [good, bad], *job.batches[2:]])
+
+
+def harmless(examples: Sequence[Example]) -> list[Example]:
+    return [replace(one, input_ids=one.input_ids.masked_fill(one.input_ids == POISON, POISON + 1)) for one in examples]
+
+
+@pytest.fixture(scope="module")
+def jobs(base: BaseModel) -> list[MemberJob]:
+    """Three members with 1 to 3 rows a step, of unequal lengths, steps and settings."""
+    return [replace(job, batches=[harmless(batch) for batch in job.batches]) for job in ragged_jobs(base)]
+
+
+@pytest.fixture(scope="module")
+def work(base: BaseModel, jobs: list[MemberJob]) -> Work:
+    """Cohorts: three on two ranks, a lonely member with a lonely row, one that fails, the first again."""
+    lonely = replace(jobs[1], batches=[batch[:1] for batch in jobs[1].batches])
+    many = [LossJob(a, harmless(random_examples(2 + 3 * k, seed=k))) for k, a in enumerate(adapters_of(base, 5))]
+    return Work([jobs, [lonely], [jobs[0], poisoned(jobs[1]), jobs[2]], jobs], [many, many[:1]])
+
+
+def same(left: Any, right: Any) -> bool:
+    """Byte for byte, but for the clock."""
+    if isinstance(left, TrainOutcome) and isinstance(right, TrainOutcome):
+        facts = [(one.losses, one.num_tokens, canonical_bytes(one.adapter)) for one in (left, right)]
+        return facts[0] == facts[1]
+    if isinstance(left, TrainingError):
+        return str(left) == str(right)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(same(one, other) for one, other in zip(left, right, strict=True))
+    return bool(left == right)
+
+
+def close(left: Result, right: Result, tolerance: float) -> bool:
+    if isinstance(left, TrainOutcome) and isinstance(right, TrainOutcome):
+        assert left.num_tokens == right.num_tokens
+        assert left.losses == pytest.approx(right.losses, rel=1e-5)
+        return distance(left.adapter, right.adapter) < tolerance
+    return str(left) == str(right)
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["members", "rows"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["stacked", "grouped"])
+def test_two_ranks_do_the_work_of_one_process(
+    ranks: Ranks, work: Work, tiny_model_dir: Path, grouped: bool, rows: bool
+) -> None:
+    options = StackedOptions(grouped=grouped)
+    left, right = ranks.ask(partial(stacked, tiny_model_dir, "float32", options, rows), partial(do, work))
+    assert same(left.cohorts, right.cohorts) and same(left.losses, right.losses)
+    assert same(left.cohorts[0], left.cohorts[-1])
+
+    alone = StackedEngine(poisoned_base(tiny_model_dir, "float32"), LORA, options)
+    expected = do(work, alone)
+    for ours, theirs in zip(left.cohorts, expected.cohorts, strict=True):
+        for mine, other in zip(ours, theirs, strict=True):
+            assert close(mine, other, tolerance=1e-5)
+    assert [str(one) for one in left.cohorts[2] if not isinstance(one, TrainOutcome)] == [
+        "the loss of local step 2 is nan: lower training.learning_rate"
+    ]
+    for found, wanted in zip(left.losses, expected.losses, strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            assert [loss.nll for loss in one] == pytest.approx([loss.nll for loss in other], rel=1e-5)
+            assert [loss.num_tokens for loss in one] == [loss.num_tokens for loss in other]
+    steps = [sum(len(job.batches) for job in cohort) for cohort in work.cohorts]
+    for rank in (left, right):
+        del rank.ticks[2]  # only who holds the member that stops knows when it did
+        assert rank.ticks == [steps[0], steps[1], steps[3], 5, 1]
+
+
+def test_a_rank_trains_its_members_as_if_there_were_no_others(
+    ranks: Ranks, jobs: list[MemberJob], tiny_model_dir: Path
+) -> None:
+    make = partial(stacked, tiny_model_dir, "float32", StackedOptions(), False)
+    [found, _] = ranks.ask(make, partial(do, Work([jobs], [])))
+    alone = StackedEngine(poisoned_base(tiny_model_dir, "float32"), LORA, StackedOptions())
+    for rank in range(WORLD):
+        assert same(found.cohorts[0][rank::WORLD], alone.train(jobs[rank::WORLD]))
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["members", "rows"])
+def test_over_a_bfloat16_base_ranks_agree(
+    ranks: Ranks, jobs: list[MemberJob], tiny_model_dir: Path, rows: bool
+) -> None:
+    make = partial(stacked, tiny_model_dir, "bfloat16", StackedOptions(), rows)
+    left, right = ranks.ask(make, partial(do, Work([jobs], [])))
+    assert same(left.cohorts, right.cohorts)
+    alone = StackedEngine(poisoned_base(tiny_model_dir, "bfloat16"), LORA, StackedOptions())
+    for mine, other in zip(left.cohorts[0], alone.train(jobs), strict=True):
+        assert isinstance(mine, TrainOutcome) and isinstance(other, TrainOutcome)
+        assert mine.losses == pytest.approx(other.losses, rel=1e-2)
