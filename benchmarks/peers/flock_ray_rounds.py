@@ -37,16 +37,24 @@ from flock_ray.config import (
     LoraConfig,
     MechanismConfig,
     ModelConfig,
+    TrainingConfig,
     check,
 )
-from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
 from flock_ray.training.data import Example, Silo
-from flock_ray.training.engine import LossJob, MemberJob, Rendezvous, Result, SequenceLoss, Tick, TrainOutcome
-from flock_ray.training.flops import FlopCounter
+from flock_ray.training.engine import (
+    LossJob,
+    MemberJob,
+    Rendezvous,
+    Result,
+    SequenceLoss,
+    Tick,
+    TrainOutcome,
+    no_tick,
+)
 
 NUM_LAYERS, RANK = 2, 8
 MAX_EPOCHS = 32
@@ -58,20 +66,22 @@ class SimulatedEngine:
     def __init__(self, node: int) -> None:
         self._trained = node << 20
 
-    def train(self, jobs: Sequence[MemberJob], tick: Tick) -> list[Result]:
-        """Each adapter, moved by an amount that no other is moved by."""
-        return [TrainOutcome(self._moved(job.adapter), [1.0], 1, 0.0) for job in jobs]
+    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
+        """Adapters that were moved, each by an amount that no other is moved by."""
+        results: list[Result] = []
+        for job in jobs:
+            self._trained += 1
+            moved = {key: factor + self._trained * 2.0**-24 for key, factor in job.adapter.items()}
+            results.append(TrainOutcome(moved, [1.0], 1, 0.0))
+        return results
 
-    def _moved(self, adapter: Adapter) -> Adapter:
-        self._trained += 1
-        return {key: factor + self._trained * 2.0**-24 for key, factor in adapter.items()}
-
-    def losses(self, jobs: Sequence[LossJob], tick: Tick) -> list[list[SequenceLoss]]:
-        """Lower the more an adapter was moved, so that every update is accepted."""
-        moved = [float(next(iter(job.adapter.values())).view(-1)[0]) for job in jobs]
-        return [
-            [SequenceLoss(400.0 - 1e4 * far, 100) for _ in job.examples] for far, job in zip(moved, jobs, strict=True)
-        ]
+    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
+        """Lower the more the adapter was moved, so that every update is accepted."""
+        found = []
+        for job in jobs:
+            moved = float(next(iter(job.adapter.values()))[0, 0])
+            found.append([SequenceLoss(400.0 - 1e4 * moved, 100)] * len(job.examples))
+        return found
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -84,15 +94,18 @@ class SimulatedBench(Workbench):
         width = int(self.spec.model.path)
         model = torch.nn.Module()
         model.layers = torch.nn.ModuleList(torch.nn.Linear(width, width, device="meta") for _ in range(NUM_LAYERS))
-        model.get_output_embeddings = lambda: None
-        tokenizer = SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets])
+        model.head = torch.nn.Linear(1, 1)
+        model.get_output_embeddings = lambda: model.head
+        model.config = SimpleNamespace(hidden_size=width, num_attention_heads=1, num_hidden_layers=NUM_LAYERS)
         return SimpleNamespace(
-            model=model, tokenizer=tokenizer, name="shapes only", hash=bytes(32), dtype=torch.float32, num_parameters=0,
+            model=model,
+            tokenizer=SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets]),
+            name="shapes only",
+            hash=bytes(32),
+            dtype=torch.float32,
             device=torch.device("cpu"),
-        )  # fmt: skip
-
-    def _flop_counter(self) -> FlopCounter:
-        return FlopCounter(0, 0, 0, 0)
+            num_parameters=0,
+        )
 
     def _load_silo(self, member: int) -> Silo:
         return SILO
@@ -139,6 +152,7 @@ def configure(case: Mapping[str, Any]) -> Config:
     config = Config(
         model=ModelConfig(source="simulated", path=str(case["width"])),
         lora=LoraConfig(rank=RANK),
+        training=TrainingConfig(steps=1, batch_size=1),
         alliance=AllianceConfig(
             num_members=case["proposers"] + case["voters"],
             hosts=case["nodes"],

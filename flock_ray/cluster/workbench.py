@@ -80,7 +80,7 @@ class Workbench:
         self.codec = get_codec(spec.codec)
         self.store = BlobStore(spec.store_url)
         self._host = {member: host for host, members in enumerate(spec.hosts) for member in members}
-        self._flops = self._flop_counter()
+        self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
         self._engine = self._make_engine(rendezvous)
@@ -100,9 +100,6 @@ class Workbench:
         from flock_ray.training.deepspeed_engine import load_sharded
 
         return load_sharded(self.spec.model, rendezvous)
-
-    def _flop_counter(self) -> FlopCounter:
-        return FlopCounter.of(self.base.model, self.spec.lora.target_modules, self.spec.lora.rank)
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from flock_ray.codec.codec import MalformedPayload
+from flock_ray.lora.fixed_point import extremes
 from flock_ray.lora.serialization import Adapter, Shapes, canonical_bytes, layout
 
 
@@ -48,5 +49,5 @@ def within(values: torch.Tensor, max_abs: float) -> bool:
     """Whether every value is finite and at most `max_abs` in magnitude."""
     if not values.numel():
         return True
-    low, high = values.aminmax()
-    return -max_abs <= float(low) and float(high) <= max_abs and math.isfinite(float(low) + float(high))
+    low, high = extremes(values)
+    return -max_abs <= low and high <= max_abs and math.isfinite(high - low)

@@ -1,5 +1,7 @@
 """Exact sums of float32 tensors in 64-bit fixed point: the same bytes for everybody, in any order.
 
+Rows are worked on in numpy, in one thread: torch wakes all of its threads for each short operation.
+
 A value x stands for the integer round(x * 2^24). A float32 value on this grid is read back unchanged, so a combined
 adapter that is quantised again in the next epoch loses nothing.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 SCALE = 2**24
@@ -34,12 +37,19 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
     _largest(values)
-    return torch.round(values * SCALE).to(torch.int64)  # a power of two: exact in float32
+    scaled = values.numpy() * np.float32(SCALE)  # a power of two: exact in float32
+    return torch.from_numpy(np.rint(scaled, out=scaled).astype(np.int64))
 
 
 def dequantize(integers: torch.Tensor) -> torch.Tensor:
     """Read int64 grid points within 2^53 as the nearest float32 values; exact where |value| <= 1."""
     return integers.double().mul_(1 / SCALE).float()
+
+
+def extremes(values: torch.Tensor) -> tuple[float, float]:
+    """Least and largest of at least one float32 value on the CPU; both NaN if any is."""
+    row = values.numpy()
+    return float(row.min()), float(row.max())
 
 
 class FixedPointSum:
@@ -55,7 +65,7 @@ class FixedPointSum:
         self._limit = 0  # no entry of the sum is larger
         self._sum = torch.zeros(size, dtype=torch.int64)
         # Additions in float64 are several times faster than in int64, and exact while nothing passes 2^53.
-        self._recent = torch.zeros(size, dtype=torch.float64)
+        self._recent = np.zeros(size)
         self._recent_limit = 0
 
     def add(self, values: torch.Tensor, weight: int) -> None:
@@ -81,15 +91,16 @@ class FixedPointSum:
             self._sum.add_(quantize(values), alpha=weight)
             return
         self._recent_limit += limit
-        row, wide = torch.empty(_CHUNK), torch.empty(_CHUNK, dtype=torch.float64)
-        for part, recent in zip(torch.split(values, _CHUNK), torch.split(self._recent, _CHUNK), strict=True):
-            size = len(part)
-            torch.mul(part, SCALE, out=row[:size]).round_()  # a power of two: exact in float32
-            recent.add_(wide[:size].copy_(row[:size]), alpha=weight)
+        row = values.numpy()
+        for first in range(0, len(row), _CHUNK):
+            part, recent = row[first : first + _CHUNK], self._recent[first : first + _CHUNK]
+            scaled = part * np.float32(SCALE)
+            np.rint(scaled, out=scaled)
+            recent += scaled if weight == 1 else np.multiply(scaled, weight, dtype=np.float64)
 
     def _settle(self) -> None:
-        self._sum += self._recent.to(torch.int64)
-        self._recent.zero_()
+        self._sum += torch.from_numpy(self._recent.astype(np.int64))
+        self._recent.fill(0)
         self._recent_limit = 0
 
     def mean(self) -> torch.Tensor:
@@ -108,7 +119,7 @@ def _largest(values: torch.Tensor) -> int:
     """Bound of the magnitudes of `quantize(values)`."""
     if not values.numel():
         return 0
-    low, high = map(float, values.aminmax())
+    low, high = extremes(values)
     if not (low >= -MAX_ABS and high <= MAX_ABS):
         raise ValueError(f"a value is not finite or above {MAX_ABS:g} in magnitude")
     return math.ceil(max(-low, high) * SCALE)

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -25,7 +26,7 @@ class Batch:
 
     def __init__(self) -> None:
         """Nothing to write yet."""
-        self._name = uuid.uuid4().hex
+        self._name, self._numbers = uuid.uuid4().hex, count()
         self._drafts: list[tuple[str, str]] = []
         self._appended: list[str] = []
 
@@ -58,7 +59,7 @@ class Batch:
 
     def _draft(self, path: str, make: Callable[[str], T]) -> T:
         folder, _, name = path.rpartition("/")
-        draft = f"{folder}/.{name}.{self._name}.tmp"
+        draft = f"{folder}/.{name}.{self._name}{next(self._numbers)}.tmp"
         try:
             made = make(draft)
         except FileNotFoundError:  # mostly the folder is there

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from flock_ray.aggregation.mean import Mean
 from flock_ray.cluster.node import Node
 from flock_ray.config import CohortScope
 from flock_ray.errors import DataError, KeyMissingError, ModelError, ProtocolError
 from flock_ray.lora.serialization import adapter_hash
+from flock_ray.protocol.ballot import Check
+from flock_ray.protocol.epoch import opened_manifests
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.store.blob_store import BlobStore
@@ -42,7 +45,7 @@ class Counted:
 
 def test_an_epoch_computes_nothing_twice(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
     """V x P scores, and the candidate on every member's part: the voters' hosts in ballot B, the others at the end."""
-    play = alliance.found()
+    play = alliance.found(4_000)
     counted = Counted(monkeypatch)
     record = play.epoch()
     voters, proposers = len(set(record.roles.voters)), len(record.roles.proposers)
@@ -87,6 +90,34 @@ def test_a_mechanism_is_asked_for_no_score_that_it_does_not_need(
     assert not any(one.consensus for one in record.proposals)
     assert (record.candidate.consensus is not None) == scores_candidate
     assert counted.evaluated.total() == len(play.state.members)  # the evaluation, which the voters may have done
+
+
+@pytest.mark.parametrize("mechanism", ["open", "flock"])
+def test_updates_summed_as_they_come_and_updates_collected_give_the_same_record(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
+) -> None:
+    seed = 3_000
+    streamed = alliance.found(seed, mechanism).epoch()
+    monkeypatch.setattr(Mean, "uniform", False)
+    assert len(streamed.candidate.weights) > 1
+    assert alliance.found(seed, mechanism).epoch().data == streamed.data
+
+
+def test_a_sum_that_counted_what_was_not_accepted_is_taken_again(alliance: PlainAlliance) -> None:
+    """Voters of a quorum's minority saw more payloads than were accepted."""
+    play = alliance.found(mechanism="open")
+    node = alliance.nodes[alliance.node_of(play.state.roles.voters[0])]
+    for phase in ("train", "see", "publish"):
+        play.exchange(phase)
+    payloads = [
+        manifest.payload for manifest in opened_manifests(play.state, node._inbox(play.bulletins["publish"])).values()
+    ]
+    bench, start = node._bench, play.state.adapter
+    assert set(bench.check(start, payloads).values()) == {Check.VALID}
+    fewer = bench.mean_of(start, payloads[:2])
+    updates = {payload: bench.update(payload) for payload in payloads[:2]}
+    assert fewer == bench.combine(start, updates, [1, 1])  # type: ignore[arg-type]
+    assert bench.mean_of(start, [*payloads, sha256(b"nowhere")]) is None
 
 
 def test_two_epochs_end_with_a_better_adapter_in_the_store(alliance: PlainAlliance) -> None:
