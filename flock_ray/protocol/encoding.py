@@ -17,6 +17,7 @@ _MAX_DIGITS = 80
 _MAX_DEPTH = 16
 _HEX = re.compile("0x[0-9a-f]*")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
+_PLAIN = json.JSONDecoder()
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
@@ -33,7 +34,7 @@ def _nests_deeper(text: str, depth: int) -> bool:
     return bool(brackets)
 
 
-def parse_json(text: str, max_depth: int, **hooks: Any) -> Any:
+def parse_json(text: str, max_depth: int, decoder: json.JSONDecoder = _PLAIN) -> Any:
     """The value of a JSON text that others wrote.
 
     Nesting is bounded before the parser recurses: py-ecc lifts Python's own limit beyond what the C stack bears.
@@ -41,14 +42,14 @@ def parse_json(text: str, max_depth: int, **hooks: Any) -> Any:
     Args:
         text: of others.
         max_depth: deepest nesting of brackets that is read.
-        hooks: what `json.loads` takes to read numbers.
+        decoder: reads numbers as it likes.
 
     Raises:
         ValueError: not JSON, or brackets nested deeper than `max_depth`.
     """
     if _nests_deeper(text, max_depth):
         raise ValueError(f"JSON nests deeper than {max_depth} levels, or its brackets are no pairs")
-    return json.loads(text, **hooks)
+    return decoder.decode(text)
 
 
 def _integer(text: str) -> int:
@@ -82,7 +83,11 @@ def _check(value: Any, depth: int = 0) -> None:
 
 
 def _text(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
 
 
 def canonical_json(value: Json) -> bytes:
@@ -108,7 +113,7 @@ def parse_canonical(data: bytes, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise ValueError(f"{len(data)} bytes are more than the {max_bytes} allowed")
     # The parser's hooks refuse what has no canonical text, so its value needs no second look.
-    value = parse_json(data.decode(), _MAX_DEPTH, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
+    value = parse_json(data.decode(), _MAX_DEPTH, _DECODER)
     if _text(value) != data:
         raise ValueError("JSON is not in canonical form")
     return value
