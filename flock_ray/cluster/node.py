@@ -22,6 +22,7 @@ from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import claim, join, release
 from flock_ray.chain.views import TxContext
+from flock_ray.cluster.booth import Booth
 from flock_ray.cluster.committee import Bulletin
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
@@ -29,19 +30,13 @@ from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResu
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
 from flock_ray.lora.algebra import neglected_term, some_of
-from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
-    BallotA,
-    BallotB,
-    Check,
-    ProposalEntry,
-    Score,
     ballot_body,
     ballot_commitment,
 )
 from flock_ray.protocol.encoding import to_hex
-from flock_ray.protocol.epoch import advance, derive, judge_proposals, opened_manifests
+from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
@@ -149,7 +144,8 @@ class Node:
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> NodeResult:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
         self._state, self._domain, self._relayer = state, domain, relayer
-        self._mechanism, self._rule = get_mechanism(state.terms.mechanism), get_rule(self._spec.rule)
+        rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
+        self._booth = Booth(self._bench, self._members, mechanism, rule)
         self._post = Post(domain)
         self._commitments: dict[Kind, set[bytes]] = {}
         self._payloads: dict[int, tuple[bytes, int]] = {}
@@ -251,8 +247,9 @@ class Node:
 
     def commit_ballots_a(self, bulletin: Bulletin) -> NodeResult:
         """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
-        inbox = self._inbox(bulletin)
-        return self._result(self._commit(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, self._ballots_a(inbox)))
+        voters = self._hosted(self._state.roles.voters)
+        ballots = self._booth.ballots_a(self._state, self._inbox(bulletin), voters)
+        return self._result(self._commit(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballots))
 
     def reveal_ballots_a(self, bulletin: Bulletin) -> NodeResult:
         """The hosted voters reveal their ballots A."""
@@ -261,11 +258,12 @@ class Node:
     def commit_ballots_b(self, bulletin: Bulletin) -> NodeResult:
         """Combine the accepted updates, score the candidate; the hosted voters commit to their ballots B."""
         inbox = self._inbox(bulletin)
-        ballots = self._ballots_b(inbox)
+        ballots = self._booth.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
             self._bench.publish(candidate)
-        deltas = [] if self._streams or not ballots else list(self._accepted_updates(inbox).values())
+        collected = ballots and not self._booth.streams
+        deltas = list(self._booth.accepted_updates(self._state, inbox).values()) if collected else []
         events = []
         if deltas:
             events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(some_of(deltas))}))
@@ -280,7 +278,7 @@ class Node:
         inbox = self._inbox(bulletin)
         own = derive(self._state, inbox)
         events = []
-        if self._voters() and own.accepted and own.candidate.candidate != self._candidate(inbox)[0]:
+        if self._voters() and own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -333,96 +331,6 @@ class Node:
         return self._result(losses=losses)
 
     # -- what the phases share -------------------------------------------------------------------------------------
-
-    def _ballots_a(self, inbox: Inbox) -> list[tuple[Member, BallotA]]:
-        """Ballot A of every hosted voter; all ranks compute, rank 0 has members to answer for."""
-        state = self._state
-        manifests = opened_manifests(state, inbox)
-        voters = self._hosted(state.roles.voters)
-        if not voters:
-            return []
-        payloads = [manifest.payload for manifest in manifests.values()]
-        if self._streams:
-            checks = self._bench.check(state.adapter, payloads)
-            ballot = BallotA(
-                tuple(ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
-            )
-            return [(self._members[number], ballot) for number in voters if number in self._members]
-        self._bench.collect(payloads)
-        updates = {payload: self._bench.update(payload) for payload in payloads}
-        adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
-        if self._mechanism.scores_proposals:
-            for payload, update in updates.items():
-                if not isinstance(update, Check):
-                    adapters[payload] = self._bench.with_one(state.adapter, payload)
-        self._bench.begin_phase("score proposals", len(voters) * len(adapters))
-        scores = self._bench.score_proposals(voters, list(adapters.values()))
-        ballots = []
-        for number in voters:
-            entries = []
-            for proposer, manifest in manifests.items():
-                update, adapter = updates[manifest.payload], adapters.get(manifest.payload)
-                check = update if isinstance(update, Check) else Check.VALID
-                score = self._vote(number, scores[number, adapter]) if adapter else None
-                entries.append(ProposalEntry(proposer, manifest.payload, check, score))
-            if member := self._members.get(number):
-                ballots.append((member, BallotA(tuple(entries))))
-        return ballots
-
-    @property
-    def _streams(self) -> bool:
-        """Whether updates are only summed as they come in: none is scored by itself, and all count alike."""
-        return not self._mechanism.scores_proposals and self._rule.uniform
-
-    def _accepted(self, inbox: Inbox) -> dict[int, bytes]:
-        """{proposer: payload hash} of the accepted proposals."""
-        accepted = [one for one in judge_proposals(self._state, inbox) if one.status == "accepted"]
-        return {one.member: one.payload for one in accepted if one.payload}
-
-    def _accepted_updates(self, inbox: Inbox) -> dict[bytes, Adapter]:
-        """{payload hash: update} of the accepted proposals that can be had here."""
-        payloads = list(self._accepted(inbox).values())
-        self._bench.collect(payloads)
-        updates = {payload: self._bench.update(payload) for payload in payloads}
-        return {payload: update for payload, update in updates.items() if not isinstance(update, Check)}
-
-    def _candidate(self, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
-        """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
-        accepted = self._accepted(inbox)
-        if not accepted:
-            return None, ()
-        if self._streams:
-            candidate = self._bench.mean_of(self._state.adapter, list(accepted.values()))
-            return candidate, tuple((member, 1) for member in accepted) if candidate else ()
-        updates = self._accepted_updates(inbox)
-        if len(updates) < len(accepted):
-            return None, ()
-        weights = self._rule.weights(list(updates.values()))
-        candidate = self._bench.combine(self._state.adapter, updates, weights)
-        return candidate, tuple(zip(accepted, weights, strict=True))
-
-    def _ballots_b(self, inbox: Inbox) -> list[tuple[Member, BallotB]]:
-        state = self._state
-        voters = self._hosted(state.roles.voters)
-        if not voters:
-            return []
-        candidate, weights = self._candidate(inbox)
-        scores: dict[int, Score] = {}
-        if candidate and self._mechanism.scores_candidate:
-            self._bench.begin_phase("score candidate", len(voters))
-            scores = self._bench.score_candidate(voters, candidate)
-        ballots = []
-        for number in voters:
-            score = self._vote(number, scores[number]) if scores else None
-            if member := self._members.get(number):
-                reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
-                ballots.append((member, BallotB(candidate, weights, score, reveal)))
-        return ballots
-
-    def _vote(self, number: int, found: Score) -> Score:
-        """What the member says of an adapter: its score, or what its attack makes of it."""
-        member = self._members.get(number)
-        return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
 
     def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> None:
         """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""

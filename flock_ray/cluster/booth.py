@@ -1,0 +1,109 @@
+"""What the voters of a node say: ballots A and B, from what its workbench measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flock_ray.aggregation.rule import Rule
+from flock_ray.cluster.member import Member
+from flock_ray.cluster.workbench import Workbench
+from flock_ray.lora.serialization import Adapter
+from flock_ray.protocol.ballot import BallotA, BallotB, Check, ProposalEntry, Score
+from flock_ray.protocol.epoch import judge_proposals, opened_manifests
+from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.mechanism import Mechanism
+from flock_ray.protocol.state import TaskState
+
+
+class Booth:
+    """Fills in the ballots of hosted voters; all ranks compute, rank 0 has members to answer for.
+
+    Attributes:
+        streams: updates are only summed as they come in: none is scored by itself, and all count alike.
+    """
+
+    def __init__(self, bench: Workbench, members: Mapping[int, Member], mechanism: Mechanism, rule: Rule) -> None:
+        self._bench, self._members, self._mechanism, self._rule = bench, members, mechanism, rule
+        self.streams = not mechanism.scores_proposals and rule.uniform
+
+    def ballots_a(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotA]]:
+        """Ballot A of every hosted voter: checks, and scores if the mechanism wants them."""
+        if not voters:
+            return []
+        manifests = opened_manifests(state, inbox)
+        payloads = [manifest.payload for manifest in manifests.values()]
+        if self.streams:
+            checks = self._bench.check(state.adapter, payloads)
+            ballot = BallotA(
+                tuple(ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
+            )
+            return [(self._members[number], ballot) for number in voters if number in self._members]
+        self._bench.collect(payloads)
+        updates = {payload: self._bench.update(payload) for payload in payloads}
+        adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
+        if self._mechanism.scores_proposals:
+            for payload, update in updates.items():
+                if not isinstance(update, Check):
+                    adapters[payload] = self._bench.with_one(state.adapter, payload)
+        self._bench.begin_phase("score proposals", len(voters) * len(adapters))
+        scores = self._bench.score_proposals(voters, list(adapters.values()))
+        ballots = []
+        for number in voters:
+            entries = []
+            for proposer, manifest in manifests.items():
+                update, adapter = updates[manifest.payload], adapters.get(manifest.payload)
+                check = update if isinstance(update, Check) else Check.VALID
+                score = self._vote(number, scores[number, adapter]) if adapter else None
+                entries.append(ProposalEntry(proposer, manifest.payload, check, score))
+            if member := self._members.get(number):
+                ballots.append((member, BallotA(tuple(entries))))
+        return ballots
+
+    def _accepted(self, state: TaskState, inbox: Inbox) -> dict[int, bytes]:
+        """{proposer: payload hash} of the accepted proposals."""
+        accepted = [one for one in judge_proposals(state, inbox) if one.status == "accepted"]
+        return {one.member: one.payload for one in accepted if one.payload}
+
+    def accepted_updates(self, state: TaskState, inbox: Inbox) -> dict[bytes, Adapter]:
+        """{payload hash: update} of the accepted proposals that can be had here."""
+        payloads = list(self._accepted(state, inbox).values())
+        self._bench.collect(payloads)
+        updates = {payload: self._bench.update(payload) for payload in payloads}
+        return {payload: update for payload, update in updates.items() if not isinstance(update, Check)}
+
+    def candidate(self, state: TaskState, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
+        """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
+        accepted = self._accepted(state, inbox)
+        if not accepted:
+            return None, ()
+        if self.streams:
+            candidate = self._bench.mean_of(state.adapter, list(accepted.values()))
+            return candidate, tuple((member, 1) for member in accepted) if candidate else ()
+        updates = self.accepted_updates(state, inbox)
+        if len(updates) < len(accepted):
+            return None, ()
+        weights = self._rule.weights(list(updates.values()))
+        candidate = self._bench.combine(state.adapter, updates, weights)
+        return candidate, tuple(zip(accepted, weights, strict=True))
+
+    def ballots_b(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotB]]:
+        """Ballot B of every hosted voter: the candidate, its weights and score, and the voter's reveal."""
+        if not voters:
+            return []
+        candidate, weights = self.candidate(state, inbox)
+        scores: dict[int, Score] = {}
+        if candidate and self._mechanism.scores_candidate:
+            self._bench.begin_phase("score candidate", len(voters))
+            scores = self._bench.score_candidate(voters, candidate)
+        ballots = []
+        for number in voters:
+            score = self._vote(number, scores[number]) if scores else None
+            if member := self._members.get(number):
+                reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
+                ballots.append((member, BallotB(candidate, weights, score, reveal)))
+        return ballots
+
+    def _vote(self, number: int, found: Score) -> Score:
+        """What the member says of an adapter: its score, or what its attack makes of it."""
+        member = self._members.get(number)
+        return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
