@@ -48,6 +48,7 @@ class Size:
         rounds: measured of every side but those in `fewer`; one more before them is dropped.
         peers: that take part.
         fewer: {side: rounds} of sides whose rounds take long.
+        voting: whether ours is measured with voting too: ten thousand members would stake for half an hour first.
     """
 
     members: int
@@ -55,6 +56,7 @@ class Size:
     rounds: int
     peers: tuple[str, ...] = ("flower", "pfl")
     fewer: Mapping[str, int] | None = None
+    voting: bool = True
 
     @property
     def name(self) -> str:
@@ -82,7 +84,7 @@ SIZES = (
     Size(100, 6.5, 5, fewer={"flower": 3}),
     Size(20, 26.0, 5),
     Size(20, 51.0, 5, fewer={"flower": 3}),
-    Size(10_000, 0.2, 3, peers=()),
+    Size(10_000, 0.2, 3, peers=(), voting=False),
 )
 QUICK = (Size(20, 0.2, 2), Size(100, 0.2, 2), Size(4, 6.5, 2))
 
@@ -138,7 +140,7 @@ class Side:
 def commands(size: Size, folder: Path) -> dict[str, list[str]]:
     """What starts each side."""
     found = {}
-    for side, voting in (("ours", False), ("ours_voting", True)):
+    for side, voting in (("ours", False), ("ours_voting", True))[: 1 + size.voting]:
         case = {
             "proposers": size.members,
             "voters": VOTERS if voting else 1,

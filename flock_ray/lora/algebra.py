@@ -14,7 +14,7 @@ import torch
 from flock_ray.lora.fixed_point import dequantize, quantize
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
 
-_PRODUCTS = 4 * 10**9  # multiplications that are affordable for a figure which is only shown
+_PRODUCTS = 10**9  # multiplications that are affordable for a figure which is only shown
 
 
 def initial_adapter(shapes: Shapes, seed: int) -> Adapter:
@@ -80,9 +80,9 @@ def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
 
 
 def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
-    """As many of K deltas, evenly spread, as `neglected_term` takes about a second for: its cost grows with K squared.
+    """As many of K deltas, evenly spread, as `neglected_term` is quick for: its cost grows with K squared.
 
-    All of them for a dozen members and a model of a few hundred million parameters.
+    All of them for half a dozen members and a model of a hundred million parameters.
     """
     sizes = [(min(factor.shape), max(factor.shape)) for factor in deltas[0].values()]
     rank, lengths = max(short for short, _ in sizes), sum(long for _, long in sizes)
