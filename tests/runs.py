@@ -214,6 +214,7 @@ def read_summary(run: Path) -> Run:
 def timeless(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without what depends on the clock or on where it ran."""
     facts = {key: value for key, value in summary["run"].items() if key not in ("load_seconds", "placement")}
-    epochs = [{key: value for key, value in epoch.items() if key != "wall_seconds"} for epoch in summary["epochs"]]
+    clocked = ("wall_seconds", "training")
+    epochs = [{key: value for key, value in epoch.items() if key not in clocked} for epoch in summary["epochs"]]
     rest = {key: value for key, value in summary.items() if key not in ("run_id", "epochs", "run")}
     return {**rest, "epochs": epochs, "run": facts}

@@ -149,6 +149,7 @@ class Node:
         self._post = Post(domain)
         self._commitments: dict[Kind, set[bytes]] = {}
         self._payloads: dict[int, tuple[bytes, int]] = {}
+        self._bench.forget_training()
         return self._result(losses=self._bench.evaluate(state.adapter))
 
     def collect_earnings(
@@ -344,6 +345,7 @@ class Node:
         with self._bench.timed("encode"), Batch() as batch:
             for number, digest, size in self._bench.in_threads(keep, missing):
                 self._payloads[number] = digest, size
+        self._bench.drop_deltas()
 
     def _hosted(self, seats: tuple[int, ...]) -> list[int]:
         return sorted(set(seats) & set(self._spec.members))

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -45,7 +45,7 @@ class LocalUpdate:
     """A proposer's training in one epoch, before it is encoded.
 
     Attributes:
-        delta: factor deltas from the global adapter.
+        delta: factor deltas from the global adapter; empty once they are encoded.
         samples: the examples used, for the salted digest.
         losses: training loss of each step.
     """
@@ -226,6 +226,15 @@ class Workbench:
             for keys in by_host.values()
             for cohort in cohorts([costs[key] for key in keys], self._budget)
         ]
+
+    def forget_training(self) -> None:
+        """Forget all updates: whose payloads are not kept, trains again."""
+        self._trained.clear()
+
+    def drop_deltas(self) -> None:
+        """Free the deltas of all updates: their payloads are kept."""
+        for updates in self._trained.values():
+            updates.update({member: replace(update, delta={}) for member, update in updates.items()})
 
     def training_facts(self, updates: Collection[LocalUpdate], seconds: float) -> dict[str, float]:
         """How much was trained in so many seconds, and what this node's matrix products would do in one."""
