@@ -32,11 +32,11 @@ class NodeGroup:
         rebuilt: whether the group died once already.
     """
 
-    def __init__(self, spec: NodeSpec, plan: Plan, name: str, timeout: float, actor: Any) -> None:
+    def __init__(self, spec: NodeSpec, plan: Plan, name: str, timeout: float, node: type[Node] = Node) -> None:
         self.spec = spec
         self.rebuilt = False
         self._plan, self._name, self._timeout = plan, name, timeout
-        self._actor = actor
+        self._actor = ray.remote(concurrency_groups={"health": 1})(node)
         self._actors: list[Any] = []
         self._placement: PlacementGroup | None = None
 
@@ -120,8 +120,7 @@ class NodeGroups:
             report: takes (kind, **fields) of events.
             node: class of a worker.
         """
-        actor = ray.remote(concurrency_groups={"health": 1})(node)
-        self._groups = [NodeGroup(spec, plan, f"node-{index}", timeout, actor) for index, spec in enumerate(specs)]
+        self._groups = [NodeGroup(spec, plan, f"node-{index}", timeout, node) for index, spec in enumerate(specs)]
         self._report = report
         self._begin: tuple[Any, ...] | None = None
         self._states: dict[int, tuple[str, int, int]] = {}

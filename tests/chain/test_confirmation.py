@@ -194,7 +194,7 @@ def test_no_key_and_no_credentials_in_what_a_failing_send_leaves(
         root.removeHandler(handler)
         root.setLevel(level)
     text = "\n".join([log.getvalue(), *told]).lower()
-    key = RELAYER._key.to_bytes()
+    key = RELAYER._key.secret
     assert "settle" in text
     assert not [form for form in (key.hex(), repr(key)[2:-1].lower(), str(int.from_bytes(key, "big"))) if form in text]
     assert "hunter2" not in text

@@ -166,7 +166,7 @@ def test_with_keystore_files_and_contracts_that_are_there_already(place: Place, 
     keystore = tmp_path / "keys"
     keystore.mkdir()
     for name in ("creator", "relayer", *MEMBERS):
-        encrypted = Account.encrypt(signer(name)._key.to_bytes(), PASSWORD, kdf="pbkdf2", iterations=2)
+        encrypted = Account.encrypt(signer(name)._key.secret, PASSWORD, kdf="pbkdf2", iterations=2)
         (keystore / f"{name}.json").write_text(json.dumps(encrypted))
     contracts = deploy_with_the_job(place.url, keystore, tmp_path)
     give(place.url, contracts[0].partition("=")[2], stakes(MEMBERS))
