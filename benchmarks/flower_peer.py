@@ -246,25 +246,27 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     """Measure, store."""
     python_of("flower")
     before = environment()
-    points = [compare(point, overrides) for point in (QUICK if quick else POINTS)]
-    first = points[0]
-    result = {
-        "environment": before,
-        "peer": (PEERS / "flower.txt").read_text().split(),
-        "overrides": list(overrides),
-        "deviations": DEVIATIONS,
-        "points": points,
-        "table": table(points),
-        "headline": {
-            "flower_ratio_plain": first["ratios"]["plain"]["round_seconds"],
-            "flower_ratio_full": first["ratios"]["full"]["round_seconds"],
-            "flower_cpu_ratio_plain": first["ratios"]["plain"]["round_cpu_seconds"],
-            "flower_cpu_ratio_full": first["ratios"]["full"]["round_cpu_seconds"],
-            "flower_ratio_plain_lowest": min(point["ratios"]["plain"]["round_seconds"] for point in points),
-            "flower_ratio_full_lowest": min(point["ratios"]["full"]["round_seconds"] for point in points),
-            "flower_final_loss_difference": max(point["final_loss_difference"] for point in points),
-        },
-    }
-    store("flower_peer", result, quick)
+    points: list[dict[str, Any]] = []
+    for point in QUICK if quick else POINTS:
+        points.append(compare(point, overrides))
+        first = points[0]
+        result = {
+            "environment": before,
+            "peer": (PEERS / "flower.txt").read_text().split(),
+            "overrides": list(overrides),
+            "deviations": DEVIATIONS,
+            "points": points,
+            "table": table(points),
+            "headline": {
+                "flower_ratio_plain": first["ratios"]["plain"]["round_seconds"],
+                "flower_ratio_full": first["ratios"]["full"]["round_seconds"],
+                "flower_cpu_ratio_plain": first["ratios"]["plain"]["round_cpu_seconds"],
+                "flower_cpu_ratio_full": first["ratios"]["full"]["round_cpu_seconds"],
+                "flower_ratio_plain_lowest": min(point["ratios"]["plain"]["round_seconds"] for point in points),
+                "flower_ratio_full_lowest": min(point["ratios"]["full"]["round_seconds"] for point in points),
+                "flower_final_loss_difference": max(point["final_loss_difference"] for point in points),
+            },
+        }
+        store("flower_peer", result, quick)
     for name, value in result["headline"].items():
         print(f"{name}: {value}")

@@ -25,6 +25,10 @@ class Row:
     form: str = "{:.2f}×"
     target: str = ""
 
+    def written(self, headline: dict[str, float]) -> str:
+        """The figure, or that there is none."""
+        return self.form.format(headline[self.metric]) if self.metric in headline else "not measured"
+
 
 TRAINING = (
     Row("8 members in one batch, against adapters swapped in turn, 64 tokens a member-step", "swap_ratio_k8_t64",
@@ -71,7 +75,7 @@ def _headline_table(benchmark: str, rows: tuple[Row, ...]) -> str:
         return "No result is committed.\n"
     result = json.loads(path.read_text())
     lines = ["| what | measured | aimed at |", "|---|---|---|"]
-    lines += [f"| {row.label} | {row.form.format(result['headline'][row.metric])} | {row.target} |" for row in rows]
+    lines += [f"| {row.label} | {row.written(result['headline'])} | {row.target} |" for row in rows]
     environment = result["environment"]
     where = result.get("device") or f"{environment['processor']}, {environment['cores']} cores"
     lines += ["", f"`python benchmarks/run.py {benchmark}`; {where}."]
@@ -109,7 +113,7 @@ def _summary_table() -> str:
         if path.exists():
             figures = json.loads(path.read_text())["headline"]
             shown = (row for row in rows if row.target)
-            lines += [f"| {row.label} | {row.form.format(figures[row.metric])} | `{benchmark}` |" for row in shown]
+            lines += [f"| {row.label} | {row.written(figures)} | `{benchmark}` |" for row in shown]
     return "\n".join(lines) + "\n"
 
 
