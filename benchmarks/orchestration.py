@@ -79,12 +79,12 @@ class Size:
 
 
 SIZES = (
-    Size(100, 0.2, 7),
-    Size(1_000, 0.2, 5, fewer={"flower": 2}),
-    Size(100, 6.5, 5, fewer={"flower": 3}),
     Size(20, 26.0, 5),
-    Size(20, 51.0, 5, fewer={"flower": 3}),
+    Size(100, 6.5, 5, fewer={"flower": 3}),
+    Size(1_000, 0.2, 5, fewer={"flower": 2}),
     Size(10_000, 0.2, 3, peers=(), voting=False),
+    Size(100, 0.2, 7),
+    Size(20, 51.0, 5, fewer={"flower": 3}),
 )
 QUICK = (Size(20, 0.2, 2), Size(100, 0.2, 2), Size(4, 6.5, 2))
 
