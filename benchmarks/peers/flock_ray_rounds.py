@@ -143,7 +143,8 @@ class TurnTaker(Witness):
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Remember what to answer."""
         super().epoch_ends(record, losses, wall_seconds)
-        self._last, self._parts = record, wall_seconds
+        self._last = record
+        self._parts = {kind: spent for kind, spent in wall_seconds.items() if kind != "overhead"}  # it holds the wait
 
 
 def configure(case: Mapping[str, Any]) -> Config:
