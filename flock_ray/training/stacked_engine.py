@@ -43,14 +43,14 @@ class StackedOptions:
             largest and share one batched product.
         compiled: compile each decoder layer for the shapes it meets; the first step of a shape then takes long.
         checkpointing: keep only the layers' inputs and compute the rest again in backward: less memory, more time.
-        max_tokens: of one pass that measures losses; longer jobs take several.
+        max_tokens: of one pass that measures losses, longer jobs take several; None for one pass.
         chunk_tokens: see `PackedLoss`.
     """
 
     grouped: bool = False
     compiled: bool = False
     checkpointing: bool = False
-    max_tokens: int = 2048
+    max_tokens: int | None = None
     chunk_tokens: int | None = CHUNK_TOKENS
 
 
@@ -120,10 +120,11 @@ class StackedEngine:
         """See `Engine`."""
         self.adapters.load([job.adapter for job in jobs])
         longest = max(len(example.input_ids) for job in jobs for example in job.examples)
-        rows = max(1, self._options.max_tokens // (longest * len(jobs)))
+        most, limit = max(len(job.examples) for job in jobs), self._options.max_tokens
+        rows = most if limit is None else max(1, limit // (longest * len(jobs)))
         found: list[list[float]] = [[] for _ in jobs]
         with torch.no_grad():
-            for start in range(0, max(len(job.examples) for job in jobs), rows):
+            for start in range(0, most, rows):
                 each = self._sequence_losses([job.examples[start : start + rows] for job in jobs])
                 for known, sums in zip(found, each, strict=True):
                     known += sums.tolist()
