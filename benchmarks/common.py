@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flock_ray.chain.abi import Contract
 from flock_ray.telemetry.summary import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,23 +41,6 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg(),
-    }
-
-
-def compile_contracts(folder: Path, names: Sequence[str]) -> dict[str, Contract]:
-    """Contracts that are only measured, from `folder`/NAME.sol by the project's compiler; needs node."""
-    settings = {
-        "evmVersion": "prague",
-        "optimizer": {"enabled": True, "runs": 1_000_000},
-        "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}},
-    }
-    sources = {name: {"content": (folder / f"{name}.sol").read_text()} for name in names}
-    asked = json.dumps({"language": "Solidity", "sources": sources, "settings": settings})
-    command = [str(ROOT / "contracts" / "tools" / "solc"), "--standard-json"]
-    output = json.loads(subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout)
-    made = {name: output["contracts"][name][name] for name in names}
-    return {
-        name: Contract(name, {"abi": m["abi"], "bytecode": m["evm"]["bytecode"]["object"]}) for name, m in made.items()
     }
 
 

@@ -6,7 +6,9 @@ distributor commits. Everything is measured in the steady state, from the third 
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import delegation
-from benchmarks.common import ROOT, compile_contracts, environment, store
+from benchmarks.common import ROOT, environment, store
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import Contract, contract
 from flock_ray.chain.anvil import find_anvil
@@ -341,6 +343,23 @@ def push_transfers(chain: Chain, compiled: Contract, accounts: Sequence[str]) ->
         calls = [compiled.encode("pay", accounts[half], amounts[half]) for half in halves]
         gas = sum(chain.call(chain.creator, address, data).gas_used for data in calls)
     return {"accounts": len(accounts), "transactions": len(halves), "gas": gas, "per_member": gas / len(accounts)}
+
+
+def compile_contracts(folder: Path, names: Sequence[str]) -> dict[str, Contract]:
+    """Contracts that are only measured, from `folder`/NAME.sol by the project's compiler; needs node."""
+    settings = {
+        "evmVersion": "prague",
+        "optimizer": {"enabled": True, "runs": 1_000_000},
+        "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}},
+    }
+    sources = {name: {"content": (folder / f"{name}.sol").read_text()} for name in names}
+    asked = json.dumps({"language": "Solidity", "sources": sources, "settings": settings})
+    command = [str(ROOT / "contracts" / "tools" / "solc"), "--standard-json"]
+    output = json.loads(subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout)
+    made = {name: output["contracts"][name][name] for name in names}
+    return {
+        name: Contract(name, {"abi": m["abi"], "bytecode": m["evm"]["bytecode"]["object"]}) for name, m in made.items()
+    }
 
 
 def deploy(chain: Chain, compiled: Contract, *args: object) -> str:

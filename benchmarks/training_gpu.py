@@ -1,13 +1,17 @@
 """Local training on a GPU: many members in one batch against adapters swapped in turn, for Llama shapes of 1B and 8B.
 
 Random weights: speed does not depend on what they are. Contenders and measures are those of `training_throughput`.
-Overrides: `shapes=[llama_1b]` for one of them, `shapes=[tiny] device=cpu` to try the script without a GPU.
+The last point of a shape is measured once more with deterministic algorithms, as nodes train by default. Overrides:
+`shapes=[llama_1b]` for one of them, `shapes=[tiny] device=cpu` to try the script without a GPU.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -32,6 +36,7 @@ from flock_ray.training.model import BaseModel
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 SPEC = LoraSpec(16, 32, ("all-linear",))
+ROUNDS = 3
 SHAPES: dict[str, dict[str, int]] = {
     "llama_1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
                  "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256},
@@ -41,11 +46,19 @@ SHAPES: dict[str, dict[str, int]] = {
              "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 49_152},
 }  # fmt: skip
 POINTS: dict[str, tuple[tuple[int, int], ...]] = {
-    "llama_1b": ((1, 256), (8, 64), (8, 256), (16, 256), (32, 256), (8, 1024), (16, 1024)),
+    "llama_1b": ((1, 64), (1, 256), (8, 64), (8, 256), (32, 256), (8, 1024)),
     "llama_8b": ((1, 1024), (8, 256), (4, 1024), (8, 1024)),
     "tiny": ((1, 64), (4, 64)),
 }
 """K and tokens a member-step."""
+NODE_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""What nodes set for their processes."""
+COMPILED: dict[str, tuple[tuple[int, int], ...]] = {
+    "llama_1b": ((8, 64), (8, 256), (32, 256), (8, 1024)),
+    "llama_8b": ((8, 256), (4, 1024), (8, 1024)),
+    "tiny": ((4, 64),),
+}
+"""Those measured with compiled layers too."""
 
 
 def random_base(shape: str, device: torch.device) -> PreTrainedModel:
@@ -59,6 +72,11 @@ def random_base(shape: str, device: torch.device) -> PreTrainedModel:
         torch.set_default_dtype(torch.float32)
     model.set_attn_implementation("sdpa")
     return model.requires_grad_(False)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Other layers with the same weights in memory."""
+    return deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def timed_on_gpu(contender: Contender) -> dict[str, float]:
@@ -76,47 +94,67 @@ def timed_on_gpu(contender: Contender) -> dict[str, float]:
     }
 
 
-def measure(shape: str, device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """All points of a shape: ours, ours with compiled layers, and one member's turn of the others, in turn."""
-    model = random_base(shape, device)
-    flops = FlopCounter.of(model, SPEC.target_modules, SPEC.rank)
-    adapter = initial_adapter(adapter_shapes(model, SPEC.target_modules, SPEC.rank), seed=1)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device)  # type: ignore[arg-type]  # no tokenizer
-    engine = StackedEngine(base, SPEC, StackedOptions())
-    loop = faster_loop(lambda: random_base(shape, device), SPEC, jobs(1, 64, adapter, 2)[0])
-    peft = loop.fresh()
-    rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
-    rate = max(rates.values())
-    timer = timed_on_gpu if device.type == "cuda" else timed
-    points = []
-    for compiled in (False, True):
-        if compiled:
-            for layer in model.get_decoder().layers:
-                layer.compile(dynamic=False)
-        for members, tokens in POINTS[shape]:
-            many, [one] = jobs(members, tokens, adapter, steps), jobs(1, tokens, adapter, steps)
-            contenders: dict[str, Contender] = {"stacked": lambda many=many: stacked(engine, many)}
-            if not compiled:
-                contenders |= {
-                    "swap": lambda one=one: loop.swap(peft, one),
-                    "peft": lambda one=one: loop.steps(peft, one),
-                }
-            try:
-                in_turn(contenders, 1, timer)  # warm up
-                found = in_turn(contenders, rounds, timer)
-            except torch.OutOfMemoryError:
-                points.append({"members": members, "tokens": tokens, "compiled": compiled, "out_of_memory": True})
-                continue
-            work = flops.training([tokens] * steps, (tokens - 1) * steps)
-            shown = {
-                name: summary(each, work * (members if name == "stacked" else 1), rate) for name, each in found.items()
+class Bench:
+    """One shape's models over the same weights in memory: a PEFT one for `swap` and `peft`, and a stacked one."""
+
+    def __init__(self, shape: str, device: torch.device, steps: int) -> None:
+        """Make them, measure the device; members take so many local steps."""
+        model = random_base(shape, device)
+        self.steps, self.timer = steps, timed_on_gpu if device.type == "cuda" else timed
+        self.flops = FlopCounter.of(model, SPEC.target_modules, SPEC.rank)
+        self.adapter = initial_adapter(adapter_shapes(model, SPEC.target_modules, SPEC.rank), seed=1)
+        self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0])
+        self.peft = self.loop.fresh()
+        self.rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
+        size = sum(parameter.numel() for parameter in model.parameters())
+        base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device)  # type: ignore[arg-type]  # no tokenizer
+        self.layers = model.get_decoder().layers
+        self.engine = StackedEngine(base, SPEC, StackedOptions())
+
+    def compile(self) -> None:
+        """Compile the stacked model's layers anew, as `StackedOptions.compiled`."""
+        torch.compiler.reset()  # no shape is left out since others were compiled before
+        for layer in self.layers:
+            layer.compile(dynamic=False)
+
+    def point(self, members: int, tokens: int, rounds: int, others: bool) -> dict[str, Any]:
+        """K members in one batch, and one member's turn of the others, in turn."""
+        many, [one] = jobs(members, tokens, self.adapter, self.steps), jobs(1, tokens, self.adapter, self.steps)
+        contenders: dict[str, Contender] = {"stacked": lambda: stacked(self.engine, many)}
+        if others:
+            contenders |= {
+                "swap": lambda: self.loop.swap(self.peft, one),
+                "peft": lambda: self.loop.steps(self.peft, one),
             }
-            points.append({"members": members, "tokens": tokens, "compiled": compiled, **shown})
-            ours = shown["stacked"]
-            print(f"{shape} K={members} tokens={tokens} compiled={compiled}:"
-                  f" {ours['useful_tokens_per_second']:.0f} tokens/s, MFU {ours['mfu']:.2f}", flush=True)  # fmt: skip
-    return {"gemm_flops_per_second": rates, "autocast_of_others": loop.autocast, "points": points}
+        try:
+            in_turn(contenders, 1, self.timer)  # warm up
+            found = in_turn(contenders, rounds, self.timer)
+        except torch.OutOfMemoryError:
+            return {"out_of_memory": True}
+        work, rate = self.flops.training([tokens] * self.steps, (tokens - 1) * self.steps), max(self.rates.values())
+        return {name: summary(each, work * (members if name == "stacked" else 1), rate) for name, each in found.items()}
+
+
+def measure(shape: str, device: torch.device, rounds: int, steps: int) -> Iterator[dict[str, Any]]:
+    """What is known of a shape after each point."""
+    bench = Bench(shape, device, steps)
+    points: list[dict[str, Any]] = []
+    plan = [(False, False, point) for point in POINTS[shape]] + [(True, False, point) for point in COMPILED[shape]]
+    for compiled, deterministic, (members, tokens) in [*plan, (True, True, COMPILED[shape][-1])]:
+        if compiled:
+            bench.compile()
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as nodes have it
+        gc.collect()
+        torch.cuda.empty_cache()
+        found = bench.point(members, tokens, rounds, not compiled)
+        how = {"members": members, "tokens": tokens, "compiled": compiled, "deterministic": deterministic}
+        points.append({**how, **found})
+        shown = [f"{name} {one['useful_tokens_per_second']:.0f} tokens/s, MFU {one['mfu']:.2f}"
+                 for name, one in found.items() if name != "out_of_memory"]  # fmt: skip
+        print(f"{shape} {how}: {', '.join(shown) or 'out of memory'}", flush=True)
+        yield {"gemm_flops_per_second": bench.rates, "autocast_of_others": bench.loop.autocast, "points": points}
+    torch.use_deterministic_algorithms(False)
 
 
 def headline(shapes: dict[str, Any]) -> dict[str, float]:
@@ -124,7 +162,7 @@ def headline(shapes: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for shape, found in shapes.items():
         done = [point for point in found["points"] if "stacked" in point]
-        figures[f"mfu_{shape.removeprefix('llama_')}"] = max(point["stacked"]["mfu"] for point in done)
+        figures[f"mfu_{shape.removeprefix('llama_')}"] = max((point["stacked"]["mfu"] for point in done), default=0.0)
         swap = {p["tokens"]: p["swap"]["useful_tokens_per_second"] for p in done if "swap" in p}
         for tokens in swap:
             best = max(p["stacked"]["useful_tokens_per_second"] for p in done if p["tokens"] == tokens)
@@ -140,6 +178,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: training_gpu needs a GPU; torch sees none (try: 'shapes=[tiny]' device=cpu)")
+    os.environ |= NODE_ENVIRONMENT
     result: dict[str, Any] = {
         "environment": environment(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -148,8 +187,9 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         "shapes": {},
     }
     for shape in settings.shapes:
-        result["shapes"][shape] = measure(shape, device, 1 if quick else 5, 2 if quick else SETTINGS.steps)
-        result["headline"] = headline(result["shapes"])
-        store("training_gpu", result, quick or device.type != "cuda")
+        for found in measure(shape, device, 1 if quick else ROUNDS, 2 if quick else SETTINGS.steps):
+            result["shapes"][shape] = found
+            result["headline"] = headline(result["shapes"])
+            store("training_gpu", result, quick or device.type != "cuda")
     for name, value in result["headline"].items():
         print(f"{name}: {value:.3g}")

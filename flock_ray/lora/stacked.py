@@ -6,7 +6,8 @@ The batch is member-major. Every member's tokens meet that member's factors alon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -102,6 +103,7 @@ class StackedAdapters:
         """
         self.ownership = Ownership()
         self._shapes = adapter_shapes(model, spec.target_modules, spec.rank)
+        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
         by_key: dict[str, nn.Parameter] = {}
         model.requires_grad_(False)
         for name, base in target_layers(model, spec.target_modules).items():
@@ -123,8 +125,13 @@ class StackedAdapters:
         for adapter in adapters:
             require_fit(adapter, self._shapes)
         [like] = {factor.device: factor for factor in self._factors.values()}.values()
-        rows = [torch.cat([adapter[key].T.flatten() for key in self._shapes]) for adapter in adapters]
-        self.weights = nn.Parameter(torch.stack(rows).to(like.device, torch.float32))
+        distinct = {id(adapter): adapter for adapter in adapters}  # most members start where others do
+        rows = torch.empty(len(distinct), sum(self._sizes), pin_memory=like.is_cuda)
+        for row, adapter in zip(rows, distinct.values(), strict=True):
+            torch.cat([adapter[key].flatten() for key in self._shapes], out=row)
+        weights = self._transposed(rows.to(like.device, non_blocking=True), self._shapes.values())
+        order = list(distinct)
+        self.weights = nn.Parameter(weights[[order.index(id(adapter)) for adapter in adapters]])
         self._computed = self.weights.detach().to(like.dtype)
         for factor, part in zip(self._factors.values(), self._parts(self._computed), strict=True):
             factor.data, factor.grad = part, None
@@ -149,14 +156,31 @@ class StackedAdapters:
         if self._computed.dtype != torch.float32:
             self._computed.copy_(self.weights.detach())
 
-    def read(self, member: int) -> Adapter:
-        """Copy one member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted."""
-        rows = self._parts(self.weights.detach()[member : member + 1].cpu())
-        copied = (part[0].T.clone(memory_format=torch.contiguous_format) for part in rows)
-        return dict(zip(self._shapes, copied, strict=True))
+    def read(self) -> list[Adapter]:
+        """Copy every member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted.
+
+        They share one piece of memory, on a GPU's host a pinned one: one transfer for all.
+        """
+        flat = self._transposed(self.weights.detach(), [(columns, rows) for rows, columns in self._shapes.values()])
+        rows = torch.empty(flat.shape, pin_memory=flat.is_cuda).copy_(flat) if flat.is_cuda else flat
+        return [
+            {
+                key: x.view(shape)
+                for (key, shape), x in zip(self._shapes.items(), torch.split(row, self._sizes), strict=True)
+            }
+            for row in rows
+        ]
+
+    def _transposed(self, stacked: torch.Tensor, shapes: Iterable[tuple[int, ...]]) -> torch.Tensor:
+        """[K, D] that hold matrices of these shapes one after the other, with each of them transposed."""
+        found = torch.empty_like(stacked)
+        targets, sources = (torch.split(x, self._sizes, dim=1) for x in (found, stacked))
+        for target, source, (rows, columns) in zip(targets, sources, shapes, strict=True):
+            target.view(-1, columns, rows).copy_(source.view(-1, rows, columns).transpose(1, 2))
+        return found
 
     def _parts(self, stacked: torch.Tensor) -> list[torch.Tensor]:
         """[K, D] as views of the shapes of the factors, [K, ...] each."""
         shapes = [(columns, rows) for rows, columns in self._shapes.values()]
-        pieces = torch.split(stacked, [rows * columns for rows, columns in shapes], dim=1)
+        pieces = torch.split(stacked, self._sizes, dim=1)
         return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -23,6 +23,7 @@ class Packed:
         predictors: [L] int64, the tokens that have a labelled one after them.
         targets: [L] int64, these labels.
         owners: [L] int64, the sequence of each.
+        ends: [R + 1] int32, 0 and the end of each sequence (the field's `cu_seqlens`).
     """
 
     input_ids: torch.Tensor
@@ -31,16 +32,12 @@ class Packed:
     predictors: torch.Tensor
     targets: torch.Tensor
     owners: torch.Tensor
+    ends: torch.Tensor
 
     @property
     def rectangular(self) -> bool:
         """Whether all sequences have the same length: then the tokens are a matrix as they are."""
         return min(self.lengths) == max(self.lengths)
-
-    @cached_property
-    def ends(self) -> torch.Tensor:
-        """[R + 1] int32, 0 and the end of each sequence (the field's `cu_seqlens`)."""
-        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.input_ids.device)
 
     @cached_property
     def cells(self) -> torch.Tensor:
@@ -57,9 +54,10 @@ def pack(examples: Sequence[Example], device: torch.device) -> Packed:
     positions = torch.cat([torch.arange(length) for length in lengths])
     labelled = torch.nonzero((labels != IGNORED) & (positions > 0))[:, 0]
     ids = torch.cat([example.input_ids for example in examples])
-    parts = (ids, positions, labelled - 1, labels[labelled], rows[labelled])
-    ids, positions, predictors, targets, owners = (part.to(device) for part in parts)
-    return Packed(ids, positions, lengths, predictors, targets, owners)
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    parts = (ids, positions, labelled - 1, labels[labelled], rows[labelled], ends)
+    ids, positions, predictors, targets, owners, ends = (part.to(device) for part in parts)
+    return Packed(ids, positions, lengths, predictors, targets, owners, ends)
 
 
 def filler(tokens: int, longest: int) -> list[Example]:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flock_ray.errors import TrainingError
 from flock_ray.lora.peft_io import LoraSpec
+from flock_ray.lora.serialization import Adapter
 from flock_ray.lora.stacked import StackedAdapters
 from flock_ray.lora.stacked_optimizer import StackedAdamW
 from flock_ray.training.cross_entropy import CHUNK_TOKENS
@@ -113,8 +114,9 @@ class StackedEngine:
                     what = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
                     errors[member] = divergence(what[0], step + 1, what[1])
                 tick()
+        trained = self.adapters.read()
         seconds = (time.perf_counter() - start) / len(jobs)
-        return [errors.get(k) or self._outcome(k, job, losses[k], seconds) for k, job in enumerate(jobs)]
+        return [errors.get(k) or outcome(job, trained[k], losses[k], seconds) for k, job in enumerate(jobs)]
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`."""
@@ -182,6 +184,8 @@ class StackedEngine:
         self.adapters.apply()
         return {member: (losses[member], norms[member]) for member in moving}
 
-    def _outcome(self, member: int, job: MemberJob, losses: list[float], seconds: float) -> TrainOutcome:
-        num_tokens = sum(example.num_labels for batch in job.batches for example in batch)
-        return TrainOutcome(self.adapters.read(member), losses, num_tokens, seconds)
+
+def outcome(job: MemberJob, adapter: Adapter, losses: list[float], seconds: float) -> TrainOutcome:
+    """Of a member that got through."""
+    num_tokens = sum(example.num_labels for batch in job.batches for example in batch)
+    return TrainOutcome(adapter, losses, num_tokens, seconds)

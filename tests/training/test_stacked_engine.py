@@ -53,7 +53,7 @@ def gradients(cohort: StackedEngine, adapters: list[Adapter], batches: list[list
     cohort.member_losses(batches).sum().backward()
     stack.collect_gradients()
     stack.weights = torch.nn.Parameter(stack.gradient)
-    return [stack.read(member) for member in range(len(adapters))]
+    return stack.read()
 
 
 def solo_gradient(folder: Path, adapter: Adapter, batch: list[Example]) -> Adapter:
