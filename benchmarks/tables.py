@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,9 @@ ORCHESTRATION = (
 )
 GPU = (
     Row("MFU, 8B Llama shape", "mfu_8b", "{:.0%}", "≥ 40 %"),
-    Row("many members in one batch, against adapters swapped in turn, 1B, 256 tokens", "swap_ratio_1b_t256",
+    Row("32 members in one batch, against adapters swapped in turn, 1B, 256 tokens", "swap_ratio_1b_t256",
         target="≥ 4×"),
+    Row("8 members in one batch, against adapters swapped in turn, 8B, 1,024 tokens", "swap_ratio_8b_t1024"),
 )  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "training": ("training_throughput", TRAINING),
@@ -95,6 +97,28 @@ SWITCHES = {
 }
 
 
+def _gpu_points_table() -> str:
+    """Every point of every shape: tokens a second of each contender, and the share of the product rate of ours."""
+    path = RESULTS / "training_gpu.json"
+    if not path.exists():
+        return "No result is committed.\n"
+    titles = ("shape", "K × tokens", "one batch, tokens/s", "MFU", "… compiled", "MFU", "swapped", "plain PEFT")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for shape, found in json.loads(path.read_text())["shapes"].items():
+        cells: dict[str, list[str]] = {}
+        for point in found["points"]:
+            if point["deterministic"]:
+                continue
+            row = cells.setdefault(f"{point['members']} × {point['tokens']:,}", ["", "", "", "", "", ""])
+            for name, column in (("stacked", 2 * point["compiled"]), ("swap", 4), ("peft", 5)):
+                if name in point:
+                    row[column] = f"{point[name]['useful_tokens_per_second']:,.0f}"
+                    if name == "stacked":
+                        row[column + 1] = f"{point[name]['mfu']:.0%}"
+        lines += [f"| {shape} | {size} | {' | '.join(row)} |" for size, row in cells.items()]
+    return "\n".join(lines) + "\n"
+
+
 def _switches_table() -> str:
     path = RESULTS / "training_throughput.json"
     if not path.exists():
@@ -117,11 +141,18 @@ def _summary_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+SPECIAL: dict[str, Callable[[], str]] = {
+    "switches": _switches_table,
+    "gpu_points": _gpu_points_table,
+    "summary": _summary_table,
+}
+
+
 def render(name: str) -> str:
     """A table by its name, in Markdown."""
-    if name == "switches":
-        return _switches_table()
-    return _summary_table() if name == "summary" else _headline_table(*TABLES[name])
+    if name in SPECIAL:
+        return SPECIAL[name]()
+    return _headline_table(*TABLES[name])
 
 
 def rewritten(page: str) -> str:
