@@ -40,7 +40,7 @@ DEVIATIONS = (
     "token ids come from a file, already tokenised; the client reads only its own",
     "LoRA on all linear layers with this project's rank, alpha, learning rates and clipping in place of FlowerTune's",
     "all clients take part in every round in place of a tenth of them; client k stands for the k-th member that"
-    " proposed in that epoch here; all members are on one logical host, as all clients are on one machine",
+    " proposed in that epoch here; ours has a node on each core, as flower_parallel a client",
     "FlowerTune's client has a GPU and 6 or 8 CPUs to itself: with 2 cores that is num_cpus=2, also Flower's default."
     " num_cpus=1, two clients at a time, is measured as flower_parallel, and ratios are to the faster of the two",
     "the server starts from the given adapter and neither loads the base model nor saves checkpoints",
@@ -79,7 +79,7 @@ class Point:
         return [
             "adversary=none",
             f"alliance.num_members={self.members + VOTERS}",
-            "alliance.hosts=1",
+            f"alliance.hosts={CORES}",
             f"alliance.num_proposers={self.members}",
             f"alliance.num_voters={VOTERS}",
             f"alliance.num_epochs={rounds}",
@@ -88,8 +88,9 @@ class Point:
             f"training.batch_size={self.batch_size}",
             f"data.sequence_length={self.sequence_length}",
             f"data.heldout_tokens={self.heldout_tokens}",
-            f"cluster.cpus_per_worker={CORES}",
-            f"cluster.threads_per_worker={CORES}",
+            f"cluster.nodes={CORES}",
+            "cluster.cpus_per_worker=1",
+            "cluster.threads_per_worker=1",
         ]
 
 

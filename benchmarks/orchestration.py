@@ -26,7 +26,7 @@ from flock_ray.chain.anvil import find_anvil
 
 PEERS = ROOT / "benchmarks" / "peers"
 MEMORY = Path("/dev/shm")
-VOTERS = 22
+VOTERS, NODES = 22, 2
 RANK = 8
 BYTES_A_UNIT_OF_WIDTH = 2 * 2 * RANK * 4  # two layers of two float32 factors
 TARGETS = {
@@ -146,7 +146,7 @@ def commands(size: Size, folder: Path) -> dict[str, list[str]]:
             "voters": VOTERS if voting else 1,
             "voting": voting,
             "width": size.width,
-            "nodes": 1,
+            "nodes": NODES,
             "chain": ("anvil" if find_anvil() else "eth_tester") if voting else "none",
         }
         found[side] = [

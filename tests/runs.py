@@ -44,6 +44,7 @@ TINY = (
     "alliance.band_floor=500",
     "alliance.band_ceiling=2000",
     "alliance.band_z=1",
+    "cluster.nodes=1",
     "cluster.cpus_per_worker=1",
     "cluster.threads_per_worker=1",
     "chain=eth_tester",

@@ -62,6 +62,7 @@ class NodeGroup:
             "MALLOC_MMAP_THRESHOLD_": "1000000000",  # activations come back from the heap, not from the kernel:
             "MALLOC_TRIM_THRESHOLD_": "8000000000",  # a step is a fifth faster
             "MALLOC_TOP_PAD_": "100000000",
+            "MALLOC_ARENA_MAX": "1",  # the heap of the main thread; those of others give back all that is large
         }
         self._actors = [
             self._actor.options(
