@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.exceptions import RayTaskError
 
 from flock_ray.chain.views import EpochAbandonedError
@@ -108,12 +109,17 @@ class Alliance:
         self.witness.epoch_ends(record, losses, self._wall_seconds())
         return following
 
-    def _exchange(self, kind: Kind, phase: str, *args: Any) -> Bulletin:
-        """One phase on all nodes: its messages go to the committee as they come; returns the bulletin after it."""
+    def _exchange(self, kind: Kind, phase: str, *args: Any) -> ObjectRef[Bulletin]:
+        """One phase on all nodes: its messages go to the committee as they come.
+
+        Returns:
+            The bulletin after it, which goes from the committee to the nodes and never comes here.
+        """
         for _, result in self._results(phase, *args):
             for reason in self._ask("collect", result.messages, kind):
                 self.events.emit("message_dropped", phase=phase, reason=reason)
-        bulletin: Bulletin = self._ask("bulletin")
+        bulletin: ObjectRef[Bulletin] = self.committee.bulletin.remote()
+        self._ask("size")  # answered after it: a committee that died is noticed here, not by the nodes
         return bulletin
 
     def _sign(self, record: Record, bulletin: Bulletin) -> tuple[Attestation, TaskState]:

@@ -56,6 +56,10 @@ class Committee:
         """All messages of the epoch so far, in canonical order."""
         return tuple(signed for _, signed in sorted(self._messages.items(), key=lambda entry: entry[0]))
 
+    def size(self) -> int:
+        """How many messages of the epoch there are so far."""
+        return len(self._messages)
+
     def tally(self) -> tuple[Record, tuple[SignedMessage, ...]]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""
         bulletin = self.bulletin()

@@ -147,10 +147,14 @@ class NodeGroups:
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
         """One phase on all groups: (index, rank 0's result) in finish order.
 
+        Args:
+            method: the phase.
+            args: of the phase, or references to them.
+
         Raises:
             FlockRayError: what a node raised; NodeGroupError: a group died twice.
         """
-        shared = [ray.put(arg) for arg in args]
+        shared = [arg if isinstance(arg, ray.ObjectRef) else ray.put(arg) for arg in args]
         pending = {index: group.call(method, *shared) for index, group in enumerate(self._groups)}
         return self._gather(pending, method, tuple(shared))
 

@@ -364,7 +364,10 @@ class Node:
         return member, message
 
     def _sign(self, noted: Sequence[Noted]) -> list[SignedMessage]:
-        return [member.sign(message, self._state, self._domain) for member, message in noted]
+        sent = [member.sign(message, self._state, self._domain) for member, message in noted]
+        for signed, (_, message) in zip(sent, noted, strict=True):
+            self._post.remember(signed, message)
+        return sent
 
     def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:
         """Seal ballots for the reveal and commit to them."""
