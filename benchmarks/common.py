@@ -44,10 +44,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def store(name: str, result: dict[str, Any], quick: bool) -> None:
-    """Write a result file, beside the committed ones unless it is a quick run."""
+def result_path(name: str, quick: bool) -> Path:
+    """Where the result of a benchmark lies: with the committed ones unless it is of a quick run."""
     folder = Path("outputs") if quick else ROOT / "benchmarks" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    return folder / f"{name}.json"
+
+
+def store(name: str, result: dict[str, Any], quick: bool) -> None:
+    """Write a result file."""
+    path = result_path(name, quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     print(f"wrote {path}")

@@ -6,13 +6,15 @@ model, `peft` is that model's loop over one member, `stacked` is this project's 
 come one after the other, so a round times one of them, whatever K. The others may cast as they like best: with PEFT's
 own casts or under autocast, whichever is faster here. Contenders take turns; ratios are of medians. Imports and the
 packaged model's first conversion are not counted. Needs no Ray. Takes about half an hour on two cores and stores each
-section as it is done. `training_gpu` is the same on a GPU.
+section as it is done; `only=float32` measures that section anew and keeps the others. `training_gpu` is the same on a
+GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.common import environment, store
+from benchmarks.common import environment, result_path, store
 from benchmarks.peers.local_loops import PeftLoop
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
@@ -308,25 +310,30 @@ def ratios(points: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def headline(
-    points: dict[str, Any], others: Sequence[dict[str, Any]], exact: dict[str, Any], rate: float
-) -> dict[str, float]:
-    """The figures that count, in bfloat16 unless they say otherwise."""
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """The figures that count as far as they are there, in bfloat16 unless they say otherwise."""
+    found = result["bfloat16"]
+    points = found["points"]
     short = points[str(TOKENS[0])]
     speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
-    every = [one["mfu"] for one in [*others, *(one for point in points.values() for one in point.values())]]
+    every = [one["mfu"] for one in [*found["search"], *(one for point in points.values() for one in point.values())]]
+    exact = ratios(result.get("float32", {}).get("points", {}))
     return {
         **ratios(points),
-        **{f"{name}_float32": value for name, value in ratios(exact).items()},
+        **{f"{name}_float32": value for name, value in exact.items()},
         "gemm_fraction_best": max(every),
-        "gemm_tflops_per_second": rate / 1e12,
+        "gemm_tflops_per_second": max(found["gemm_flops_per_second"].values()) / 1e12,
         "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
         f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[OURS],
     }
 
 
 def run(quick: bool, overrides: Sequence[str]) -> None:
-    """Run, measure, store. Takes no overrides."""
+    """Run, measure, store."""
+    if list(overrides) == ["only=float32"]:
+        return measure_float32(json.loads(result_path("training_throughput", quick).read_text()), quick)
+    if overrides:
+        raise SystemExit("error: training_throughput takes one override, only=float32")
     result: dict[str, Any] = {
         "environment": environment(),
         "model": "SmolLM2-135M-Instruct",
@@ -346,9 +353,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
 
     def keep() -> None:
         """What there is: the whole takes long, and a part of it is worth having."""
-        result["headline"] = headline(
-            points, others, result.get("float32", {}).get("points", {}), max(bench.rates.values())
-        )
+        result["headline"] = headline(result)
         store("training_throughput", result, quick)
 
     points[str(short)] = bench.compare(short, rounds)
@@ -360,8 +365,16 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     for tokens in () if quick else longer:
         points[str(tokens)] = bench.compare(tokens, rounds)
         keep()
-    wide = Bench(torch.float32, steps)
-    result["float32"] = {"gemm_flops_per_second": wide.rates, "points": {str(short): wide.compare(short, rounds)}}
-    keep()
+    measure_float32(result, quick)
+
+
+def measure_float32(result: dict[str, Any], quick: bool) -> None:
+    """The short comparison once more in float32, and the end of the result."""
+    prepare_packaged()
+    bench, tokens = Bench(torch.float32, result["local_steps"]), TOKENS[0]
+    points = {str(tokens): bench.compare(tokens, 1 if quick else ROUNDS)}
+    result["float32"] = {"environment": environment(), "gemm_flops_per_second": bench.rates, "points": points}
+    result["headline"] = headline(result)
+    store("training_throughput", result, quick)
     for name, value in result["headline"].items():
         print(f"{name}: {value:.3g}")

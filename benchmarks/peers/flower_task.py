@@ -35,7 +35,7 @@ class Task:
     """A run of one node group.
 
     Attributes:
-        spec: of the node group.
+        spec: of one of the node groups, which differ in the members that they host.
         model: folder of the base model.
         dtype: of its weights in the run, `bfloat16` or `float32`.
         silos: of all members.
@@ -54,9 +54,10 @@ class Task:
     def of(cls, folder: Path) -> Task:
         """Read it from the folder of a run that has ended."""
         config = load_config(folder)
-        [spec] = node_specs(config, make_plan(config), folder, "")
+        spec = node_specs(config, make_plan(config), folder, "")[0]
         base = load_base(spec.model)
-        silos = {member: load_silo(spec.data, member, base.tokenizer) for member in spec.members}
+        numbers = range(config.alliance.num_members)
+        silos = {member: load_silo(spec.data, member, base.tokenizer) for member in numbers}
         shapes = adapter_shapes(base.model, spec.lora.target_modules, spec.lora.rank)
         start = initial_adapter(shapes, local_seed(spec.run_seed, "adapter"))
         assert adapter_hash(start) == from_hex(RunDirectory(folder).read_task()[0]["adapter"])
