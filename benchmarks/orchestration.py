@@ -48,7 +48,7 @@ class Size:
         rounds: measured of every side but those in `fewer`; one more before them is dropped.
         peers: that take part.
         fewer: {side: rounds} of sides whose rounds take long.
-        voting: whether ours is measured with voting too: ten thousand members would stake for half an hour first.
+        voting: whether ours is measured with voting too; ten thousand members would stake for half an hour first.
     """
 
     members: int
@@ -84,7 +84,7 @@ SIZES = (
     Size(1_000, 0.2, 5, fewer={"flower": 2}),
     Size(10_000, 0.2, 3, peers=(), voting=False),
     Size(100, 0.2, 7),
-    Size(20, 51.0, 2),  # a run keeps a gigabyte of payloads a round, here in memory
+    Size(20, 51.0, 3, voting=False),  # runs keep a gigabyte of payloads a round: with a second one memory is full
 )
 QUICK = (Size(20, 0.2, 2), Size(100, 0.2, 2), Size(4, 6.5, 2))
 

@@ -61,7 +61,7 @@ AT_ONCE: dict[str, tuple[list[str], type[Exception], list[str]]] = {
     "too little machine": (
         ["cluster.cpus_per_worker=4000"],
         PlacementError,
-        ["1 node groups of 4000 CPU each do not fit", "room for 0", "lower cluster.nodes"],
+        ["2 node groups of 4000 CPU each do not fit", "room for 0", "lower cluster.nodes"],
     ),
     "no run to resume": (["resume=."], RunDirectoryError, ["holds no run (config.yaml is missing)"]),
     "nothing to resume": (["resume=/nowhere/at/all"], RunDirectoryError, ["resume=/nowhere/at/all"]),
