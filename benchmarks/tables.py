@@ -45,9 +45,11 @@ TRAINING = (
     Row("useful tokens a second, 8 members, 64 tokens", "tokens_per_second_k8_t64", "{:,.0f}"),
 )  # fmt: skip
 FLOWER = (
-    Row("a round of Flower's simulation against one here, no votes, no settlement", "flower_ratio_plain",
-        target="≥ 2.5×"),
+    Row("a round of Flower's simulation, one core a client, against one here, no votes, no settlement",
+        "flower_ratio_plain", target="≥ 2.5×"),
     Row("… with votes and settlement on a chain", "flower_ratio_full", target="≥ 1.3×"),
+    Row("both cores a client, as FlowerTune asks, against one here, no votes, no settlement", "flowertune_ratio_plain"),
+    Row("… with votes and settlement on a chain", "flowertune_ratio_full"),
 )  # fmt: skip
 ORCHESTRATION = (
     Row("driver CPU a member, 1,000 members × 0.2 MB, no votes", "driver_ms_per_member_1000", "{:.2f} ms", "≤ 1 ms"),
