@@ -317,10 +317,13 @@ def headline(result: dict[str, Any]) -> dict[str, float]:
     short = points[str(TOKENS[0])]
     speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
     every = [one["mfu"] for one in [*found["search"], *(one for point in points.values() for one in point.values())]]
-    exact = ratios(result.get("float32", {}).get("points", {}))
+    exact = result.get("float32", {}).get("points", {})
+    figures = {f"{name}_float32": value for name, value in ratios(exact).items()}
+    if exact:
+        figures["gemm_fraction_float32"] = max(one["mfu"] for point in exact.values() for one in point.values())
     return {
         **ratios(points),
-        **{f"{name}_float32": value for name, value in exact.items()},
+        **figures,
         "gemm_fraction_best": max(every),
         "gemm_tflops_per_second": max(found["gemm_flops_per_second"].values()) / 1e12,
         "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
