@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -48,6 +49,14 @@ def result_path(name: str, quick: bool) -> Path:
     """Where the result of a benchmark lies: with the committed ones unless it is of a quick run."""
     folder = Path("outputs") if quick else ROOT / "benchmarks" / "results"
     return folder / f"{name}.json"
+
+
+def earlier_result(name: str, quick: bool) -> dict[str, Any]:
+    """What a benchmark stored last; ends the process if there is nothing."""
+    path = result_path(name, quick)
+    if not path.exists():
+        raise SystemExit(f"error: {path} is not there; run {name} whole first")
+    return dict(json.loads(path.read_text()))
 
 
 def store(name: str, result: dict[str, Any], quick: bool) -> None:

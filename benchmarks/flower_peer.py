@@ -181,9 +181,8 @@ def take_turns(point: Point, overrides: Sequence[str]) -> tuple[dict[str, list[R
                 task, dumped = Task.of(folder), ROOT / "outputs" / "flower_peer" / f"turn-{turn + 1}"
                 task.dump(dumped)
                 for name, cpus in FLOWER.items():
-                    if turn == 0 or name == "flower":
-                        note(name, play_flower(dumped, cpus))
-                        final[name] = load_file(dumped / "final.safetensors")
+                    note(name, play_flower(dumped, cpus))
+                    final[name] = load_file(dumped / "final.safetensors")
         cosine = task.cosine(final["plain"], final["flower"])
         ends.append({"losses": task.losses(final), "cosine_of_plain_and_flower": cosine})
     return runs, ends

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from benchmarks.common import ROOT, environment, result_path, store
+from benchmarks.common import ROOT, earlier_result, environment, store
 from benchmarks.peers.environments import python_of
 from flock_ray.chain.anvil import find_anvil
 
@@ -223,7 +223,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         named = overrides[0].removeprefix("only=")
         if len(overrides) > 1 or named not in sizes:
             raise SystemExit(f"error: orchestration takes one override, only=SIZE with SIZE of {', '.join(sizes)}")
-        kept = json.loads(result_path("orchestration", quick).read_text())
+        kept = earlier_result("orchestration", quick)
         before, found, sizes = kept["environment"], kept["sizes"], {named: sizes[named]}
     for size in sizes.values():
         found[size.name] = {"environment": environment(), **measure(size)}

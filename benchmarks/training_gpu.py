@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from statistics import median
 from typing import Any
 
 import torch
@@ -158,15 +159,23 @@ def measure(shape: str, device: torch.device, rounds: int, steps: int) -> Iterat
 
 
 def headline(shapes: dict[str, Any]) -> dict[str, float]:
-    """Best MFU at 8B, and the best ratio to swapping at 1B and 256 tokens a member-step."""
+    """MFU of each shape's best point, and the best ratio to swapping at so many tokens a member-step.
+
+    The swapped member is the same at every point of so many tokens: its median counts. Compiled points are apart.
+    """
     figures: dict[str, float] = {}
     for shape, found in shapes.items():
-        done = [point for point in found["points"] if "stacked" in point]
-        figures[f"mfu_{shape.removeprefix('llama_')}"] = max((point["stacked"]["mfu"] for point in done), default=0.0)
-        swap = {p["tokens"]: p["swap"]["useful_tokens_per_second"] for p in done if "swap" in p}
-        for tokens in swap:
-            best = max(p["stacked"]["useful_tokens_per_second"] for p in done if p["tokens"] == tokens)
-            figures[f"swap_ratio_{shape.removeprefix('llama_')}_t{tokens}"] = best / swap[tokens]
+        name = shape.removeprefix("llama_")
+        done = [point for point in found["points"] if "stacked" in point and not point["deterministic"]]
+        for compiled, suffix in ((False, ""), (True, "_compiled")):
+            points = [point for point in done if point["compiled"] is compiled]
+            if points:
+                figures[f"mfu_{name}{suffix}"] = max(point["stacked"]["mfu"] for point in points)
+            for tokens in sorted({point["tokens"] for point in points}):
+                best = max(p["stacked"]["useful_tokens_per_second"] for p in points if p["tokens"] == tokens)
+                swap = [p["swap"]["useful_tokens_per_second"] for p in done if "swap" in p and p["tokens"] == tokens]
+                if swap:
+                    figures[f"swap_ratio_{name}_t{tokens}{suffix}"] = best / median(swap)
     return figures
 
 

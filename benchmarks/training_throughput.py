@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.common import environment, result_path, store
+from benchmarks.common import earlier_result, environment, store
 from benchmarks.peers.local_loops import PeftLoop
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
@@ -132,8 +131,12 @@ def faster_loop(load: Callable[[], PreTrainedModel], spec: LoraSpec, job: Member
         loop = PeftLoop(load, spec, autocast)
         model = loop.fresh()
         loop.steps(model, job)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         began = time.perf_counter()
         loop.steps(model, job)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds[loop] = time.perf_counter() - began
     return min(seconds, key=seconds.__getitem__)
 
@@ -334,7 +337,7 @@ def headline(result: dict[str, Any]) -> dict[str, float]:
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store."""
     if list(overrides) == ["only=float32"]:
-        return measure_float32(json.loads(result_path("training_throughput", quick).read_text()), quick)
+        return measure_float32(earlier_result("training_throughput", quick), quick)
     if overrides:
         raise SystemExit("error: training_throughput takes one override, only=float32")
     result: dict[str, Any] = {

@@ -113,7 +113,7 @@ class Alliance:
         """One phase on all nodes: its messages go to the committee as they come.
 
         Returns:
-            The bulletin after it, which goes from the committee to the nodes and never comes here.
+            The bulletin after it, which goes from the committee to the nodes: a large one never comes here.
         """
         for _, result in self._results(phase, *args):
             for reason in self._ask("collect", result.messages, kind):

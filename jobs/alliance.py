@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from flock_ray.cluster.interrupts import stop_on_signals
@@ -30,7 +31,7 @@ from flock_ray.telemetry.table import Console
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 INTERRUPTED = 130
 PLACE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
-"""What of `cluster` a resumed run may change: the rest shapes its bytes."""
+"""What of `cluster` a resumed run may change where it is named: the rest shapes its bytes."""
 
 
 def output_root(config: Config) -> Path:
@@ -40,11 +41,17 @@ def output_root(config: Config) -> Path:
     return Path.home() / "flock_ray_outputs" if in_ray_job() else Path.cwd() / "outputs"
 
 
-def open_run(config: Config) -> tuple[Config, RunDirectory]:
-    """The run to go on with, under its own configuration, at the place and on the RPC that are named now."""
+def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirectory]:
+    """The run to go on with, under its own configuration, at the place and on the RPC that are named now.
+
+    Args:
+        config: as composed now, with `resume`.
+        named: keys and groups that the command line overrides.
+    """
     run = RunDirectory.open(Path(config.resume).expanduser())
     earlier = load_config(run.path)
-    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in PLACE})
+    moved = [name for name in PLACE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
+    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in moved})
     chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
     resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)
     check(resumed)
@@ -64,11 +71,11 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
         plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
 
 
-def play(config: Config) -> None:
-    """Plan, run, and say where the results are."""
+def play(config: Config, named: Collection[str]) -> None:
+    """Plan, run, and say where the results are; `named` are the keys and groups that the command line overrides."""
     console = Console()
+    config, run = open_run(config, named) if config.resume else (config, None)
     config = on_own_cluster(config)
-    config, run = open_run(config) if config.resume else (config, None)
     plan = make_plan(config)
     show_plan(plan, config, console)
     if config.plan_only:
@@ -102,7 +109,8 @@ def play(config: Config) -> None:
 def main(composed: DictConfig) -> None:
     """Hydra's entry point; every error that a user can repair ends in one line and its own exit code."""
     with one_line_errors(composed.traceback, "interrupted"):
-        play(to_config(composed))
+        overrides = HydraConfig.get().overrides.task
+        play(to_config(composed), {override.lstrip("+~").partition("=")[0] for override in overrides})
 
 
 @contextmanager

@@ -32,7 +32,7 @@ ATTENTION = "eager"
 
 @dataclass(frozen=True)
 class Task:
-    """A run of one node group.
+    """A run that has ended.
 
     Attributes:
         spec: of one of the node groups, which differ in the members that they host.

@@ -284,9 +284,9 @@ class ClusterConfig:
     address: str = "auto"
     nodes: int = 1
     workers_per_node: int = 1
-    cpus_per_worker: int = 2
+    cpus_per_worker: int = 1
     gpus_per_worker: int = 0
-    threads_per_worker: int = 2
+    threads_per_worker: int = 1
     placement_timeout: float = 120.0
 
 

@@ -159,7 +159,7 @@ class StackedAdapters:
     def read(self) -> list[Adapter]:
         """Copy every member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted.
 
-        They share one piece of memory, on a GPU's host a pinned one: one transfer for all.
+        They share one piece of memory, on a GPU's host a pinned one: one transfer for all. Clone before pickling.
         """
         flat = self._transposed(self.weights.detach(), [(columns, rows) for rows, columns in self._shapes.values()])
         rows = torch.empty(flat.shape, pin_memory=flat.is_cuda).copy_(flat) if flat.is_cuda else flat

@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -280,7 +280,8 @@ class StackedRanks:
         if self._rows:
             return self._engine.train(jobs, tick)
         own = self.share(jobs)
-        results = self._of_all(self._engine.train(own, tick) if own else [], len(jobs))
+        trained = self._engine.train(own, tick) if own else []
+        results = self._of_all([by_itself(result) for result in trained], len(jobs))
         self._tell([len(job.batches) for job in jobs], tick)
         return results
 
@@ -301,6 +302,8 @@ class StackedRanks:
 
     def _of_all(self, own: list[Item], total: int) -> list[Item]:
         """What all ranks found, in the order in which it was shared out."""
+        if self._world == 1:
+            return own
         parts: list[list[Item]] = [[] for _ in range(self._world)]
         distributed.all_gather_object(parts, own, group=self._results)
         return [parts[index % self._world][index // self._world] for index in range(total)]
@@ -315,3 +318,10 @@ class StackedRanks:
     def close(self) -> None:
         """Leave the process group."""
         self._deepspeed.comm.destroy_process_group()
+
+
+def by_itself(result: Result) -> Result:
+    """A result whose factors lie in memory of their own: pickling a view writes all that it is a view of."""
+    if isinstance(result, TrainingError):
+        return result
+    return replace(result, adapter={key: factor.clone() for key, factor in result.adapter.items()})

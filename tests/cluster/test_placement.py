@@ -118,5 +118,5 @@ def test_a_node_group_lies_on_one_machine_or_the_plan_is_refused_with_the_number
 
 def test_missing_gpus_are_told() -> None:
     plan = plan_of(nodes=2, gpus_per_worker=1)
-    with pytest.raises(PlacementError, match=r"2 CPU and 1 GPU each .* \(16 CPU, 1 GPU\), room for 1"):
+    with pytest.raises(PlacementError, match=r"1 CPU and 1 GPU each .* \(16 CPU, 1 GPU\), room for 1"):
         plan.check_fit([{"CPU": 16.0, "GPU": 1.0}])

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.config import Config, valid_keys
 from tests.jobs.command import Ended, alliance
+from tests.runs import configure
 
 pytestmark = pytest.mark.integration
 
@@ -48,10 +50,23 @@ def test_cfg_prints_every_key_with_its_value(tmp_path: Path) -> None:
 def test_the_plan_alone(tmp_path: Path) -> None:
     ended = told(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
     assert ended.output.splitlines()[:4] == [
-        "Placement plan: 2 node groups, each 1 worker x (2 CPU, 1 GPU, 2 threads), engine deepspeed, members stacked",
+        "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
         "  node 1: hosts 2-3, members 4-7",
-        "  in all 4 CPU, 2 GPU; the committee and chain actors take none",
+        "  in all 2 CPU, 2 GPU; the committee and chain actors take none",
     ]
     assert ended.output.splitlines()[4].startswith("Committee: 4 voters (quorum 3) and 4 proposers of 8 slots")
     assert len(ended.output.splitlines()) == 5
+
+
+def test_a_resumed_run_stays_where_it_was_unless_another_place_is_named(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "outputs", configure("alliance.hosts=1", "cluster.nodes=1", "cluster.cpus_per_worker=2"))
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (first, *_) = told(here, f"resume={run.path}", "plan_only=true").output.splitlines()
+    assert first.startswith("Placement plan: 1 node group, each 1 worker x (2 CPU, 0 GPU, 1 thread)")
+    (first, *_) = told(
+        there, f"resume={run.path}", "plan_only=true", "cluster=existing", "cluster.cpus_per_worker=1"
+    ).output.splitlines()
+    assert first.startswith("Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 1 thread)")

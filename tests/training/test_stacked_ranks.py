@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from flock_ray.errors import TrainingError
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.training.data import Example
-from flock_ray.training.deepspeed_engine import StackedRanks
+from flock_ray.training.deepspeed_engine import StackedRanks, by_itself
 from flock_ray.training.engine import Engine, LossJob, MemberJob, Rendezvous, Result, SequenceLoss, TrainOutcome
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -164,3 +165,12 @@ def test_over_a_bfloat16_base_ranks_agree(
     for mine, other in zip(left.cohorts[0], alone.train(jobs), strict=True):
         assert isinstance(mine, TrainOutcome) and isinstance(other, TrainOutcome)
         assert mine.losses == pytest.approx(other.losses, rel=1e-2)
+
+
+def test_what_ranks_tell_each_other_is_as_large_as_the_adapter(tiny_model_dir: Path) -> None:
+    base = load_base(tiny_spec(tiny_model_dir))
+    jobs = ragged_jobs(base)
+    for result in StackedEngine(base, LORA, StackedOptions()).train(jobs):
+        assert isinstance(result, TrainOutcome)
+        size = len(canonical_bytes(result.adapter))
+        assert len(pickle.dumps(by_itself(result))) < 4 * size < len(pickle.dumps(result))
