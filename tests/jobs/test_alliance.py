@@ -60,7 +60,9 @@ def test_the_plan_alone(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_stays_where_it_was_unless_another_place_is_named(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "outputs", configure("alliance.hosts=1", "cluster.nodes=1", "cluster.cpus_per_worker=2"))
+    run = RunDirectory.create(
+        tmp_path / "outputs", configure("alliance.hosts=1", "cluster.nodes=1", "cluster.cpus_per_worker=2")
+    )
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
