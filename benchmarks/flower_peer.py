@@ -89,8 +89,6 @@ class Point:
             f"data.sequence_length={self.sequence_length}",
             f"data.heldout_tokens={self.heldout_tokens}",
             f"cluster.nodes={CORES}",
-            "cluster.cpus_per_worker=1",
-            "cluster.threads_per_worker=1",
         ]
 
 

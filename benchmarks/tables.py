@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -77,11 +78,12 @@ TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
 }
 
 
-def _headline_table(benchmark: str, rows: tuple[Row, ...]) -> str:
+def _result(benchmark: str) -> dict[str, Any] | None:
     path = RESULTS / f"{benchmark}.json"
-    if not path.exists():
-        return "No result is committed.\n"
-    result = json.loads(path.read_text())
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def _headline_table(benchmark: str, rows: tuple[Row, ...], result: dict[str, Any]) -> str:
     lines = ["| what | measured | aimed at |", "|---|---|---|"]
     lines += [f"| {row.label} | {row.written(result['headline'])} | {row.target} |" for row in rows]
     environment = result["environment"]
@@ -103,14 +105,11 @@ SWITCHES = {
 }
 
 
-def _gpu_points_table() -> str:
+def _gpu_points_table(result: dict[str, Any]) -> str:
     """Every point of every shape: tokens a second of each contender, and the share of the product rate of ours."""
-    path = RESULTS / "training_gpu.json"
-    if not path.exists():
-        return "No result is committed.\n"
     titles = ("shape", "K × tokens", "one batch, tokens/s", "MFU", "… compiled", "MFU", "swapped", "plain PEFT")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for shape, found in json.loads(path.read_text())["shapes"].items():
+    for shape, found in result["shapes"].items():
         cells: dict[str, list[str]] = {}
         for point in found["points"]:
             if point["deterministic"]:
@@ -125,11 +124,8 @@ def _gpu_points_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _switches_table() -> str:
-    path = RESULTS / "training_throughput.json"
-    if not path.exists():
-        return "No result is committed.\n"
-    gain = json.loads(path.read_text())["switches"]["gain"]
+def _switches_table(result: dict[str, Any]) -> str:
+    gain = result["switches"]["gain"]
     lines = ["| switch | time without / with |", "|---|---|"]
     lines += [f"| {label} | {gain[name]:.2f}× |" for name, label in SWITCHES.items()]
     return "\n".join(lines) + "\n"
@@ -139,26 +135,29 @@ def _summary_table() -> str:
     """The first figures of every benchmark that has a result."""
     lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
     for benchmark, rows in TABLES.values():
-        path = RESULTS / f"{benchmark}.json"
-        if path.exists():
-            figures = json.loads(path.read_text())["headline"]
+        if result := _result(benchmark):
             shown = (row for row in rows if row.target)
-            lines += [f"| {row.label} | {row.written(figures)} | `{benchmark}` |" for row in shown]
+            lines += [f"| {row.label} | {row.written(result['headline'])} | `{benchmark}` |" for row in shown]
     return "\n".join(lines) + "\n"
 
 
-SPECIAL: dict[str, Callable[[], str]] = {
-    "switches": _switches_table,
-    "gpu_points": _gpu_points_table,
-    "summary": _summary_table,
+OTHER_TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "switches": ("training_throughput", _switches_table),
+    "gpu_points": ("training_gpu", _gpu_points_table),
 }
 
 
 def render(name: str) -> str:
     """A table by its name, in Markdown."""
-    if name in SPECIAL:
-        return SPECIAL[name]()
-    return _headline_table(*TABLES[name])
+    if name == "summary":
+        return _summary_table()
+    benchmark, _ = {**TABLES, **OTHER_TABLES}[name]
+    result = _result(benchmark)
+    if result is None:
+        return "No result is committed.\n"
+    if name in OTHER_TABLES:
+        return OTHER_TABLES[name][1](result)
+    return _headline_table(benchmark, TABLES[name][1], result)
 
 
 def rewritten(page: str) -> str:

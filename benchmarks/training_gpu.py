@@ -32,6 +32,7 @@ from benchmarks.training_throughput import (
 )
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
+from flock_ray.training.device import GPU_ENVIRONMENT, set_deterministic
 from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -52,8 +53,6 @@ POINTS: dict[str, tuple[tuple[int, int], ...]] = {
     "tiny": ((1, 64), (4, 64)),
 }
 """K and tokens a member-step."""
-NODE_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""What nodes set for their processes."""
 COMPILED: dict[str, tuple[tuple[int, int], ...]] = {
     "llama_1b": ((8, 64), (8, 256), (32, 256), (8, 1024)),
     "llama_8b": ((8, 256), (4, 1024), (8, 1024)),
@@ -104,19 +103,17 @@ class Bench:
         self.steps, self.timer = steps, timed_on_gpu if device.type == "cuda" else timed
         self.flops = FlopCounter.of(model, SPEC.target_modules, SPEC.rank)
         self.adapter = initial_adapter(adapter_shapes(model, SPEC.target_modules, SPEC.rank), seed=1)
-        self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0])
+        self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0], self.timer)
         self.peft = self.loop.fresh()
         self.rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
         size = sum(parameter.numel() for parameter in model.parameters())
         base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device)  # type: ignore[arg-type]  # no tokenizer
-        self.layers = model.get_decoder().layers
         self.engine = StackedEngine(base, SPEC, StackedOptions())
 
     def compile(self) -> None:
         """Compile the stacked model's layers anew, as `StackedOptions.compiled`."""
         torch.compiler.reset()  # no shape is left out since others were compiled before
-        for layer in self.layers:
-            layer.compile(dynamic=False)
+        self.engine.compile()
 
     def point(self, members: int, tokens: int, rounds: int, others: bool) -> dict[str, Any]:
         """K members in one batch, and one member's turn of the others, in turn."""
@@ -144,8 +141,7 @@ def measure(shape: str, device: torch.device, rounds: int, steps: int) -> Iterat
     for compiled, deterministic, (members, tokens) in [*plan, (True, True, COMPILED[shape][-1])]:
         if compiled:
             bench.compile()
-        torch.use_deterministic_algorithms(deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as nodes have it
+        set_deterministic(deterministic)
         gc.collect()
         torch.cuda.empty_cache()
         found = bench.point(members, tokens, rounds, not compiled)
@@ -155,7 +151,7 @@ def measure(shape: str, device: torch.device, rounds: int, steps: int) -> Iterat
                  for name, one in found.items() if name != "out_of_memory"]  # fmt: skip
         print(f"{shape} {how}: {', '.join(shown) or 'out of memory'}", flush=True)
         yield {"gemm_flops_per_second": bench.rates, "autocast_of_others": bench.loop.autocast, "points": points}
-    torch.use_deterministic_algorithms(False)
+    set_deterministic(False)
 
 
 def headline(shapes: dict[str, Any]) -> dict[str, float]:
@@ -187,7 +183,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: training_gpu needs a GPU; torch sees none (try: 'shapes=[tiny]' device=cpu)")
-    os.environ |= NODE_ENVIRONMENT
+    os.environ |= GPU_ENVIRONMENT
     result: dict[str, Any] = {
         "environment": environment(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

@@ -16,6 +16,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
@@ -124,20 +125,20 @@ def summary(rounds: list[dict[str, float]], flops: int, rate: float) -> dict[str
     }
 
 
-def faster_loop(load: Callable[[], PreTrainedModel], spec: LoraSpec, job: MemberJob) -> PeftLoop:
+def faster_loop(
+    load: Callable[[], PreTrainedModel],
+    spec: LoraSpec,
+    job: MemberJob,
+    measure: Callable[[Contender], dict[str, float]] = timed,
+) -> PeftLoop:
     """The others' loop with the casts that suit this device."""
     seconds: dict[PeftLoop, float] = {}
     for autocast in (False, True):
         loop = PeftLoop(load, spec, autocast)
         model = loop.fresh()
-        loop.steps(model, job)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        loop.steps(model, job)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds[loop] = time.perf_counter() - began
+        train: Contender = partial(loop.steps, model, job)
+        train()
+        seconds[loop] = measure(train)["seconds"]
     return min(seconds, key=seconds.__getitem__)
 
 

@@ -45,8 +45,6 @@ TINY = (
     "alliance.band_ceiling=2000",
     "alliance.band_z=1",
     "cluster.nodes=1",
-    "cluster.cpus_per_worker=1",
-    "cluster.threads_per_worker=1",
     "chain=eth_tester",
 )
 """Overrides of a run of seconds, in which proposals are accepted and the adversary (member 3) proposes harm."""

@@ -20,6 +20,7 @@ from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import NodeReport, NodeSpec
 from flock_ray.errors import FlockRayError, NodeGroupError, PlacementError
+from flock_ray.training.device import GPU_ENVIRONMENT
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,8 +57,7 @@ class NodeGroup:
         environment = {
             "OMP_NUM_THREADS": str(self._plan.threads),
             "TOKENIZERS_PARALLELISM": "false",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what torch's deterministic algorithms ask for on a GPU
-            "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of many sizes leave no holes in GPU memory
+            **GPU_ENVIRONMENT,
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other where cores are shared
             "MALLOC_MMAP_THRESHOLD_": "1000000000",  # activations come back from the heap, not from the kernel:
             "MALLOC_TRIM_THRESHOLD_": "8000000000",  # a step is a fifth faster

@@ -26,6 +26,7 @@ from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
 from flock_ray.training.cohort import cohorts
 from flock_ray.training.data import Example, Silo, batches, load_silo
+from flock_ray.training.device import set_deterministic
 from flock_ray.training.engine import Engine, LossJob, MemberJob, Rendezvous, Result, SequenceLoss
 from flock_ray.training.evaluation import mean_loss, paired_score
 from flock_ray.training.flops import FlopCounter, gemm_rate
@@ -64,8 +65,7 @@ class Workbench:
     def __init__(self, spec: NodeSpec, rendezvous: Rendezvous) -> None:
         """Load base model and silos; with several ranks, meet the others."""
         torch.set_num_threads(spec.threads)
-        torch.use_deterministic_algorithms(spec.deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
+        set_deterministic(spec.deterministic)
         self.spec = spec
         self._seconds: dict[str, float] = {}
         self._num_threads = len(os.sched_getaffinity(0))

@@ -103,6 +103,7 @@ class StackedAdapters:
         """
         self.ownership = Ownership()
         self._shapes = adapter_shapes(model, spec.target_modules, spec.rank)
+        self._stacked_shapes = [(columns, rows) for rows, columns in self._shapes.values()]
         self._sizes = [math.prod(shape) for shape in self._shapes.values()]
         by_key: dict[str, nn.Parameter] = {}
         model.requires_grad_(False)
@@ -161,8 +162,8 @@ class StackedAdapters:
 
         They share one piece of memory, on a GPU's host a pinned one: one transfer for all. Clone before pickling.
         """
-        flat = self._transposed(self.weights.detach(), [(columns, rows) for rows, columns in self._shapes.values()])
-        rows = torch.empty(flat.shape, pin_memory=flat.is_cuda).copy_(flat) if flat.is_cuda else flat
+        flat = self._transposed(self.weights.detach(), self._stacked_shapes)
+        rows = torch.empty(flat.shape, pin_memory=True).copy_(flat) if flat.is_cuda else flat
         return [
             {
                 key: x.view(shape)
@@ -181,6 +182,5 @@ class StackedAdapters:
 
     def _parts(self, stacked: torch.Tensor) -> list[torch.Tensor]:
         """[K, D] as views of the shapes of the factors, [K, ...] each."""
-        shapes = [(columns, rows) for rows, columns in self._shapes.values()]
         pieces = torch.split(stacked, self._sizes, dim=1)
-        return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, self._stacked_shapes, strict=True)]

@@ -277,7 +277,7 @@ class StackedRanks:
 
     def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
         """See `Engine`."""
-        if self._rows:
+        if self._rows or self._world == 1:
             return self._engine.train(jobs, tick)
         own = self.share(jobs)
         trained = self._engine.train(own, tick) if own else []
@@ -302,8 +302,6 @@ class StackedRanks:
 
     def _of_all(self, own: list[Item], total: int) -> list[Item]:
         """What all ranks found, in the order in which it was shared out."""
-        if self._world == 1:
-            return own
         parts: list[list[Item]] = [[] for _ in range(self._world)]
         distributed.all_gather_object(parts, own, group=self._results)
         return [parts[index % self._world][index // self._world] for index in range(total)]

@@ -89,8 +89,13 @@ class StackedEngine:
         for layer in model.get_decoder().layers:
             if options.checkpointing:
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-            if options.compiled:
-                layer.compile(dynamic=False)
+        if options.compiled:
+            self.compile()
+
+    def compile(self) -> None:
+        """Compile each decoder layer for the shapes that it meets."""
+        for layer in self.loss.model.get_decoder().layers:
+            layer.compile(dynamic=False)
 
     def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
         """See `Engine`; each outcome's `seconds` is an equal share of the cohort's wall time."""

@@ -66,7 +66,7 @@ def tiny_config(model: Path) -> Config:
             band_z=0.1,
         ),
         chain=ChainConfig(backend=ChainBackend.none),
-        cluster=ClusterConfig(nodes=2, threads_per_worker=1),
+        cluster=ClusterConfig(nodes=2),
     )
 
 

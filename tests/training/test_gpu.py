@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 from flock_ray.training.attention import packed_attention
 from flock_ray.training.data import Example
+from flock_ray.training.device import GPU_ENVIRONMENT, set_deterministic
 from flock_ray.training.engine import Engine, LossJob, MemberJob, TrainOutcome
 from flock_ray.training.model import BaseModel
 from flock_ray.training.packing import pack
@@ -20,7 +21,7 @@ from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
 from tests.training.samples import LORA, SETTINGS, adapters_of, distance, ragged_jobs, random_examples
 
-os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # deterministic algorithms ask for it before the first product
+os.environ |= GPU_ENVIRONMENT
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 SWITCHES = [StackedOptions(*switches) for switches in product((False, True), repeat=3)]
@@ -43,10 +44,9 @@ def random_base(device: str, dtype: torch.dtype = torch.float32) -> BaseModel:
 def deterministic() -> Iterator[None]:
     """As nodes compute."""
     usual = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    set_deterministic(True)
     yield
-    torch.use_deterministic_algorithms(False)
+    set_deterministic(False)
     torch.utils.deterministic.fill_uninitialized_memory = usual
 
 
