@@ -6,9 +6,7 @@ distributor commits. Everything is measured in the steady state, from the third 
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -19,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import delegation
-from benchmarks.common import ROOT, environment, store
+from benchmarks.baselines import compile_contracts
+from benchmarks.common import environment, store
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import Contract, contract
 from flock_ray.chain.anvil import find_anvil
@@ -345,23 +344,6 @@ def push_transfers(chain: Chain, compiled: Contract, accounts: Sequence[str]) ->
     return {"accounts": len(accounts), "transactions": len(halves), "gas": gas, "per_member": gas / len(accounts)}
 
 
-def compile_contracts(folder: Path, names: Sequence[str]) -> dict[str, Contract]:
-    """Contracts that are only measured, from `folder`/NAME.sol by the project's compiler; needs node."""
-    settings = {
-        "evmVersion": "prague",
-        "optimizer": {"enabled": True, "runs": 1_000_000},
-        "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}},
-    }
-    sources = {name: {"content": (folder / f"{name}.sol").read_text()} for name in names}
-    asked = json.dumps({"language": "Solidity", "sources": sources, "settings": settings})
-    command = [str(ROOT / "contracts" / "tools" / "solc"), "--standard-json"]
-    output = json.loads(subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout)
-    made = {name: output["contracts"][name][name] for name in names}
-    return {
-        name: Contract(name, {"abi": m["abi"], "bytecode": m["evm"]["bytecode"]["object"]}) for name, m in made.items()
-    }
-
-
 def deploy(chain: Chain, compiled: Contract, *args: object) -> str:
     """Address of a baseline contract."""
     made = chain.call(chain.creator, "", compiled.constructor(*args)).contract_address
@@ -404,7 +386,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
 def measure(chain: Chain, quick: bool) -> dict[str, Any]:
     """All figures; a quick run takes fewer epochs and leaves out the larger tree and the larger committee."""
     epochs = STEADY if quick else EPOCHS - 4
-    compiled = compile_contracts(ROOT / "benchmarks" / "baselines", ("PerTransaction", "PushTransfer"))
+    compiled = compile_contracts("PerTransaction", "PushTransfer")
     thousand = Task.create(chain, 1_000, SEATS)
     settled = {"1000": settlements(thousand, epochs)}
     result: dict[str, Any] = {"settlements": settled, "claims": claims(thousand)}
