@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coincurve import PrivateKey, PublicKey
-from eth_account import Account
 
 from flock_ray.errors import KeyMissingError
 from flock_ray.protocol.hashing import keccak, tag, tagged
@@ -63,6 +62,8 @@ class Signer:
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
         """Raw bytes of the signed transaction with these JSON-RPC `fields` (nonce, gas and fees included)."""
+        from eth_account import Account  # here: its import takes longer than all others of a command together
+
         return bytes(Account.sign_transaction(dict(fields), self._key.secret).raw_transaction)
 
     def __repr__(self) -> str:
@@ -149,6 +150,8 @@ def _from_environment(name: str) -> Signer:
 
 
 def _from_keystore(name: str, folder: Path) -> Signer:
+    from eth_account import Account
+
     path = folder / f"{name}.json"
     password = os.environ.get(PASSWORD_VARIABLE)
     if password is None:
