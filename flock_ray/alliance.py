@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -66,6 +67,7 @@ class Alliance:
             if epoch.settlement is None:
                 self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
         self._begin(state)
+        gc.freeze()  # what is loaded stays: no collection needs to look through it again
         while True:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
             if state.finished:
@@ -125,7 +127,7 @@ class Alliance:
     def _sign(self, record: Record, bulletin: Bulletin) -> tuple[Attestation, TaskState]:
         """Have the voters derive the record themselves and sign its report; a quorum makes it final."""
         signatures: dict[int, bytes] = {}
-        for _, result in self._results("sign", record, bulletin):
+        for _, result in self._results("sign", record.data, bulletin):
             signatures |= result.signatures
         attested: tuple[Attestation, TaskState] = self._ask("attest", record, signatures)
         return attested

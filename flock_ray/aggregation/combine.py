@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from flock_ray.lora.fixed_point import FixedPointSum, dequantize, quantize
+from flock_ray.lora.fixed_point import FixedPointSum, dequantize, moved, quantize
 from flock_ray.lora.serialization import Adapter, flat, unflat
 
 
@@ -17,6 +17,7 @@ class Start:
         """Round the adapter to the grid, which it lies on already if it was combined."""
         self.shapes = {key: tuple(factor.shape) for key, factor in sorted(adapter.items())}
         self.points = quantize(flat(adapter))
+        self._floats = self.points.double().numpy()
 
     def row(self, update: Adapter) -> torch.Tensor:
         """The update's entries in one row.
@@ -34,7 +35,7 @@ class Start:
 
     def with_one(self, update: Adapter) -> Adapter:
         """The candidate of a single update, the same as `combine` makes of it."""
-        return self.plus(quantize(self.row(update)))
+        return unflat(moved(self._floats, self.row(update)), self.shapes)
 
 
 class RunningCandidate:

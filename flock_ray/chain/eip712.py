@@ -24,7 +24,7 @@ REPORT_TYPE = (
 
 
 def _struct(type_text: str, *members: bytes | int) -> bytes:
-    """HashStruct of members that are one word each. A type's hash is the keccak of its text, as a tag's is."""
+    """HashStruct of members that are one word each. A text's hash is its keccak, as a tag's is."""
     return keccak(tag(type_text) + b"".join(map(word, members)))
 
 
@@ -64,7 +64,7 @@ def message_digest(domain: Domain, task: bytes, epoch: int, seed: bytes, kind: s
         kind: the kind of message, such as `ballot_a`.
         digest: hash of the message's canonical bytes.
     """
-    return domain.digest(_struct(MESSAGE_TYPE, task, epoch, seed, keccak(kind.encode()), digest))
+    return domain.digest(_struct(MESSAGE_TYPE, task, epoch, seed, tag(kind), digest))
 
 
 def report_hash(report: Report) -> bytes:

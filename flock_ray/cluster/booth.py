@@ -40,21 +40,19 @@ class Booth:
             return [(self._members[number], ballot) for number in voters if number in self._members]
         self._bench.collect(payloads)
         updates = {payload: self._bench.update(payload) for payload in payloads}
-        adapters: dict[bytes, bytes] = {}  # payload hash -> hash of the global adapter with this update alone
+        scored = [payload for payload, update in updates.items() if not isinstance(update, Check)]
+        scores: dict[tuple[int, bytes], Score] = {}
         if self._mechanism.scores_proposals:
-            for payload, update in updates.items():
-                if not isinstance(update, Check):
-                    adapters[payload] = self._bench.with_one(state.adapter, payload)
-        self._bench.begin_phase("score proposals", len(voters) * len(adapters))
-        scores = self._bench.score_proposals(voters, list(adapters.values()))
+            self._bench.begin_phase("score proposals", len(voters) * len(scored))
+            scores = self._bench.score_proposals(voters, state.adapter, scored)
         ballots = []
         for number in voters:
             entries = []
             for proposer, manifest in manifests.items():
-                update, adapter = updates[manifest.payload], adapters.get(manifest.payload)
+                update, score = updates[manifest.payload], scores.get((number, manifest.payload))
                 check = update if isinstance(update, Check) else Check.VALID
-                score = self._vote(number, scores[number, adapter]) if adapter else None
-                entries.append(ProposalEntry(proposer, manifest.payload, check, score))
+                vote = self._vote(number, score) if score else None
+                entries.append(ProposalEntry(proposer, manifest.payload, check, vote))
             if member := self._members.get(number):
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots

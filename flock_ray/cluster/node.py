@@ -40,7 +40,6 @@ from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
-from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
 from flock_ray.training.data import num_target_bytes
@@ -274,8 +273,13 @@ class Node:
         """The hosted voters reveal their ballots B, and with them their parts of the next seed."""
         return self._reveal(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, bulletin)
 
-    def sign(self, proposed: Record, bulletin: Bulletin) -> NodeResult:
-        """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`."""
+    def sign(self, proposed: bytes, bulletin: Bulletin) -> NodeResult:
+        """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`.
+
+        Args:
+            proposed: canonical bytes of the record that the committee derived.
+            bulletin: the messages that it is made from.
+        """
         inbox = self._inbox(bulletin)
         own = derive(self._state, inbox)
         events = []
@@ -283,14 +287,21 @@ class Node:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
-        elif own.data != proposed.data:
+        elif own.data != proposed:
             refusal = "the proposed record is not what the signed messages give"
         else:
             refusal = ""
         report = report_of(own, self._domain, self._relayer)
-        refusal = refusal or disagreement(
-            self._state, bulletin, self._relayer, self._domain.distributor, own.data, report_hash(report)
-        )
+        if self._voters() and not refusal:
+            refusal = disagreement(
+                self._state,
+                bulletin,
+                self._relayer,
+                self._domain.distributor,
+                own.data,
+                report_hash(report),
+                self._post.parsed,
+            )
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
         signing = []
         with Batch() as batch:

@@ -45,6 +45,10 @@ class Post:
         assert signed.data == message.data
         self._opened[signed] = message
 
+    def parsed(self, signed: SignedMessage) -> Message | None:
+        """The message if it was opened or remembered."""
+        return self._opened.get(signed)
+
     def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:
         """The epoch's messages among `bulletin`; what does not open is left out.
 

@@ -88,6 +88,7 @@ class Workbench:
         self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
+        self._singles: dict[bytes, Adapter] = {}
         self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
@@ -307,15 +308,14 @@ class Workbench:
             self._grid = digest, Start(self.adapter(digest))
         return self._grid[1]
 
-    def with_one(self, start: bytes, payload: bytes) -> bytes:
-        """Remember global adapter + the update of one payload that decoded; returns its hash."""
-        key = (start, (payload,), (1,))
-        if key not in self._combined:
+    def _with_one(self, start: bytes, payload: bytes) -> Adapter:
+        """Global adapter + the update of one payload that decoded."""
+        if payload not in self._singles:
             update = self.update(payload)
             assert not isinstance(update, Check)
             with self.timed("aggregate"):
-                self._combined[key] = self.remember(self._start(start).with_one(update))
-        return self._combined[key]
+                self._singles[payload] = self._start(start).with_one(update)
+        return self._singles[payload]
 
     def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
         """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""
@@ -325,22 +325,29 @@ class Workbench:
                 self._combined[key] = self.remember(combine(self.adapter(start), list(updates.values()), weights))
         return self._combined[key]
 
-    def _measure(self, pairs: Iterable[tuple[int, bytes]], found: dict[tuple[int, bytes], list[SequenceLoss]]) -> None:
-        """Held-out losses of members under adapters, (member, adapter hash) each; those in `found` are not redone."""
+    def _measure(
+        self,
+        pairs: Iterable[tuple[int, bytes]],
+        found: dict[tuple[int, bytes], list[SequenceLoss]],
+        adapter_of: Callable[[bytes], Adapter],
+    ) -> None:
+        """Held-out losses of members under adapters, (member, name of the adapter); those in `found` are not redone."""
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in found]
         costs = {pair: sum(len(one.input_ids) for one in self.silos[pair[0]].heldout) for pair in missing}
         for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
-            jobs = [LossJob(self.adapter(adapter), self.silos[member].heldout) for member, adapter in cohort]
+            jobs = [LossJob(adapter_of(adapter), self.silos[member].heldout) for member, adapter in cohort]
             found.update(zip(cohort, self._engine.losses(jobs, self._step), strict=True))
 
-    def score_proposals(self, voters: Sequence[int], adapters: Sequence[bytes]) -> dict[tuple[int, bytes], Score]:
-        """{(voter, adapter hash): score against the global adapter} of what all proposals would make of it.
+    def score_proposals(
+        self, voters: Sequence[int], start: bytes, payloads: Sequence[bytes]
+    ) -> dict[tuple[int, bytes], Score]:
+        """{(voter, payload hash): score against the global adapter of what this update alone makes of it}.
 
-        Always ask for all hosted voters and all proposals at once, after `evaluate` of the global adapter.
+        Always ask for all hosted voters and all that decoded at once, after `evaluate` of the global adapter.
         """
-        pairs = [(voter, adapter) for voter in voters for adapter in adapters]
+        pairs = [(voter, payload) for voter in voters for payload in payloads]
         with self.timed("vote"):
-            self._measure(pairs, self._proposal_losses)
+            self._measure(pairs, self._proposal_losses, lambda payload: self._with_one(start, payload))
         return {pair: paired_score(self._global_losses[pair[0]], self._proposal_losses[pair]) for pair in pairs}
 
     def score_candidate(self, voters: Sequence[int], candidate: bytes) -> dict[int, Score]:
@@ -351,7 +358,7 @@ class Workbench:
         hosts = {self._host[voter] for voter in voters}
         members = [member for member in self.spec.members if self._host[member] in hosts]
         with self.timed("vote"):
-            self._measure([(member, candidate) for member in members], self._candidate_losses)
+            self._measure([(member, candidate) for member in members], self._candidate_losses, self.adapter)
         return {
             voter: paired_score(self._global_losses[voter], self._candidate_losses[voter, candidate])
             for voter in voters
@@ -361,7 +368,7 @@ class Workbench:
         """Mean held-out loss of every hosted member under the global adapter, nats a token."""
         self.begin_phase("evaluate", len(self.spec.members))
         with self.timed("evaluate"):
-            self._measure([(member, adapter) for member in self.spec.members], self._candidate_losses)
+            self._measure([(member, adapter) for member in self.spec.members], self._candidate_losses, self.adapter)
         self._global_losses = {member: self._candidate_losses[member, adapter] for member in self.spec.members}
         return {member: mean_loss(losses) for member, losses in self._global_losses.items()}
 
@@ -371,6 +378,7 @@ class Workbench:
         self._candidate_losses = {key: found for key, found in self._candidate_losses.items() if key[1] == adapter}
         self._proposal_losses.clear()
         self._updates.clear()
+        self._singles.clear()
         self._running = None
         self._trained.clear()
         self._combined.clear()

@@ -9,6 +9,7 @@ adapter that is quantised again in the next epoch loses nothing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,27 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
 def dequantize(integers: torch.Tensor) -> torch.Tensor:
     """Read int64 grid points within 2^53 as the nearest float32 values; exact where |value| <= 1."""
     return integers.double().mul_(1 / SCALE).float()
+
+
+def moved(points: np.ndarray[Any, np.dtype[np.float64]], values: torch.Tensor) -> torch.Tensor:
+    """`dequantize(points + quantize(values))`, without integers: sums of two grid points are exact in float64.
+
+    Args:
+        points: [size] grid points, each within 2^52.
+        values: [size] float32, as `quantize` takes them.
+
+    Raises:
+        ValueError: a value is not finite or above `MAX_ABS`.
+    """
+    _largest(values)
+    row, found = values.numpy(), np.empty(len(points), np.float32)
+    for first in range(0, len(row), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        scaled = row[part] * np.float32(SCALE)
+        np.rint(scaled, out=scaled)
+        total = points[part] + scaled
+        np.multiply(total, 1 / SCALE, out=found[part], casting="same_kind")
+    return torch.from_numpy(found)
 
 
 def extremes(values: torch.Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import sha256, tagged
@@ -79,6 +80,11 @@ class BallotA:
 
     entries: tuple[ProposalEntry, ...]
 
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the ballot without its salt."""
+        return sha256(canonical_json(self.json()))
+
     def json(self) -> Json:
         """The ballot without its salt."""
         return {"entries": [entry.json() for entry in self.entries]}
@@ -100,6 +106,11 @@ class BallotB:
     score: Score | None
     reveal: bytes
 
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the ballot without its salt."""
+        return sha256(canonical_json(self.json()))
+
     def json(self) -> Json:
         """The ballot without its salt."""
         return {
@@ -115,8 +126,7 @@ Ballot = BallotA | BallotB
 
 def ballot_commitment(task: bytes, epoch: int, member: int, kind: Kind, ballot: Ballot, salt: bytes) -> bytes:
     """What a voter commits to before anybody reveals: H(task, epoch, member, kind, SHA-256 of the ballot, salt)."""
-    content = sha256(canonical_json(ballot.json()))
-    return tagged("flock_ray/ballot/1", task, epoch, member, sha256(kind.encode()), content, salt)
+    return tagged("flock_ray/ballot/1", task, epoch, member, sha256(kind.encode()), ballot.digest, salt)
 
 
 def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
+
+import msgspec
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _MAX_INT = 1 << 256
-_MAX_DIGITS = 80
 _MAX_DEPTH = 16
-_HEX = re.compile("0x[0-9a-f]*")
+_PLAIN = frozenset((type(None), bool, int, str))
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
-_PLAIN = json.JSONDecoder()
+_DIGITS = bytes(ord("0") if chr(code) in "0123456789" else ord(" ") for code in range(256))
+_LONG_NUMBER = b"0" * 78  # as many digits as 2^256 has
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
@@ -34,7 +37,7 @@ def _nests_deeper(text: str, depth: int) -> bool:
     return bool(brackets)
 
 
-def parse_json(text: str, max_depth: int, decoder: json.JSONDecoder = _PLAIN) -> Any:
+def parse_json(text: str, max_depth: int) -> Any:
     """The value of a JSON text that others wrote.
 
     Nesting is bounded before the parser recurses: py-ecc lifts Python's own limit beyond what the C stack bears.
@@ -42,54 +45,58 @@ def parse_json(text: str, max_depth: int, decoder: json.JSONDecoder = _PLAIN) ->
     Args:
         text: of others.
         max_depth: deepest nesting of brackets that is read.
-        decoder: reads numbers as it likes.
 
     Raises:
         ValueError: not JSON, or brackets nested deeper than `max_depth`.
     """
     if _nests_deeper(text, max_depth):
         raise ValueError(f"JSON nests deeper than {max_depth} levels, or its brackets are no pairs")
-    return decoder.decode(text)
-
-
-def _integer(text: str) -> int:
-    if len(text) > _MAX_DIGITS or not -_MAX_INT < (value := int(text)) < _MAX_INT:
-        raise ValueError("canonical JSON integers are below 2^256")
-    return value
+    return json.loads(text)
 
 
 def _no_float(text: str) -> NoReturn:
     raise ValueError(f"canonical JSON holds no {text[:20]}")
 
 
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder(float_hook=_no_float)
+
+
 def _check(value: Any, depth: int = 0) -> None:
-    if value is None or isinstance(value, bool | str):
+    """Refuse what has no canonical text, of which the encoder would make some text nevertheless."""
+    if type(value) in _PLAIN:
         return
+    if depth == _MAX_DEPTH:
+        raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
+    items: Iterable[Any]
+    if type(value) is dict:
+        if not all(type(key) is str for key in value):
+            raise ValueError("canonical JSON keys are strings")
+        items = value.values()
+    elif type(value) in (list, tuple):
+        items = value
+    else:
+        raise ValueError(f"canonical JSON holds no {type(value).__name__}")
+    for item in items:
+        if type(item) not in _PLAIN:  # most are: a call for each would take most of the time
+            _check(item, depth + 1)
+
+
+def _check_integers(value: Any, data: bytes) -> None:
+    """Refuse integers of 2^256 and above in a value of these bytes; few have one that needs a look."""
+    if _LONG_NUMBER in data.translate(_DIGITS):
+        _bound(value)
+
+
+def _bound(value: Any) -> None:
     if isinstance(value, int):
         if not -_MAX_INT < value < _MAX_INT:
             raise ValueError("canonical JSON integers are below 2^256")
-    elif depth == _MAX_DEPTH:
-        raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
+    elif isinstance(value, dict):
+        _bound(tuple(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            kind = type(item)  # most items are plain: a call for each would take most of the time
-            if kind is not str and (kind is not int or not -_MAX_INT < item < _MAX_INT):
-                _check(item, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"canonical JSON keys are strings, not {type(key).__name__}")
-            _check(item, depth + 1)
-    else:
-        raise ValueError(f"canonical JSON holds no {type(value).__name__}")
-
-
-def _text(value: Any) -> bytes:
-    return _ENCODER.encode(value).encode()
-
-
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
+            _bound(item)
 
 
 def canonical_json(value: Json) -> bytes:
@@ -99,7 +106,9 @@ def canonical_json(value: Json) -> bytes:
         ValueError: a float, bytes or other value without a canonical text.
     """
     _check(value)
-    return _text(value)
+    data = _ENCODER.encode(value)
+    _check_integers(value, data)
+    return data
 
 
 def parse_canonical(data: bytes, max_bytes: int) -> Any:
@@ -114,9 +123,12 @@ def parse_canonical(data: bytes, max_bytes: int) -> Any:
     """
     if len(data) > max_bytes:
         raise ValueError(f"{len(data)} bytes are more than the {max_bytes} allowed")
-    # The parser's hooks refuse what has no canonical text, so its value needs no second look.
-    value = parse_json(data.decode(), _MAX_DEPTH, _DECODER)
-    if _text(value) != data:
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets > _MAX_DEPTH and _nests_deeper(data.decode(), _MAX_DEPTH):
+        raise ValueError(f"JSON nests deeper than {_MAX_DEPTH} levels, or its brackets are no pairs")
+    value = _DECODER.decode(data)
+    _check_integers(value, data)
+    if _ENCODER.encode(value) != data:
         raise ValueError("JSON is not in canonical form")
     return value
 
@@ -132,6 +144,9 @@ def from_hex(text: object, length: int = 32) -> bytes:
     Raises:
         ValueError: anything else.
     """
-    if not isinstance(text, str) or len(text) != 2 + 2 * length or not _HEX.fullmatch(text):
-        raise ValueError(f"expected 0x and {2 * length} lower-case hex digits")
-    return bytes.fromhex(text[2:])
+    if isinstance(text, str) and len(text) == 2 + 2 * length:
+        with suppress(ValueError):
+            value = bytes.fromhex(text[2:])
+            if to_hex(value) == text:
+                return value
+    raise ValueError(f"expected 0x and {2 * length} lower-case hex digits")

@@ -24,14 +24,20 @@ from flock_ray.verify.report import Place
 _COMMITMENTS = {Kind.BALLOT_A: Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_B: Kind.BALLOT_B_COMMITMENT}
 
 
-def open_message(signed: SignedMessage, state: TaskState, place: Place) -> Message:
+def open_message(signed: SignedMessage, state: TaskState, place: Place, parsed: Message | None = None) -> Message:
     """The message that a member signed for the epoch that `state` starts.
+
+    Args:
+        signed: bytes and signature.
+        state: before the epoch.
+        place: where signatures are valid.
+        parsed: `Message.parse` of the bytes, by a caller that has it already.
 
     Raises:
         VerificationError: no message of the schema, of another task or epoch, or not signed by the member it names.
     """
     try:
-        message = Message.parse(signed.data)
+        message = parsed or Message.parse(signed.data)
         _body(message)
     except ValueError as error:
         raise VerificationError(f"no message of the schema: {error}") from None

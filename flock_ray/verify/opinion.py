@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flock_ray.errors import VerificationError
-from flock_ray.protocol.message import SignedMessage
+from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.epoch import replay
 from flock_ray.verify.letters import open_message
@@ -19,6 +19,7 @@ def disagreement(
     distributor: str,
     record: bytes,
     report_hash: bytes,
+    parsed: Callable[[SignedMessage], Message | None] = lambda _: None,
 ) -> str:
     """Why a record and its report should not be signed, as far as this implementation can tell; empty if it agrees.
 
@@ -29,12 +30,13 @@ def disagreement(
         distributor: contract that pays claims.
         record: canonical bytes, as the voter derived them.
         report_hash: EIP-712 struct hash of the report.
+        parsed: gives the parsed message of those that the voter has parsed already.
     """
     place = Place(state.scope.chain_id, state.scope.contract, bytes.fromhex(distributor[2:]))
     messages = []
     for signed in bulletin:
         try:
-            messages.append(open_message(signed, state, place))
+            messages.append(open_message(signed, state, place, parsed(signed)))
         except VerificationError:
             continue
     found = replay(state, messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from flock_ray.protocol.hashing import ZERO, keccak, tag, word
 
@@ -30,14 +31,18 @@ class Place:
     settlement: bytes
     distributor: bytes
 
+    @cached_property
+    def _separator(self) -> bytes:
+        domain = (tag(_DOMAIN), keccak(b"flock_ray"), keccak(b"1"), word(self.chain_id), _address(self.settlement))
+        return keccak(b"".join(domain))
+
     def _digest(self, struct: bytes) -> bytes:
         """EIP-712: 0x1901, domain separator, struct hash."""
-        domain = (tag(_DOMAIN), keccak(b"flock_ray"), keccak(b"1"), word(self.chain_id), _address(self.settlement))
-        return keccak(b"\x19\x01" + keccak(b"".join(domain)) + struct)
+        return keccak(b"\x19\x01" + self._separator + struct)
 
     def message_digest(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
         """What a member signs under a message, in the epoch of this number and seed."""
-        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + keccak(kind.encode()) + digest))
+        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + tag(kind) + digest))
 
     def report_digest(self, report: Report) -> bytes:
         """What a voter signs under a report."""

@@ -154,7 +154,7 @@ class Play:
 
     def signatures(self, record: Record, bulletin: Bulletin) -> dict[int, bytes]:
         """Who signs a proposed record; why the others refuse is in `results`."""
-        self.results["sign"] = [result for _, result in self.alliance.run("sign", record, bulletin)]
+        self.results["sign"] = [result for _, result in self.alliance.run("sign", record.data, bulletin)]
         return {voter: one for result in self.results["sign"] for voter, one in result.signatures.items()}
 
     def refusals(self) -> dict[int, str]:

@@ -192,7 +192,7 @@ def test_a_node_restarted_before_signing_gives_the_same_signatures_and_losses(re
         node = restarted.node(index)
         hosted = set(restarted.alliance.specs[index].members)
         expected = {voter: one for voter, one in restarted.signatures.items() if voter in hosted}
-        assert node.sign(restarted.record, restarted.bulletin).signatures == expected
+        assert node.sign(restarted.record.data, restarted.bulletin).signatures == expected
         losses = node.advance(restarted.attestation, restarted.bulletin).losses
         assert set(losses) == hosted and node._state.epoch == 2
 
@@ -201,7 +201,7 @@ def test_a_restarted_voter_still_refuses_what_it_refused(restarted: Restarted) -
     voter = restarted.state.roles.voters[0]
     node = restarted.node(restarted.alliance.node_of(voter))
     rest = tuple(m for m in restarted.bulletin if Message.parse(m.data).member != voter)
-    result = node.sign(restarted.record, rest)
+    result = node.sign(restarted.record.data, rest)
     assert result.signatures == {}
     told = [fields["why"] for kind, fields in result.events if fields["member"] == voter]
     assert told == ["the messages lack this voter's own seen"]

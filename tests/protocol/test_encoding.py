@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ def test_a_value_comes_back_from_its_only_bytes(value: Any) -> None:
     data = canonical_json(value)
     assert parse_canonical(data, LIMIT) == value
     assert canonical_json(json.loads(data)) == data
+    assert data == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @given(st.dictionaries(TEXT, st.integers(0, 9), min_size=2, max_size=5), st.randoms())
@@ -38,7 +41,22 @@ def test_the_text_is_sorted_tight_utf_8() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1.0, b"x", {1: 2}, {None: 1}, {True: 1}, {"a": {2}}, 2**256, -(2**256), "\ud800", [object()]]
+    "value",
+    [
+        1.0,
+        [(1.5,)],
+        b"x",
+        {1: 2},
+        {None: 1},
+        {True: 1},
+        {"a": {2}},
+        2**256,
+        [{"a": -(2**256)}],
+        "\ud800",
+        [object()],
+        date(2025, 1, 1),
+        Decimal(1),
+    ],
 )
 def test_a_value_without_canonical_text_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):
