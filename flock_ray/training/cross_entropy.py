@@ -27,16 +27,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         at_once = chunk_tokens if hidden.is_cuda else max(1, _CACHED // len(weight))
         for start in range(0, len(hidden), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
-            logits = hidden[chunk] @ weight.T
-            for part, sums, labels in zip(
-                logits.split(at_once), nll[chunk].split(at_once), targets[chunk, None].split(at_once), strict=True
-            ):
-                log_probabilities = torch.log_softmax(part, dim=-1, dtype=torch.float32)
-                sums.copy_(-log_probabilities.gather(1, labels)[:, 0])
+            logits, labels, sums = hidden[chunk] @ weight.T, targets[chunk, None], nll[chunk]
+            for first in range(0, len(logits), at_once):
+                part = slice(first, first + at_once)
+                log_probabilities = torch.log_softmax(logits[part], dim=-1, dtype=torch.float32)
+                sums[part] = -log_probabilities.gather(1, labels[part])[:, 0]
                 if slope is not None:
                     error = log_probabilities.exp_()  # softmax - one_hot
-                    error.scatter_add_(1, labels, error.new_full(labels.shape, -1.0))
-                    part.copy_(error)
+                    error.scatter_add_(1, labels[part], error.new_full((len(error), 1), -1.0))
+                    logits[part] = error
             if slope is not None:
                 slope[chunk] = logits @ weight
         if slope is not None:
