@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from flock_ray.lora.stacked import StackedAdapters
+from flock_ray.training import cross_entropy
 from flock_ray.training.cross_entropy import linear_cross_entropy
 from flock_ray.training.loss import PackedLoss
 from flock_ray.training.model import BaseModel, load_base
@@ -24,7 +25,9 @@ def drawn(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 8, 21, 1000])
-def test_equals_cross_entropy_of_all_logits(chunk_tokens: int) -> None:
+@pytest.mark.parametrize("cached", [1, 3 * VOCABULARY, 2**19])
+def test_equals_cross_entropy_of_all_logits(chunk_tokens: int, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "_CACHED", cached)
     hidden, weight, targets = drawn()
     shares = torch.arange(TOKENS) / TOKENS
     ours = linear_cross_entropy(hidden, weight, targets, chunk_tokens)
