@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -67,7 +66,6 @@ class Alliance:
             if epoch.settlement is None:
                 self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
         self._begin(state)
-        gc.freeze()  # what is loaded stays: no collection needs to look through it again
         while True:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
             if state.finished:

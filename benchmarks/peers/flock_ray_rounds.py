@@ -6,6 +6,7 @@ actors, messages and signatures, journals, payloads, the blob store, ballots, re
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -197,4 +198,5 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as jobs/alliance.py
     play(json.loads(sys.argv[1]), Path(sys.argv[2]), Turns())

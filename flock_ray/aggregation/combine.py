@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flock_ray.lora.fixed_point import FixedPointSum, dequantize, moved, quantize
 from flock_ray.lora.serialization import Adapter, flat, unflat
@@ -17,7 +20,12 @@ class Start:
         """Round the adapter to the grid, which it lies on already if it was combined."""
         self.shapes = {key: tuple(factor.shape) for key, factor in sorted(adapter.items())}
         self.points = quantize(flat(adapter))
-        self._floats = self.points.double().numpy()
+
+    @cached_property
+    def _floats(self) -> NDArray[np.float64]:
+        """The points, as `moved` takes them."""
+        floats: NDArray[np.float64] = self.points.double().numpy()
+        return floats
 
     def row(self, update: Adapter) -> torch.Tensor:
         """The update's entries in one row.

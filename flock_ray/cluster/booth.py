@@ -49,9 +49,10 @@ class Booth:
         for number in voters:
             entries = []
             for proposer, manifest in manifests.items():
-                update, score = updates[manifest.payload], scores.get((number, manifest.payload))
+                update, vote = updates[manifest.payload], None
                 check = update if isinstance(update, Check) else Check.VALID
-                vote = self._vote(number, score) if score else None
+                if check is Check.VALID and self._mechanism.scores_proposals:
+                    vote = self._vote(number, scores[number, manifest.payload])
                 entries.append(ProposalEntry(proposer, manifest.payload, check, vote))
             if member := self._members.get(number):
                 ballots.append((member, BallotA(tuple(entries))))

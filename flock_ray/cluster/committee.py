@@ -63,9 +63,7 @@ class Committee:
     def tally(self) -> tuple[Record, tuple[SignedMessage, ...]]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""
         bulletin = self.bulletin()
-        record = derive(self._state, self._inbox(bulletin))
-        assert record.data  # written here once: it travels with the record
-        return record, bulletin
+        return derive(self._state, self._inbox(bulletin)), bulletin
 
     def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:
         return self._post.inbox(bulletin, self._state)

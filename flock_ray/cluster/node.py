@@ -280,10 +280,10 @@ class Node:
             proposed: canonical bytes of the record that the committee derived.
             bulletin: the messages that it is made from.
         """
-        inbox = self._inbox(bulletin)
+        inbox, voters = self._inbox(bulletin), self._voters()
         own = derive(self._state, inbox)
         events = []
-        if self._voters() and own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
+        if voters and own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -292,7 +292,7 @@ class Node:
         else:
             refusal = ""
         report = report_of(own, self._domain, self._relayer)
-        if self._voters() and not refusal:
+        if voters and not refusal:
             refusal = disagreement(
                 self._state,
                 bulletin,
@@ -305,7 +305,7 @@ class Node:
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
         signing = []
         with Batch() as batch:
-            for voter in self._voters():
+            for voter in voters:
                 lacking = [
                     kind
                     for kind, digest in voter.signed(self._state).items()
@@ -376,8 +376,8 @@ class Node:
 
     def _sign(self, noted: Sequence[Noted]) -> list[SignedMessage]:
         sent = [member.sign(message, self._state, self._domain) for member, message in noted]
-        for signed, (_, message) in zip(sent, noted, strict=True):
-            self._post.remember(signed, message)
+        for signed in sent:
+            self._post.remember(signed)
         return sent
 
     def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:

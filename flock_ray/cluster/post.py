@@ -40,13 +40,16 @@ class Post:
             self._opened[signed] = message
         return message
 
-    def remember(self, signed: SignedMessage, message: Message) -> None:
-        """Have a message that was signed in this process count as opened."""
-        assert signed.data == message.data
-        self._opened[signed] = message
+    def remember(self, signed: SignedMessage) -> None:
+        """Have a message that was signed in this process count as opened, read as everybody else reads it.
+
+        Raises:
+            ValueError: nobody would take it, such as one that is too long.
+        """
+        self._opened[signed] = parse_message(signed.data)
 
     def parsed(self, signed: SignedMessage) -> Message | None:
-        """The message if it was opened or remembered."""
+        """What the bytes of a message that was opened or remembered parse to."""
         return self._opened.get(signed)
 
     def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:

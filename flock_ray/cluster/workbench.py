@@ -19,6 +19,7 @@ from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
 from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter, subtract
+from flock_ray.lora.fixed_point import extremes
 from flock_ray.lora.peft_io import adapter_shapes
 from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
 from flock_ray.protocol.ballot import Check, Score
@@ -88,7 +89,6 @@ class Workbench:
         self._candidate_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
-        self._singles: dict[bytes, Adapter] = {}
         self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
         self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
@@ -246,8 +246,8 @@ class Workbench:
 
     def _check_bound(self, member: int, delta: Adapter) -> None:
         """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""
-        largest = max(float(factor.abs().max()) for factor in delta.values())
-        if largest > self.spec.max_abs:
+        largest = max(max(-low, high) for low, high in map(extremes, delta.values()))
+        if not largest <= self.spec.max_abs:
             raise TrainingError(
                 f"the update of member {member} has an entry of {largest:.3g}, above codec.max_abs ="
                 f" {self.spec.max_abs:g}; lower training.learning_rate"
@@ -310,12 +310,10 @@ class Workbench:
 
     def _with_one(self, start: bytes, payload: bytes) -> Adapter:
         """Global adapter + the update of one payload that decoded."""
-        if payload not in self._singles:
-            update = self.update(payload)
-            assert not isinstance(update, Check)
-            with self.timed("aggregate"):
-                self._singles[payload] = self._start(start).with_one(update)
-        return self._singles[payload]
+        update = self.update(payload)
+        assert not isinstance(update, Check)
+        with self.timed("aggregate"):
+            return self._start(start).with_one(update)
 
     def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
         """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""
@@ -335,7 +333,7 @@ class Workbench:
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in found]
         costs = {pair: sum(len(one.input_ids) for one in self.silos[pair[0]].heldout) for pair in missing}
         for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
-            jobs = [LossJob(adapter_of(adapter), self.silos[member].heldout) for member, adapter in cohort]
+            jobs = [LossJob(adapter_of(name), self.silos[member].heldout) for member, name in cohort]
             found.update(zip(cohort, self._engine.losses(jobs, self._step), strict=True))
 
     def score_proposals(
@@ -345,10 +343,16 @@ class Workbench:
 
         Always ask for all hosted voters and all that decoded at once, after `evaluate` of the global adapter.
         """
-        pairs = [(voter, payload) for voter in voters for payload in payloads]
+        names = {start + payload: payload for payload in payloads}
+        pairs = [(voter, name) for voter in voters for name in names]
+        missing = {name for voter, name in pairs if (voter, name) not in self._proposal_losses}
+        adapters = {name: self._with_one(start, names[name]) for name in names if name in missing}
         with self.timed("vote"):
-            self._measure(pairs, self._proposal_losses, lambda payload: self._with_one(start, payload))
-        return {pair: paired_score(self._global_losses[pair[0]], self._proposal_losses[pair]) for pair in pairs}
+            self._measure(pairs, self._proposal_losses, adapters.__getitem__)
+        return {
+            (voter, names[name]): paired_score(self._global_losses[voter], self._proposal_losses[voter, name])
+            for voter, name in pairs
+        }
 
     def score_candidate(self, voters: Sequence[int], candidate: bytes) -> dict[int, Score]:
         """{voter: score of the candidate against the global adapter}.
@@ -378,7 +382,6 @@ class Workbench:
         self._candidate_losses = {key: found for key, found in self._candidate_losses.items() if key[1] == adapter}
         self._proposal_losses.clear()
         self._updates.clear()
-        self._singles.clear()
         self._running = None
         self._trained.clear()
         self._combined.clear()

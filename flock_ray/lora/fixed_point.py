@@ -9,10 +9,10 @@ adapter that is quantised again in the next epoch loses nothing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 SCALE = 2**24
 """Grid points a unit."""
@@ -47,7 +47,7 @@ def dequantize(integers: torch.Tensor) -> torch.Tensor:
     return integers.double().mul_(1 / SCALE).float()
 
 
-def moved(points: np.ndarray[Any, np.dtype[np.float64]], values: torch.Tensor) -> torch.Tensor:
+def moved(points: NDArray[np.float64], values: torch.Tensor) -> torch.Tensor:
     """`dequantize(points + quantize(values))`, without integers: sums of two grid points are exact in float64.
 
     Args:
@@ -57,6 +57,7 @@ def moved(points: np.ndarray[Any, np.dtype[np.float64]], values: torch.Tensor) -
     Raises:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
+    assert len(points) == len(values)
     _largest(values)
     row, found = values.numpy(), np.empty(len(points), np.float32)
     for first in range(0, len(row), _CHUNK):

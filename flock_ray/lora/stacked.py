@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -91,7 +92,9 @@ class _Stacked(torch.autograd.Function):
         return functional.linear(x, weight, bias).baddbmm_(hidden, lora_b)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        assert not any(ctx.needs_input_grad[1:3]), "the base layer is frozen"
         x, weight, lora_a, lora_b, hidden = ctx.saved_tensors
         [grad] = grads
         of_hidden = torch.bmm(grad, lora_b.mT).mul_(ctx.scaling)

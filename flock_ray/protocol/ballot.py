@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -74,16 +75,24 @@ class ProposalEntry:
         return [self.member, to_hex(self.payload), str(self.check), self.score.json() if self.score else None]
 
 
-@dataclass(frozen=True)
-class BallotA:
-    """Findings on all proposals, by ascending member."""
+class _Ballot(ABC):
+    """What a voter says, without its salt."""
 
-    entries: tuple[ProposalEntry, ...]
+    @abstractmethod
+    def json(self) -> Json:
+        """The ballot as JSON has it."""
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the ballot without its salt."""
+        """SHA-256 of the canonical bytes."""
         return sha256(canonical_json(self.json()))
+
+
+@dataclass(frozen=True)
+class BallotA(_Ballot):
+    """Findings on all proposals, by ascending member."""
+
+    entries: tuple[ProposalEntry, ...]
 
     def json(self) -> Json:
         """The ballot without its salt."""
@@ -91,7 +100,7 @@ class BallotA:
 
 
 @dataclass(frozen=True)
-class BallotB:
+class BallotB(_Ballot):
     """The candidate that a voter computed and its score of it, with the voter's reveal for the next seed.
 
     Attributes:
@@ -105,11 +114,6 @@ class BallotB:
     weights: tuple[tuple[int, int], ...]
     score: Score | None
     reveal: bytes
-
-    @cached_property
-    def digest(self) -> bytes:
-        """SHA-256 of the ballot without its salt."""
-        return sha256(canonical_json(self.json()))
 
     def json(self) -> Json:
         """The ballot without its salt."""

@@ -1,6 +1,7 @@
 """Canonical JSON: one value, one sequence of bytes. What is signed or hashed is written in it and nothing else.
 
 Keys are sorted, there is no white space, text is UTF-8, and numbers are integers: a float has no canonical text.
+Values are of these very types, not of subclasses: None, bool, int, str, list, tuple, and dict with keys of str.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _MAX_INT = 1 << 256
 _MAX_DEPTH = 16
+_MAX_KEYS = 256  # of one object: the encoder sorts them in time that may grow with their square
 _PLAIN = frozenset((type(None), bool, int, str))
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _DIGITS = bytes(ord("0") if chr(code) in "0123456789" else ord(" ") for code in range(256))
@@ -25,8 +27,8 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 
-def _nests_deeper(text: str, depth: int) -> bool:
-    """Whether the brackets of a JSON text, outside of its strings, nest deeper than `depth`, or are no pairs."""
+def _require_depth(text: str, depth: int) -> None:
+    """Refuse a JSON text whose brackets, outside of its strings, nest deeper than `depth`, or are no pairs."""
     plain = _ESCAPED.sub("", text) if "\\" in text else text
     outside = "".join(plain.split('"')[::2]).encode("ascii", "ignore")
     brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
@@ -34,7 +36,8 @@ def _nests_deeper(text: str, depth: int) -> bool:
         if not brackets:
             break
         brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
+    if brackets:
+        raise ValueError(f"JSON nests deeper than {depth} levels, or its brackets are no pairs")
 
 
 def parse_json(text: str, max_depth: int) -> Any:
@@ -49,8 +52,7 @@ def parse_json(text: str, max_depth: int) -> Any:
     Raises:
         ValueError: not JSON, or brackets nested deeper than `max_depth`.
     """
-    if _nests_deeper(text, max_depth):
-        raise ValueError(f"JSON nests deeper than {max_depth} levels, or its brackets are no pairs")
+    _require_depth(text, max_depth)
     return json.loads(text)
 
 
@@ -70,8 +72,8 @@ def _check(value: Any, depth: int = 0) -> None:
         raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
     items: Iterable[Any]
     if type(value) is dict:
-        if not all(type(key) is str for key in value):
-            raise ValueError("canonical JSON keys are strings")
+        if len(value) > _MAX_KEYS or not all(type(key) is str for key in value):
+            raise ValueError(f"canonical JSON objects have at most {_MAX_KEYS} keys, which are strings")
         items = value.values()
     elif type(value) in (list, tuple):
         items = value
@@ -123,10 +125,11 @@ def parse_canonical(data: bytes, max_bytes: int) -> Any:
     """
     if len(data) > max_bytes:
         raise ValueError(f"{len(data)} bytes are more than the {max_bytes} allowed")
-    brackets = data.count(b"[") + data.count(b"{")
-    if brackets > _MAX_DEPTH and _nests_deeper(data.decode(), _MAX_DEPTH):
-        raise ValueError(f"JSON nests deeper than {_MAX_DEPTH} levels, or its brackets are no pairs")
+    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH:
+        _require_depth(data.decode(), _MAX_DEPTH)
     value = _DECODER.decode(data)
+    if data.count(b":") > _MAX_KEYS:
+        _check(value)
     _check_integers(value, data)
     if _ENCODER.encode(value) != data:
         raise ValueError("JSON is not in canonical form")

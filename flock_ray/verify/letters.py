@@ -31,11 +31,12 @@ def open_message(signed: SignedMessage, state: TaskState, place: Place, parsed: 
         signed: bytes and signature.
         state: before the epoch.
         place: where signatures are valid.
-        parsed: `Message.parse` of the bytes, by a caller that has it already.
+        parsed: what `Message.parse` makes of the bytes, from a caller that has it already.
 
     Raises:
         VerificationError: no message of the schema, of another task or epoch, or not signed by the member it names.
     """
+    assert parsed is None or parsed.data == signed.data
     try:
         message = parsed or Message.parse(signed.data)
         _body(message)

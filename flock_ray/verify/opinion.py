@@ -30,7 +30,7 @@ def disagreement(
         distributor: contract that pays claims.
         record: canonical bytes, as the voter derived them.
         report_hash: EIP-712 struct hash of the report.
-        parsed: gives the parsed message of those that the voter has parsed already.
+        parsed: gives the parsed message where the voter has it already; signature, place and body count as read here.
     """
     place = Place(state.scope.chain_id, state.scope.contract, bytes.fromhex(distributor[2:]))
     messages = []

@@ -29,6 +29,7 @@ def told(folder: Path, *arguments: str) -> Ended:
 @pytest.mark.parametrize("argument", ["--help", "plan_only=true"])
 def test_what_runs_nothing_imports_nothing_slow(tmp_path: Path, argument: str) -> None:
     ended = alliance(tmp_path, argument, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert ended.code == 0
     imported = {line.rpartition("|")[2].strip() for line in ended.errors.splitlines()}
     assert {"hydra", "omegaconf"} <= imported
     assert not imported & SLOW_TO_IMPORT

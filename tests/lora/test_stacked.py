@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from torch import nn
+from torch.func import functional_call
 
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, save_peft
 from flock_ray.lora.serialization import canonical_bytes
-from flock_ray.lora.stacked import StackedAdapters, grouped_product
+from flock_ray.lora.stacked import Ownership, StackedAdapters, StackedLinear, grouped_product
 from tests.lora.test_peft_io import ALL, llama, logits, random_adapter
 
 MEMBERS = 3
@@ -99,3 +101,23 @@ def test_scaling_is_alpha_over_rank() -> None:
     with torch.no_grad():
         assert torch.allclose(layer(x) - layer.base(x), torch.full((1, 1, 32), 6 / 2 * 2 * 16.0))
     assert math.prod(layer(x).shape) == 32
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_of_a_layer_are_those_of_finite_differences(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = StackedLinear(
+        nn.Linear(5, 4, bias, dtype=torch.float64).requires_grad_(False), LoraSpec(2, 3, ("all-linear",)), Ownership()
+    )
+    layer.lora_A = nn.Parameter(torch.randn(MEMBERS, 5, 2, dtype=torch.float64))
+    layer.lora_B = nn.Parameter(torch.randn(MEMBERS, 2, 4, dtype=torch.float64))
+
+    def outputs(x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor) -> torch.Tensor:
+        found = functional_call(layer, {"lora_A": lora_a, "lora_B": lora_b}, (x,))
+        assert isinstance(found, torch.Tensor)
+        return found.transpose(0, 1)  # what comes back into the layer is then not contiguous
+
+    x = torch.randn(2 * MEMBERS, 5, dtype=torch.float64)
+    factors = (layer.lora_A, layer.lora_B)
+    assert torch.autograd.gradcheck(outputs, (x.clone().requires_grad_(), *factors))
+    assert torch.autograd.gradcheck(outputs, (x, *factors))

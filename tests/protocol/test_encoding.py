@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict, namedtuple
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
+from flock_ray.protocol.message import Kind
 
 LIMIT = 1 << 16
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -54,6 +57,12 @@ def test_the_text_is_sorted_tight_utf_8() -> None:
         [{"a": -(2**256)}],
         "\ud800",
         [object()],
+        Kind.SEEN,
+        {Kind.SEEN: 1},
+        IntEnum("Number", {"ONE": 1}).ONE,
+        OrderedDict(a=1),
+        namedtuple("Pair", "a b")(1, 2),
+        dict.fromkeys(map(str, range(257))),
         date(2025, 1, 1),
         Decimal(1),
     ],
@@ -86,6 +95,8 @@ def test_a_value_without_canonical_text_is_refused(value: Any) -> None:
         b'"\xff"',
         b"\xef\xbb\xbf1",
         "1".encode("utf-16"),
+        str(2**256).encode(),
+        b"[-%d]" % 2**256,
         b"9" * 100,
         b"9" * 10_000,
         b"[" * 18 + b"]" * 18,
@@ -102,6 +113,14 @@ def test_bytes_that_are_not_the_canonical_ones_are_refused(data: bytes) -> None:
 def test_deep_nesting_is_refused_however_high_the_recursion_limit_is(data: bytes) -> None:
     with pytest.raises(ValueError):
         parse_canonical(data, LIMIT)
+
+
+def test_keys_in_the_worst_order_for_sorting_cost_nothing() -> None:
+    keys = sorted({f"{number:x}" for number in range(60_000)})
+    hostile = json.dumps({key: 0 for key in [keys[-1], *keys[:-1]]}, separators=(",", ":")).encode()
+    with pytest.raises(ValueError, match="at most 256 keys"):
+        parse_canonical(hostile, 1 << 20)
+    assert parse_canonical(canonical_json(many := {str(key): 0 for key in range(256)}), LIMIT) == many
 
 
 def test_brackets_inside_a_text_are_no_nesting() -> None:

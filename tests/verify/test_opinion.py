@@ -45,10 +45,13 @@ BULLETIN = [signed(one) for one in Play().messages(STATE)]
 
 
 def opinion(bulletin: list[SignedMessage], relayer: str = RELAYER, distributor: str = DISTRIBUTOR) -> str:
-    """What verify says of what protocol makes of a bulletin."""
-    record = derive(STATE, Post(DOMAIN).inbox(bulletin, STATE))
-    report = report_of(record, DOMAIN, RELAYER)
-    return disagreement(STATE, bulletin, relayer, distributor, record.data, report_hash(report))
+    """What verify says of what protocol makes of a bulletin, whether or not it is handed what was parsed before."""
+    post = Post(DOMAIN)
+    record = derive(STATE, post.inbox(bulletin, STATE))
+    asked = (STATE, bulletin, relayer, distributor, record.data, report_hash(report_of(record, DOMAIN, RELAYER)))
+    said = disagreement(*asked)
+    assert disagreement(*asked, post.parsed) == said
+    return said
 
 
 def test_both_agree_on_what_was_signed_and_leave_out_what_was_not() -> None:
@@ -80,6 +83,11 @@ def test_a_mistake_in_leaves_root_report_or_relayer_is_one_too(monkeypatch: pyte
     assert "another rewards root or report" in opinion(BULLETIN, distributor=SIGNERS[0].address)
     monkeypatch.setattr("flock_ray.cluster.post.reward_leaf", lambda domain, task, account, wei: keccak(task))
     assert "another rewards root or report" in opinion(BULLETIN)
+
+
+def test_what_was_parsed_is_of_the_bytes_that_are_signed() -> None:
+    with pytest.raises(AssertionError):
+        open_message(BULLETIN[0], STATE, PLACE, Message.parse(BULLETIN[1].data))
 
 
 def test_a_message_opens_for_its_sender_task_and_epoch_only() -> None:
