@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import secrets
 import time
@@ -62,7 +63,12 @@ class Session:
             alliance = Alliance(
                 groups, ledger, self.run_directory, self.events, witness, self.config.alliance.max_unsettled, arrivals
             )
-            final = alliance.run(state, earlier)
+            gc.collect()
+            gc.freeze()  # what is loaded stays: no collection in the epochs needs to look through it
+            try:
+                final = alliance.run(state, earlier)
+            finally:
+                gc.unfreeze()
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
@@ -88,7 +87,6 @@ def play(config: Config, named: Collection[str]) -> None:
     from flock_ray.cluster.preflight import check_before_start
     from flock_ray.session import run_alliance
 
-    gc.freeze()  # modules stay as long as the process: no collection looks through them again
     check_before_start(config)
     run = run or RunDirectory.create(output_root(config), config)
     console.line(f"Run folder: {run.path}")

@@ -192,11 +192,12 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
             run.write_task(state, ledger.relayer, ledger.facts(), ledger.wealth(None), configuration_texts(config))
             witness = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
             turns.ready(chain=ledger.facts()["backend"])
+            gc.collect()
+            gc.freeze()  # as flock_ray.session
             Alliance(groups, ledger, run, events, witness, max_unsettled=0).run(state, [])
         finally:
             groups.stop()
 
 
 if __name__ == "__main__":
-    gc.freeze()  # as jobs/alliance.py
     play(json.loads(sys.argv[1]), Path(sys.argv[2]), Turns())
