@@ -50,8 +50,8 @@ FLOWER = (
     Row("a round of Flower's simulation, one core a client, against one here, no votes, no settlement",
         "flower_ratio_plain", target="≥ 2.5×"),
     Row("… with votes and settlement on a chain", "flower_ratio_full", target="≥ 1.3×"),
-    Row("… the lowest of two points (4 members, 5 steps of 2 × 128)", "flower_ratio_plain_lowest"),
-    Row("… with votes and settlement on a chain", "flower_ratio_full_lowest"),
+    Row("… without, at the lowest of all points", "flower_ratio_plain_lowest"),
+    Row("… with, at the lowest of all points", "flower_ratio_full_lowest"),
     Row("both cores a client, as FlowerTune asks, against one here, no votes, no settlement", "flowertune_ratio_plain"),
     Row("… with votes and settlement on a chain", "flowertune_ratio_full"),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import secrets
 import time
@@ -18,7 +17,7 @@ from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms
 from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
-from flock_ray.cluster.runtime import machines, ray_cluster
+from flock_ray.cluster.runtime import machines, ray_cluster, the_loaded_stays
 from flock_ray.cluster.spec import NodeReport
 from flock_ray.cluster.views import Witness
 from flock_ray.config import ChainBackend, Config
@@ -63,12 +62,8 @@ class Session:
             alliance = Alliance(
                 groups, ledger, self.run_directory, self.events, witness, self.config.alliance.max_unsettled, arrivals
             )
-            gc.collect()
-            gc.freeze()  # what is loaded stays: no collection in the epochs needs to look through it
-            try:
+            with the_loaded_stays():
                 final = alliance.run(state, earlier)
-            finally:
-                gc.unfreeze()
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))

@@ -6,7 +6,6 @@ actors, messages and signatures, journals, payloads, the blob store, ballots, re
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -26,7 +25,7 @@ from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
-from flock_ray.cluster.runtime import ray_cluster
+from flock_ray.cluster.runtime import ray_cluster, the_loaded_stays
 from flock_ray.cluster.views import Witness
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.config import (
@@ -192,9 +191,8 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
             run.write_task(state, ledger.relayer, ledger.facts(), ledger.wealth(None), configuration_texts(config))
             witness = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
             turns.ready(chain=ledger.facts()["backend"])
-            gc.collect()
-            gc.freeze()  # as flock_ray.session
-            Alliance(groups, ledger, run, events, witness, max_unsettled=0).run(state, [])
+            with the_loaded_stays():
+                Alliance(groups, ledger, run, events, witness, max_unsettled=0).run(state, [])
         finally:
             groups.stop()
 

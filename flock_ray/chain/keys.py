@@ -62,7 +62,7 @@ class Signer:
 
     def sign_transaction(self, fields: Mapping[str, Any]) -> bytes:
         """Raw bytes of the signed transaction with these JSON-RPC `fields` (nonce, gas and fees included)."""
-        from eth_account import Account  # here: its import takes longer than all others of a command together
+        from eth_account import Account  # here: slow to import, and most commands sign nothing
 
         return bytes(Account.sign_transaction(dict(fields), self._key.secret).raw_transaction)
 

@@ -281,9 +281,11 @@ class Node:
             bulletin: the messages that it is made from.
         """
         inbox, voters = self._inbox(bulletin), self._voters()
-        own = derive(self._state, inbox)
+        own = derive(self._state, inbox)  # `advance` will find it done, also where nobody signs
+        if not voters:
+            return self._result()
         events = []
-        if voters and own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
+        if own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -292,16 +294,15 @@ class Node:
         else:
             refusal = ""
         report = report_of(own, self._domain, self._relayer)
-        if voters and not refusal:
-            refusal = disagreement(
-                self._state,
-                bulletin,
-                self._relayer,
-                self._domain.distributor,
-                own.data,
-                report_hash(report),
-                self._post.parsed,
-            )
+        refusal = refusal or disagreement(
+            self._state,
+            bulletin,
+            self._relayer,
+            self._domain.distributor,
+            own.data,
+            report_hash(report),
+            self._post.parsed,
+        )
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
         signing = []
         with Batch() as batch:

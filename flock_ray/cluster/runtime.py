@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -41,6 +42,17 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def the_loaded_stays() -> Iterator[None]:
+    """Have no garbage collection in a block look through what was loaded before it."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def machines() -> list[dict[str, float]]:

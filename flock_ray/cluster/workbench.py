@@ -346,7 +346,7 @@ class Workbench:
         names = {start + payload: payload for payload in payloads}
         pairs = [(voter, name) for voter in voters for name in names]
         missing = {name for voter, name in pairs if (voter, name) not in self._proposal_losses}
-        adapters = {name: self._with_one(start, names[name]) for name in names if name in missing}
+        adapters = {name: self._with_one(start, names[name]) for name in missing}
         with self.timed("vote"):
             self._measure(pairs, self._proposal_losses, adapters.__getitem__)
         return {

@@ -38,8 +38,7 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
     _largest(values)
-    scaled = values.numpy() * np.float32(SCALE)  # a power of two: exact in float32
-    return torch.from_numpy(np.rint(scaled, out=scaled).astype(np.int64))
+    return torch.from_numpy(_rounded(values.numpy()).astype(np.int64))
 
 
 def dequantize(integers: torch.Tensor) -> torch.Tensor:
@@ -62,10 +61,7 @@ def moved(points: NDArray[np.float64], values: torch.Tensor) -> torch.Tensor:
     row, found = values.numpy(), np.empty(len(points), np.float32)
     for first in range(0, len(row), _CHUNK):
         part = slice(first, first + _CHUNK)
-        scaled = row[part] * np.float32(SCALE)
-        np.rint(scaled, out=scaled)
-        total = points[part] + scaled
-        np.multiply(total, 1 / SCALE, out=found[part], casting="same_kind")
+        np.multiply(points[part] + _rounded(row[part]), 1 / SCALE, out=found[part], casting="same_kind")
     return torch.from_numpy(found)
 
 
@@ -117,8 +113,7 @@ class FixedPointSum:
         row = values.numpy()
         for first in range(0, len(row), _CHUNK):
             part, recent = row[first : first + _CHUNK], self._recent[first : first + _CHUNK]
-            scaled = part * np.float32(SCALE)
-            np.rint(scaled, out=scaled)
+            scaled = _rounded(part)
             recent += scaled if weight == 1 else np.multiply(scaled, weight, dtype=np.float64)
 
     def _settle(self) -> None:
@@ -136,6 +131,13 @@ class FixedPointSum:
             raise ValueError("a mean needs non-negative weights, not all zero")
         self._settle()
         return self._sum.div(self.weight, rounding_mode="floor")
+
+
+def _rounded(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grid points of float32 values, ties to even: scaled by a power of two, which is exact in float32."""
+    scaled = row * np.float32(SCALE)
+    np.rint(scaled, out=scaled)
+    return scaled
 
 
 def _largest(values: torch.Tensor) -> int:

@@ -75,7 +75,7 @@ class ProposalEntry:
         return [self.member, to_hex(self.payload), str(self.check), self.score.json() if self.score else None]
 
 
-class _Ballot(ABC):
+class Ballot(ABC):
     """What a voter says, without its salt."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class _Ballot(ABC):
 
 
 @dataclass(frozen=True)
-class BallotA(_Ballot):
+class BallotA(Ballot):
     """Findings on all proposals, by ascending member."""
 
     entries: tuple[ProposalEntry, ...]
@@ -100,7 +100,7 @@ class BallotA(_Ballot):
 
 
 @dataclass(frozen=True)
-class BallotB(_Ballot):
+class BallotB(Ballot):
     """The candidate that a voter computed and its score of it, with the voter's reveal for the next seed.
 
     Attributes:
@@ -123,9 +123,6 @@ class BallotB(_Ballot):
             "score": self.score.json() if self.score else None,
             "reveal": to_hex(self.reveal),
         }
-
-
-Ballot = BallotA | BallotB
 
 
 def ballot_commitment(task: bytes, epoch: int, member: int, kind: Kind, ballot: Ballot, salt: bytes) -> bytes:

@@ -64,9 +64,16 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder(float_hook=_no_float)
 
 
-def _check(value: Any, depth: int = 0) -> None:
-    """Refuse what has no canonical text, of which the encoder would make some text nevertheless."""
-    if type(value) in _PLAIN:
+def _check(value: Any, plain: frozenset[type] = _PLAIN, depth: int = 0) -> None:
+    """Refuse what has no canonical text, of which the encoder would make some text nevertheless.
+
+    Values of the types `plain` pass: with int among them none may reach 2^256.
+    """
+    if type(value) in plain:
+        return
+    if type(value) is int:
+        if not -_MAX_INT < value < _MAX_INT:
+            raise ValueError("canonical JSON integers are below 2^256")
         return
     if depth == _MAX_DEPTH:
         raise ValueError(f"canonical JSON nests at most {_MAX_DEPTH} levels")
@@ -80,25 +87,14 @@ def _check(value: Any, depth: int = 0) -> None:
     else:
         raise ValueError(f"canonical JSON holds no {type(value).__name__}")
     for item in items:
-        if type(item) not in _PLAIN:  # most are: a call for each would take most of the time
-            _check(item, depth + 1)
+        if type(item) not in plain:  # most are: a call for each would take most of the time
+            _check(item, plain, depth + 1)
 
 
 def _check_integers(value: Any, data: bytes) -> None:
     """Refuse integers of 2^256 and above in a value of these bytes; few have one that needs a look."""
     if _LONG_NUMBER in data.translate(_DIGITS):
-        _bound(value)
-
-
-def _bound(value: Any) -> None:
-    if isinstance(value, int):
-        if not -_MAX_INT < value < _MAX_INT:
-            raise ValueError("canonical JSON integers are below 2^256")
-    elif isinstance(value, dict):
-        _bound(tuple(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _bound(item)
+        _check(value, _PLAIN - {int})
 
 
 def canonical_json(value: Json) -> bytes:
