@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.embedded import SECONDS_PER_EPOCH
+from flock_ray.chain.epoch_report import ReportedSlash
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.settlement import Slash
-from flock_ray.chain.views import TOKEN, VAULT_EPOCH, TxReceipt
+from flock_ray.chain.values import TOKEN, VAULT_EPOCH, TxReceipt
 
 if TYPE_CHECKING:
     from benchmarks.gas import Chain, Task
@@ -111,8 +111,8 @@ def _slashes(task: Task) -> dict[str, Any]:
     used = {}
     for _ in range(2):
         for count in (0, 1, 3):
-            used[count] = task.settle(task.quorum, tuple(Slash(10 + i, stake // 10 + i) for i in range(count)))
-    delegators = task.settle(task.quorum, (Slash(0, 2 * OWN),))
+            used[count] = task.settle(task.quorum, tuple(ReportedSlash(10 + i, stake // 10 + i) for i in range(count)))
+    delegators = task.settle(task.quorum, (ReportedSlash(0, 2 * OWN),))
     return {
         "slash": (used[3] - used[1]) / 2,
         "slash_first": used[1] - used[0],

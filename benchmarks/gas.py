@@ -24,10 +24,10 @@ from flock_ray.chain.abi import Contract, contract
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.chain.embedded import GENESIS_TIME, AnvilNode
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, compact, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report, Slash
-from flock_ray.chain.views import TOKEN, Addresses, TaskTerms, TxContext, TxReceipt
+from flock_ray.chain.values import TOKEN, Addresses, TaskTerms, TxContext, TxReceipt
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.hashing import keccak, tagged
 from flock_ray.protocol.roles import draw_seats, quorum
@@ -181,7 +181,7 @@ class Task:
         """Of each account that joined, wei."""
         return _MIN_STAKE * len(self.owners) // ACCOUNTS
 
-    def settle(self, seats: int, slashes: tuple[Slash, ...] = ()) -> int:
+    def settle(self, seats: int, slashes: tuple[ReportedSlash, ...] = ()) -> int:
         """Everybody earns something; an epoch is settled with the signatures of `seats`. Returns the gas."""
         random, chain = Random(len(self.settlements)), self.chain
         for account in self.earned:

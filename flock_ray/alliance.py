@@ -10,23 +10,23 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayTaskError
 
-from flock_ray.chain.views import EpochAbandonedError
-from flock_ray.cluster.committee import Bulletin, Committee
+from flock_ray.chain.values import EpochAbandonedError
+from flock_ray.cluster.attestation import Attestation
+from flock_ray.cluster.coordinator import Bulletin, Coordinator
 from flock_ray.cluster.groups import NodeGroups, root_cause
 from flock_ray.cluster.ledger import Ledger
-from flock_ray.cluster.post import Attestation
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
-from flock_ray.cluster.spec import NodeResult
-from flock_ray.cluster.views import Witness
+from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.spec import PhaseResult
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 
-CommitteeActor = ray.remote(num_cpus=0)(Committee)
+CoordinatorActor = ray.remote(num_cpus=0)(Coordinator)
 
-Arrivals = Callable[[Iterable[tuple[int, NodeResult]]], Iterable[tuple[int, NodeResult]]]
+Arrivals = Callable[[Iterable[tuple[int, PhaseResult]]], Iterable[tuple[int, PhaseResult]]]
 
 
 class Alliance:
@@ -38,7 +38,7 @@ class Alliance:
         ledger: Ledger,
         run: RunDirectory,
         events: EventLog,
-        witness: Witness,
+        reporter: RunReporter,
         max_unsettled: int,
         arrivals: Arrivals = lambda results: results,
     ) -> None:
@@ -49,14 +49,14 @@ class Alliance:
             ledger: where epochs are settled.
             run: folder of the run.
             events: log of the run.
-            witness: shows and keeps what happens.
+            reporter: shows and keeps what happens.
             max_unsettled: epochs that may be open while the next one trains.
             arrivals: order in which results reach the committee; tests shuffle it.
         """
         self.nodes, self.ledger, self.run_directory = nodes, ledger, run
-        self.events, self.witness, self.max_unsettled = events, witness, max_unsettled
+        self.events, self.reporter, self.max_unsettled = events, reporter, max_unsettled
         self.arrivals = arrivals
-        self.committee = CommitteeActor.remote()
+        self.committee = CoordinatorActor.remote()
         self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
 
     def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
@@ -80,14 +80,14 @@ class Alliance:
         for _, result in self.nodes.begin(state, self.ledger.domain, self.ledger.relayer):
             losses |= result.losses
             slowest = max(slowest, result.seconds.get("evaluate", 0.0))
-        self.witness.evaluated(state.epoch - 1, losses, slowest)
+        self.reporter.evaluated(state.epoch - 1, losses, slowest)
 
     def _epoch(self, state: TaskState) -> TaskState:
         """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
         self._started, self._seconds = time.perf_counter(), dict[str, float]()
         self._before[state.epoch] = state
         self.nodes.resume_from(state, self.ledger.domain, self.ledger.relayer)
-        self.witness.epoch_begins(state)
+        self.reporter.epoch_begins(state)
 
         committed = self._exchange(Kind.COMMITMENT, "train")
         self._exchange(Kind.SEEN, "see", committed)
@@ -106,7 +106,7 @@ class Alliance:
         losses: dict[int, float] = {}
         for _, result in self._results("advance", attestation, bulletin):
             losses |= result.losses
-        self.witness.epoch_ends(record, losses, self._wall_seconds())
+        self.reporter.epoch_ends(record, losses, self._wall_seconds())
         return following
 
     def _exchange(self, kind: Kind, phase: str, *args: Any) -> ObjectRef[Bulletin]:
@@ -130,13 +130,13 @@ class Alliance:
         attested: tuple[Attestation, TaskState] = self._ask("attest", record, signatures)
         return attested
 
-    def _results(self, phase: str, *args: Any) -> Iterable[tuple[int, NodeResult]]:
+    def _results(self, phase: str, *args: Any) -> Iterable[tuple[int, PhaseResult]]:
         """Results of a phase in the order of arrival, their events logged and their seconds counted."""
         slowest: dict[str, float] = {}
         for index, result in self.arrivals(self.nodes.run(phase, *args)):
             for kind, fields in result.events:
                 self.events.emit(kind, **fields)
-                self.witness.noted(kind, fields)
+                self.reporter.noted(kind, fields)
             for kind, seconds in result.seconds.items():
                 slowest[kind] = max(slowest.get(kind, 0.0), seconds)
             yield index, result
@@ -153,12 +153,12 @@ class Alliance:
         try:
             for settlement in self.ledger.settled(at_most_open):
                 self.run_directory.write_settlement(settlement)
-                self.witness.settled(settlement)
+                self.reporter.settled(settlement)
         except EpochAbandonedError as abandoned:
             first = abandoned.epoch
             state = self.ledger.follow(self._before[first])
             self.run_directory.write_abandoned(first, state.epoch)
-            self.witness.abandoned(first, state.epoch)
+            self.reporter.abandoned(first, state.epoch)
             self._begin(state)
         return state
 
@@ -168,4 +168,4 @@ class Alliance:
         except RayTaskError as error:
             raise root_cause(error) from None
         except ray.exceptions.RayActorError as error:
-            raise ProtocolError("the committee actor died; go on with resume=RUN_DIR") from error
+            raise ProtocolError("the coordinator died; go on with resume=RUN_DIR") from error

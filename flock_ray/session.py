@@ -13,13 +13,13 @@ from typing import Any
 from flock_ray.alliance import Alliance, Arrivals
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.groups import NodeGroups
-from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms, uses_rpc
+from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
-from flock_ray.cluster.runtime import machines, ray_cluster, the_loaded_stays
-from flock_ray.cluster.spec import NodeReport
-from flock_ray.cluster.views import Witness
+from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster
+from flock_ray.cluster.spec import GroupInfo
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.protocol.encoding import to_hex
@@ -30,7 +30,7 @@ from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary, write_json
 from flock_ray.telemetry.table import Console
 from flock_ray.verify.folder import RunFolder
-from flock_ray.verify.founding import read_founding
+from flock_ray.verify.genesis import read_genesis
 
 MAX_ADAPTER_BYTES = 1 << 34
 _PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
@@ -52,26 +52,26 @@ class Session:
             self._probe_store(groups)
             hosted = {member.number: member for report in reports for member in report.members}
             ledger = self._ledger({number: member.address for number, member in sorted(hosted.items())})
-            witness = Witness(self.config, dict(sorted(hosted.items())), self.console, self.events)
-            state, earlier, wealth = self._task(reports, ledger, groups, witness)
-            witness.load_seconds = time.perf_counter() - started
+            reporter = RunReporter(self.config, dict(sorted(hosted.items())), self.console, self.events)
+            state, earlier, balances = self._task(reports, ledger, groups, reporter)
+            reporter.load_seconds = time.perf_counter() - started
             self.console.line(
                 f"{reports[0].model_name} ({reports[0].model_dtype}), chain {ledger.facts()['backend']}, task"
-                f" {to_hex(state.scope.task)[:18]}…; loaded in {witness.load_seconds:.0f} s"
+                f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             alliance = Alliance(
-                groups, ledger, self.run_directory, self.events, witness, self.config.alliance.max_unsettled, arrivals
+                groups, ledger, self.run_directory, self.events, reporter, self.config.alliance.max_unsettled, arrivals
             )
-            with the_loaded_stays():
+            with frozen_garbage_collection():
                 final = alliance.run(state, earlier)
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
-            return self._results(final, ledger, witness, reports[0], wealth)
+            return self._results(final, ledger, reporter, reports[0], balances)
 
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
-        specs = node_specs(self.config, self.plan, self.run_directory.path, self.store_url)
+        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url)
         groups = NodeGroups(specs, self.plan, self.config.cluster.placement_timeout, self.events.emit)
         groups.progress = self.console.progress
         try:
@@ -100,7 +100,7 @@ class Session:
                 config, chain=replace(config.chain, token=found.token, task=found.task, settlement=found.settlement)
             )
         ledger = ChainLedger(config, self.run_directory.path, accounts)
-        ledger.patience.progress = self.console.progress
+        ledger.outage.progress = self.console.progress
         ledger.deploy()
         if uses_rpc(config):
             contracts = ledger.facts()["contracts"]
@@ -109,46 +109,46 @@ class Session:
         return ledger
 
     def _task(
-        self, reports: list[NodeReport], ledger: Ledger, groups: NodeGroups, witness: Witness
+        self, reports: list[GroupInfo], ledger: Ledger, groups: NodeGroups, reporter: RunReporter
     ) -> tuple[TaskState, list[SignedEpoch], dict[int, int]]:
-        """Found the task, or read back how far an earlier run came: the state to go on from, signed epochs, wealth."""
+        """Create the task, or read an earlier run back: the state to resume at, signed epochs, balances before."""
         terms = task_terms(self.config, reports)
         run = self.run_directory
         if not run.started:
-            wealth = ledger.wealth(None)
-            state = ledger.found_task(terms, reports[0].adapter, groups)
-            run.write_task(state, ledger.relayer, ledger.facts(), wealth, configuration_texts(self.config))
-            anchor = read_founding(RunFolder(run.path, self.store_url)).anchor
+            balances = ledger.balances(None)
+            state = ledger.create_task(terms, reports[0].adapter, groups)
+            run.write_task(state, ledger.relayer, ledger.facts(), balances, configuration_texts(self.config))
+            anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
             self.events.emit(
-                "task_founded", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
+                "task_created", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
             )
             self.console.line(f"Anchor of the run, for jobs/verify.py: {to_hex(anchor)}")
-            return state, [], wealth
-        _, _, wealth = run.read_task()
+            return state, [], balances
+        _, _, balances = run.read_task()
         state = run.first_state(terms)
         ledger.adopt(state)
         earlier, state = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
-        notes = [*run.logged("neglected_term"), *run.logged("local_training")]
-        witness.recall(earlier, run.logged("evaluation"), notes)
+        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training")]
+        reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
         self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")
-        return state, earlier, wealth
+        return state, earlier, balances
 
     def _results(
-        self, state: TaskState, ledger: Ledger, witness: Witness, base: NodeReport, wealth: dict[int, int]
+        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[int, int]
     ) -> dict[str, Any]:
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
         adapter = BlobStore(self.store_url).get(state.adapter, MAX_ADAPTER_BYTES)
         spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
         save_peft(run.adapter, adapter, spec, base.model_name)
-        totals = witness.totals(state, wealth, ledger.wealth(state))
+        totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
         summary = build_summary(
             run_id=run.run_id,
             task_id=to_hex(state.scope.task),
             model=base.model_name,
-            epochs=witness.views,
+            epochs=reporter.views,
             members=totals,
             final_adapter_hash=to_hex(state.adapter),
             chain=ledger.facts(),
@@ -159,12 +159,12 @@ class Session:
                 "model_dtype": base.model_dtype,
                 "num_parameters": base.num_parameters,
                 "placement": self.plan.describe(),
-                "load_seconds": round(witness.load_seconds, 3),
+                "load_seconds": round(reporter.load_seconds, 3),
                 "abandoned_epochs": run.abandoned_epochs,
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             },
         )
-        write_report(run.report, summary, witness.views, totals)
+        write_report(run.report, summary, reporter.views, totals)
         write_json(run.summary, summary)
         return summary
 

@@ -30,7 +30,7 @@ from flock_ray.telemetry.table import Console
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 INTERRUPTED = 130
-PLACE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
+MOVABLE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
 """What of `cluster` a resumed run may change where it is named: the rest shapes its bytes."""
 
 
@@ -50,7 +50,7 @@ def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirecto
     """
     run = RunDirectory.open(Path(config.resume).expanduser())
     earlier = load_config(run.path)
-    moved = [name for name in PLACE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
+    moved = [name for name in MOVABLE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
     cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in moved})
     chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
     resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)

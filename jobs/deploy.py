@@ -20,7 +20,7 @@ from alliance import CONF, fail, one_line_errors
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from flock_ray.chain.views import (
+from flock_ray.chain.values import (
     ABSENCE_BPS,
     ACTIVATION_DELAY,
     COMMISSION_DELAY,
@@ -42,7 +42,7 @@ from flock_ray.errors import ConfigError
 if TYPE_CHECKING:
     from flock_ray.chain.deployment import Cost, Deployment, Settings
     from flock_ray.chain.keys import Signer
-    from flock_ray.chain.node import Node
+    from flock_ray.chain.node import ChainNode
 
 
 @dataclass
@@ -204,7 +204,7 @@ def deploy(config: DeployConfig) -> None:
     print(f"Contracts: {' '.join(f'chain.{key}={at[name]}' for key, name in names.items())}")
 
 
-def open_deployment(config: DeployConfig, path: Path, node: Node, signer: Signer) -> Deployment:
+def open_deployment(config: DeployConfig, path: Path, node: ChainNode, signer: Signer) -> Deployment:
     """The deployment that the book at `path` tells of, or a new one."""
     from flock_ray.chain.address_book import AddressBook
     from flock_ray.chain.deployment import Deployment

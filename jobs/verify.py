@@ -28,7 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--anchor",
         metavar="HASH",
         type=_anchor,
-        help="what the run was founded on (task, terms, members' accounts, contract), as you know it from elsewhere:"
+        help="what the run started from (task, terms, members' accounts, contract), as you know it from elsewhere:"
         " without it a forger who made up all members would pass",
     )
     parser.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on a chain of others")

@@ -20,14 +20,14 @@ from benchmarks.peers.turns import Turns
 from flock_ray.alliance import Alliance
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.groups import NodeGroups
-from flock_ray.cluster.launch import configuration_texts, node_specs, task_terms
+from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms
 from flock_ray.cluster.ledger import Ledger, NoLedger
-from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
-from flock_ray.cluster.runtime import ray_cluster, the_loaded_stays
-from flock_ray.cluster.views import Witness
+from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.runtime import frozen_garbage_collection, ray_cluster
 from flock_ray.cluster.workbench import Workbench
+from flock_ray.cluster.worker import Worker
 from flock_ray.config import (
     AllianceConfig,
     ChainBackend,
@@ -117,13 +117,13 @@ class SimulatedBench(Workbench):
 SILO = Silo("simulated", (Example.of([1, 2], [True, True]),), tuple(Example.of([1, n], [True, True]) for n in (3, 4)))
 
 
-class SimulatedNode(Node):
+class SimulatedWorker(Worker):
     """A node over the simulated workbench."""
 
     workbench = SimulatedBench
 
 
-class TurnTaker(Witness):
+class TurnTaker(RunReporter):
     """Waits for its turn before each epoch, and answers once the epoch is signed and settled."""
 
     def __init__(self, turns: Turns, *args: Any) -> None:
@@ -178,7 +178,9 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
     config = configure(case)
     plan, run = make_plan(config), RunDirectory.create(folder, config)
     with ray_cluster(config.cluster), EventLog(run.events) as events, open(os.devnull, "w") as nowhere:
-        groups = NodeGroups(node_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedNode)
+        groups = NodeGroups(
+            group_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedWorker
+        )
         try:
             reports = groups.start()
             hosted = {member.number: member for report in reports for member in report.members}
@@ -187,12 +189,12 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
             if config.chain.backend is not ChainBackend.none:
                 ledger = ChainLedger(config, run.path, accounts)
                 ledger.deploy()
-            state = ledger.found_task(task_terms(config, reports), reports[0].adapter, groups)
-            run.write_task(state, ledger.relayer, ledger.facts(), ledger.wealth(None), configuration_texts(config))
-            witness = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
+            state = ledger.create_task(task_terms(config, reports), reports[0].adapter, groups)
+            run.write_task(state, ledger.relayer, ledger.facts(), ledger.balances(None), configuration_texts(config))
+            reporter = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
             turns.ready(chain=ledger.facts()["backend"])
-            with the_loaded_stays():
-                Alliance(groups, ledger, run, events, witness, max_unsettled=0).run(state, [])
+            with frozen_garbage_collection():
+                Alliance(groups, ledger, run, events, reporter, max_unsettled=0).run(state, [])
         finally:
             groups.stop()
 

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
-from flock_ray.cluster.launch import node_specs
+from flock_ray.cluster.launch import group_specs
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.run_directory import RunDirectory, load_config
-from flock_ray.cluster.spec import NodeSpec
+from flock_ray.cluster.spec import GroupSpec
 from flock_ray.lora.algebra import initial_adapter, subtract
 from flock_ray.lora.peft_io import ALL_LINEAR, adapter_shapes, inject, load_adapter
 from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
@@ -43,7 +43,7 @@ class Task:
         rounds: members that proposed in each epoch, ascending.
     """
 
-    spec: NodeSpec
+    spec: GroupSpec
     model: str
     dtype: str
     silos: dict[int, Silo]
@@ -54,7 +54,7 @@ class Task:
     def of(cls, folder: Path) -> Task:
         """Read it from the folder of a run that has ended."""
         config = load_config(folder)
-        spec = node_specs(config, make_plan(config), folder, "")[0]
+        spec = group_specs(config, make_plan(config), folder, "")[0]
         base = load_base(spec.model)
         numbers = range(config.alliance.num_members)
         silos = {member: load_silo(spec.data, member, base.tokenizer) for member in numbers}

@@ -16,14 +16,14 @@ from eth_utils.address import to_checksum_address
 from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.journal import read_genesis
 from flock_ray.chain.keys import load_signer, run_signer
-from flock_ray.chain.node import Node, Reverted, revert_error
+from flock_ray.chain.node import ChainNode, Reverted, revert_error
 from flock_ray.chain.outbox import Outbox, State
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.settlement import Report
 from flock_ray.chain.settler import Settler
-from flock_ray.chain.views import (
+from flock_ray.chain.values import (
     Addresses,
     ChainInfo,
     ChainSpec,
@@ -128,7 +128,7 @@ class ChainClient:
         max_fee, tip = self._node.fees()
         tokens = free = 0
         if self._addresses.token:
-            tokens = self.balances([address])[address]
+            tokens = self.wallet_balances([address])[address]
             (free,) = self._read("StakeVault", self._addresses.vault, "freeStake", address)
         return TxContext(
             chain_id=self._node.chain_id,
@@ -183,17 +183,17 @@ class ChainClient:
         """What a settlement waits for just now; None for nothing worth telling. Asks no chain."""
         return self._settler.waiting
 
-    def balances(self, addresses: Sequence[str]) -> dict[str, int]:
-        """Tokens of each address, wei."""
+    def wallet_balances(self, addresses: Sequence[str]) -> dict[str, int]:
+        """Tokens in the wallet of each address, wei."""
         token = self._addresses.token
         return {address: self._read("FlockToken", token, "balanceOf", address)[0] for address in addresses}
 
-    def wealth(self, addresses: Sequence[str]) -> dict[str, int]:
+    def balances(self, addresses: Sequence[str]) -> dict[str, int]:
         """What each address owns, wei: tokens in its wallet, own stake, active or thawing, and rewards in the vault.
 
         What others delegated to it, and what it delegated to others, is left out.
         """
-        owned = self.balances(addresses)
+        owned = self.wallet_balances(addresses)
         names = [item["name"] for item in contract("StakeVault").output_components("pool")]
         for address in addresses:
             (values,) = self._read("StakeVault", self._addresses.vault, "pool", address)
@@ -277,7 +277,7 @@ def _choose(spec: ChainSpec, folder: Path) -> str:
     return stored.backend if stored else "anvil" if find_anvil() else "eth_tester"
 
 
-def _open(spec: ChainSpec, backend: str, folder: Path, funded: list[str]) -> Node:
+def _open(spec: ChainSpec, backend: str, folder: Path, funded: list[str]) -> ChainNode:
     if backend == "rpc":
         return RpcNode(spec.urls, spec.chain_id)
     if backend == "anvil":

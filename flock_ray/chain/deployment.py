@@ -17,12 +17,12 @@ from eth_utils.address import is_address, to_checksum_address
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
-from flock_ray.chain.bid import Bid, fees_up_to
 from flock_ray.chain.embedded import AnvilNode
+from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import Node
+from flock_ray.chain.node import ChainNode
 from flock_ray.chain.transactions import created_at, sign
-from flock_ray.chain.views import MAX_FEE, NOBODY
+from flock_ray.chain.values import MAX_FEE, NOBODY
 from flock_ray.errors import DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 
@@ -175,7 +175,7 @@ def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
             node.close()
 
 
-def _own_chain(folder: Path, funded: str) -> Node:
+def _own_chain(folder: Path, funded: str) -> ChainNode:
     if find_anvil():
         return AnvilNode(folder, [funded])
     from flock_ray.chain.evm import EthTesterNode  # an EVM that nothing else here needs
@@ -187,7 +187,13 @@ class Deployment:
     """A deployment on one chain by one account, begun or not."""
 
     def __init__(
-        self, node: Node, signer: Signer, settings: Settings, book: AddressBook, timeout: float, max_fee: int = MAX_FEE
+        self,
+        node: ChainNode,
+        signer: Signer,
+        settings: Settings,
+        book: AddressBook,
+        timeout: float,
+        max_fee: int = MAX_FEE,
     ) -> None:
         """Go on where `book` says.
 
@@ -292,7 +298,7 @@ class Deployment:
 
     def _see_through(self, name: str, entry: Entry, raws: list[bytes]) -> None:
         """Have one of these transactions of one nonce mined, or one that outbids them; each is in the book before."""
-        bid = Bid(self._node, self._signer, self._max_fee)
+        bumper = FeeBumper(self._node, self._signer, self._max_fee)
         hashes = [keccak(raw) for raw in raws]
 
         def hand_in(raw: bytes | None) -> None:
@@ -303,10 +309,10 @@ class Deployment:
                 hashes.append(keccak(raw))
             entry.attempts = list(dict.fromkeys([*entry.attempts, "0x" + keccak(raw).hex()]))
             self._book.save()
-            bid.send(raw, 0)
+            bumper.send(raw, 0)
 
         hand_in(raws[-1])
-        self._node.wait(hashes, self._timeout, lambda: hand_in(bid.next(raws)))
+        self._node.wait(hashes, self._timeout, lambda: hand_in(bumper.next(raws)))
         self._settle(name, entry)
         self._book.save()
 

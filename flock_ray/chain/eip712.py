@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from flock_ray.chain.settlement import Report, Slash
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.protocol.hashing import keccak, tag, word
 
 NAME = "flock_ray"
@@ -70,7 +70,7 @@ def message_digest(domain: Domain, task: bytes, epoch: int, seed: bytes, kind: s
 def report_hash(report: Report) -> bytes:
     """HashStruct of a report, without the domain: the link of the contract's chain of reports."""
 
-    def slash_hash(slash: Slash) -> bytes:
+    def slash_hash(slash: ReportedSlash) -> bytes:
         return _struct(SLASH_TYPE, slash.member, slash.amount)
 
     return _struct(

@@ -17,7 +17,7 @@ from web3 import HTTPProvider, Web3
 
 from flock_ray.chain.anvil import BASE_FEE, AnvilProcess
 from flock_ray.chain.journal import Block, ChainJournal, Genesis
-from flock_ray.chain.node import MIN_TIP, Node, NonceUsedError, parse
+from flock_ray.chain.node import MIN_TIP, ChainNode, NonceUsedError, parse
 from flock_ray.errors import ChainError, RunDirectoryError
 from flock_ray.protocol.hashing import keccak
 
@@ -30,7 +30,7 @@ ETH_TESTER_CHAIN_ID = 131_277_322_940_537  # fixed by eth-tester
 _MINING_TIMEOUT = 30.0  # seconds; it takes milliseconds
 
 
-class EmbeddedNode(Node):
+class EmbeddedNode(ChainNode):
     """A chain in our hands: one block a transaction, kept in a journal and rebuilt from it."""
 
     def __init__(self, web3: Web3, journal: ChainJournal) -> None:
@@ -75,7 +75,7 @@ class EmbeddedNode(Node):
         return bytes(block["hash"])
 
     def send(self, raw: bytes, epoch: int) -> bytes:
-        """See `Node.send`: mined at once, in a block whose time is GENESIS_TIME + 600 * epoch + its number."""
+        """See `ChainNode.send`: mined at once, in a block whose time is GENESIS_TIME + 600 * epoch + its number."""
         tx_hash = keccak(raw)
         if self.has(tx_hash):
             return tx_hash

@@ -9,12 +9,12 @@ from typing import Any
 from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
-from flock_ray.chain.bid import fees_up_to
 from flock_ray.chain.eip712 import Domain, message_digest
+from flock_ray.chain.fee_bumper import fees_up_to
 from flock_ray.chain.keys import Signer, compact, recover
-from flock_ray.chain.node import Node, Reverted, revert_error
+from flock_ray.chain.node import ChainNode, Reverted, revert_error
 from flock_ray.chain.transactions import sign
-from flock_ray.chain.views import MAX_FEE, TxReceipt
+from flock_ray.chain.values import MAX_FEE, TxReceipt
 from flock_ray.errors import ChainError, ConfigError
 from flock_ray.protocol.message import Message, SignedMessage
 
@@ -44,7 +44,7 @@ class Challenge:
 class Evidence:
     """Cases of one task at the settlement contract; one account pays the gas of all that is shown."""
 
-    def __init__(self, node: Node, signer: Signer, domain: Domain, task: bytes, timeout: float) -> None:
+    def __init__(self, node: ChainNode, signer: Signer, domain: Domain, task: bytes, timeout: float) -> None:
         """Bring cases.
 
         Args:

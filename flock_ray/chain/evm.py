@@ -18,7 +18,7 @@ from web3 import EthereumTesterProvider, Web3
 
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, EmbeddedNode, new_genesis
 from flock_ray.chain.journal import ChainJournal, Genesis
-from flock_ray.chain.node import Node, RefusedError, Reverted
+from flock_ray.chain.node import ChainNode, RefusedError, Reverted
 from flock_ray.protocol.hashing import keccak, word
 
 
@@ -45,7 +45,7 @@ def new_backend(genesis: Genesis) -> PlainBackend:
     return PlainBackend(genesis_parameters=parameters, genesis_state=alloc)
 
 
-class PyEvmNode(Node):
+class PyEvmNode(ChainNode):
     """A node whose chain is in this process: what py-evm raises becomes what a node raises."""
 
     @contextmanager
@@ -57,7 +57,7 @@ class PyEvmNode(Node):
             raise RefusedError(f"{self._name} refuses a request: {error}") from None
 
     def call(self, to: str, data: bytes, sender: str, block: int | None = None) -> bytes:
-        """See `Node.call`."""
+        """See `ChainNode.call`."""
         try:
             return super().call(to, data, sender, block)
         except TransactionFailed as error:

@@ -31,7 +31,7 @@ from web3.exceptions import (
 from web3.types import RPCEndpoint, TxParams
 
 from flock_ray.chain.abi import describe_revert
-from flock_ray.chain.views import TxReceipt
+from flock_ray.chain.values import TxReceipt
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, WrongChainError
 from flock_ray.protocol.hashing import keccak
 
@@ -81,7 +81,7 @@ class RefusedError(ChainError):
     """The node answered a request with an error."""
 
 
-class Node(ABC):
+class ChainNode(ABC):
     """A chain behind web3.
 
     Attributes:

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     nonce INTEGER NOT NULL,
     hash BLOB NOT NULL UNIQUE,
     raw BLOB NOT NULL,
-    fate TEXT NOT NULL DEFAULT ''
+    outcome TEXT NOT NULL DEFAULT ''
 );
 """
 _INTENT = "id, contract, task, epoch, report, data, gas"
@@ -93,7 +93,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Place:
+class Inclusion:
     """Where an intent had its effect.
 
     Attributes:
@@ -146,16 +146,16 @@ class Outbox:
         """Note that a node has the last attempt, or knows why not."""
         self._db.execute("UPDATE intents SET state = ? WHERE id = ?", (State.SENT.value, intent))
 
-    def mined(self, intent: bytes, place: Place, state: State = State.MINED) -> None:
+    def mined(self, intent: bytes, inclusion: Inclusion, state: State = State.MINED) -> None:
         """Note where the intent had its effect, and how sure that is."""
         self._db.execute(
             "UPDATE intents SET state = ?, hash = ?, block = ?, block_hash = ? WHERE id = ?",
-            (state.value, place.hash, place.block, place.block_hash, intent),
+            (state.value, inclusion.hash, inclusion.block, inclusion.block_hash, intent),
         )
 
-    def give_up(self, intent: bytes, nonce: int, fate: str) -> None:
+    def give_up(self, intent: bytes, nonce: int, outcome: str) -> None:
         """Note that no attempt with this nonce can do it any more: `reverted`, or `lost` to a stranger."""
-        self._db.execute("UPDATE attempts SET fate = ? WHERE intent = ? AND nonce = ?", (fate, intent, nonce))
+        self._db.execute("UPDATE attempts SET outcome = ? WHERE intent = ? AND nonce = ?", (outcome, intent, nonce))
 
     def state(self, intent: bytes) -> State | None:
         """State of an intent; None when it was never planned."""
@@ -167,15 +167,15 @@ class Outbox:
         state = self.state(intent)
         return state is not None and state.value in _IN_A_BLOCK
 
-    def place(self, intent: bytes) -> Place | None:
+    def inclusion(self, intent: bytes) -> Inclusion | None:
         """Where the intent had its effect, as last seen; None before."""
         row = self._db.execute("SELECT hash, block, block_hash FROM intents WHERE id = ?", (intent,)).fetchone()
-        return Place(*row) if row and row[0] is not None else None
+        return Inclusion(*row) if row and row[0] is not None else None
 
-    def attempts(self, intent: bytes, standing: bool = False) -> list[Attempt]:
-        """Attempts at an intent, oldest first; all, or those `standing` that can still do it."""
-        query = "SELECT nonce, hash, raw FROM attempts WHERE intent = ? AND (fate = '' OR NOT ?) ORDER BY number"
-        return [Attempt(*row) for row in self._db.execute(query, (intent, standing))]
+    def attempts(self, intent: bytes, pending: bool = False) -> list[Attempt]:
+        """Attempts at an intent, oldest first; all, or those `pending` that can still do it."""
+        query = "SELECT nonce, hash, raw FROM attempts WHERE intent = ? AND (outcome = '' OR NOT ?) ORDER BY number"
+        return [Attempt(*row) for row in self._db.execute(query, (intent, pending))]
 
     def with_nonce(self, nonce: int) -> list[Attempt]:
         """Attempts at whatever with this nonce, oldest first."""

@@ -15,7 +15,7 @@ from web3.providers.base import JSONBaseProvider
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint, RPCResponse
 
-from flock_ray.chain.node import MIN_TIP, NO_ANSWER, Node, UnfitError, kind_of
+from flock_ray.chain.node import MIN_TIP, NO_ANSWER, ChainNode, UnfitError, kind_of
 from flock_ray.errors import ChainUnreachableError, WrongChainError
 
 _REQUEST_TIMEOUT = 20.0  # seconds
@@ -199,7 +199,7 @@ class Pool(JSONBaseProvider):
             endpoint.close()
 
 
-class RpcNode(Node):
+class RpcNode(ChainNode):
     """An existing chain at a url, or at several."""
 
     backend = "rpc"
@@ -228,7 +228,7 @@ class RpcNode(Node):
         self.chain_id = self._pool.chain_id
 
     def send(self, raw: bytes, epoch: int) -> bytes:
-        """See `Node.send`; the chain has its own clock."""
+        """See `ChainNode.send`; the chain has its own clock."""
         return self._send_raw(raw)
 
     def fees(self) -> tuple[int, int]:
@@ -240,7 +240,7 @@ class RpcNode(Node):
         return 2 * base + tip, tip
 
     def settled_head(self, tag: Literal["safe", "finalized"]) -> int:
-        """See `Node.settled_head`; -1 where the chain has no such tag."""
+        """See `ChainNode.settled_head`; -1 where the chain has no such tag."""
         block = self._request("eth_getBlockByNumber", [tag, False])
         number = _quantity(block.get("number")) if isinstance(block, dict) else None
         return -1 if number is None else number

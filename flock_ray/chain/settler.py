@@ -14,14 +14,14 @@ from threading import Event
 from typing import TypeVar
 
 from flock_ray.chain.abi import contract
-from flock_ray.chain.bid import Bid, fees_up_to
 from flock_ray.chain.eip712 import report_hash
+from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import Node, Reverted, revert_error
-from flock_ray.chain.outbox import Attempt, Intent, Outbox, Place, State, intent_id
-from flock_ray.chain.settlement import Report
+from flock_ray.chain.node import ChainNode, Reverted, revert_error
+from flock_ray.chain.outbox import Attempt, Inclusion, Intent, Outbox, State, intent_id
 from flock_ray.chain.transactions import call, max_fee_of, settle_call, settle_gas
-from flock_ray.chain.views import EpochAbandonedError, TxContext, TxReceipt, Waiting
+from flock_ray.chain.values import EpochAbandonedError, TxContext, TxReceipt, Waiting
 from flock_ray.errors import ChainError, ChainUnreachableError
 from flock_ray.protocol.hashing import keccak, word
 
@@ -36,25 +36,31 @@ T = TypeVar("T")
 class _Watch:
     """What one call of `Settler.settle` has seen so far of one intent."""
 
-    def __init__(self, patience: int, new_bid: Callable[[], Bid]) -> None:
+    def __init__(self, looks: int, new_bumper: Callable[[], FeeBumper]) -> None:
         self.since = time.monotonic()
         self.pause = 0.0
-        self.bids = defaultdict[int, Bid](new_bid)  # by nonce
+        self.bids = defaultdict[int, FeeBumper](new_bumper)  # by nonce
         self.reverted = 0
-        self._patience = patience
+        self._looks = looks
         self._contradictions: dict[str, int] = {}
 
     def believes(self, what: str, seen: bool = True) -> bool:
         """Whether a contradiction stands after as many looks in a row as it takes."""
         self._contradictions[what] = self._contradictions.get(what, 0) + 1 if seen else 0
-        return self._contradictions[what] >= self._patience
+        return self._contradictions[what] >= self._looks
 
 
 class Settler:
     """The relayer's sending side: one node, one key, one journal, one thread."""
 
     def __init__(
-        self, node: Node, relayer: Signer, outbox: Outbox, timeout: float, max_fee: int, fixed_members: bool = False
+        self,
+        node: ChainNode,
+        relayer: Signer,
+        outbox: Outbox,
+        timeout: float,
+        max_fee: int,
+        fixed_members: bool = False,
     ) -> None:
         """Settle through `node`.
 
@@ -160,8 +166,8 @@ class Settler:
 
     def _carry(self, intent: Intent) -> TxReceipt:
         """Look and act until the intent is mined."""
-        patience = _PATIENT_LOOKS if self._node.remote else 1
-        watch = _Watch(patience, lambda: Bid(self._node, self._relayer, self._max_fee))
+        looks = _PATIENT_LOOKS if self._node.remote else 1
+        watch = _Watch(looks, lambda: FeeBumper(self._node, self._relayer, self._max_fee))
         outage = self._outage
         while True:
             receipt = self._patiently(intent.epoch, lambda: self._step(intent, watch))
@@ -196,9 +202,9 @@ class Settler:
         if earlier is not None:  # taken back: it goes first
             self._carry(earlier)
             return None
-        standing = self._outbox.attempts(intent.id, standing=True)
-        if standing:
-            self._look_after(intent, standing, nonce, watch)
+        pending = self._outbox.attempts(intent.id, pending=True)
+        if pending:
+            self._look_after(intent, pending, nonce, watch)
         elif self._passes(intent, last):
             self._send(intent, self._sign(intent, self._node.nonce(self._relayer.address)), watch)
         return None
@@ -218,9 +224,9 @@ class Settler:
         for tx_hash in chain(attempts, self._logged(intent)):
             found = self._node.receipt(tx_hash)
             if found is not None and found[1]:
-                place = Place(tx_hash, found[0].block, found[0].block_hash)
-                if place != self._outbox.place(intent.id) or not self._outbox.is_in_a_block(intent.id):
-                    self._outbox.mined(intent.id, place)
+                inclusion = Inclusion(tx_hash, found[0].block, found[0].block_hash)
+                if inclusion != self._outbox.inclusion(intent.id) or not self._outbox.is_in_a_block(intent.id):
+                    self._outbox.mined(intent.id, inclusion)
                 return found[0]
         if watch is None or not watch.believes("settled by another"):
             return None
@@ -254,22 +260,22 @@ class Settler:
 
     # Its transactions.
 
-    def _look_after(self, intent: Intent, standing: list[Attempt], mined_nonce: int, watch: _Watch) -> None:
+    def _look_after(self, intent: Intent, pending: list[Attempt], mined_nonce: int, watch: _Watch) -> None:
         """The contract has not seen any of these attempts: find out why, and do what helps."""
-        for attempt in standing:
+        for attempt in pending:
             found = self._node.receipt(attempt.hash)
             if found is None:
                 continue
             if not found[1]:
                 self._reverted(intent, attempt, watch)
             return  # or it was mined since we asked
-        first = min(attempt.nonce for attempt in standing)
+        first = min(attempt.nonce for attempt in pending)
         if watch.believes("nonce taken", mined_nonce > first):
             self._outbox.give_up(intent.id, first, "lost")
         elif mined_nonce < first:
             self._fill(intent, mined_nonce, watch)
         elif mined_nonce == first:
-            self._hurry(intent, [attempt for attempt in standing if attempt.nonce == first], watch)
+            self._hurry(intent, [attempt for attempt in pending if attempt.nonce == first], watch)
 
     def _reverted(self, intent: Intent, attempt: Attempt, watch: _Watch) -> None:
         self._outbox.give_up(intent.id, attempt.nonce, "reverted")
@@ -320,7 +326,7 @@ class Settler:
         if intents:
             safe, final = self._node.settled_head("safe"), self._node.settled_head("finalized")
         for intent in intents:
-            seen = self._outbox.place(intent.id)
+            seen = self._outbox.inclusion(intent.id)
             assert seen is not None
             found = self._node.receipt(seen.hash)
             if found is None or not found[1] or found[0].block_hash != seen.block_hash:

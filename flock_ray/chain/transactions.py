@@ -14,9 +14,9 @@ from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
 
 from flock_ray.chain.abi import Contract, contract
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.settlement import Report
-from flock_ray.chain.views import (
+from flock_ray.chain.values import (
     ABSENCE_BPS,
     ACTIVATION_DELAY,
     COMMISSION_DELAY,

@@ -1,4 +1,4 @@
-"""The driver's side of the settlement chain: founding the task, settling epochs behind the training, paying out.
+"""The driver's side of the settlement chain: creating the task, settling epochs behind the training, paying out.
 
 It talks to the one chain actor. The driver holds the creator's key only; members' transactions come signed from the
 nodes, the relayer's key stays in the actor.
@@ -18,15 +18,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.transactions import create_task, deploy, start, transfer
-from flock_ray.chain.views import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
-from flock_ray.cluster.desk import ChainActor
+from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
+from flock_ray.cluster.attestation import Attestation, Settlement
+from flock_ray.cluster.chain_actor import ChainActor
 from flock_ray.cluster.groups import NodeGroups, root_cause
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import uses_rpc
 from flock_ray.cluster.ledger import collect_enrolments, initial_state
-from flock_ray.cluster.patience import Patience
+from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
-from flock_ray.cluster.post import Attestation, Settlement
 from flock_ray.config import Config, chain_urls
 from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
 from flock_ray.protocol.epoch import skip
@@ -53,7 +53,7 @@ class ChainLedger:
         """
         self._config, self._accounts = config, accounts
         chain = config.chain
-        self.patience = Patience(chain.outage_patience)
+        self.outage = OutageTimer(chain.outage_patience)
         self._embedded = not uses_rpc(config)
         self._creator: Signer = (
             run_signer(config.seed, "creator") if self._embedded else load_signer("creator", chain.keystore)
@@ -90,10 +90,10 @@ class ChainLedger:
             except ChainUnreachableError as error:
                 if self._embedded:
                     raise
-                self.patience.wait(f"the chain: {error}", unreachable=True)
+                self.outage.wait(f"the chain: {error}", unreachable=True)
                 time.sleep(_LOOK)
             else:
-                self.patience.over()
+                self.outage.over()
                 return answer
 
     @staticmethod
@@ -146,7 +146,7 @@ class ChainLedger:
         grants = [(account, stake) for _, account in sorted(self._accounts.items())]
         self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
 
-    def found_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""
         self._task = terms.task_id(self._config.seed)
         view = self._ask("task_view", self._task)
@@ -278,8 +278,8 @@ class ChainLedger:
             waiting = self._get(self._actor.ask.remote("waiting"))
             if waiting is not None:
                 what = f"the settlement of epoch {waiting.epoch}" if waiting.epoch else "the settlements"
-                self.patience.wait(f"{what}: {waiting.reason}", waiting.unreachable, waiting.since)
-        self.patience.over()
+                self.outage.wait(f"{what}: {waiting.reason}", waiting.unreachable, waiting.since)
+        self.outage.over()
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
         """Broadcast the members' claims and releases; what was collected already or does not pay yet is left out."""
@@ -312,9 +312,9 @@ class ChainLedger:
         """Remember the task's id."""
         self._task = state.scope.task
 
-    def wealth(self, state: TaskState | None) -> dict[int, int]:
+    def balances(self, state: TaskState | None) -> dict[int, int]:
         """What is in the wallets, what is the members' own in the vault, and what is still to be claimed."""
-        owned = self._ask("wealth", list(self._accounts.values()))
+        owned = self._ask("balances", list(self._accounts.values()))
         pending = self._pending.wei if self._pending else {}
         return {number: owned[account] + pending.get(number, 0) for number, account in self._accounts.items()}
 

@@ -1,4 +1,4 @@
-"""Node groups on Ray: STRICT_PACK placement groups with one actor a worker, and their first supervisor.
+"""Worker groups on Ray: STRICT_PACK placement groups with one actor a worker, and their first supervisor.
 
 A phase runs on all groups at once; results come in finish order. A group that dies is rebuilt whole, once, and asked
 again: phases are pure functions of state and bulletin, so the answer is the same.
@@ -16,9 +16,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flock_ray.cluster.interrupts import check_interrupted
-from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import Plan
-from flock_ray.cluster.spec import NodeReport, NodeSpec
+from flock_ray.cluster.spec import GroupInfo, GroupSpec
+from flock_ray.cluster.worker import Worker
 from flock_ray.errors import FlockRayError, NodeGroupError, PlacementError
 from flock_ray.training.device import GPU_ENVIRONMENT
 
@@ -33,7 +33,7 @@ class NodeGroup:
         rebuilt: whether the group died once already.
     """
 
-    def __init__(self, spec: NodeSpec, plan: Plan, name: str, timeout: float, node: type[Node] = Node) -> None:
+    def __init__(self, spec: GroupSpec, plan: Plan, name: str, timeout: float, node: type[Worker] = Worker) -> None:
         self.spec = spec
         self.rebuilt = False
         self._plan, self._name, self._timeout = plan, name, timeout
@@ -107,11 +107,11 @@ class NodeGroups:
 
     def __init__(
         self,
-        specs: Sequence[NodeSpec],
+        specs: Sequence[GroupSpec],
         plan: Plan,
         timeout: float,
         report: Callable[..., None],
-        node: type[Node] = Node,
+        node: type[Worker] = Worker,
     ) -> None:
         """Describe the groups.
 
@@ -130,7 +130,7 @@ class NodeGroups:
         self._told = ("", 0, 0)
         self.progress: Progress = lambda phase, done, total: None
 
-    def start(self) -> list[NodeReport]:
+    def start(self) -> list[GroupInfo]:
         """Start and load all groups; one report a group, in the order of the plan."""
         pending = {index: group.start() for index, group in enumerate(self._groups)}
         return [report for _, report in sorted(self._gather(pending, "load", ()))]

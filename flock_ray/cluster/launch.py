@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flock_ray.chain.views import TOKEN
+from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.placement import Plan
-from flock_ray.cluster.spec import NodeReport, NodeSpec
+from flock_ray.cluster.spec import GroupInfo, GroupSpec
 from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec
@@ -29,11 +29,11 @@ def uses_rpc(config: Config) -> bool:
     return chain.backend is ChainBackend.rpc or (chain.backend is ChainBackend.auto and bool(chain_urls(chain)))
 
 
-def node_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[NodeSpec]:
+def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[GroupSpec]:
     """One description a node group of the plan."""
     training, data = config.training, config.data
     return [
-        NodeSpec(
+        GroupSpec(
             index=node.index,
             hosts=node.host_members,
             run_seed=config.seed,
@@ -112,7 +112,7 @@ def configuration_hash(config: Config) -> bytes:
     return sha256(canonical_json(configuration_texts(config)))
 
 
-def task_terms(config: Config, reports: list[NodeReport]) -> Terms:
+def task_terms(config: Config, reports: list[GroupInfo]) -> Terms:
     """The terms that every node agrees on.
 
     Raises:

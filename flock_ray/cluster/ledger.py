@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from flock_ray.chain.eip712 import Domain
-from flock_ray.chain.views import NOBODY, TOKEN, TxContext
+from flock_ray.chain.values import NOBODY, TOKEN, TxContext
+from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.payout import PendingRewards
-from flock_ray.cluster.post import Attestation, Settlement
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config
 from flock_ray.protocol.hashing import ZERO
@@ -31,7 +31,7 @@ class Ledger(Protocol):
     def facts(self) -> dict[str, Any]:
         """Backend, chain id and contracts, for the summary."""
 
-    def found_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
     def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
@@ -55,10 +55,10 @@ class Ledger(Protocol):
         """Rewards that the pay-out had to leave."""
 
     def adopt(self, state: TaskState) -> None:
-        """Go on with a task that an earlier run founded."""
+        """Go on with a task that an earlier run created."""
 
-    def wealth(self, state: TaskState | None) -> dict[int, int]:
-        """{member: wei that it owns}, before the task was founded (None) or after everybody was paid out."""
+    def balances(self, state: TaskState | None) -> dict[int, int]:
+        """{member: wei that it owns}, before the task was created (None) or after everybody was paid out."""
 
 
 def initial_state(terms: Terms, scope: Scope, seed: bytes, adapter: bytes, members: Sequence[MemberState]) -> TaskState:
@@ -98,7 +98,7 @@ class NoLedger:
         """Nothing but the backend's name."""
         return {"backend": "none", "chain_id": 0, "contracts": {}}
 
-    def found_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """The first state, with the stakes of the configuration."""
         task = terms.task_id(self._config.seed)
         slots = self._config.alliance.slots_per_member
@@ -134,7 +134,7 @@ class NoLedger:
     def adopt(self, state: TaskState) -> None:
         """Nothing to remember."""
 
-    def wealth(self, state: TaskState | None) -> dict[int, int]:
+    def balances(self, state: TaskState | None) -> dict[int, int]:
         """The stake at first; stake and rewards at the end."""
         alliance = self._config.alliance
         stake = alliance.min_stake * alliance.slots_per_member * TOKEN

@@ -9,9 +9,9 @@ from typing import Any
 
 from flock_ray.adversary.attack import Attack
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.settlement import Report
-from flock_ray.cluster.journal import Journal
+from flock_ray.cluster.slashing_protection import SlashingProtection
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.message import Message, SignedMessage
@@ -44,7 +44,7 @@ class Member:
         self.signer = signer
         self.attack = attack
         self._folder = folder
-        self._journal = Journal(folder)
+        self._protection = SlashingProtection(folder)
         self._vault = BlobStore(str(folder / "vault"))
         self._reveals = reveals
 
@@ -83,7 +83,7 @@ class Member:
         Raises:
             ProtocolError: the member signed something else in this place before.
         """
-        self._journal.record(state.scope.task, state.epoch, state.seed, kind, digest, batch)
+        self._protection.record(state.scope.task, state.epoch, state.seed, kind, digest, batch)
 
     def sign(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
         """Sign a message of the epoch of `state` that the journal holds."""
@@ -98,4 +98,4 @@ class Member:
 
     def signed(self, state: TaskState) -> dict[str, bytes]:
         """{kind: digest} of what the member signed in the epoch of `state`."""
-        return self._journal.signed(state.scope.task, state.epoch, state.seed)
+        return self._protection.signed(state.scope.task, state.epoch, state.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import format_tokens
-from flock_ray.chain.views import RewardRoots
+from flock_ray.chain.values import RewardRoots
 
 
 @dataclass(frozen=True)

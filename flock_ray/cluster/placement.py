@@ -11,7 +11,7 @@ from flock_ray.errors import ConfigError, PlacementError
 
 
 @dataclass(frozen=True)
-class NodePlan:
+class GroupPlan:
     """One node group.
 
     Attributes:
@@ -40,7 +40,7 @@ class Plan:
         backend: `sequential`, `stacked` or `grouped`.
     """
 
-    nodes: tuple[NodePlan, ...]
+    nodes: tuple[GroupPlan, ...]
     workers: int
     cpus: int
     gpus: int
@@ -104,7 +104,7 @@ def make_plan(config: Config) -> Plan:
     for index in range(cluster.nodes):
         hosts = _block(index, cluster.nodes, alliance.hosts)
         members = tuple(_block(host, alliance.hosts, alliance.num_members) for host in hosts)
-        nodes.append(NodePlan(index, hosts, members))
+        nodes.append(GroupPlan(index, hosts, members))
     engine = config.training.engine
     if engine is Engine.auto:
         several = cluster.workers_per_node > 1 or cluster.gpus_per_worker > 0

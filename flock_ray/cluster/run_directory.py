@@ -15,9 +15,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from flock_ray.chain.eip712 import Domain, report_hash
-from flock_ray.chain.views import Addresses
-from flock_ray.cluster.committee import Bulletin
-from flock_ray.cluster.post import Attestation, Post, Settlement, has_quorum, report_of, valid_signatures
+from flock_ray.chain.values import Addresses
+from flock_ray.cluster.attestation import (
+    Attestation,
+    MessageVerifier,
+    Settlement,
+    has_quorum,
+    report_of,
+    valid_signatures,
+)
+from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex, to_hex
@@ -42,7 +49,7 @@ class SignedEpoch:
 
 
 class RunDirectory:
-    """`<output_dir>/<date>/<time>/`, with `<output_dir>/latest` pointing to the newest that founded its task."""
+    """`<output_dir>/<date>/<time>/`, with `<output_dir>/latest` pointing to the newest that created its task."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +97,7 @@ class RunDirectory:
 
     @property
     def started(self) -> bool:
-        """Whether the task was founded: what comes before can be done again from scratch."""
+        """Whether the task was created: what comes before can be done again from scratch."""
         return (self.path / "task.json").is_file()
 
     @property
@@ -103,16 +110,16 @@ class RunDirectory:
         state: TaskState,
         relayer: str,
         chain: Mapping[str, Any],
-        wealth: Mapping[int, int],
+        balances: Mapping[int, int],
         configuration: Mapping[str, str],
     ) -> None:
-        """Write what the task was founded on; point `latest` to this run.
+        """Write what the task was created on; point `latest` to this run.
 
         Args:
             state: of epoch 1.
             relayer: account that the reports name.
             chain: facts of the ledger.
-            wealth: {member: wei that it owned before it staked}.
+            balances: {member: wei that it owned before it staked}.
             configuration: what `state.terms.configuration` is the hash of.
         """
         scope = state.scope
@@ -127,7 +134,7 @@ class RunDirectory:
             "members": [[m.account, m.slots, to_hex(m.chain_tip), m.stake] for m in state.members],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
-            "wealth": [wealth[number] for number in range(len(state.members))],
+            "balances": [balances[number] for number in range(len(state.members))],
         }
         write_json(self.path / "task.json", value)
         output_dir = self.path.parent.parent
@@ -136,9 +143,9 @@ class RunDirectory:
         link.replace(output_dir / "latest")
 
     def read_task(self) -> tuple[dict[str, Any], Addresses, dict[int, int]]:
-        """The founded task as written, its contracts, and {member: wei that it owned}."""
+        """The created task as written, its contracts, and {member: wei that it owned}."""
         value = json.loads((self.path / "task.json").read_bytes())
-        return value, Addresses(**value["contracts"]), dict(enumerate(value["wealth"]))
+        return value, Addresses(**value["contracts"]), dict(enumerate(value["balances"]))
 
     def write_epoch(
         self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
@@ -179,7 +186,7 @@ class RunDirectory:
             write_json(self._receipt(epoch), {"epoch": epoch, "abandoned": True})
 
     def first_state(self, terms: Terms) -> TaskState:
-        """The state of epoch 1 as the task was founded.
+        """The state of epoch 1 as the task was created.
 
         Raises:
             RunDirectoryError: the terms are others than the run's.
@@ -224,7 +231,7 @@ class RunDirectory:
             SignedMessage(store.get(from_hex(digest), MAX_BYTES), from_hex(signature, 65))
             for digest, signature in receipt["messages"].items()
         ]
-        record = derive(state, Post(domain).inbox(bulletin, state))
+        record = derive(state, MessageVerifier(domain).inbox(bulletin, state))
         report = report_of(record, domain, relayer)
         named = {int(voter): from_hex(signature, 65) for voter, signature in receipt["signatures"].items()}
         signatures = valid_signatures(report, named, state, domain)

@@ -45,7 +45,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 
 
 @contextmanager
-def the_loaded_stays() -> Iterator[None]:
+def frozen_garbage_collection() -> Iterator[None]:
     """Have no garbage collection in a block look through what was loaded before it."""
     gc.collect()
     gc.freeze()

@@ -13,7 +13,7 @@ from flock_ray.training.model import ModelSpec
 
 
 @dataclass(frozen=True)
-class NodeSpec:
+class GroupSpec:
     """What one node group hosts and how it trains; the same for every rank of the group.
 
     Attributes:
@@ -92,7 +92,7 @@ class HostedMember:
 
 
 @dataclass(frozen=True)
-class NodeReport:
+class GroupInfo:
     """What a node tells once it is loaded.
 
     Attributes:
@@ -121,7 +121,7 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
-class NodeResult:
+class PhaseResult:
     """What a node hands back from one phase.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from flock_ray.aggregation.combine import RunningCandidate, Start, combine
-from flock_ray.cluster.spec import NodeSpec
+from flock_ray.cluster.spec import GroupSpec
 from flock_ray.codec.codec import MalformedPayload
 from flock_ray.codec.registry import get_codec
 from flock_ray.errors import TrainingError
@@ -63,7 +63,7 @@ class Workbench:
     What was computed is remembered until the epoch ends, so no loss is computed twice and a lost worker can redo it.
     """
 
-    def __init__(self, spec: NodeSpec, rendezvous: Rendezvous) -> None:
+    def __init__(self, spec: GroupSpec, rendezvous: Rendezvous) -> None:
         """Load base model and silos; with several ranks, meet the others."""
         torch.set_num_threads(spec.threads)
         set_deterministic(spec.deterministic)

@@ -1,7 +1,7 @@
 """Algebra of adapters and of products of their factors, never forming a dense out x in matrix.
 
 A LoRA layer adds the product B A, with A [rank, in] and B [out, rank]. Averaging factors is not averaging products;
-`neglected_term` says by how much. Everything here is computed in float64 but the adapters themselves (float32).
+`factor_averaging_error` says by how much. Everything here is computed in float64 but the adapters themselves (float32).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
 
 
 def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
-    """As many of K deltas, evenly spread, as `neglected_term` is quick for: its cost grows with K squared.
+    """As many of K deltas, evenly spread, as `factor_averaging_error` is quick for: its cost grows with K squared.
 
     All of them for half a dozen members and a model of a hundred million parameters.
     """
@@ -90,7 +90,7 @@ def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
     return deltas[:: -(-len(deltas) // number)]
 
 
-def neglected_term(deltas: Sequence[Adapter]) -> float:
+def factor_averaging_error(deltas: Sequence[Adapter]) -> float:
     """Share of the mean second-order product that averaging factors apart leaves out.
 
     ||mean(dB dA) - mean(dB) mean(dA)||_F / ||mean(dB dA)||_F over all layers. The products with the common start are

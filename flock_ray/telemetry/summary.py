@@ -114,7 +114,7 @@ def _epoch(view: EpochView) -> dict[str, object]:
         "eval_bits_per_byte_after": {labels[m.index]: m.bits_per_byte for m in honest if m.bits_per_byte is not None},
         "candidate_score": view.candidate_score,
         "band": view.band,
-        "neglected_term": view.neglected_term,
+        "factor_averaging_error": view.factor_averaging_error,
         "training": asdict(view.training) if view.training else None,
         "settlement_tx": view.settlement_tx,
         "gas_used": view.gas_used,

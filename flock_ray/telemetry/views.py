@@ -64,7 +64,7 @@ class EpochView:
         accepted: whether the candidate became the global adapter.
         candidate_score: the consensus score of the candidate (ballot B); None without ballots.
         band: the acceptance band of the candidate, around zero; None without ballots.
-        neglected_term: relative size of what averaging factors apart leaves out; None without accepted updates.
+        factor_averaging_error: relative size of what averaging factors apart leaves out; None without accepted updates.
         settlement_tx: None until the epoch is settled.
         adapter_hash: of the global adapter that the epoch ended with.
         wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.
@@ -76,7 +76,7 @@ class EpochView:
     accepted: bool
     candidate_score: int | None
     band: int | None
-    neglected_term: float | None
+    factor_averaging_error: float | None
     settlement_tx: str | None
     gas_used: int | None
     adapter_hash: str

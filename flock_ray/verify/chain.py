@@ -8,17 +8,17 @@ from typing import Any
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.journal import Block, Genesis
-from flock_ray.chain.node import Node, Reverted
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.protocol.hashing import ZERO, word
 from flock_ray.protocol.state import TaskState
+from flock_ray.verify.accounting import RELAYER_PART
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import MAX_JOURNAL, RunFolder
-from flock_ray.verify.founding import Founding
-from flock_ray.verify.money import RELAYER_PART
+from flock_ray.verify.genesis import TaskGenesis
 from flock_ray.verify.report import Report
 
 CLOSED = 3
@@ -75,26 +75,26 @@ def replayed_chain(folder: RunFolder) -> ReplayedNode:
 class ChainCheck:
     """Reads the contracts of one task."""
 
-    def __init__(self, node: Node, founding: Founding) -> None:
+    def __init__(self, node: ChainNode, genesis: TaskGenesis) -> None:
         """Read through `node`."""
-        self._node, self._founding = node, founding
-        self._task = founding.state.scope.task
-        others = (founding.token, founding.task, founding.vault)
+        self._node, self._genesis = node, genesis
+        self._task = genesis.state.scope.task
+        others = (genesis.token, genesis.task, genesis.vault)
         require(None not in others, "task.json names no contracts, or not all of them")
         token, task, vault = (to_hex(address) for address in others if address is not None)
         self._at = {
             "FlockToken": token,
             "TaskRegistry": task,
             "StakeVault": vault,
-            "EpochSettlement": to_hex(founding.place.settlement),
-            "RewardDistributor": to_hex(founding.place.distributor),
+            "EpochSettlement": to_hex(genesis.domain.settlement),
+            "RewardDistributor": to_hex(genesis.domain.distributor),
         }
         self._at["EmissionController"] = self._read("TaskRegistry", "emission")
 
     def contracts(self) -> None:
         """The contracts are tied to each other, and on a replayed chain they are the ones of this package."""
-        founding, node = self._founding, self._node
-        hold(founding.place.chain_id, node.chain_id, "chain id")
+        genesis, node = self._genesis, self._node
+        hold(genesis.domain.chain_id, node.chain_id, "chain id")
         if isinstance(node, ReplayedNode):
             created = {address.lower(): data for address, data in node.created.items()}
             for name, address in self._at.items():
@@ -106,10 +106,10 @@ class ChainCheck:
             hold(self._read(name, tie), self._at[other], f"{name}.{tie}")
 
     def terms(self) -> None:
-        """The contract holds the terms, members and first seed that the run was founded on."""
-        founding, state = self._founding, self._founding.state
+        """The contract holds the terms, members and first seed that the run started from."""
+        genesis, state = self._genesis, self._genesis.state
         terms, info = state.terms, self._info()
-        alliance, chain = founding.config.get("alliance") or {}, founding.config.get("chain") or {}
+        alliance, chain = genesis.config.get("alliance") or {}, genesis.config.get("chain") or {}
         found = {
             "termsHash": to_hex(terms.digest()),
             "modelHash": to_hex(state.adapter),
@@ -123,7 +123,7 @@ class ChainCheck:
             "maxSkips": alliance.get("spare_reveals"),
             "endShareBps": 0,
             "epochDeadline": chain.get("epoch_deadline"),
-            "fixedGenesis": not founding.on_rpc,
+            "fixedGenesis": not genesis.on_rpc,
         }
         hold(info["terms"], found, "terms on chain")
         hold(info["numMembers"], len(state.members), "number of members on chain")
@@ -156,7 +156,7 @@ class ChainCheck:
         mined = self._node.receipt(transaction)
         assert mined is not None
         hold(epoch.gas_used, mined[0].gas_used, f"receipt of epoch {report.epoch}: gas used")
-        members = self._founding.state.members
+        members = self._genesis.state.members
         slashes = [
             (member, int.from_bytes(data[:32], "big"))
             for member in sorted({member for member, _ in report.slashes})
@@ -205,7 +205,7 @@ class ChainCheck:
 
     def _tokens(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
         """Everybody claimed and was released; who owns how much follows from the records, and no token is left over."""
-        founding, in_all, in_vault = self._founding, 0, 0
+        genesis, in_all, in_vault = self._genesis, 0, 0
         for number, member in enumerate(following.members):
             account = bytes.fromhex(member.account[2:])
             paid = self._read("RewardDistributor", "claimed", self._task, account)
@@ -216,11 +216,11 @@ class ChainCheck:
             pool = self._struct("StakeVault", "pool", account)
             hold(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
             owned = self._balance(account) + stake
-            hold(owned, founding.balance_after(number, member), f"tokens of member {number} at the end")
+            hold(owned, genesis.balance_after(number, member), f"tokens of member {number} at the end")
             in_all, in_vault = in_all + owned, in_vault + stake
         relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
         creator = self._balance(bytes.fromhex(self._info()["creator"][2:]))
-        hold(self._balance(founding.relayer), relayed, "tokens of the relayer")
+        hold(self._balance(genesis.relayer), relayed, "tokens of the relayer")
         for name in ("TaskRegistry", "RewardDistributor"):
             hold(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
         hold(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
@@ -246,7 +246,7 @@ class ChainCheck:
         """The one answer of a call, addresses and bytes as lower-case hex."""
         compiled = contract(name)
         try:
-            asker = self._founding.state.members[0].account
+            asker = self._genesis.state.members[0].account
             data = self._node.call(self._at[name], compiled.encode(function, *args), asker)
             (answer,) = compiled.decode(function, data)
         except (Reverted, ValueError):

@@ -10,11 +10,11 @@ from flock_ray.protocol.encoding import Json, canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState
+from flock_ray.verify.accounting import Accounting, Outcome, rewards_of, settle_accounts, slashes_of
 from flock_ray.verify.draw import Seats, digest_of_reveals, seats_of, seed_after, seed_after_skip
-from flock_ray.verify.letters import Letters
-from flock_ray.verify.money import Books, Outcome, close_books, rewards_of, slashes_of
-from flock_ray.verify.report import Place, Report, merkle_root
-from flock_ray.verify.scores import Candidate, Found, Judged, judge_candidate, judge_proposals
+from flock_ray.verify.message_set import MessageSet
+from flock_ray.verify.report import Report, SigningDomain, merkle_root
+from flock_ray.verify.scores import Candidate, Consensus, Verdict, judge_candidate, judge_proposals
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Replay:
 
     state: TaskState
     seats: Seats
-    letters: Letters
-    proposals: tuple[Judged, ...]
+    messages: MessageSet
+    proposals: tuple[Verdict, ...]
     candidate: Candidate
     accepted: bool
     reveals: Mapping[int, bytes]
     rewards: Mapping[int, int]
-    books: Books
+    accounting: Accounting
 
     @property
     def adapter(self) -> bytes:
@@ -49,12 +49,12 @@ class Replay:
     @property
     def leaves(self) -> list[tuple[str, int]]:
         """(account, wei earned so far) of everybody who earned."""
-        return [(member.account, member.earned) for member in self.books.members if member.earned]
+        return [(member.account, member.earned) for member in self.accounting.members if member.earned]
 
     @cached_property
     def fields(self) -> dict[str, Json]:
         """The record as JSON has it."""
-        state, found = self.state, self.candidate.found
+        state, found = self.state, self.candidate.consensus
         return {
             "schema": "flock_ray/record/1",
             "task": to_hex(state.scope.task),
@@ -64,27 +64,27 @@ class Replay:
             "previous_record": to_hex(state.previous_record),
             "voters": list(self.seats.voters),
             "proposers": list(self.seats.proposers),
-            "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.letters.named],
+            "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.messages.named],
             "reveals": [[voter, to_hex(self.reveals[voter])] for voter in sorted(self.reveals)],
             "reveals_digest": to_hex(self.reveals_digest),
             "next_seed": to_hex(self.next_seed),
             "proposals": [
-                {"member": one.member, "status": one.status, "payload": _hex(one.payload), **_found(one.found)}
+                {"member": one.member, "status": one.status, "payload": _hex(one.payload), **_consensus(one.consensus)}
                 for one in self.proposals
             ],
             "candidate": {
                 "adapter": _hex(self.candidate.adapter),
                 "weights": [list(pair) for pair in self.candidate.weights],
-                **_found(found),
+                **_consensus(found),
             },
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],
-            "slashes": [slash.json() for slash in self.books.slashes],
-            "carried": [slash.json() for slash in self.books.carried],
-            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.books.members],
+            "slashes": [slash.json() for slash in self.accounting.slashes],
+            "carried": [slash.json() for slash in self.accounting.carried],
+            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.accounting.members],
             "leaves": [list(leaf) for leaf in self.leaves],
-            "pool_left": self.books.pool_left,
+            "pool_left": self.accounting.pool_left,
         }
 
     @cached_property
@@ -92,11 +92,11 @@ class Replay:
         """The record's canonical bytes."""
         return canonical_json(self.fields)
 
-    def report(self, place: Place, relayer: bytes) -> Report:
-        """The report that carries the record to the contract at `place`.
+    def report(self, domain: SigningDomain, relayer: bytes) -> Report:
+        """The report that carries the record to the contract at `domain`.
 
         Args:
-            place: chain and contracts.
+            domain: chain and contracts.
             relayer: 20-byte account that gets the relayer's part of the slashes.
         """
         task = self.state.scope.task
@@ -106,9 +106,9 @@ class Replay:
             previous_report=self.state.previous_report,
             seed=self.state.seed,
             reveals_digest=self.reveals_digest,
-            rewards_root=merkle_root(place.leaf(task, account, wei) for account, wei in self.leaves),
+            rewards_root=merkle_root(domain.leaf(task, account, wei) for account, wei in self.leaves),
             rewards_total=sum(wei for _, wei in self.leaves),
-            slashes=tuple((slash.member, slash.amount) for slash in self.books.slashes),
+            slashes=tuple((slash.member, slash.amount) for slash in self.accounting.slashes),
             model_hash=self.adapter,
             record_hash=sha256(self.record),
             relayer=relayer,
@@ -118,14 +118,14 @@ class Replay:
         """The state after the epoch, once its report was signed."""
         return replace(
             self.state,
-            members=self.books.members,
+            members=self.accounting.members,
             epoch=self.state.epoch + 1,
             seed=self.next_seed,
             adapter=self.adapter,
-            pool_left=self.books.pool_left,
+            pool_left=self.accounting.pool_left,
             previous_report=report_hash,
             previous_record=sha256(self.record),
-            carried=self.books.carried,
+            carried=self.accounting.carried,
         )
 
 
@@ -134,20 +134,20 @@ def replay(state: TaskState, messages: Iterable[Message]) -> Replay:
 
     Args:
         state: before the epoch.
-        messages: opened (`letters.open_message`), in any order.
+        messages: opened (`message_set.open_message`), in any order.
 
     Raises:
         VerificationError: the task has too few slots for an epoch.
     """
-    seats, letters = seats_of(state), Letters.sort(messages)
-    ballots_a, ballots_b = letters.ballots_a(state, seats), letters.ballots_b(state, seats)
-    proposals = judge_proposals(state, seats, letters, ballots_a)
+    seats, sent = seats_of(state), MessageSet.sort(messages)
+    ballots_a, ballots_b = sent.ballots_a(state, seats), sent.ballots_b(state, seats)
+    proposals = judge_proposals(state, seats, sent, ballots_a)
     candidate = judge_candidate(state, seats, proposals, ballots_b)
     outcome = Outcome(state, seats, proposals, candidate, frozenset(ballots_a.keys() & ballots_b.keys()))
     rewards = rewards_of(outcome)
-    books = close_books(state, rewards, slashes_of(outcome, letters.equivocators))
+    accounting = settle_accounts(state, rewards, slashes_of(outcome, sent.equivocators))
     reveals = {voter: ballot.reveal for voter, ballot in ballots_b.items()}
-    return Replay(state, seats, letters, proposals, candidate, outcome.accepted, reveals, rewards, books)
+    return Replay(state, seats, sent, proposals, candidate, outcome.accepted, reveals, rewards, accounting)
 
 
 def skip(state: TaskState) -> TaskState:
@@ -159,7 +159,8 @@ def _hex(value: bytes | None) -> str | None:
     return None if value is None else to_hex(value)
 
 
-def _found(found: Found | None) -> dict[str, Json]:
-    if found is None:
+def _consensus(consensus: Consensus | None) -> dict[str, Json]:
+    if consensus is None:
         return {"score": None, "band": None, "gains": None}
-    return {"score": found.score, "band": found.band, "gains": [list(pair) for pair in found.gains.items()]}
+    gains = [list(pair) for pair in consensus.gains.items()]
+    return {"score": consensus.score, "band": consensus.band, "gains": gains}

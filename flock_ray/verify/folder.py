@@ -33,7 +33,7 @@ class RunFolder:
 
         Args:
             path: of the run.
-            store_url: where its blobs are, if not in `store/`. Never taken from the folder, which may name any place.
+            store_url: where its blobs are, if not in `store/`. Never taken from the folder, which may name any domain.
 
         Raises:
             RunDirectoryError: there is no run.

@@ -8,8 +8,8 @@ from flock_ray.errors import VerificationError
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.epoch import replay
-from flock_ray.verify.letters import open_message
-from flock_ray.verify.report import Place
+from flock_ray.verify.message_set import open_message
+from flock_ray.verify.report import SigningDomain
 
 
 def disagreement(
@@ -30,18 +30,18 @@ def disagreement(
         distributor: contract that pays claims.
         record: canonical bytes, as the voter derived them.
         report_hash: EIP-712 struct hash of the report.
-        parsed: gives the parsed message where the voter has it already; signature, place and body count as read here.
+        parsed: gives the parsed message where the voter has it already; signature, domain and body count as read here.
     """
-    place = Place(state.scope.chain_id, state.scope.contract, bytes.fromhex(distributor[2:]))
+    domain = SigningDomain(state.scope.chain_id, state.scope.contract, bytes.fromhex(distributor[2:]))
     messages = []
     for signed in bulletin:
         try:
-            messages.append(open_message(signed, state, place, parsed(signed)))
+            messages.append(open_message(signed, state, domain, parsed(signed)))
         except VerificationError:
             continue
     found = replay(state, messages)
     if found.record != record:
         return "the second opinion comes to another record"
-    if found.report(place, bytes.fromhex(relayer[2:])).hash != report_hash:
+    if found.report(domain, bytes.fromhex(relayer[2:])).hash != report_hash:
         return "the second opinion comes to another rewards root or report"
     return ""

@@ -18,7 +18,7 @@ _REPORT = (
 
 
 @dataclass(frozen=True)
-class Place:
+class SigningDomain:
     """The chain and the contracts that signatures and claims are bound to.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""A whole run, from the founding of its task to the last figure that people read."""
+"""A whole run, from the genesis of its task to the last figure that people read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
-from flock_ray.verify.founding import Founding, read_founding
-from flock_ray.verify.letters import open_message
+from flock_ray.verify.genesis import TaskGenesis, read_genesis
+from flock_ray.verify.message_set import open_message
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
 
 Tell = Callable[[str], None]
 
 NOT_PROVABLE = (
-    "Not provable from outside: losses and bits per byte (only who holds the data can measure them), neglected terms, "
-    "wall times, training rates, silo and model names, who the adversaries are, events.jsonl, report.html, members/."
+    "Not provable from outside: losses and bits per byte (only who holds the data can measure them), factor averaging"
+    " errors, wall times, training rates, silo and model names, who the adversaries are, events.jsonl, report.html,"
+    " members/."
 )
 
 
@@ -35,7 +36,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
 
     Args:
         folder: of the run.
-        anchor: hex SHA-256 of the founding that the verifier knows from elsewhere; empty for none.
+        anchor: hex SHA-256 of the genesis that the verifier knows from elsewhere; empty for none.
         rpc: url of a node that the verifier trusts, for a run on a chain of others; empty for none.
         tell: takes a line for each group of checks that held.
 
@@ -44,37 +45,37 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
         RunDirectoryError: the run is unfinished, or lacks what no check can do without.
         ChainError: the node at `rpc` does not answer.
     """
-    founding = read_founding(folder)
-    state, config = founding.state, founding.configuration
+    genesis = read_genesis(folder)
+    state, config = genesis.state, genesis.configuration
     if anchor:
-        hold(anchor.lower().removeprefix("0x"), founding.anchor.hex(), "anchor of the run")
+        hold(anchor.lower().removeprefix("0x"), genesis.anchor.hex(), "anchor of the run")
     terms = state.terms
     tell(
-        f"founding   terms, task id, seed, configuration: {len(state.members)} members, {terms.num_epochs} epochs,"
+        f"genesis   terms, task id, seed, configuration: {len(state.members)} members, {terms.num_epochs} epochs,"
         f" {terms.mechanism}"
     )
-    tell(f"anchor     0x{founding.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
+    tell(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
     payloads = Payloads(folder, config["codec.name"], _max_abs(config))
     epochs: list[SettledEpoch] = []
     abandoned: list[TaskState] = []
     while state.epoch <= terms.num_epochs:
-        if _is_abandoned(folder, founding, state.epoch):
+        if _is_abandoned(folder, genesis, state.epoch):
             state = skip(state)
             abandoned.append(state)
             tell(f"epoch {state.epoch - 1:<4} abandoned: nothing paid, nobody slashed, the adapter stays")
             continue
-        epoch, state = _epoch(folder, founding, state, payloads, tell)
+        epoch, state = _epoch(folder, genesis, state, payloads, tell)
         epochs.append(epoch)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of an epoch that the task does not have")
-    check_adapter(folder, founding, state)
+    check_adapter(folder, genesis, state)
     tell(f"adapter    adapter/ holds {to_hex(state.adapter)}")
-    check_summary(folder.json("summary.json"), founding, epochs, abandoned, state)
+    check_summary(folder.json("summary.json"), genesis, epochs, abandoned, state)
     tell("summary    every figure that follows from the signed messages")
-    if founding.has_chain:
-        _chain(folder, founding, epochs, abandoned, state, rpc, tell)
+    if genesis.has_chain:
+        _chain(folder, genesis, epochs, abandoned, state, rpc, tell)
     else:
         tell("chain      none: the money stands in the records only")
     tell(NOT_PROVABLE)
@@ -87,18 +88,18 @@ def _max_abs(configuration: dict[str, str]) -> float:
         raise VerificationError("the configuration that the members agreed on states no codec.max_abs") from None
 
 
-def _is_abandoned(folder: RunFolder, founding: Founding, epoch: int) -> bool:
+def _is_abandoned(folder: RunFolder, genesis: TaskGenesis, epoch: int) -> bool:
     """Whether the run says that the epoch was abandoned; the chain is asked about it later."""
     name = f"receipts/{epoch}.json"
     if not folder.has(name) or not folder.json(name).get("abandoned"):
         return False
-    require(founding.has_chain, f"{name} calls the epoch abandoned, and there is no chain to abandon it on")
+    require(genesis.has_chain, f"{name} calls the epoch abandoned, and there is no chain to abandon it on")
     require(not folder.has(f"records/{epoch}.json"), f"{name} calls the epoch abandoned, yet it has a record")
     return True
 
 
 def _epoch(
-    folder: RunFolder, founding: Founding, state: TaskState, payloads: Payloads, tell: Tell
+    folder: RunFolder, genesis: TaskGenesis, state: TaskState, payloads: Payloads, tell: Tell
 ) -> tuple[SettledEpoch, TaskState]:
     """One epoch with its record, receipt, signatures and payloads; returns it, and the state after it."""
     number = state.epoch
@@ -106,26 +107,26 @@ def _epoch(
     for name in (f"records/{number}.json", f"receipts/{number}.json"):
         require(folder.has(name), f"{what} of {state.terms.num_epochs}: {name} is missing, yet the run claims its end")
     receipt = folder.json(f"receipts/{number}.json")
-    found = replay(state, _messages(folder, founding, state, receipt))
+    found = replay(state, _messages(folder, genesis, state, receipt))
     _check_record(folder, found)
     decoded = payloads.check(found)
-    report = found.report(founding.place, founding.relayer)
-    signers = _check_receipt(receipt, founding, found, report)
+    report = found.report(genesis.domain, genesis.relayer)
+    signers = _check_receipt(receipt, genesis, found, report)
     settlement = receipt.get("settlement")
     if not isinstance(settlement, dict):
         settlement = {}
     settled = SettledEpoch(found, report, settlement.get("transaction"), settlement.get("gas_used"))
-    if not founding.has_chain:
+    if not genesis.has_chain:
         hold([settled.transaction, settled.gas_used], [None, None], f"receipt of {what}: settlement without a chain")
     tell(
-        f"epoch {number:<4} {len(found.letters.named)} signed messages, {decoded} payloads,"
+        f"epoch {number:<4} {len(found.messages.named)} signed messages, {decoded} payloads,"
         f" {'accepted' if found.accepted else 'rejected'}, {sum(found.rewards.values())} wei paid,"
-        f" {len(found.books.slashes)} slashes, {signers} signatures"
+        f" {len(found.accounting.slashes)} slashes, {signers} signatures"
     )
     return settled, found.following(report.hash)
 
 
-def _messages(folder: RunFolder, founding: Founding, state: TaskState, receipt: dict[str, Any]) -> list[Message]:
+def _messages(folder: RunFolder, genesis: TaskGenesis, state: TaskState, receipt: dict[str, Any]) -> list[Message]:
     """The messages that a receipt names, each opened."""
     what = f"epoch {state.epoch}"
     named = receipt.get("messages")
@@ -141,7 +142,7 @@ def _messages(folder: RunFolder, founding: Founding, state: TaskState, receipt: 
         if data is None:
             raise VerificationError(f"{what}: message {name} is not in the store")
         try:
-            messages.append(open_message(SignedMessage(data, signed), state, founding.place))
+            messages.append(open_message(SignedMessage(data, signed), state, genesis.domain))
         except VerificationError as error:
             raise VerificationError(f"{what}: message {name[:18]}…: {error}") from None
     return messages
@@ -153,7 +154,7 @@ def _check_record(folder: RunFolder, found: Replay) -> None:
     require(folder.read(name, MAX_JSON) == found.record, f"{name} is not the canonical text of its record")
 
 
-def _check_receipt(receipt: dict[str, Any], founding: Founding, found: Replay, report: Report) -> int:
+def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, found: Replay, report: Report) -> int:
     """Report and signatures of a receipt; returns how many voters signed."""
     what = f"receipt of epoch {report.epoch}"
     named = receipt.get("report")
@@ -180,7 +181,7 @@ def _check_receipt(receipt: dict[str, Any], founding: Founding, found: Replay, r
     signatures = receipt.get("signatures")
     if not isinstance(signatures, dict):
         raise VerificationError(f"{what} holds no signatures")
-    digest = founding.place.report_digest(report)
+    digest = genesis.domain.report_digest(report)
     accounts = {str(voter): (voter, found.state.members[voter].account) for voter in found.seats.voters}
     for voter, signature in signatures.items():
         require(voter in accounts, f"{what}: {voter} signed and is no voter of the epoch")
@@ -196,7 +197,7 @@ def _check_receipt(receipt: dict[str, Any], founding: Founding, found: Replay, r
 
 def _chain(
     folder: RunFolder,
-    founding: Founding,
+    genesis: TaskGenesis,
     epochs: list[SettledEpoch],
     abandoned: list[TaskState],
     final: TaskState,
@@ -204,17 +205,15 @@ def _chain(
     tell: Tell,
 ) -> None:
     """The effect on chain."""
-    if founding.on_rpc:
+    if genesis.on_rpc:
         if not rpc:
             raise RunDirectoryError("this run settled on a chain of others; name a node that you trust with --rpc URL")
-        check = ChainCheck(RpcNode([rpc], founding.place.chain_id), founding)
+        check = ChainCheck(RpcNode([rpc], genesis.domain.chain_id), genesis)
     else:
-        check = ChainCheck(replayed_chain(folder), founding)
+        check = ChainCheck(replayed_chain(folder), genesis)
     check.contracts()
     code = (
-        "their code was not compared"
-        if founding.on_rpc
-        else "deployed from this package's code, run again from genesis"
+        "their code was not compared" if genesis.on_rpc else "deployed from this package's code, run again from genesis"
     )
     tell(f"contracts  tied to each other; {code}")
     check.terms()
@@ -226,5 +225,5 @@ def _chain(
     check.end(epochs, final)
     tell(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
     check.wallets(epochs, final)
-    told = "no claim above what was earned" if founding.on_rpc else "claims, stakes and every token accounted for"
+    told = "no claim above what was earned" if genesis.on_rpc else "claims, stakes and every token accounted for"
     tell(f"money      {told}")

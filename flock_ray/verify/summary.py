@@ -15,7 +15,7 @@ from flock_ray.verify.candidate import MAX_ADAPTER
 from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.folder import RunFolder
-from flock_ray.verify.founding import Founding
+from flock_ray.verify.genesis import TaskGenesis
 
 _PREFIX = "base_model.model."
 _FREE = {"base_model_name_or_path", "peft_version", "revision", "target_modules", "megatron_core"}
@@ -24,7 +24,7 @@ _UNUSED = {"qalora_group_size"}
 """Fields of `adapter_config.json`: free text, fixed values, and options of variants that are off."""
 
 
-def check_adapter(folder: RunFolder, founding: Founding, final: TaskState) -> None:
+def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> None:
     """The adapter folder holds the final global adapter's bytes, under a configuration that adds nothing to them.
 
     Raises:
@@ -33,7 +33,7 @@ def check_adapter(folder: RunFolder, founding: Founding, final: TaskState) -> No
     data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER)
     hold(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
     config = folder.json("adapter/adapter_config.json")
-    agreed = founding.configuration
+    agreed = genesis.configuration
     try:
         expected = _SET | {"r": int(agreed["lora.rank"]), "lora_alpha": int(agreed["lora.alpha"])}
     except (KeyError, ValueError):
@@ -51,7 +51,7 @@ def check_adapter(folder: RunFolder, founding: Founding, final: TaskState) -> No
 
 def check_summary(
     summary: dict[str, Any],
-    founding: Founding,
+    genesis: TaskGenesis,
     epochs: Sequence[SettledEpoch],
     abandoned: Sequence[TaskState],
     final: TaskState,
@@ -60,7 +60,7 @@ def check_summary(
 
     Args:
         summary: as the folder has it.
-        founding: of the task.
+        genesis: of the task.
         epochs: those that were settled.
         abandoned: the states after the abandoned ones.
         final: the state after the last one.
@@ -68,29 +68,29 @@ def check_summary(
     Raises:
         VerificationError: a figure differs.
     """
-    adversaries = _adversaries(founding.config)
+    adversaries = _adversaries(genesis.config)
     contracts = {}
-    if founding.token is not None and founding.task is not None and founding.vault is not None:
-        place = founding.place
+    if genesis.token is not None and genesis.task is not None and genesis.vault is not None:
+        domain = genesis.domain
         contracts = {
-            "token": founding.token,
-            "task": founding.task,
-            "settlement": place.settlement,
-            "distributor": place.distributor,
-            "vault": founding.vault,
+            "token": genesis.token,
+            "task": genesis.task,
+            "settlement": domain.settlement,
+            "distributor": domain.distributor,
+            "vault": genesis.vault,
         }
     found = {
-        "task_id": to_hex(founding.state.scope.task),
+        "task_id": to_hex(genesis.state.scope.task),
         "num_members": len(final.members),
         "epochs": [_epoch(one) for one in epochs],
-        "members": [_member(number, founding, epochs, final) for number in range(len(final.members))],
+        "members": [_member(number, genesis, epochs, final) for number in range(len(final.members))],
         "num_honest_members": len(final.members) - len(adversaries),
         "final_adapter_hash": to_hex(final.adapter),
-        "chain": {"chain_id": founding.place.chain_id},
+        "chain": {"chain_id": genesis.domain.chain_id},
         "run": {
-            "seed": founding.config["seed"],
-            "mechanism": founding.state.terms.mechanism,
-            "model_hash": to_hex(founding.state.terms.base_model),
+            "seed": genesis.config["seed"],
+            "mechanism": genesis.state.terms.mechanism,
+            "model_hash": to_hex(genesis.state.terms.base_model),
             "abandoned_epochs": [state.epoch - 1 for state in abandoned],
         },
     }
@@ -109,7 +109,7 @@ def check_summary(
 
 
 def _epoch(epoch: SettledEpoch) -> dict[str, Any]:
-    replay, found = epoch.replay, epoch.replay.candidate.found
+    replay, found = epoch.replay, epoch.replay.candidate.consensus
     return {
         "epoch": epoch.report.epoch,
         "accepted": replay.accepted,
@@ -119,16 +119,19 @@ def _epoch(epoch: SettledEpoch) -> dict[str, Any]:
         "gas_used": epoch.gas_used,
         "adapter_hash": to_hex(replay.adapter),
         "proposals": [
-            {"member": one.member, "score": one.found.score if one.found else None, "status": one.status}
+            {"member": one.member, "score": one.consensus.score if one.consensus else None, "status": one.status}
             for one in replay.proposals
         ],
     }
 
 
-def _member(number: int, founding: Founding, epochs: Sequence[SettledEpoch], final: TaskState) -> dict[str, Any]:
+def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], final: TaskState) -> dict[str, Any]:
     money = final.members[number]
     scores = [
-        one.found.score for epoch in epochs for one in epoch.replay.proposals if one.member == number and one.found
+        one.consensus.score
+        for epoch in epochs
+        for one in epoch.replay.proposals
+        if one.member == number and one.consensus
     ]
     figures: dict[str, Any] = {
         "address": money.account,
@@ -138,10 +141,10 @@ def _member(number: int, founding: Founding, epochs: Sequence[SettledEpoch], fin
         "earned_wei": money.earned,
         "slashed_wei": money.slashed,
         "stake_wei": money.stake,
-        "balance_start_wei": founding.wealth[number],
+        "balance_start_wei": genesis.balances[number],
     }
-    if not founding.on_rpc:  # elsewhere its wallet has other uses
-        figures["balance_end_wei"] = founding.balance_after(number, money)
+    if not genesis.on_rpc:  # elsewhere its wallet has other uses
+        figures["balance_end_wei"] = genesis.balance_after(number, money)
     return figures
 
 

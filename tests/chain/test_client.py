@@ -16,10 +16,10 @@ from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, GENESIS_TIME
+from flock_ray.chain.epoch_report import ReportedSlash
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.merkle import reward_leaf
-from flock_ray.chain.settlement import Slash
-from flock_ray.chain.views import TaskStatus, TxContext
+from flock_ray.chain.values import TaskStatus, TxContext
 from flock_ray.errors import ChainError, ConfigError, FundsError, RunDirectoryError, WrongChainError
 from flock_ray.protocol.hashing import keccak
 from tests.chain.conftest import needs_anvil
@@ -31,7 +31,7 @@ def total(world: World) -> int:
     info = world.client.info()
     contracts = [info.token, info.task, info.settlement, info.distributor, info.vault]
     accounts = [world.creator.address, info.relayer, *contracts]
-    return sum(world.client.balances(accounts + [member.address for member in world.members]).values())
+    return sum(world.client.wallet_balances(accounts + [member.address for member in world.members]).values())
 
 
 def play(world: World) -> None:
@@ -44,7 +44,7 @@ def play(world: World) -> None:
     assert supply == SUPPLY == total(world)
 
     world.earned = {member.address: 30 * TOKEN + i for i, member in enumerate(world.members)}
-    first, _ = world.report(slashes=[Slash(2, 300 * TOKEN)])
+    first, _ = world.report(slashes=[ReportedSlash(2, 300 * TOKEN)])
     receipt = world.settle(first, seats=0b1110)
     assert world.client.settle(first, 0b1110, b"") == receipt
     assert total(world) == supply
@@ -52,7 +52,7 @@ def play(world: World) -> None:
     assert [member.stake // TOKEN for member in view.members] == [3_000, 3_000, 2_700, 3_000, 3_000]
     assert view.last_settled == 1 and view.last_report == report_hash(first) and view.committed == first.rewards_total
     assert view.pool_left == 1_000 * TOKEN - first.rewards_total + 270 * TOKEN
-    assert world.client.balances([first.relayer])[first.relayer] == 30 * TOKEN
+    assert world.client.wallet_balances([first.relayer])[first.relayer] == 30 * TOKEN
     claim(world, 0, world.earned)
 
     world.earned = {account: amount + 50 * TOKEN for account, amount in world.earned.items()}
@@ -64,12 +64,12 @@ def play(world: World) -> None:
     for i in range(5):
         claim(world, i, world.earned)
         world.do(world.members[i], lambda s, c: transactions.release(s, c, TASK, s.address))
-    owned = world.client.wealth([member.address for member in world.members])
+    owned = world.client.balances([member.address for member in world.members])
     stakes = [3_000, 3_000, 2_700, 3_000, 3_000]
     assert list(owned.values()) == [(stake + 80) * TOKEN + i for i, stake in enumerate(stakes)]
     assert [world.client.context(member.address).free_stake // TOKEN for member in world.members] == stakes
     info = world.client.info()
-    assert set(world.client.balances([info.task, info.settlement, info.distributor]).values()) == {0}
+    assert set(world.client.wallet_balances([info.task, info.settlement, info.distributor]).values()) == {0}
     assert total(world) == supply == world.client.total_supply()
 
 
@@ -163,20 +163,22 @@ def test_a_member_with_delegators_is_paid_through_its_pool(world: World) -> None
     world.create()
     addresses = [member.address for member in world.members]
     assert world.client.task_view(TASK).members[0].stake == 3_000 * TOKEN
-    assert world.client.balances(addresses[:2]) == dict(zip(addresses, (1_000 * TOKEN, 0), strict=False))
-    assert world.client.wealth(addresses) == dict.fromkeys(addresses, 3_000 * TOKEN)
+    assert world.client.wallet_balances(addresses[:2]) == dict(zip(addresses, (1_000 * TOKEN, 0), strict=False))
+    assert world.client.balances(addresses) == dict.fromkeys(addresses, 3_000 * TOKEN)
     assert world.client.paid_to_pool(TASK, addresses) == {operator.address}
     assert world.client.context(operator.address).free_stake == 0
 
     world.earned = {address: 30 * TOKEN for address in addresses}
-    world.settle(world.report(slashes=[Slash(0, 2_500 * TOKEN)])[0])  # all its own, and a half of its delegator's
+    world.settle(
+        world.report(slashes=[ReportedSlash(0, 2_500 * TOKEN)])[0]
+    )  # all its own, and a half of its delegator's
     world.settle(world.report()[0])
     with pytest.raises(ChainError, match=rf"reverted: PaidToPool\(account={operator.address.lower()}\)"):
         claim(world, 0, world.earned)
     claim(world, 0, world.earned, to_pool=True)
     assert world.client.claimed(TASK, addresses[:2]) == dict(zip(addresses, (30 * TOKEN, 0), strict=False))
-    assert world.client.balances([operator.address])[operator.address] == 1_000 * TOKEN
-    assert world.client.wealth(addresses)[operator.address] == 1_030 * TOKEN  # a delegation earns from tomorrow on
+    assert world.client.wallet_balances([operator.address])[operator.address] == 1_000 * TOKEN
+    assert world.client.balances(addresses)[operator.address] == 1_030 * TOKEN  # a delegation earns from tomorrow on
     assert world.client.releasable(TASK)
     world.do(delegator, lambda s, c: transactions.release(s, c, TASK, operator.address))
     assert world.client.context(operator.address).free_stake == 500 * TOKEN

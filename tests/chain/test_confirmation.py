@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from flock_ray.chain import bid, settler
+from flock_ray.chain import fee_bumper, settler
 from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.outbox import Outbox, State, intent_id
-from flock_ray.chain.settlement import Report
 from flock_ray.chain.transactions import max_fee_of
 from flock_ray.errors import ChainError
 from tests.chain.conftest import needs_anvil
@@ -135,7 +135,7 @@ def test_fees_have_a_limit_and_an_end(mined: World, tmp_path: Path, monkeypatch:
     limit = 4 * 10**9
     mined.client = reopened(mined, tmp_path, max_fee=limit, confirmation_timeout=1.0)
     node = mined.client._node
-    cheap = {"fees": lambda: (limit, 10**6), "head": iter(range(0, 10**6, bid.STUCK_BLOCKS)).__next__}
+    cheap = {"fees": lambda: (limit, 10**6), "head": iter(range(0, 10**6, fee_bumper.STUCK_BLOCKS)).__next__}
     for name, value in cheap.items():
         monkeypatch.setattr(node, name, value)
     with pytest.raises(ChainError, match=r"is not mined after 1 s \(chain\.confirmation_timeout\)"):
@@ -151,7 +151,7 @@ def test_fees_have_a_limit_and_an_end(mined: World, tmp_path: Path, monkeypatch:
 
 def test_replacements_come_to_an_end(mined: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settler, "_LAST_POLL", 0.01)
-    monkeypatch.setattr(bid, "STUCK_BLOCKS", 0)
+    monkeypatch.setattr(fee_bumper, "STUCK_BLOCKS", 0)
     report, _ = mined.report()
     signatures = mined.sign(report, ALL)
     ask(mined, "evm_setAutomine", False)
@@ -161,7 +161,7 @@ def test_replacements_come_to_an_end(mined: World, tmp_path: Path, monkeypatch: 
     outbox = Outbox(tmp_path / "chain" / "outbox.sqlite")
     attempts = outbox.attempts(intent_id(mined.domain.chain_id, mined.domain.contract, report_hash(report)))
     outbox.close()
-    assert len(attempts) == 1 + bid.MAX_REPLACEMENTS and {attempt.nonce for attempt in attempts} == {0}
+    assert len(attempts) == 1 + fee_bumper.MAX_REPLACEMENTS and {attempt.nonce for attempt in attempts} == {0}
     ask(mined, "evm_mine")
     assert mined.client.settle(report, ALL, signatures).hash == attempts[-1].hash
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.chain import bid
+from flock_ray.chain import fee_bumper
 from flock_ray.chain import node as chain_node
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, alone
@@ -20,7 +20,7 @@ from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.views import NOBODY
+from flock_ray.chain.values import NOBODY
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
 from tests.chain.conftest import needs_anvil
 from tests.chaos.proxy import Proxy, fields_of
@@ -271,7 +271,7 @@ def test_the_next_process_outbids_what_the_last_one_left(
     with pytest.raises(Cut):
         begin(node, path).execute(lambda _: None)
     monkeypatch.setattr(node, "send", mine)
-    monkeypatch.setattr(bid, "STUCK_BLOCKS", 0)
+    monkeypatch.setattr(fee_bumper, "STUCK_BLOCKS", 0)
     assert len(begin(node, path).costs()) == NUM_STEPS  # a dry run sends nothing
     whole(node, path)
     first, again, raised = sent[:3]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_digest, report_hash
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.merkle import reward_leaf
-from flock_ray.chain.settlement import Report
 from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import next_seed, reveals_digest
 from tests.chain.test_eip712 import reports
@@ -63,7 +63,7 @@ def settle_and_claim(world: World, gained: dict[str, int], revealed: dict[int, b
     for make in raws:
         world.do(world.creator, make)
     assert world.client.claimed(TASK, list(world.earned)) == expected
-    assert world.client.balances(list(world.earned)) == expected
+    assert world.client.wallet_balances(list(world.earned)) == expected
     view = world.client.task_view(TASK)
     assert (view.committed, view.claimed) == (sum(world.earned.values()), sum(expected.values()))
 

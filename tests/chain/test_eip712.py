@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, recover
-from flock_ray.chain.settlement import Report, Slash
 from flock_ray.protocol.hashing import keccak
 from tests.chain.world import World
 
 words = st.binary(min_size=32, max_size=32)
 addresses = st.binary(min_size=1, max_size=32).map(lambda secret: Signer.derive(keccak(secret)).address)
 domains = st.builds(Domain, st.integers(0, 2**256 - 1), addresses, addresses)
-slashes = st.builds(Slash, st.integers(0, 2**32 - 1), st.integers(0, 2**128 - 1))
+slashes = st.builds(ReportedSlash, st.integers(0, 2**32 - 1), st.integers(0, 2**128 - 1))
 reports = st.builds(
     Report,
     task=words,

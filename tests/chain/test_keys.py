@@ -155,7 +155,7 @@ def test_other_names_name_no_key(name: str) -> None:
         load_signer(name)
 
 
-@pytest.mark.parametrize("module", ["keys", "eip712", "merkle", "settlement", "views", "transactions"])
+@pytest.mark.parametrize("module", ["keys", "eip712", "merkle", "epoch_report", "values", "transactions"])
 def test_what_a_member_needs_loads_without_web3(module: str) -> None:
     code = f"import sys, flock_ray.chain.{module}; sys.exit('web3' in sys.modules or 'eth_tester' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

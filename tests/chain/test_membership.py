@@ -13,10 +13,10 @@ from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_digest, report_hash
 from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import compact
 from flock_ray.chain.merkle import MerkleTree
-from flock_ray.chain.settlement import Report
-from flock_ray.chain.views import TaskStatus, TaskView
+from flock_ray.chain.values import TaskStatus, TaskView
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roles import draw_seats

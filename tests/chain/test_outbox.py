@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.chain.outbox import Attempt, Intent, Outbox, Place, State, intent_id
+from flock_ray.chain.outbox import Attempt, Inclusion, Intent, Outbox, State, intent_id
 from flock_ray.protocol.hashing import keccak
 
 CONTRACT = "0x" + "11" * 20
 NAME = intent_id(1, CONTRACT, keccak(b"report"))
 INTENT = Intent(NAME, CONTRACT, keccak(b"task"), 2, keccak(b"report"), b"data", 100)
-PLACE = Place(keccak(b"raw 1"), 7, keccak(b"block"))
+INCLUSION = Inclusion(keccak(b"raw 1"), 7, keccak(b"block"))
 
 
 def attempt(number: int, nonce: int = 4) -> Attempt:
@@ -37,10 +37,10 @@ def test_attempts_and_states_survive_the_process(tmp_path: Path) -> None:
     # No close: as after a kill.
     again = Outbox(tmp_path / "outbox.sqlite")
     assert again.attempts(NAME) == attempts == again.with_nonce(4) and again.next_nonce() == 5
-    assert again.state(NAME) is State.SENT and again.place(NAME) is None
+    assert again.state(NAME) is State.SENT and again.inclusion(NAME) is None
     assert again.signed(CONTRACT, INTENT.task, 2) == INTENT
-    again.mined(NAME, PLACE)
-    assert outbox.state(NAME) is State.MINED and outbox.place(NAME) == PLACE
+    again.mined(NAME, INCLUSION)
+    assert outbox.state(NAME) is State.MINED and outbox.inclusion(NAME) == INCLUSION
     outbox.close()
     again.close()
 
@@ -69,7 +69,7 @@ def test_what_is_given_up_no_longer_stands(tmp_path: Path) -> None:
     for one in (attempt(1, 4), attempt(2, 4), attempt(3, 5)):
         outbox.sign(NAME, one)
     outbox.give_up(NAME, 4, "lost")
-    assert outbox.attempts(NAME, standing=True) == [attempt(3, 5)]
+    assert outbox.attempts(NAME, pending=True) == [attempt(3, 5)]
     assert len(outbox.attempts(NAME)) == 3
     assert outbox.holder(4) == INTENT and outbox.holder(6) is None
     outbox.close()
@@ -83,11 +83,11 @@ def test_a_call_may_change_until_it_is_in_a_block(tmp_path: Path) -> None:
     outbox.sign(NAME, attempt(1))
     assert outbox.signed(CONTRACT, INTENT.task, 2) == better
     for state in (State.MINED, State.SAFE, State.FINAL):
-        outbox.mined(NAME, PLACE, state)
+        outbox.mined(NAME, INCLUSION, state)
         outbox.plan(INTENT)
         assert outbox.in_a_block() == [better] and outbox.state(NAME) is state
     assert outbox.in_a_block(below=State.FINAL) == []
-    outbox.mined(NAME, PLACE, State.SAFE)
+    outbox.mined(NAME, INCLUSION, State.SAFE)
     assert (outbox.in_a_block(below=State.FINAL), outbox.in_a_block(below=State.SAFE)) == ([better], [])
     outbox.close()
 
@@ -105,8 +105,8 @@ def test_what_is_unfinished(tmp_path: Path) -> None:
         if intent is not planned:
             outbox.sign(intent.id, attempt(number, number))
     outbox.sent(late.id)
-    outbox.mined(mined.id, PLACE)
+    outbox.mined(mined.id, INCLUSION)
     assert outbox.unfinished() == [new, late]
-    outbox.mined(new.id, PLACE)
+    outbox.mined(new.id, INCLUSION)
     assert outbox.unfinished() == [late]
     outbox.close()

@@ -22,7 +22,7 @@ from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.node import MIN_TIP
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.views import Addresses
+from flock_ray.chain.values import Addresses
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, KeyMissingError, WrongChainError
 from flock_ray.protocol.hashing import keccak
 from tests.chain.conftest import needs_anvil

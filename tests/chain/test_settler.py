@@ -13,12 +13,12 @@ from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.outbox import Attempt, Intent, Outbox, State, intent_id
-from flock_ray.chain.settlement import Report, Slash
 from flock_ray.chain.transactions import max_fee_of, settle, settle_call, settle_gas
-from flock_ray.chain.views import TxContext
+from flock_ray.chain.values import TxContext
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
 from tests.chain.conftest import needs_anvil
@@ -82,7 +82,7 @@ def test_a_transaction_mined_unnoticed_is_found(running: World, tmp_path: Path) 
 
 
 def test_a_replayed_settlement_has_one_effect(running: World) -> None:
-    report, _ = running.report(slashes=[Slash(0, 100 * TOKEN)])
+    report, _ = running.report(slashes=[ReportedSlash(0, 100 * TOKEN)])
     receipt = running.settle(report)
     view = running.client.task_view(TASK)
     with pytest.raises(ChainError, match=r"AlreadySettled\(epoch=1, reportHash=0x"):
@@ -103,7 +103,7 @@ def test_a_refused_report_costs_nothing(running: World, tmp_path: Path) -> None:
         (replace(report, epoch=2), ALL, signatures, r"WrongEpoch\(expected=1, got=2\)"),
         (replace(report, seed=keccak(b"x")), ALL, signatures, "WrongSeed"),
         (replace(report, rewards_total=1), ALL, signatures, "InvalidSignature"),
-        (replace(report, slashes=(Slash(0, 1),) * 17), ALL, signatures, "TooManySlashes"),
+        (replace(report, slashes=(ReportedSlash(0, 1),) * 17), ALL, signatures, "TooManySlashes"),
     ]
     for refused, seats, some, told in refusals:
         with pytest.raises(ChainError, match=f"the settlement of epoch . reverted: {told}"):

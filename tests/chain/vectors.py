@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, compact
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report, Slash
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import next_seed, reveals_digest, skip_seed
@@ -79,7 +79,7 @@ def seeds() -> dict[str, Any]:
     return {"reveals": [text(one) for one in reveals], "chain": [text(one) for one in chain]}
 
 
-def report(number: int, slashes: tuple[Slash, ...]) -> dict[str, Any]:
+def report(number: int, slashes: tuple[ReportedSlash, ...]) -> dict[str, Any]:
     words = {name: keccak(b"%s %d" % (name.encode(), number)) for name in ("previous", "seed", "reveals", "root")}
     made = Report(
         TASK, 2**64 - 1 if number else 1, words["previous"], words["seed"], words["reveals"], words["root"],
@@ -116,7 +116,11 @@ def message(number: int, kind: str) -> dict[str, Any]:
 
 def vectors() -> dict[str, Any]:
     """The whole file."""
-    slashes = ((), (Slash(3, TOKEN),), (Slash(0, 1), Slash(2**32 - 1, 2**128 - 1), Slash(0, 0)))
+    slashes = (
+        (),
+        (ReportedSlash(3, TOKEN),),
+        (ReportedSlash(0, 1), ReportedSlash(2**32 - 1, 2**128 - 1), ReportedSlash(0, 0)),
+    )
     kinds = ("commitment", "ballot_a", "", "Straße 42 \N{SNOWMAN}")
     return {
         "chainId": str(DOMAIN.chain_id),

@@ -9,10 +9,10 @@ from flock_ray.chain import transactions
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.chain.embedded import GENESIS_TIME
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, compact, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report, Slash
-from flock_ray.chain.views import ChainSpec, TaskTerms, TxContext, TxReceipt
+from flock_ray.chain.values import ChainSpec, TaskTerms, TxContext, TxReceipt
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import fixed_genesis
@@ -81,7 +81,7 @@ class World:
         self.do(member, lambda s, c: transactions.join(s, c, task, stake, tip, slots))
 
     def report(
-        self, earned: dict[str, int] | None = None, slashes: Sequence[Slash] = (), task: bytes = TASK
+        self, earned: dict[str, int] | None = None, slashes: Sequence[ReportedSlash] = (), task: bytes = TASK
     ) -> tuple[Report, MerkleTree]:
         view = self.client.task_view(task)
         earned = self.earned if earned is None else earned

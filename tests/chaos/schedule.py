@@ -25,11 +25,11 @@ from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.outbox import Outbox, State
-from flock_ray.chain.settlement import Report, Slash
-from flock_ray.chain.views import ChainSpec, TaskView
+from flock_ray.chain.values import ChainSpec, TaskView
 from flock_ray.errors import ChainUnreachableError
 from flock_ray.protocol.hashing import keccak
 from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
@@ -101,7 +101,7 @@ def instrument(client: ChainClient, step: Step) -> None:
 
 
 class Stage:
-    """An anvil with a founded task, the reports to settle, and the end that they lead to.
+    """An anvil with a created task, the reports to settle, and the end that they lead to.
 
     It is good for some fifty schedules: anvil forgets the states of old blocks.
     """
@@ -128,17 +128,17 @@ class Stage:
 
     def _settle(self, world: World, epoch: int) -> tuple[Report, bytes]:
         world.earned = {member.address: epoch * (10 + i) * TOKEN for i, member in enumerate(world.members)}
-        report, _ = world.report(slashes=[Slash(2, 100 * TOKEN)] if epoch == 2 else [])
+        report, _ = world.report(slashes=[ReportedSlash(2, 100 * TOKEN)] if epoch == 2 else [])
         signatures = world.sign(report, ALL)
         world.client.settle(report, ALL, signatures)
         return report, signatures
 
     def _end(self, client: ChainClient) -> End:
         view = replace(client.task_view(TASK), epoch_start=0)
-        return End(view, client.balances(self._accounts), client.total_supply())
+        return End(view, client.wallet_balances(self._accounts), client.total_supply())
 
     def rewind(self) -> None:
-        """Back to the founded task."""
+        """Back to the created task."""
         self.proxy.reset()
         self.proxy.before_send = lambda raw: None
         self.proxy.ask("evm_setAutomine", True)

@@ -42,7 +42,7 @@ def play_to_the_end(log: Path, *overrides: str) -> None:
 def signed_places(run: Path) -> list[tuple[str, int, str]]:
     """(member, epoch, kind) of everything that the members' journals say was signed."""
     places = []
-    for journal in sorted(run.glob("members/*/journal.jsonl")):
+    for journal in sorted(run.glob("members/*/slashing_protection.jsonl")):
         for line in journal.read_text().splitlines():
             _, epoch, _, kind, _ = json.loads(line)
             places.append((journal.parent.name, epoch, kind))

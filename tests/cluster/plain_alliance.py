@@ -9,14 +9,14 @@ from typing import Any
 
 from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.cluster.committee import Bulletin, Committee
-from flock_ray.cluster.launch import node_specs, task_terms
+from flock_ray.cluster.attestation import Attestation
+from flock_ray.cluster.coordinator import Bulletin, Coordinator
+from flock_ray.cluster.launch import group_specs, task_terms
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
-from flock_ray.cluster.node import Node
 from flock_ray.cluster.placement import make_plan
-from flock_ray.cluster.post import Attestation
-from flock_ray.cluster.spec import NodeReport, NodeResult, NodeSpec
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
+from flock_ray.cluster.worker import Worker
 from flock_ray.config import (
     AllianceConfig,
     ChainBackend,
@@ -70,9 +70,9 @@ def tiny_config(model: Path) -> Config:
     )
 
 
-def load_node(spec: NodeSpec) -> tuple[Node, NodeReport]:
+def load_node(spec: GroupSpec) -> tuple[Worker, GroupInfo]:
     """A node as a fresh process has it."""
-    node = Node(spec, 0)
+    node = Worker(spec, 0)
     return node, node.load("localhost", 0, 1)
 
 
@@ -81,7 +81,7 @@ class PlainAlliance:
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.config = config
-        self.specs = node_specs(config, make_plan(config), folder, str(folder / "store"))
+        self.specs = group_specs(config, make_plan(config), folder, str(folder / "store"))
         loaded = [load_node(spec) for spec in self.specs]
         self.nodes = [node for node, _ in loaded]
         self.reports = [report for _, report in loaded]
@@ -99,7 +99,7 @@ class PlainAlliance:
         rule = replace(self.config.mechanism, name=mechanism)
         config = replace(self.config, seed=seed or self.tasks, mechanism=rule)
         ledger = NoLedger(config, {number: one.address for number, one in sorted(self.hosted.items())})
-        state = ledger.found_task(task_terms(config, self.reports), self.reports[0].adapter, self)  # type: ignore[arg-type]
+        state = ledger.create_task(task_terms(config, self.reports), self.reports[0].adapter, self)  # type: ignore[arg-type]
         return Play(self, ledger, state)
 
     def node_of(self, member: int) -> int:
@@ -122,14 +122,14 @@ class Play:
         self.alliance, self.ledger, self.state = alliance, ledger, state
         self.first_roles, self.first_members, self.first_adapter = state.roles, state.members, state.adapter
         self.domain, self.relayer = ledger.domain, ledger.relayer
-        self.committee = Committee()
+        self.committee = Coordinator()
         self.committee.begin(state, self.domain, self.relayer)
         self.first_losses: dict[int, float] = {}
         for _, result in alliance.run("begin", state, self.domain, self.relayer):
             self.first_losses |= result.losses
         self.dropped: list[str] = []
         self.bulletins: dict[str, Bulletin] = {}
-        self.results: dict[str, list[NodeResult]] = {}
+        self.results: dict[str, list[PhaseResult]] = {}
 
     def arguments(self, phase: str) -> tuple[Bulletin, ...]:
         """What a phase is asked with: those that react to others get the bulletin before them."""

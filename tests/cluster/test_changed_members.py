@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flock_ray.chain.views import TaskStatus
+from flock_ray.chain.values import TaskStatus
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
@@ -24,5 +24,5 @@ def test_a_run_refuses_a_task_whose_members_changed_since_it_started(monkeypatch
     monkeypatch.setattr(ledger, "_ask", lambda method, *_: {"task_view": view}[method])
     terms: Any = SimpleNamespace(task_id=lambda seed: TASK)
     with pytest.raises(ChainError, match=f"members joined or left task 0x{TASK.hex()} on this chain") as refused:
-        ledger.found_task(terms, bytes(32), None)  # type: ignore[arg-type]
+        ledger.create_task(terms, bytes(32), None)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)

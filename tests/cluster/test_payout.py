@@ -13,11 +13,11 @@ import pytest
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
-from flock_ray.chain.views import RewardRoots
+from flock_ray.chain.values import RewardRoots
 from flock_ray.cluster.chain_ledger import ChainLedger
-from flock_ray.cluster.node import Node
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.worker import Worker
 from flock_ray.telemetry.summary import write_json
 from tests.chain.world import TASK, TOKEN, World, spec
 
@@ -37,7 +37,7 @@ class Members:
         )
 
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
-        yield 0, getattr(Node, method)(self._host, *args)
+        yield 0, getattr(Worker, method)(self._host, *args)
 
 
 def ledger_of(world: World) -> ChainLedger:
@@ -77,7 +77,7 @@ def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World
     assert ledger.pending.describe(Path("run")) == told
     assert ledger.facts()["rewards_pending"] == {"wei": 10 * TOKEN, "claimable_from": when}
     assert not any(member.stake for member in closed.client.task_view(TASK).members)  # stakes are free at once
-    assert list(ledger.wealth(state).values()) == [STAKE + wei for wei in EARNED]
+    assert list(ledger.balances(state).values()) == [STAKE + wei for wei in EARNED]
 
     state.epoch = 1 + (ready_at - GENESIS_TIME) // SECONDS_PER_EPOCH
     promote = contract("RewardDistributor").encode("promote", TASK)
@@ -87,9 +87,9 @@ def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World
     for _ in range(2):  # the second time nothing is left
         later.pay_out(state, members)  # type: ignore[arg-type]
         assert later.pending is None and "rewards_pending" not in later.facts()
-    paid = closed.client.balances([one.address for one in closed.members])
+    paid = closed.client.wallet_balances([one.address for one in closed.members])
     assert list(paid.values()) == EARNED
-    assert list(later.wealth(state).values()) == [STAKE + wei for wei in EARNED]
+    assert list(later.balances(state).values()) == [STAKE + wei for wei in EARNED]
 
 
 def test_a_root_that_is_due_pays_before_anybody_promoted_it(closed: World) -> None:

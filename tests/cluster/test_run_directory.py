@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flock_ray.chain.eip712 import report_hash
-from flock_ray.cluster.post import Settlement
+from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
@@ -20,7 +20,7 @@ def test_a_new_run_is_no_latest_one_until_its_task_is_founded(alliance: PlainAll
     assert not first.started and not (tmp_path / "latest").exists()
     assert load_config(first.path) == Config(seed=5)
     play = alliance.found()
-    first.write_task(play.state, play.relayer, play.ledger.facts(), play.ledger.wealth(None), {"schema": "test"})
+    first.write_task(play.state, play.relayer, play.ledger.facts(), play.ledger.balances(None), {"schema": "test"})
     assert first.started and (tmp_path / "latest").resolve() == first.path
 
     second = RunDirectory.create(tmp_path, Config())  # in the same second: a name of its own
@@ -48,7 +48,7 @@ def written(alliance: PlainAlliance, tmp_path: Path) -> tuple[Play, RunDirectory
     """Two epochs, the first of them settled."""
     play = alliance.found()
     run = RunDirectory.create(tmp_path, play.alliance.config)
-    run.write_task(play.state, play.relayer, play.ledger.facts(), play.ledger.wealth(None), {"schema": "test"})
+    run.write_task(play.state, play.relayer, play.ledger.facts(), play.ledger.balances(None), {"schema": "test"})
     for _ in range(2):
         record, bulletin = play.until_signing()
         run.write_epoch(record, play.attest(record, bulletin), bulletin, {"train": 1.5})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.cluster.spec import NodeResult
+from flock_ray.cluster.spec import PhaseResult
 from tests.runs import Head, Run, timeless, tiny
 
 pytestmark = pytest.mark.integration
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.integration
 CHANCE = random.Random(1)
 
 
-def shuffled(results: Iterable[tuple[int, NodeResult]]) -> list[tuple[int, NodeResult]]:
+def shuffled(results: Iterable[tuple[int, PhaseResult]]) -> list[tuple[int, PhaseResult]]:
     """All results of a phase, and the messages in each, in another order every time."""
     mixed = list(results)
     CHANCE.shuffle(mixed)
     return [
-        (index, NodeResult(tuple(reversed(one.messages)), one.seconds, one.events, one.losses, one.signatures))
+        (index, PhaseResult(tuple(reversed(one.messages)), one.seconds, one.events, one.losses, one.signatures))
         for index, one in mixed
     ]
 

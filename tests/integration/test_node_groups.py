@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from flock_ray.cluster.groups import NodeGroup
-from flock_ray.cluster.launch import node_specs
+from flock_ray.cluster.launch import group_specs
 from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
 from tests.jobs.command import alliance
@@ -97,7 +97,7 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
 ) -> None:
     config = configure(*tiny(tiny_model_dir, "cluster.gpus_per_worker=1", f"cluster.workers_per_node={GPUS}"))
     plan = make_plan(config)
-    [spec] = node_specs(config, plan, tmp_path, str(tmp_path / "store"))
+    [spec] = group_specs(config, plan, tmp_path, str(tmp_path / "store"))
     group = NodeGroup(spec, plan, "gpus", timeout=60)
     try:
         group.start()

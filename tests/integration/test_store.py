@@ -1,4 +1,4 @@
-"""A store that is not the same everywhere is refused before anything is founded."""
+"""A store that is not the same everywhere is refused before anything is created."""
 
 from __future__ import annotations
 

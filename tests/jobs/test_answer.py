@@ -17,10 +17,10 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.eip712 import message_digest, report_digest
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
+from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.chain.settlement import Report
-from flock_ray.chain.views import RESPONSE_WINDOW
+from flock_ray.chain.values import RESPONSE_WINDOW
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.telemetry.summary import write_json

@@ -29,7 +29,7 @@ from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import PASSWORD_VARIABLE, Signer, run_signer
 from flock_ray.chain.node import parse
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.views import TxContext
+from flock_ray.chain.values import TxContext
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import Config
@@ -201,7 +201,7 @@ def stakes(names: list[str]) -> list[tuple[str, int]]:
 def deploy(url: str, grants: list[tuple[str, int]]) -> list[str]:
     """Contracts made by hand, tokens given out; the overrides that name them."""
     from flock_ray.chain.client import ChainClient
-    from flock_ray.chain.views import ChainSpec
+    from flock_ray.chain.values import ChainSpec
 
     creator = signer("creator")
     with pytest.MonkeyPatch.context() as patch:
@@ -263,7 +263,7 @@ class Away:
     snapshot: str
 
     def start_over(self, name: str, **chain: object) -> tuple[Config, RunDirectory]:
-        """The run as it was when its task had just been founded, on the chain of that moment."""
+        """The run as it was when its task had just been created, on the chain of that moment."""
         self.proxy.reset()
         assert self.proxy.ask("evm_revert", self.snapshot)
         self.snapshot = self.proxy.ask("evm_snapshot")

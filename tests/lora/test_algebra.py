@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flock_ray.lora.algebra import add, initial_adapter, neglected_term, product_inner, subtract
+from flock_ray.lora.algebra import add, factor_averaging_error, initial_adapter, product_inner, subtract
 from flock_ray.lora.fixed_point import dequantize, quantize
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 
@@ -26,7 +26,7 @@ def random_adapter(seed: int, scale: float = 1.0) -> Adapter:
     return {key: scale * torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}
 
 
-def dense_neglected_term(deltas: list[Adapter]) -> float:
+def dense_factor_averaging_error(deltas: list[Adapter]) -> float:
     neglected = total = 0.0
     for layer in LAYERS:
         b = torch.stack([delta[f"{layer}.lora_B.weight"].double() for delta in deltas])
@@ -48,35 +48,39 @@ def test_product_inner_equals_the_dense_one(left: int, right: int) -> None:
 
 @given(st.lists(st.tuples(seeds, st.floats(1e-4, 10)), min_size=2, max_size=6, unique_by=lambda pair: pair[0]))
 @settings(deadline=None)
-def test_neglected_term_equals_the_dense_one(parts: list[tuple[int, float]]) -> None:
+def test_factor_averaging_error_equals_the_dense_one(parts: list[tuple[int, float]]) -> None:
     deltas = [random_adapter(seed, scale) for seed, scale in parts]
-    assert neglected_term(deltas) == pytest.approx(dense_neglected_term(deltas), rel=1e-6)
+    assert factor_averaging_error(deltas) == pytest.approx(dense_factor_averaging_error(deltas), rel=1e-6)
 
 
 def test_a_small_disagreement_is_not_lost_in_cancellation() -> None:
     start, noise = random_adapter(1), random_adapter(2, 1e-3)
     left, right = add(start, noise), subtract(start, noise)
-    assert 1e-8 < neglected_term([left, right]) == pytest.approx(dense_neglected_term([left, right]), rel=1e-6)
+    assert (
+        1e-8
+        < factor_averaging_error([left, right])
+        == pytest.approx(dense_factor_averaging_error([left, right]), rel=1e-6)
+    )
 
 
 def test_deltas_that_agree_neglect_nothing() -> None:
-    assert neglected_term([random_adapter(1)]) == 0.0
-    assert neglected_term([random_adapter(1)] * 3) == 0.0
+    assert factor_averaging_error([random_adapter(1)]) == 0.0
+    assert factor_averaging_error([random_adapter(1)] * 3) == 0.0
 
 
 def test_zero_deltas_neglect_nothing() -> None:
     zero = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
-    assert neglected_term([zero, zero]) == 0.0
+    assert factor_averaging_error([zero, zero]) == 0.0
     only_a = {key: torch.randn(shape) if "lora_A" in key else torch.zeros(shape) for key, shape in SHAPES.items()}
-    assert neglected_term([only_a, zero]) == 0.0
+    assert factor_averaging_error([only_a, zero]) == 0.0
 
 
 def test_products_that_cancel_each_other_are_infinitely_wrong() -> None:
     def constant(b: float, a: float) -> Adapter:
         return {key: torch.full(shape, a if "lora_A" in key else b) for key, shape in SHAPES.items()}
 
-    assert math.isinf(neglected_term([constant(2, 1), constant(1, -2)]))
-    assert neglected_term([constant(1, 1), constant(1, -1)]) == 0.0  # the mean of the factors is zero as well
+    assert math.isinf(factor_averaging_error([constant(2, 1), constant(1, -2)]))
+    assert factor_averaging_error([constant(1, 1), constant(1, -1)]) == 0.0  # the mean of the factors is zero as well
 
 
 @given(seeds)

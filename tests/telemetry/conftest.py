@@ -64,7 +64,7 @@ def epochs() -> list[EpochView]:
                 accepted=True,
                 candidate_score=(98_000, 51_000, 33_000)[epoch],
                 band=band,
-                neglected_term=(0.71, 0.64, 0.58)[epoch],
+                factor_averaging_error=(0.71, 0.64, 0.58)[epoch],
                 settlement_tx="0x" + hashlib.sha256(bytes([epoch])).hexdigest(),
                 gas_used=(312_845, 265_310, 268_902)[epoch],
                 adapter_hash="0x" + hashlib.sha256(bytes([epoch, 1])).hexdigest(),

@@ -118,7 +118,8 @@ def test_a_run_without_ballots_chain_losses_or_epochs_has_a_report_too(
             replace(m, loss_before=None, loss_after=None, score=None, status=None, reward=0, slashed=0)
             for m in epochs[0].members
         ),
-        candidate_score=None, band=None, neglected_term=None, settlement_tx=None, gas_used=None, wall_seconds={},
+        candidate_score=None, band=None, factor_averaging_error=None, settlement_tx=None, gas_used=None,
+        wall_seconds={},
     )  # fmt: skip
     for views in ([], [bare]):
         summary = build_summary(

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.journal import Block
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report, Slash
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
 from flock_ray.protocol.epoch import advance, derive
@@ -110,7 +110,7 @@ class Forger:
             reveals_digest=from_hex(record["reveals_digest"]),
             rewards_root=tree.root,
             rewards_total=sum(wei for _, wei in record["leaves"]),
-            slashes=tuple(Slash(one["member"], one["amount"]) for one in record["slashes"]),
+            slashes=tuple(ReportedSlash(one["member"], one["amount"]) for one in record["slashes"]),
             model_hash=from_hex(record["adapter"]),
             record_hash=digest,
             relayer=self.task["relayer"],

@@ -14,7 +14,7 @@ from hexbytes import HexBytes
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.keys import compact
-from flock_ray.chain.views import TxContext
+from flock_ray.chain.values import TxContext
 from flock_ray.protocol.ballot import ballot_body, read_ballot_a, read_ballot_b
 from flock_ray.protocol.encoding import canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
@@ -315,7 +315,7 @@ def a_receipt_states_less_gas(forger: Forger) -> None:
     forger.change("summary.json", lambda summary: summary["epochs"][0].update(gas_used=21_000))
 
 
-# The founding, and what is said of the run.
+# The genesis, and what is said of the run.
 
 
 @forgery(r"did not sign this")

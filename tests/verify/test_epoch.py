@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flock_ray.chain import merkle
 from flock_ray.chain.eip712 import Domain, report_digest, report_hash
-from flock_ray.cluster.post import report_of
+from flock_ray.cluster.attestation import report_of
 from flock_ray.errors import VerificationError
 from flock_ray.protocol import epoch as protocol
 from flock_ray.protocol import inbox, mechanism, roles, seed, verdict
@@ -21,7 +21,7 @@ from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.epoch import Replay, replay, skip
-from flock_ray.verify.report import Place
+from flock_ray.verify.report import SigningDomain
 from tests.protocol.players import Play, new_task
 from tests.verify.epochs import mischief, tasks
 
@@ -32,12 +32,12 @@ def agree(state: TaskState, theirs: Record, ours: Replay) -> TaskState:
     """Compare everything that is signed; returns the state that both go on from."""
     assert ours.record == theirs.data
     domain = Domain(state.scope.chain_id, "0x" + state.scope.contract.hex(), RELAYER)
-    place = Place(state.scope.chain_id, state.scope.contract, bytes.fromhex(RELAYER[2:]))
-    report = ours.report(place, bytes.fromhex(RELAYER[2:]))
+    signing_domain = SigningDomain(state.scope.chain_id, state.scope.contract, bytes.fromhex(RELAYER[2:]))
+    report = ours.report(signing_domain, bytes.fromhex(RELAYER[2:]))
     expected = report_of(theirs, domain, RELAYER)
     assert report.hash == report_hash(expected)
     assert report.rewards_root == expected.rewards_root
-    assert place.report_digest(report) == report_digest(domain, expected)
+    assert signing_domain.report_digest(report) == report_digest(domain, expected)
     following = ours.following(report.hash)
     assert following == protocol.advance(state, theirs, report.hash)
     return following
@@ -75,10 +75,10 @@ def played(rounds: int = 30) -> list[bool]:
         ("protocol.verdict.quantile", lambda values, basis_points: max(values)),
         ("protocol.mechanism.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.epoch.digest_of_reveals", lambda reveals: bytes(32)),
-        ("verify.letters.leads_to", lambda tip, preimage, epoch: True),
-        ("verify.scores.found_by", lambda scores, seats, terms: None),
-        ("verify.money._shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
-        ("verify.money.RELAYER_PART", 11),
+        ("verify.message_set.leads_to", lambda tip, preimage, epoch: True),
+        ("verify.scores.consensus_of", lambda scores, seats, terms: None),
+        ("verify.accounting._shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
+        ("verify.accounting.RELAYER_PART", 11),
     ],
 )
 def test_a_mistake_of_either_side_shows(monkeypatch: pytest.MonkeyPatch, where: str, wrong: object) -> None:
@@ -111,7 +111,7 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
     monkeypatch.setattr(Inbox, "__init__", refuse)
     found = [replay(state, messages) for state, messages in zip(states, sent, strict=True)]
     assert [one.record for one in found] == expected
-    assert all(one.report(Place(1, bytes(20), bytes(20)), bytes(20)).rewards_root for one in found)
+    assert all(one.report(SigningDomain(1, bytes(20), bytes(20)), bytes(20)).rewards_root for one in found)
 
 
 def test_a_task_with_too_few_slots_has_no_epoch() -> None:

@@ -45,7 +45,7 @@ def test_the_run_itself_holds_and_so_does_its_anchor(whole_run: Run, tmp_path: P
     told = forger.verify()
     anchor = next(line.split()[1] for line in told if line.startswith("anchor"))
     assert [line.split()[0] for line in told[:-1]] == [
-        "founding", "anchor", "epoch", "epoch", "adapter", "summary", "contracts", "members", "settled", "money"
+        "genesis", "anchor", "epoch", "epoch", "adapter", "summary", "contracts", "members", "settled", "money"
     ]  # fmt: skip
     assert "is the one given" in "".join(forger.verify(anchor))
     with pytest.raises(VerificationError, match="anchor of the run: claimed"):
@@ -88,7 +88,7 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
 
 FREE = re.compile(
     r"(task\.json|receipts/1\.json|summary\.json)"
-    r"(\.run_id|\.model|\.wall_seconds|\.epochs\.\d+\.(eval_\w+|neglected_term|training|wall_seconds)"
+    r"(\.run_id|\.model|\.wall_seconds|\.epochs\.\d+\.(eval_\w+|factor_averaging_error|training|wall_seconds)"
     r"|(\.epochs\.\d+\.proposals|\.members)\.\d+\.silo|\.members\.\d+\.num_tokens|\.chain\.backend"
     r"|\.run\.(model_dtype|num_parameters|placement|load_seconds|versions))(\..*)?"
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from flock_ray.cluster.post import Settlement
+from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.spec import HostedMember
 from flock_ray.config import Config
@@ -24,13 +24,13 @@ TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
 
 
-class Witness:
+class RunReporter:
     """Sees everything that the loop does, tells the console and the event log, and keeps the views of the epochs."""
 
     def __init__(self, config: Config, hosted: Mapping[int, HostedMember], console: Console, events: EventLog) -> None:
         self._config, self._hosted, self._console, self._events = config, hosted, console, events
         self._losses: dict[int, dict[int, float]] = {}
-        self._neglected: dict[int, float] = {}
+        self._averaging_error: dict[int, float] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
         self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
         self.views: list[EpochView] = []
@@ -73,8 +73,8 @@ class Witness:
     def noted(self, kind: str, fields: Mapping[str, object]) -> None:
         """A node's fact that a view needs."""
         value, epoch = fields.get("value"), fields.get("epoch")
-        if kind == "neglected_term" and isinstance(value, float) and isinstance(epoch, int):
-            self._neglected[epoch] = value
+        if kind == "factor_averaging_error" and isinstance(value, float) and isinstance(epoch, int):
+            self._averaging_error[epoch] = value
         elif kind == "local_training" and isinstance(epoch, int):
             self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
 
@@ -157,7 +157,7 @@ class Witness:
             accepted=record.accepted,
             candidate_score=found.score if found else None,
             band=found.band if found else None,
-            neglected_term=self._neglected.get(record.epoch),
+            factor_averaging_error=self._averaging_error.get(record.epoch),
             settlement_tx=None,
             gas_used=None,
             adapter_hash=to_hex(record.adapter),
@@ -166,7 +166,7 @@ class Witness:
         )
 
     def totals(
-        self, state: TaskState, wealth_before: Mapping[int, int], wealth_after: Mapping[int, int]
+        self, state: TaskState, balances_before: Mapping[int, int], balances_after: Mapping[int, int]
     ) -> list[MemberTotal]:
         """Every member over the whole run."""
         totals = []
@@ -187,8 +187,8 @@ class Witness:
                     earned=money.earned,
                     slashed=money.slashed,
                     stake=money.stake,
-                    balance_start=wealth_before[number],
-                    balance_end=wealth_after[number],
+                    balance_start=balances_before[number],
+                    balance_end=balances_after[number],
                 )
             )
         return totals

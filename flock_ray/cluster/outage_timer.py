@@ -12,7 +12,7 @@ def _tell_nobody(phase: str, done: int, total: int) -> None:
     pass
 
 
-class Patience:
+class OutageTimer:
     """Counts how long an outage has kept the run waiting.
 
     Attributes:

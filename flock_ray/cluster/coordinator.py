@@ -1,11 +1,11 @@
-"""The committee's desk: collects signed messages, hands them out, tallies them. It can leave out, but alter nothing."""
+"""The coordinator: collects signed messages, hands them out, tallies them. It can leave out, but alter nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from flock_ray.chain.eip712 import Domain, report_hash
-from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.inbox import Inbox
@@ -16,17 +16,17 @@ from flock_ray.protocol.state import TaskState
 Bulletin = tuple[SignedMessage, ...]
 
 
-class Committee:
-    """Plain class behind the committee actor; its clients check everything that it says."""
+class Coordinator:
+    """Plain class behind the coordinator; its clients check everything that it says."""
 
     def __init__(self) -> None:
-        """An empty desk; `begin` gives it a task."""
+        """No messages yet; `begin` gives it a task."""
         self._messages: dict[tuple[int, int, bytes], SignedMessage] = {}
 
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> None:
         """Take up a task at `state`."""
         self._state, self._domain, self._relayer = state, domain, relayer
-        self._post = Post(domain)
+        self._verifier = MessageVerifier(domain)
         self._messages.clear()
 
     def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
@@ -44,7 +44,7 @@ class Committee:
         dropped = []
         for signed in messages:
             try:
-                message = self._post.open(signed, self._state)
+                message = self._verifier.open(signed, self._state)
                 if message.kind is not kind:
                     raise ValueError(f"member {message.member} sent a {message.kind} when a {kind} was due")
                 self._messages.setdefault(message.sort_key, signed)
@@ -66,7 +66,7 @@ class Committee:
         return derive(self._state, self._inbox(bulletin)), bulletin
 
     def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:
-        return self._post.inbox(bulletin, self._state)
+        return self._verifier.inbox(bulletin, self._state)
 
     def attest(self, record: Record, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
         """Join the voters' signatures to an attestation and move on to the next epoch.
@@ -86,5 +86,5 @@ class Committee:
             )
         self._state = advance(self._state, record, report_hash(report))
         self._messages.clear()
-        self._post.forget()
+        self._verifier.forget()
         return Attestation(record.data, report, valid), self._state

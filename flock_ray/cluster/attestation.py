@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import compact, recover
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.settlement import Report, Slash
 from flock_ray.protocol.inbox import Inbox, parse_message
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 
 
-class Post:
+class MessageVerifier:
     """Opens signed messages against a task's state; a signature once checked is not checked again."""
 
     def __init__(self, domain: Domain) -> None:
@@ -90,7 +90,7 @@ def report_of(record: Record, domain: Domain, relayer: str) -> Report:
         reveals_digest=record.reveals_digest,
         rewards_root=tree.root,
         rewards_total=record.rewards_total,
-        slashes=tuple(Slash(slash.member, slash.amount) for slash in record.slashes),
+        slashes=tuple(ReportedSlash(slash.member, slash.amount) for slash in record.slashes),
         model_hash=record.adapter,
         record_hash=record.digest,
         relayer=relayer,

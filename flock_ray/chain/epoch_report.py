@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Slash:
+class ReportedSlash:
     """Stake taken from one member.
 
     Attributes:
@@ -43,7 +43,7 @@ class Report:
     reveals_digest: bytes
     rewards_root: bytes
     rewards_total: int
-    slashes: tuple[Slash, ...]
+    slashes: tuple[ReportedSlash, ...]
     model_hash: bytes
     record_hash: bytes
     relayer: str

@@ -12,7 +12,7 @@ from flock_ray.store.batch import Batch
 _Place = tuple[str, int, str]
 
 
-class Journal:
+class SlashingProtection:
     """Append-only file of (task, epoch, seed, kind) -> digest, owned by one member in one process.
 
     The same digest may be signed again; another digest for the same place is refused. An epoch that runs again after
@@ -20,9 +20,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open or create `folder/journal.jsonl`; a torn last line, from a crash while writing, is dropped."""
+        """Open or create `folder/slashing_protection.jsonl`; a last line that a crash cut short is dropped."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "journal.jsonl"
+        self._path = folder / "slashing_protection.jsonl"
         self._newest: dict[str, int] = {}  # of each task: nothing of a later epoch is in the file
         self._place: _Place | None = None
         self._signed: dict[str, str] = {}
@@ -58,9 +58,7 @@ class Journal:
         if known == digest.hex():
             return
         if known is not None:
-            raise ProtocolError(
-                f"refusing to sign a second {kind} of epoch {epoch}: the journal {self._path} holds another digest"
-            )
+            raise ProtocolError(f"refusing to sign a second {kind} of epoch {epoch}: {self._path} holds another digest")
         place = (task.hex(), epoch, seed.hex())
         batch.append(self._path, json.dumps([*place, kind, digest.hex()]).encode() + b"\n")
         signed[kind] = digest.hex()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flock_ray.aggregation.mean import Mean
-from flock_ray.cluster.node import Node
+from flock_ray.cluster.worker import Worker
 from flock_ray.config import CohortScope
 from flock_ray.errors import DataError, KeyMissingError, ModelError, ProtocolError
 from flock_ray.lora.serialization import adapter_hash
@@ -163,7 +163,7 @@ class Restarted:
         self.signatures = self.play.signatures(self.record, self.bulletin)
         self.attestation, _ = self.play.committee.attest(self.record, self.signatures)
 
-    def node(self, index: int) -> Node:
+    def node(self, index: int) -> Worker:
         """The node as a process started now on the same folder has it."""
         node, report = load_node(self.alliance.specs[index])
         assert report == self.alliance.reports[index]
@@ -277,7 +277,7 @@ def test_what_a_node_cannot_load_is_told(
 
 
 def test_only_rank_0_holds_keys(alliance: PlainAlliance) -> None:
-    node = Node(alliance.specs[0], 1)
+    node = Worker(alliance.specs[0], 1)
     report = node.load("localhost", 0, 1)
     assert report.members == () and report.adapter == alliance.reports[0].adapter
 

@@ -21,15 +21,15 @@ from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import claim, join, release
-from flock_ray.chain.views import TxContext
-from flock_ray.cluster.booth import Booth
-from flock_ray.cluster.committee import Bulletin
+from flock_ray.chain.values import TxContext
+from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.ballot_builder import BallotBuilder
+from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.member import Member
-from flock_ray.cluster.post import Attestation, Post, has_quorum, report_of, valid_signatures
-from flock_ray.cluster.spec import Enrolment, HostedMember, NodeReport, NodeResult, NodeSpec
+from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
-from flock_ray.lora.algebra import neglected_term, some_of
+from flock_ray.lora.algebra import factor_averaging_error, some_of
 from flock_ray.protocol.ballot import (
     Ballot,
     ballot_body,
@@ -50,7 +50,7 @@ Noted = tuple[Member, Message]
 """A message that its member's journal holds, to be signed once the disk holds the journal."""
 
 
-class Node:
+class Worker:
     """One worker of a node group: the plain class that a Ray actor wraps.
 
     Attributes:
@@ -59,7 +59,7 @@ class Node:
 
     workbench: ClassVar[type[Workbench]] = Workbench
 
-    def __init__(self, spec: NodeSpec, rank: int) -> None:
+    def __init__(self, spec: GroupSpec, rank: int) -> None:
         """Take the group's description; `load` does the work."""
         self._spec = spec
         self._rank = rank
@@ -70,7 +70,7 @@ class Node:
             probe.bind(("", 0))
             return socket.gethostbyname(socket.gethostname()), probe.getsockname()[1]
 
-    def load(self, host: str, port: int, world: int) -> NodeReport:
+    def load(self, host: str, port: int, world: int) -> GroupInfo:
         """Load base model and silos, make the engine, open the members' keys (rank 0).
 
         Raises:
@@ -95,7 +95,7 @@ class Node:
             for silo in [self._bench.silos[number]]
         )
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
-        return NodeReport(
+        return GroupInfo(
             hosted, base.name, base.hash, str(base.dtype).removeprefix("torch."), base.num_parameters,
             self._bench.initial_adapter(),
         )  # fmt: skip
@@ -140,12 +140,12 @@ class Node:
             enrolments[number] = Enrolment(tip, tuple(raw))
         return enrolments
 
-    def begin(self, state: TaskState, domain: Domain, relayer: str) -> NodeResult:
+    def begin(self, state: TaskState, domain: Domain, relayer: str) -> PhaseResult:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
         self._state, self._domain, self._relayer = state, domain, relayer
         rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
-        self._booth = Booth(self._bench, self._members, mechanism, rule)
-        self._post = Post(domain)
+        self._ballots = BallotBuilder(self._bench, self._members, mechanism, rule)
+        self._verifier = MessageVerifier(domain)
         self._commitments: dict[Kind, set[bytes]] = {}
         self._payloads: dict[int, tuple[bytes, int]] = {}
         self._bench.forget_training()
@@ -186,7 +186,7 @@ class Node:
 
     # -- the phases of an epoch ------------------------------------------------------------------------------------
 
-    def train(self) -> NodeResult:
+    def train(self) -> PhaseResult:
         """Train the hosted proposers and commit to their payloads."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
@@ -211,7 +211,7 @@ class Node:
                     events.append(("trained", fact))
         return self._result(self._sign(noted), events)
 
-    def see(self, bulletin: Bulletin) -> NodeResult:
+    def see(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign the list of commitments that they hold."""
         held = sorted(one.digest for one in self._inbox(bulletin).all(Kind.COMMITMENT))
         body = {"commitments": [to_hex(digest) for digest in held]}
@@ -219,7 +219,7 @@ class Node:
             noted = [self._note(voter, Kind.SEEN, body, batch) for voter in self._voters()]
         return self._result(self._sign(noted))
 
-    def publish(self) -> NodeResult:
+    def publish(self) -> PhaseResult:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
@@ -245,35 +245,40 @@ class Node:
                     noted.append(self._note(member, Kind.MANIFEST, manifest.body(), batch))
         return self._result(self._sign(noted))
 
-    def commit_ballots_a(self, bulletin: Bulletin) -> NodeResult:
+    def commit_ballots_a(self, bulletin: Bulletin) -> PhaseResult:
         """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
         voters = self._hosted(self._state.roles.voters)
-        ballots = self._booth.ballots_a(self._state, self._inbox(bulletin), voters)
+        ballots = self._ballots.ballots_a(self._state, self._inbox(bulletin), voters)
         return self._result(self._commit(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballots))
 
-    def reveal_ballots_a(self, bulletin: Bulletin) -> NodeResult:
+    def reveal_ballots_a(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters reveal their ballots A."""
         return self._reveal(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, bulletin)
 
-    def commit_ballots_b(self, bulletin: Bulletin) -> NodeResult:
+    def commit_ballots_b(self, bulletin: Bulletin) -> PhaseResult:
         """Combine the accepted updates, score the candidate; the hosted voters commit to their ballots B."""
         inbox = self._inbox(bulletin)
-        ballots = self._booth.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
+        ballots = self._ballots.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
             self._bench.publish(candidate)
-        collected = ballots and not self._booth.streams
-        deltas = list(self._booth.accepted_updates(self._state, inbox).values()) if collected else []
+        collected = ballots and not self._ballots.streams
+        deltas = list(self._ballots.accepted_updates(self._state, inbox).values()) if collected else []
         events = []
         if deltas:
-            events.append(("neglected_term", {"epoch": self._state.epoch, "value": neglected_term(some_of(deltas))}))
+            events.append(
+                (
+                    "factor_averaging_error",
+                    {"epoch": self._state.epoch, "value": factor_averaging_error(some_of(deltas))},
+                )
+            )
         return self._result(messages, events)
 
-    def reveal_ballots_b(self, bulletin: Bulletin) -> NodeResult:
+    def reveal_ballots_b(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters reveal their ballots B, and with them their parts of the next seed."""
         return self._reveal(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, bulletin)
 
-    def sign(self, proposed: bytes, bulletin: Bulletin) -> NodeResult:
+    def sign(self, proposed: bytes, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`.
 
         Args:
@@ -285,7 +290,7 @@ class Node:
         if not voters:
             return self._result()
         events = []
-        if own.accepted and own.candidate.candidate != self._booth.candidate(self._state, inbox)[0]:
+        if own.accepted and own.candidate.candidate != self._ballots.candidate(self._state, inbox)[0]:
             refusal = "the candidate is not the one computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -301,7 +306,7 @@ class Node:
             self._domain.distributor,
             own.data,
             report_hash(report),
-            self._post.parsed,
+            self._verifier.parsed,
         )
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
         signing = []
@@ -324,7 +329,7 @@ class Node:
         signatures = {voter.number: voter.sign_report(report, self._state, self._domain) for voter in signing}
         return self._result(events=events, signatures=signatures)
 
-    def advance(self, attestation: Attestation, bulletin: Bulletin) -> NodeResult:
+    def advance(self, attestation: Attestation, bulletin: Bulletin) -> PhaseResult:
         """Check the attested record, move on to the next epoch, and evaluate its global adapter.
 
         Raises:
@@ -336,7 +341,7 @@ class Node:
         if record.data != attestation.record or report != attestation.report or not has_quorum(valid, self._state):
             raise ProtocolError(f"epoch {record.epoch}: the attested record is not what the signed messages give")
         self._state = advance(self._state, record, report_hash(report))
-        self._post.forget()
+        self._verifier.forget()
         self._commitments.clear()
         self._payloads.clear()
         losses = self._bench.evaluate(record.adapter)
@@ -366,7 +371,7 @@ class Node:
         return [self._members[number] for number in self._hosted(self._state.roles.voters) if number in self._members]
 
     def _inbox(self, bulletin: Bulletin) -> Inbox:
-        return self._post.inbox(bulletin, self._state)
+        return self._verifier.inbox(bulletin, self._state)
 
     def _note(self, member: Member, kind: Kind, body: Mapping[str, Any], batch: Batch) -> Noted:
         """Store and journal a message that is signed once `batch` is left."""
@@ -378,7 +383,7 @@ class Node:
     def _sign(self, noted: Sequence[Noted]) -> list[SignedMessage]:
         sent = [member.sign(message, self._state, self._domain) for member, message in noted]
         for signed in sent:
-            self._post.remember(signed)
+            self._verifier.remember(signed)
         return sent
 
     def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:
@@ -393,7 +398,7 @@ class Node:
                 noted.append(self._note(member, kind, {"commitment": to_hex(commitment)}, batch))
         return self._sign(noted)
 
-    def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> NodeResult:
+    def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> PhaseResult:
         """Reveal what was sealed, and note which commitments were there: no other is signed for later."""
         self._commitments[committed] = {one.digest for one in self._inbox(bulletin).all(committed)}
         sealed = [(voter, voter.sealed(self._state, kind)) for voter in self._voters()]
@@ -413,6 +418,6 @@ class Node:
         events: Sequence[tuple[str, Mapping[str, object]]] = (),
         losses: dict[int, float] | None = None,
         signatures: dict[int, bytes] | None = None,
-    ) -> NodeResult:
+    ) -> PhaseResult:
         seconds = self._bench.take_seconds()
-        return NodeResult(tuple(messages or ()), seconds, tuple(events), losses or {}, signatures or {})
+        return PhaseResult(tuple(messages or ()), seconds, tuple(events), losses or {}, signatures or {})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flock_ray.cluster.views import _rate
+from flock_ray.cluster.run_reporter import _rate
 
 
 def noted(tokens: int, flops: float, seconds: float, rate: float) -> dict[str, float]:

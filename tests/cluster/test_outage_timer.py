@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from flock_ray.cluster import patience
-from flock_ray.cluster.patience import Patience
+from flock_ray.cluster import outage_timer
+from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.errors import ChainUnreachableError
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(outage_timer.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_an_outage_is_told_and_borne_for_so_long(clock: list[float]) -> None:
     told: list[tuple[str, int, int]] = []
-    waits = Patience(60)
+    waits = OutageTimer(60)
     waits.progress = lambda *update: told.append(update)
     waits.wait("epoch 2: its transaction is in no block yet", unreachable=False)
     clock[0] += 1_000
@@ -32,7 +32,7 @@ def test_an_outage_is_told_and_borne_for_so_long(clock: list[float]) -> None:
 
 def test_a_chain_that_came_back_is_given_the_whole_time_again(clock: list[float]) -> None:
     told: list[tuple[str, int, int]] = []
-    waits = Patience(60)
+    waits = OutageTimer(60)
     waits.progress = lambda *update: told.append(update)
     waits.over()
     assert told == []

@@ -1,4 +1,4 @@
-"""What a task was founded on, before its first epoch, and the one hash that stands for it."""
+"""What a task started from, before its first epoch, and the one hash that stands for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.draw import genesis_seed
 from flock_ray.verify.folder import RunFolder
-from flock_ray.verify.report import Place
+from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.scores import SCORED
 
 MAX_EPOCHS = 100_000
@@ -27,33 +27,33 @@ _BAD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowErr
 
 
 @dataclass(frozen=True)
-class Founding:
-    """The founded task.
+class TaskGenesis:
+    """The created task.
 
     Attributes:
         state: of epoch 1.
-        place: chain and contracts that signatures are bound to.
+        domain: chain and contracts that signatures are bound to.
         relayer: 20-byte account that the reports name.
         token, task, vault: 20-byte addresses of the other contracts; None without a chain.
-        wealth: wei that each member owned before it joined, in its wallet and of its own in the vault.
+        balances: wei that each member owned before it joined, in its wallet and of its own in the vault.
         configuration: what shaped the training, by dotted name, as the terms' hash covers it.
         config: `config.yaml`, which adds how it was run.
     """
 
     state: TaskState
-    place: Place
+    domain: SigningDomain
     relayer: bytes
     token: bytes | None
     task: bytes | None
     vault: bytes | None
-    wealth: tuple[int, ...]
+    balances: tuple[int, ...]
     configuration: dict[str, str]
     config: dict[str, Any]
 
     @property
     def has_chain(self) -> bool:
         """Whether the run settled on a chain."""
-        return self.place != Place(0, bytes(20), bytes(20))
+        return self.domain != SigningDomain(0, bytes(20), bytes(20))
 
     @property
     def on_rpc(self) -> bool:
@@ -63,7 +63,7 @@ class Founding:
 
     def balance_after(self, number: int, money: MemberState) -> int:
         """Tokens that a member owns, in its wallet and the vault, once it has claimed all of `money`, wei."""
-        return self.wealth[number] - self.state.members[number].stake + money.stake + money.earned
+        return self.balances[number] - self.state.members[number].stake + money.stake + money.earned
 
     @property
     def anchor(self) -> bytes:
@@ -71,9 +71,9 @@ class Founding:
         state = self.state
         value: dict[str, Json] = {
             "schema": "flock_ray/anchor/1",
-            "chain_id": self.place.chain_id,
-            "settlement": to_hex(self.place.settlement),
-            "distributor": to_hex(self.place.distributor),
+            "chain_id": self.domain.chain_id,
+            "settlement": to_hex(self.domain.settlement),
+            "distributor": to_hex(self.domain.distributor),
             "task": to_hex(state.scope.task),
             "terms": to_hex(state.terms.digest()),
             "seed": to_hex(state.seed),
@@ -83,7 +83,7 @@ class Founding:
         return sha256(canonical_json(value))
 
 
-def read_founding(folder: RunFolder) -> Founding:
+def read_genesis(folder: RunFolder) -> TaskGenesis:
     """Read `task.json` and `config.yaml` and check what they say of each other.
 
     Raises:
@@ -94,14 +94,14 @@ def read_founding(folder: RunFolder) -> Founding:
     if "terms" not in value or "configuration" not in value:
         raise RunDirectoryError("task.json holds no terms: the run was made by an earlier version")
     try:
-        founding = _read(value, config)
+        genesis = _read(value, config)
     except _BAD as error:
         raise VerificationError(f"task.json does not read as a task ({type(error).__name__}: {error})") from None
-    _check(founding)
-    return founding
+    _check(genesis)
+    return genesis
 
 
-def _read(value: dict[str, Any], config: dict[str, Any]) -> Founding:
+def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     terms = _terms(value["terms"])
     scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
     members = tuple(
@@ -114,14 +114,14 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> Founding:
     configuration = {str(name): str(text) for name, text in value["configuration"].items()}
     if contracts:
         hold(contracts["settlement"], scope.contract, "task.json contracts.settlement")
-    return Founding(
+    return TaskGenesis(
         state,
-        Place(scope.chain_id, scope.contract, contracts.get("distributor", bytes(20))),
+        SigningDomain(scope.chain_id, scope.contract, contracts.get("distributor", bytes(20))),
         from_hex(value["relayer"].lower(), 20),
         contracts.get("token"),
         contracts.get("task"),
         contracts.get("vault"),
-        tuple(_count(wei) for wei in value["wealth"]),
+        tuple(_count(wei) for wei in value["balances"]),
         configuration,
         config,
     )
@@ -152,37 +152,37 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _check(founding: Founding) -> None:
-    state, config = founding.state, founding.config
+def _check(genesis: TaskGenesis) -> None:
+    state, config = genesis.state, genesis.config
     terms, members = state.terms, state.members
     require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
     require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
-    require(founding.configuration.get("codec.name") in CODECS, "the configuration names a codec that does not exist")
+    require(genesis.configuration.get("codec.name") in CODECS, "the configuration names a codec that does not exist")
     shares = (terms.quantile_bp, terms.slash_fraction_bp, terms.voter_share_bp)
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
     require(0 < terms.num_epochs <= MAX_EPOCHS and terms.band_floor > 0, "the terms hold a count out of its bounds")
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
     require(len({one.account for one in members}) == len(members), "an account is a member twice")
     require(all(0 < one.slots <= MAX_SLOTS for one in members), f"a member has 1 to {MAX_SLOTS} slots")
-    require(len(founding.wealth) == len(members), "task.json tells the wealth of more or fewer members")
+    require(len(genesis.balances) == len(members), "task.json tells the balances of more or fewer members")
     for number, one in enumerate(members):
         hold(one.stake, one.slots * terms.min_stake, f"stake of member {number} in task.json")
-        if not founding.has_chain:
-            hold(founding.wealth[number], one.stake, f"wealth of member {number} in task.json")
-    hold(to_hex(terms.configuration), to_hex(sha256(canonical_json(founding.configuration))), "configuration hash")
+        if not genesis.has_chain:
+            hold(genesis.balances[number], one.stake, f"balances of member {number} in task.json")
+    hold(to_hex(terms.configuration), to_hex(sha256(canonical_json(genesis.configuration))), "configuration hash")
     run_seed = config.get("seed")
     require(is_count(run_seed), "config.yaml names no seed")
     assert isinstance(run_seed, int)
     hold(to_hex(state.scope.task), to_hex(terms.task_id(run_seed)), "task id of these terms and this seed")
-    if not founding.on_rpc:
+    if not genesis.on_rpc:
         hold(to_hex(state.seed), to_hex(genesis_seed(run_seed)), "seed of epoch 1")
-    _check_config(founding)
+    _check_config(genesis)
 
 
-def _check_config(founding: Founding) -> None:
+def _check_config(genesis: TaskGenesis) -> None:
     """What `config.yaml` says of the training and of the task is what the members agreed on."""
-    config, terms = founding.config, founding.state.terms
-    for name, text in founding.configuration.items():
+    config, terms = genesis.config, genesis.state.terms
+    for name, text in genesis.configuration.items():
         group, _, key = name.partition(".")
         if name == "schema":
             continue
@@ -212,8 +212,8 @@ def _check_config(founding: Founding) -> None:
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
-    hold(claimed, agreed | {"num_members": len(founding.state.members)}, "config.yaml")
-    for number, one in enumerate(founding.state.members):
+    hold(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
+    for number, one in enumerate(genesis.state.members):
         hold(alliance.get("slots_per_member"), one.slots, f"config.yaml slots of member {number}")
 
 

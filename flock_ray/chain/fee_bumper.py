@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import Node, NonceUsedError, UnderpricedError
+from flock_ray.chain.node import ChainNode, NonceUsedError, UnderpricedError
 from flock_ray.chain.transactions import max_fee_of, outbid
 from flock_ray.protocol.hashing import keccak
 
@@ -13,16 +13,16 @@ MAX_REPLACEMENTS = 8  # of one nonce
 STUCK_BLOCKS = 10  # that came and went without a transaction that pays enough
 
 
-def fees_up_to(node: Node, limit: int) -> tuple[int, int]:
+def fees_up_to(node: ChainNode, limit: int) -> tuple[int, int]:
     """(max_fee, tip) for a transaction made now, wei a gas, neither above `limit`."""
     max_fee, tip = node.fees()
     return min(max_fee, limit), min(tip, limit)
 
 
-class Bid:
-    """One account's bid for one nonce."""
+class FeeBumper:
+    """One account's bumper for one nonce."""
 
-    def __init__(self, node: Node, signer: Signer, limit: int) -> None:
+    def __init__(self, node: ChainNode, signer: Signer, limit: int) -> None:
         """Nothing is sent yet.
 
         Args:
@@ -41,7 +41,7 @@ class Bid:
 
         Args:
             raw: signed transaction.
-            epoch: see `Node.send`.
+            epoch: see `ChainNode.send`.
 
         Raises:
             FundsError: the account cannot pay.

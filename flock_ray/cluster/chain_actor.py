@@ -7,11 +7,11 @@ from typing import Any
 import ray
 
 from flock_ray.chain.client import ChainClient
-from flock_ray.chain.settlement import Report
-from flock_ray.chain.views import ChainInfo, ChainSpec, TxReceipt
+from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.values import ChainInfo, ChainSpec, TxReceipt
 
 
-class ChainDesk:
+class ChainWorker:
     """What the chain actor wraps: a client opened in a call of its own, since Ray hides what a constructor raises."""
 
     def open(self, spec: ChainSpec, run_dir: str) -> ChainInfo:
@@ -32,5 +32,5 @@ class ChainDesk:
         return self._client.confirm()
 
 
-ChainActor = ray.remote(num_cpus=0, concurrency_groups={"settle": 1})(ChainDesk)
+ChainActor = ray.remote(num_cpus=0, concurrency_groups={"settle": 1})(ChainWorker)
 """What takes long has a thread of its own, in which settlements go one after the other."""

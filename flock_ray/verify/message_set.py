@@ -19,18 +19,20 @@ from flock_ray.protocol.message import (
 )
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.draw import Seats, leads_to
-from flock_ray.verify.report import Place
+from flock_ray.verify.report import SigningDomain
 
 _COMMITMENTS = {Kind.BALLOT_A: Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_B: Kind.BALLOT_B_COMMITMENT}
 
 
-def open_message(signed: SignedMessage, state: TaskState, place: Place, parsed: Message | None = None) -> Message:
+def open_message(
+    signed: SignedMessage, state: TaskState, domain: SigningDomain, parsed: Message | None = None
+) -> Message:
     """The message that a member signed for the epoch that `state` starts.
 
     Args:
         signed: bytes and signature.
         state: before the epoch.
-        place: where signatures are valid.
+        domain: where signatures are valid.
         parsed: what `Message.parse` makes of the bytes, from a caller that has it already.
 
     Raises:
@@ -46,7 +48,7 @@ def open_message(signed: SignedMessage, state: TaskState, place: Place, parsed: 
         raise VerificationError(f"a {message.kind} of epoch {message.epoch} of task 0x{message.task.hex()}")
     if message.member >= len(state.members):
         raise VerificationError(f"a {message.kind} of member {message.member}, whom the task does not have")
-    digest = place.message_digest(message.task, message.epoch, state.seed, message.kind, message.digest)
+    digest = domain.message_digest(message.task, message.epoch, state.seed, message.kind, message.digest)
     if recover(digest, signed.signature) != state.members[message.member].account:
         raise VerificationError(f"member {message.member} did not sign this {message.kind}")
     return message
@@ -65,7 +67,7 @@ def _body(message: Message) -> object:
 
 
 @dataclass(frozen=True)
-class Letters:
+class MessageSet:
     """What the members of an epoch said.
 
     Attributes:
@@ -75,7 +77,7 @@ class Letters:
     told: dict[tuple[Kind, int], list[Message]]
 
     @classmethod
-    def sort(cls, messages: Iterable[Message]) -> Letters:
+    def sort(cls, messages: Iterable[Message]) -> MessageSet:
         """Sort messages that were opened; the same bytes twice are one message."""
         told: dict[tuple[Kind, int], dict[bytes, Message]] = {}
         for message in messages:

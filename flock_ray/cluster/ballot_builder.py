@@ -15,7 +15,7 @@ from flock_ray.protocol.mechanism import Mechanism
 from flock_ray.protocol.state import TaskState
 
 
-class Booth:
+class BallotBuilder:
     """Fills in the ballots of hosted voters; all ranks compute, rank 0 has members to answer for.
 
     Attributes:

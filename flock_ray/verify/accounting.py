@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from flock_ray.protocol.state import MAX_SLASHES, MemberState, Slash, TaskState
 from flock_ray.verify.draw import Seats
-from flock_ray.verify.scores import Candidate, Found, Judged
+from flock_ray.verify.scores import Candidate, Consensus, Verdict
 
 MILLION = 10**6
 RELAYER_PART = 10
@@ -20,7 +20,7 @@ class Outcome:
 
     state: TaskState
     seats: Seats
-    proposals: tuple[Judged, ...]
+    proposals: tuple[Verdict, ...]
     candidate: Candidate
     present: frozenset[int]
 
@@ -32,7 +32,7 @@ class Outcome:
     @property
     def accepted(self) -> bool:
         """Whether the candidate becomes the global adapter."""
-        found = self.candidate.found
+        found = self.candidate.consensus
         if self.candidate.adapter is None:
             return False
         if self.state.terms.mechanism == "marginal":
@@ -45,11 +45,11 @@ class Outcome:
     @property
     def _summed_vote(self) -> int:
         """Seats that found the candidate no worse, less those that found it worse."""
-        gains = self.candidate.found.gains if self.candidate.found else {}
+        gains = self.candidate.consensus.gains if self.candidate.consensus else {}
         return sum(1 if gains[voter] >= 0 else -1 for voter in self.seats.voters if voter in gains)
 
     @property
-    def contributors(self) -> list[Judged]:
+    def contributors(self) -> list[Verdict]:
         """The accepted proposals."""
         return [one for one in self.proposals if one.status == "accepted"]
 
@@ -66,15 +66,15 @@ def _marginal(outcome: Outcome) -> dict[int, int]:
     if outcome.accepted:
         weights = {}
         for one in outcome.contributors:
-            assert one.found is not None
-            weights[one.member] = (one.found.score - one.found.band) * outcome.seats.proposing[one.member]
+            assert one.consensus is not None
+            weights[one.member] = (one.consensus.score - one.consensus.band) * outcome.seats.proposing[one.member]
         rewards |= _shares(outcome.budget - for_voters, weights)
     return rewards
 
 
 def _voters_weights(outcome: Outcome) -> dict[int, int]:
     """Seats times the sum over scored proposals of the closeness, in millionths; the seats alone if none was scored."""
-    scored = [one.found for one in outcome.proposals if one.found]
+    scored = [one.consensus for one in outcome.proposals if one.consensus]
     weights = {}
     for voter in sorted(outcome.present):
         close = sum(_closeness(found.gains[voter], found) for found in scored if voter in found.gains)
@@ -82,14 +82,14 @@ def _voters_weights(outcome: Outcome) -> dict[int, int]:
     return weights
 
 
-def _closeness(own: int, found: Found) -> int:
+def _closeness(own: int, found: Consensus) -> int:
     """max(0, 1 - |own - consensus| / (4 max(band, |consensus|))) in millionths; what is taken off is floored."""
     return max(0, MILLION - MILLION * abs(own - found.score) // (4 * max(found.band, abs(found.score))))
 
 
 def _flock(outcome: Outcome) -> dict[int, int]:
     """Budget by stake over all that were drawn; proposers of an accepted candidate and voters on its side earn."""
-    found = outcome.candidate.found
+    found = outcome.candidate.consensus
     if found is None:
         return {}
     winners = {voter for voter, gain in found.gains.items() if (gain >= 0) == outcome.accepted}
@@ -116,7 +116,7 @@ def _shares(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
 def slashes_of(outcome: Outcome, equivocators: Collection[int]) -> list[Slash]:
     """New slashes of the epoch by ascending member: p * stake, one a member, for the gravest reason."""
     reasons: dict[int, str] = {}
-    found = outcome.candidate.found
+    found = outcome.candidate.consensus
     if outcome.state.terms.mechanism == "marginal":
         reasons |= {one.member: "harmful" for one in outcome.proposals if one.status == "harmful"}
     if outcome.state.terms.mechanism == "flock" and found:
@@ -130,7 +130,7 @@ def slashes_of(outcome: Outcome, equivocators: Collection[int]) -> list[Slash]:
 
 
 @dataclass(frozen=True)
-class Books:
+class Accounting:
     """The money after an epoch.
 
     Attributes:
@@ -143,7 +143,7 @@ class Books:
     carried: tuple[Slash, ...]
 
 
-def close_books(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) -> Books:
+def settle_accounts(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) -> Accounting:
     """Pay and slash: carried slashes first, at most 16 a report, none more than the stake that is left."""
     waiting = [*state.carried, *new]
     members = [
@@ -157,4 +157,4 @@ def close_books(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) 
         members[slash.member] = replace(member, stake=member.stake - amount, slashed=member.slashed + amount)
         pool += amount - amount // RELAYER_PART
         taken.append(replace(slash, amount=amount))
-    return Books(tuple(members), pool, tuple(taken), tuple(waiting[MAX_SLASHES:]))
+    return Accounting(tuple(members), pool, tuple(taken), tuple(waiting[MAX_SLASHES:]))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flock_ray.adversary.registry import get_attack
-from flock_ray.cluster.committee import Bulletin, Committee
-from flock_ray.cluster.post import Attestation, report_of
+from flock_ray.cluster.attestation import Attestation, report_of
+from flock_ray.cluster.coordinator import Bulletin, Coordinator
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.ballot import ballot_commitment, read_ballot_a, read_ballot_b
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
@@ -203,7 +203,7 @@ def sender(signing: Signing, kind: Kind) -> int:
 @pytest.mark.parametrize("kind", Kind)
 def test_a_changed_message_is_not_collected(signing: Signing, kind: Kind) -> None:
     changed = change(signing.bulletin, kind, sender(signing, kind), MESSAGES[kind])
-    honest = Committee()
+    honest = Coordinator()
     honest.begin(signing.play.state, signing.play.domain, signing.play.relayer)
     (told,) = [reason for due in PHASES.values() for reason in honest.collect(of_kind(changed, due), due)]
     assert told == f"member {sender(signing, kind)} did not sign this {kind}"
