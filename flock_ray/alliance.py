@@ -1,4 +1,4 @@
-"""FL Alliance: the epoch loop, as the protocol has it. Everything else stands behind nodes, committee and ledger."""
+"""FL Alliance: the epoch loop, as the protocol has it. Everything else stands behind nodes, coordinator and ledger."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError
 
 from flock_ray.chain.values import EpochAbandonedError
 from flock_ray.cluster.attestation import Attestation
 from flock_ray.cluster.coordinator import Bulletin, Coordinator
-from flock_ray.cluster.groups import NodeGroups, root_cause
+from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.ledger import Ledger
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.runtime import here
 from flock_ray.cluster.spec import PhaseResult
-from flock_ray.errors import ProtocolError
+from flock_ray.cluster.waiting import WatchedActor
+from flock_ray.errors import HangError, ProtocolError
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 
-CoordinatorActor = ray.remote(num_cpus=0)(Coordinator)
+CoordinatorActor = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"health": 1})(Coordinator)
+
+MAX_COORDINATORS = 3
+"""That may be lost one after the other in an epoch before the run ends."""
 
 Arrivals = Callable[[Iterable[tuple[int, PhaseResult]]], Iterable[tuple[int, PhaseResult]]]
+
+
+class CoordinatorLostError(ProtocolError):
+    """The coordinator died or hangs."""
 
 
 class Alliance:
@@ -40,6 +49,7 @@ class Alliance:
         events: EventLog,
         reporter: RunReporter,
         max_unsettled: int,
+        start_timeout: float,
         arrivals: Arrivals = lambda results: results,
     ) -> None:
         """Join the parts.
@@ -51,12 +61,14 @@ class Alliance:
             events: log of the run.
             reporter: shows and keeps what happens.
             max_unsettled: epochs that may be open while the next one trains.
-            arrivals: order in which results reach the committee; tests shuffle it.
+            start_timeout: seconds that the coordinator may take to start.
+            arrivals: order in which results reach the coordinator; tests shuffle it.
         """
         self.nodes, self.ledger, self.run_directory = nodes, ledger, run
         self.events, self.reporter, self.max_unsettled = events, reporter, max_unsettled
-        self.arrivals = arrivals
-        self.committee = CoordinatorActor.remote()
+        self.start_timeout, self.arrivals = start_timeout, arrivals
+        self._coordinators = 0
+        self._start_coordinator()
         self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
 
     def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
@@ -70,17 +82,44 @@ class Alliance:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
             if state.finished:
                 return state
-            state = self._epoch(state)
+            state = self._epoch_with_any_coordinator(state)
+
+    def _start_coordinator(self) -> None:
+        """The coordinator lies on the driver's machine, so that the loss of another one does not take it along."""
+        self._coordinators += 1
+        name = "coordinator" if self._coordinators == 1 else f"coordinator-{self._coordinators}"
+        actor = CoordinatorActor.options(name=name, scheduling_strategy=here()).remote()
+        self.coordinator = WatchedActor(
+            actor, "coordinator", self.nodes.deadlines, self.start_timeout, self.reporter.line
+        )
+
+    def _epoch_with_any_coordinator(self, state: TaskState) -> TaskState:
+        """One epoch, again and to the same bytes when its coordinator is lost: members repeat what they signed."""
+        for attempt in range(MAX_COORDINATORS):
+            try:
+                return self._epoch(state)
+            except CoordinatorLostError as error:
+                if attempt + 1 == MAX_COORDINATORS:
+                    raise
+                self.events.emit("coordinator_lost", epoch=state.epoch, error=str(error))
+                self.reporter.line(f"{error}; epoch {state.epoch} runs again with another coordinator")
+                ray.kill(self.coordinator.actor)
+                self._start_coordinator()
+                self._begin(state)
+        raise AssertionError
 
     def _begin(self, state: TaskState) -> None:
         """Every node takes up the task and measures the global adapter on its members' held-out parts."""
         self._ask("begin", state, self.ledger.domain, self.ledger.relayer)
+        if not state.finished:
+            self.nodes.place(state.roles)
         losses: dict[int, float] = {}
         slowest = 0.0
         for _, result in self.nodes.begin(state, self.ledger.domain, self.ledger.relayer):
+            self._note(result)
             losses |= result.losses
             slowest = max(slowest, result.seconds.get("evaluate", 0.0))
-        self.reporter.evaluated(state.epoch - 1, losses, slowest)
+        self.nodes.deadlines.estimate = self.reporter.evaluated(state.epoch - 1, losses, slowest)
 
     def _epoch(self, state: TaskState) -> TaskState:
         """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
@@ -101,8 +140,11 @@ class Alliance:
         record, bulletin = self._ask("tally")
         attestation, following = self._sign(record, bulletin)
         self.run_directory.write_epoch(record, attestation, bulletin, self._wall_seconds())
+        self.nodes.epoch_signed()
         self.ledger.settle(attestation, record.roles.voters)
 
+        if not following.finished:
+            self.nodes.place(following.roles)
         losses: dict[int, float] = {}
         for _, result in self._results("advance", attestation, bulletin):
             losses |= result.losses
@@ -110,16 +152,16 @@ class Alliance:
         return following
 
     def _exchange(self, kind: Kind, phase: str, *args: Any) -> ObjectRef[Bulletin]:
-        """One phase on all nodes: its messages go to the committee as they come.
+        """One phase on all nodes: its messages go to the coordinator as they come.
 
         Returns:
-            The bulletin after it, which goes from the committee to the nodes: a large one never comes here.
+            The bulletin after it, which goes from the coordinator to the nodes: a large one never comes here.
         """
         for _, result in self._results(phase, *args):
             for reason in self._ask("collect", result.messages, kind):
                 self.events.emit("message_dropped", phase=phase, reason=reason)
-        bulletin: ObjectRef[Bulletin] = self.committee.bulletin.remote()
-        self._ask("size")  # answered after it: a committee that died is noticed here, not by the nodes
+        bulletin: ObjectRef[Bulletin] = self.coordinator.actor.bulletin.remote()
+        self._ask("size")  # answered after it: a coordinator that died is noticed here, not by the nodes
         return bulletin
 
     def _sign(self, record: Record, bulletin: Bulletin) -> tuple[Attestation, TaskState]:
@@ -134,14 +176,17 @@ class Alliance:
         """Results of a phase in the order of arrival, their events logged and their seconds counted."""
         slowest: dict[str, float] = {}
         for index, result in self.arrivals(self.nodes.run(phase, *args)):
-            for kind, fields in result.events:
-                self.events.emit(kind, **fields)
-                self.reporter.noted(kind, fields)
+            self._note(result)
             for kind, seconds in result.seconds.items():
                 slowest[kind] = max(slowest.get(kind, 0.0), seconds)
             yield index, result
         for kind, seconds in slowest.items():
             self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
+
+    def _note(self, result: PhaseResult) -> None:
+        for kind, fields in result.events:
+            self.events.emit(kind, **fields)
+            self.reporter.noted(kind, fields)
 
     def _wall_seconds(self) -> dict[str, float]:
         """The epoch's time so far by kind of work; what no node counted is overhead."""
@@ -164,8 +209,8 @@ class Alliance:
 
     def _ask(self, method: str, *args: Any) -> Any:
         try:
-            return ray.get(getattr(self.committee, method).remote(*args))
-        except RayTaskError as error:
-            raise root_cause(error) from None
-        except ray.exceptions.RayActorError as error:
-            raise ProtocolError("the coordinator died; go on with resume=RUN_DIR") from error
+            return self.coordinator.call(method, *args)
+        except RayActorError as error:
+            raise CoordinatorLostError(f"the coordinator died in {method}") from error
+        except HangError as error:
+            raise CoordinatorLostError(str(error)) from error

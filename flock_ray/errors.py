@@ -56,7 +56,7 @@ class PlacementError(FlockRayError):
 
 
 class NodeGroupError(FlockRayError):
-    """A node group failed, was rebuilt once, and failed again."""
+    """A node group failed more often than it is rebuilt."""
 
     exit_code: ClassVar[int] = 31
 
@@ -65,6 +65,24 @@ class ClusterError(FlockRayError):
     """Ray cannot be started or reached."""
 
     exit_code: ClassVar[int] = 32
+
+
+class RayLostError(FlockRayError):
+    """Ray's head does not answer any more: no run can go on without it, but a resumed one can."""
+
+    exit_code: ClassVar[int] = 33
+
+
+class WorkerMemoryError(FlockRayError):
+    """A worker ran out of memory, and did so again after it was rebuilt."""
+
+    exit_code: ClassVar[int] = 34
+
+
+class HangError(FlockRayError):
+    """A worker or the coordinator neither works nor answers, and did so again after it was rebuilt."""
+
+    exit_code: ClassVar[int] = 35
 
 
 class ChainError(FlockRayError):

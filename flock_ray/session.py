@@ -12,14 +12,16 @@ from typing import Any
 
 from flock_ray.alliance import Alliance, Arrivals
 from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
-from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster
+from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
 from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.protocol.encoding import to_hex
@@ -39,7 +41,10 @@ _PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
 class Session:
     """The parts of one run, in the order in which they come to life."""
 
-    def __init__(self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog) -> None:
+    def __init__(
+        self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog, worker: type[Worker]
+    ) -> None:
+        self.worker = worker
         self.config, self.run_directory, self.plan = config, run, plan
         self.console, self.events = console, events
         self.store_url = config.store.url or str(run.store)
@@ -60,8 +65,9 @@ class Session:
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             alliance = Alliance(
-                groups, ledger, self.run_directory, self.events, reporter, self.config.alliance.max_unsettled, arrivals
-            )
+                groups, ledger, self.run_directory, self.events, reporter, self.config.alliance.max_unsettled,
+                self.config.cluster.load_timeout, arrivals,
+            )  # fmt: skip
             with frozen_garbage_collection():
                 final = alliance.run(state, earlier)
             ledger.pay_out(final, groups)
@@ -72,12 +78,21 @@ class Session:
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
         specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url)
-        groups = NodeGroups(specs, self.plan, self.config.cluster.placement_timeout, self.events.emit)
-        groups.progress = self.console.progress
+        cluster = self.config.cluster
+        groups = NodeGroups(
+            specs,
+            self.plan,
+            Deadlines(cluster.phase_floor),
+            cluster.placement_timeout,
+            cluster.load_timeout,
+            self.events.emit,
+            self.worker,
+        )
+        groups.progress, groups.tell = self.console.progress, self.console.line
         try:
             yield groups
         finally:
-            groups.stop()
+            within(TEARDOWN_SECONDS, groups.stop)
 
     def _probe_store(self, groups: NodeGroups) -> None:
         """Write here, read there, both ways: refuse a store that is another folder on another machine."""
@@ -100,7 +115,7 @@ class Session:
                 config, chain=replace(config.chain, token=found.token, task=found.task, settlement=found.settlement)
             )
         ledger = ChainLedger(config, self.run_directory.path, accounts)
-        ledger.outage.progress = self.console.progress
+        ledger.outage.progress, ledger.tell = self.console.progress, self.console.line
         ledger.deploy()
         if uses_rpc(config):
             contracts = ledger.facts()["contracts"]
@@ -175,6 +190,7 @@ def run_alliance(
     plan: Plan,
     console: Console,
     arrivals: Arrivals = lambda results: results,
+    worker: type[Worker] = Worker,
 ) -> dict[str, Any]:
     """Run a task to its end and return its summary.
 
@@ -183,11 +199,12 @@ def run_alliance(
         run: new, or of a run to resume.
         plan: where members run.
         console: where progress is told.
-        arrivals: order in which results reach the committee; tests shuffle it.
+        arrivals: order in which results reach the coordinator; tests shuffle it.
+        worker: class of the workers; benchmarks and chaos tests simulate training.
 
     Raises:
         FlockRayError: whatever a user can repair, one class a cause.
     """
     with ray_cluster(config.cluster), EventLog(run.events) as events:
         plan.check_fit(machines())
-        return Session(config, run, plan, console, events).play(arrivals)
+        return Session(config, run, plan, console, events, worker).play(arrivals)

@@ -9,6 +9,7 @@ import ray
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.values import ChainInfo, ChainSpec, TxReceipt
+from flock_ray.cluster.vitals import Vitals
 
 
 class ChainWorker:
@@ -18,6 +19,10 @@ class ChainWorker:
         """Start, rebuild or connect to the chain."""
         self._client = ChainClient(spec, run_dir)
         return self._client.info()
+
+    def vitals(self) -> Vitals:
+        """What its process has used so far; asked while something else is computed."""
+        return Vitals.of_this_process(("chain", 0, 0))
 
     def ask(self, method: str, *args: Any) -> Any:
         """Any other call of the client that is over soon."""
@@ -32,5 +37,5 @@ class ChainWorker:
         return self._client.confirm()
 
 
-ChainActor = ray.remote(num_cpus=0, concurrency_groups={"settle": 1})(ChainWorker)
+ChainActor = ray.remote(num_cpus=0, concurrency_groups={"settle": 1, "health": 1})(ChainWorker)
 """What takes long has a thread of its own, in which settlements go one after the other."""

@@ -7,13 +7,12 @@ nodes, the relayer's key stays in the actor.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayActorError
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
@@ -21,14 +20,17 @@ from flock_ray.chain.transactions import create_task, deploy, start, transfer
 from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
-from flock_ray.cluster.groups import NodeGroups, root_cause
+from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import uses_rpc
 from flock_ray.cluster.ledger import collect_enrolments, initial_state
 from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
+from flock_ray.cluster.runtime import here
+from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.config import Config, chain_urls
-from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
+from flock_ray.errors import ChainError, ChainUnreachableError, HangError, TaskClosedError
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.seed import fixed_genesis
@@ -54,6 +56,7 @@ class ChainLedger:
         self._config, self._accounts = config, accounts
         chain = config.chain
         self.outage = OutageTimer(chain.outage_patience)
+        self.tell: Callable[[str], None] = lambda line: None
         self._embedded = not uses_rpc(config)
         self._creator: Signer = (
             run_signer(config.seed, "creator") if self._embedded else load_signer("creator", chain.keystore)
@@ -74,9 +77,12 @@ class ChainLedger:
             finality=chain.finality.value,
             fixed_members=True,
         )
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor = ChainActor.options(name="chain", scheduling_strategy=here).remote()
-        self._info: ChainInfo = self._get(self._actor.open.remote(spec, str(run_dir)))
+        self._actor = ChainActor.options(name="chain", scheduling_strategy=here()).remote()
+        cluster = config.cluster
+        self._chain = WatchedActor(
+            self._actor, "chain actor", Deadlines(cluster.phase_floor), cluster.load_timeout, self._tell, may_idle=True
+        )
+        self._info: ChainInfo = self._get(self._actor.open.remote(spec, str(run_dir)), "open")
         self._open: dict[Any, int] = {}
         self._settled: dict[int, Settlement] = {}
         self._task = ZERO
@@ -86,7 +92,7 @@ class ChainLedger:
         """A call of the chain actor, made again while an existing chain does not answer."""
         while True:
             try:
-                answer = self._get(self._actor.ask.remote(method, *args))
+                answer = self._get(self._actor.ask.remote(method, *args), method)
             except ChainUnreachableError as error:
                 if self._embedded:
                     raise
@@ -96,14 +102,16 @@ class ChainLedger:
                 self.outage.over()
                 return answer
 
-    @staticmethod
-    def _get(ref: Any) -> Any:
+    def _get(self, ref: Any, method: str) -> Any:
         try:
-            return ray.get(ref)
-        except RayTaskError as error:
-            raise root_cause(error) from None
+            return self._chain.wait(ref, method)
         except RayActorError as error:
             raise ChainError("the chain actor died; go on with resume=RUN_DIR") from error
+        except HangError as error:
+            raise ChainError(f"{error}; go on with resume=RUN_DIR") from error
+
+    def _tell(self, line: str) -> None:
+        self.tell(line)
 
     @property
     def domain(self) -> Domain:
@@ -160,7 +168,7 @@ class ChainLedger:
             )
             self._ask("broadcast", created, 0)
             view = self._ask("task_view", self._task)
-        if view.status is TaskStatus.JOINING:
+        if joining := view.status is TaskStatus.JOINING:
             self._join_missing(groups, {member.account for member in view.members})
             started = start(self._creator, self._ask("context", self._creator.address), self._task)
             self._ask("broadcast", started, 0)
@@ -176,6 +184,8 @@ class ChainLedger:
                 f"task 0x{self._task.hex()} on this chain has other members than this run, or in another order;"
                 " choose another seed"
             )
+        if not joining:  # an earlier attempt went further, and its folder may be gone
+            collect_enrolments(groups, self._task, {}, 0, 0)
         members = [
             MemberState(one.account, one.slots, one.chain_tip, one.slots * terms.min_stake) for one in view.members
         ]
@@ -239,7 +249,7 @@ class ChainLedger:
             elif not ray.wait([ref], timeout=0)[0]:
                 break
             del self._open[ref]
-            self._settled[epoch] = _settlement(epoch, self._get(ref))
+            self._settled[epoch] = _settlement(epoch, self._get(ref, "settle"))
             yield self._settled[epoch]
         if at_most_open == 0:
             yield from self._moved().values()
@@ -268,14 +278,14 @@ class ChainLedger:
         """Wait until the settlements are sure; those that another transaction brought about in the end."""
         ref = self._actor.confirm.options(concurrency_group="settle").remote()
         self._await(ref)
-        now = {epoch: _settlement(epoch, receipt) for epoch, receipt in self._get(ref).items()}
+        now = {epoch: _settlement(epoch, receipt) for epoch, receipt in self._get(ref, "confirm").items()}
         return {epoch: one for epoch, one in now.items() if epoch in self._settled and one != self._settled[epoch]}
 
     def _await(self, ref: Any) -> None:
         """Wait for a settlement, tell what for, and give up after too long an outage."""
         while not ray.wait([ref], timeout=_LOOK)[0]:
             check_interrupted()
-            waiting = self._get(self._actor.ask.remote("waiting"))
+            waiting = self._get(self._actor.ask.remote("waiting"), "waiting")
             if waiting is not None:
                 what = f"the settlement of epoch {waiting.epoch}" if waiting.epoch else "the settlements"
                 self.outage.wait(f"{what}: {waiting.reason}", waiting.unreachable, waiting.since)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.vitals import Vitals
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.inbox import Inbox
@@ -17,11 +18,15 @@ Bulletin = tuple[SignedMessage, ...]
 
 
 class Coordinator:
-    """Plain class behind the coordinator; its clients check everything that it says."""
+    """Plain class behind the coordinator actor; its clients check everything that it says."""
 
     def __init__(self) -> None:
         """No messages yet; `begin` gives it a task."""
         self._messages: dict[tuple[int, int, bytes], SignedMessage] = {}
+
+    def vitals(self) -> Vitals:
+        """What its process has used so far; asked while something else is computed."""
+        return Vitals.of_this_process(("coordinate", len(self._messages), 0))
 
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> None:
         """Take up a task at `state`."""

@@ -1,59 +1,86 @@
-"""Worker groups on Ray: STRICT_PACK placement groups with one actor a worker, and their first supervisor.
+"""Node groups on Ray: STRICT_PACK placement groups with one actor a worker, and what is done when one of them fails.
 
-A phase runs on all groups at once; results come in finish order. A group that dies is rebuilt whole, once, and asked
-again: phases are pure functions of state and bulletin, so the answer is the same.
+A phase runs on all groups at once; results come in finish order. `supervisor.decide` says what to do about a failure,
+and here it is done: a group is asked again, rebuilt whole or given up. Phases are pure functions of state and bulletin,
+so answers stay the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RayError
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from flock_ray.cluster.deadlines import Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
-from flock_ray.cluster.placement import Plan
+from flock_ray.cluster.placement import Plan, place_hosts, spans
 from flock_ray.cluster.spec import GroupInfo, GroupSpec
+from flock_ray.cluster.supervisor import (
+    Cause,
+    Fail,
+    Failure,
+    Move,
+    Rebuild,
+    Retry,
+    cause_of,
+    decide,
+    root_cause,
+)
+from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.worker import Worker
-from flock_ray.errors import FlockRayError, NodeGroupError, PlacementError
+from flock_ray.errors import HangError, NodeGroupError, PlacementError
+from flock_ray.protocol.roles import Roles
 from flock_ray.training.device import GPU_ENVIRONMENT
 
-Progress = Callable[[str, int, int], None]
+_TICK = 1.0  # seconds between two looks at those that are waited for
+_COLLATERAL_SECONDS = 5.0  # in which the ranks of a group fail with the first one
+_PLACE = "place"  # a step that waits for the placement group
+_LOADING = ("open_rendezvous", "load")  # a process starts, imports and reads: nothing tells a hang from slowness
 
 
 class NodeGroup:
-    """The workers of one node.
+    """The workers of one node group.
 
     Attributes:
-        spec: what they host.
-        rebuilt: whether the group died once already.
+        spec: what they host now.
+        where: the machine that they are on, once placed.
     """
 
-    def __init__(self, spec: GroupSpec, plan: Plan, name: str, timeout: float, node: type[Worker] = Worker) -> None:
-        self.spec = spec
-        self.rebuilt = False
-        self._plan, self._name, self._timeout = plan, name, timeout
-        self._actor = ray.remote(concurrency_groups={"health": 1})(node)
+    def __init__(self, spec: GroupSpec, plan: Plan, name: str, worker: type[Worker] = Worker) -> None:
+        self.spec, self.where = spec, ""
+        self._plan, self._name = plan, name
+        self._actor = ray.remote(concurrency_groups={"health": 1})(worker)
         self._actors: list[Any] = []
         self._placement: PlacementGroup | None = None
 
-    def start(self) -> list[Any]:
-        """Reserve the bundles, create the actors, load; returns one reference a rank, rank 0 first.
-
-        Raises:
-            PlacementError: the cluster did not give the bundles in time.
-        """
+    def reserve(self) -> None:
+        """Ask for the bundles; `placed` tells when they are there."""
         bundles = [self._plan.bundle()] * self._plan.workers
         self._placement = placement_group(bundles, strategy="STRICT_PACK", name=self._name)
-        if not self._placement.wait(self._timeout):
-            raise PlacementError(
-                f"{self._name}: no machine gave {len(bundles)} x {bundles[0]} within {self._timeout:g} s"
-                " (cluster.placement_timeout)"
-            )
+
+    def placed(self) -> bool:
+        """Whether the bundles are there; creates the actors once they are."""
+        assert self._placement is not None
+        if not self._placement.wait(0):
+            return False
+        placed_on = placement_group_table(self._placement)["bundles_to_node_id"][0]
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        self.where = f"{addresses.get(placed_on, 'an unknown address')} (Ray node {placed_on[:12]})"
+        self._actors = [self._create(rank) for rank in range(self._plan.workers)]
+        return True
+
+    def _create(self, rank: int) -> Any:
         environment = {
             "OMP_NUM_THREADS": str(self._plan.threads),
             "TOKENIZERS_PARALLELISM": "false",
@@ -64,34 +91,35 @@ class NodeGroup:
             "MALLOC_TOP_PAD_": "100000000",
             "MALLOC_ARENA_MAX": "1",  # the heap of the main thread; those of others give back all that is large
         }
-        self._actors = [
-            self._actor.options(
-                num_cpus=self._plan.cpus,
-                num_gpus=self._plan.gpus,
-                max_restarts=0,
-                name=f"{self._name}-{rank}",
-                runtime_env={"env_vars": environment},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
-            ).remote(self.spec, rank)
-            for rank in range(self._plan.workers)
-        ]
-        host, port = ray.get(self._actors[0].free_address.remote())
-        return self.call("load", host, port, self._plan.workers)
+        return self._actor.options(
+            num_cpus=self._plan.cpus,
+            num_gpus=self._plan.gpus,
+            max_restarts=0,
+            name=f"{self._name}-{rank}",
+            runtime_env={"env_vars": environment},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
+        ).remote(self.spec, rank)
+
+    def lacking(self, timeout: float) -> PlacementError:
+        """The error of a group that was not placed in time."""
+        return PlacementError(
+            f"{self._name}: no machine gave {self._plan.workers} x {self._plan.bundle()} within {timeout:g} s"
+            " (cluster.placement_timeout)"
+        )
 
     def call(self, method: str, *args: Any) -> list[Any]:
-        """Ask every rank; returns their references, rank 0 first."""
-        return [getattr(actor, method).remote(*args) for actor in self._actors]
+        """Ask every rank; returns their references, rank 0 first. Only rank 0 opens the rendezvous."""
+        actors = self._actors[:1] if method == "open_rendezvous" else self._actors
+        return [getattr(actor, method).remote(*args) for actor in actors]
 
-    def progress(self) -> tuple[str, int, int] | None:
-        """What rank 0 does just now, None when it does not answer at once."""
-        if not self._actors:
-            return None
-        ref = self._actors[0].progress.options(concurrency_group="health").remote()
-        done, _ = ray.wait([ref], timeout=0.5)
-        try:
-            return ray.get(done[0]) if done else None
-        except RayActorError:
-            return None
+    def ask_vitals(self) -> list[Any]:
+        """References to every rank's vitals, which are answered beside a running phase."""
+        return [actor.vitals.options(concurrency_group="health").remote() for actor in self._actors]
+
+    def describe(self) -> str:
+        """The group for people."""
+        where = f" on {self.where}" if self.where else ""
+        return f"node group {self.spec.index} (hosts {spans(tuple(self.spec.hosts))}{where})"
 
     def stop(self) -> None:
         """Kill the actors and give the bundles back."""
@@ -102,117 +130,354 @@ class NodeGroup:
         self._actors, self._placement = [], None
 
 
+_Step = tuple[str, tuple[Any, ...]]
+_LOADING_STEPS: tuple[_Step, ...] = ((_PLACE, ()), ("open_rendezvous", ()), ("load", ()))
+
+
+@dataclass
+class _Waiting:
+    """What is waited for of one group: the first of its steps runs.
+
+    Attributes:
+        asked: what the group is asked in the end: (method, arguments).
+        steps: what is still to do, up to the last of what is asked.
+        refs: {reference: rank} of the running step.
+        answer: of rank 0.
+        errors: of ranks, as they came.
+        ask_at: when the step is to be asked (again).
+    """
+
+    asked: list[_Step]
+    steps: list[_Step]
+    ask_at: float = 0.0
+    since: float = 0.0
+    refs: dict[Any, int] = field(default_factory=dict)
+    answer: Any = None
+    errors: list[Exception] = field(default_factory=list)
+    failed_at: float = 0.0
+    health: dict[Any, int] = field(default_factory=dict)
+    health_asked: float = 0.0
+    liveness: dict[int, Liveness] = field(default_factory=dict)
+    vitals: dict[int, Vitals] = field(default_factory=dict)
+    late: bool = False
+
+    @property
+    def method(self) -> str:
+        return self.steps[0][0]
+
+    def restart(self, steps: list[_Step], ask_at: float = 0.0) -> None:
+        """Begin with other steps, at a time."""
+        self.__init__(self.asked, steps, ask_at)  # type: ignore[misc]
+
+
 class NodeGroups:
-    """All node groups of a run."""
+    """All node groups of a run.
+
+    Attributes:
+        progress: takes (phase, done, total).
+        tell: takes a line for people.
+        deadlines: what phases may take.
+    """
 
     def __init__(
         self,
         specs: Sequence[GroupSpec],
         plan: Plan,
-        timeout: float,
+        deadlines: Deadlines,
+        placement_timeout: float,
+        load_timeout: float,
         report: Callable[..., None],
-        node: type[Worker] = Worker,
+        worker: type[Worker] = Worker,
     ) -> None:
         """Describe the groups.
 
         Args:
             specs: one a group.
             plan: the placement plan.
-            timeout: seconds to wait for placement.
+            deadlines: what phases may take.
+            placement_timeout: seconds to wait for placement.
+            load_timeout: seconds that loading may take.
             report: takes (kind, **fields) of events.
-            node: class of a worker.
+            worker: class of a worker.
         """
-        self._groups = [NodeGroup(spec, plan, f"node-{index}", timeout, node) for index, spec in enumerate(specs)]
-        self._report = report
+        self._groups = [NodeGroup(spec, plan, f"node-{index}", worker) for index, spec in enumerate(specs)]
+        self._plan, self._report = plan, report
+        self._placement_timeout, self._load_timeout = placement_timeout, load_timeout
+        self._alive = set(range(len(specs)))
+        self._members = {host: members for spec in specs for host, members in spec.hosts.items()}
+        self._roles: Roles | None = None
         self._begin: tuple[Any, ...] | None = None
-        self._states: dict[int, tuple[str, int, int]] = {}
-        self._shown = 0.0
+        self._failures: list[Failure] = []
+        self._shown: dict[int, Vitals] = {}
         self._told = ("", 0, 0)
-        self.progress: Progress = lambda phase, done, total: None
+        self.deadlines = deadlines
+        self.progress: Callable[[str, int, int], None] = lambda phase, done, total: None
+        self.tell: Callable[[str], None] = lambda line: None
 
     def start(self) -> list[GroupInfo]:
-        """Start and load all groups; one report a group, in the order of the plan."""
-        pending = {index: group.start() for index, group in enumerate(self._groups)}
-        return [report for _, report in sorted(self._gather(pending, "load", ()))]
+        """Place and load all groups at once; what each tells, in the order of the plan."""
+        waits = {}
+        for index, group in enumerate(self._groups):
+            group.reserve()
+            waits[index] = _Waiting([], list(_LOADING_STEPS))
+        return [info for _, info in sorted(self._gather(waits), key=lambda answer: answer[0])]
+
+    def place(self, roles: Roles) -> None:
+        """Share out the logical hosts for an epoch with these roles, where the plan lets them move."""
+        self._roles = roles
+        waits = {}
+        for index, hosts in self._placement().items():
+            group = self._groups[index]
+            if group.spec.hosts != hosts:
+                group.spec = replace(group.spec, hosts=hosts)
+                waits[index] = self._waiting(("assign", (hosts,)))
+        if waits:
+            self._report("hosts_moved", hosts={index: sorted(self._groups[index].spec.hosts) for index in waits})
+            for _ in self._gather(waits):
+                pass
+
+    def _placement(self) -> dict[int, dict[int, tuple[int, ...]]]:
+        """{living group: its logical hosts with their members}."""
+        homes = [group.hosts for group in self._plan.nodes]
+        roles = self._roles if self._plan.hosts_move else None
+        proposing, voting = (set(roles.proposers), set(roles.voters)) if roles else (set(), set())
+        load = {
+            host: (len(proposing.intersection(members)), len(voting.intersection(members)))
+            for host, members in self._members.items()
+        }
+        placed = place_hosts(homes, self._alive, load)
+        return {index: {host: self._members[host] for host in hosts} for index, hosts in placed.items()}
 
     def begin(self, *args: Any) -> Iterator[tuple[int, Any]]:
         """Take up a task: like `run("begin", …)`, and what a rebuilt group is told first."""
-        self._begin = args
+        self.resume_from(*args)
         return self.run("begin", *args)
 
     def resume_from(self, *args: Any) -> None:
         """What a group rebuilt from now on is told first: the state that the running epoch started from."""
         self._begin = args
 
+    def epoch_signed(self) -> None:
+        """An epoch was signed: the failures before it no longer count."""
+        self._failures.clear()
+
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
-        """One phase on all groups: (index, rank 0's result) in finish order.
+        """One phase on all groups: (index, rank 0's result) in finish order; of a group asked anew more than once.
 
         Args:
             method: the phase.
             args: of the phase, or references to them.
 
         Raises:
-            FlockRayError: what a node raised; NodeGroupError: a group died twice.
+            FlockRayError: what a worker raised, or a group failed more often than the policy allows.
         """
-        shared = [arg if isinstance(arg, ray.ObjectRef) else ray.put(arg) for arg in args]
-        pending = {index: group.call(method, *shared) for index, group in enumerate(self._groups)}
-        return self._gather(pending, method, tuple(shared))
+        shared = tuple(arg if isinstance(arg, ray.ObjectRef) else ray.put(arg) for arg in args)
+        return self._gather({index: self._waiting((method, shared)) for index in sorted(self._alive)})
 
-    def _gather(self, asked: dict[int, list[Any]], method: str, args: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
-        waiting = {ref: (index, rank) for index, refs in asked.items() for rank, ref in enumerate(refs)}
-        answers: dict[int, Any] = {}
-        while waiting:
-            ready, _ = ray.wait(list(waiting), timeout=1.0)
+    @staticmethod
+    def _waiting(*asked: _Step) -> _Waiting:
+        return _Waiting(list(asked), list(asked))
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def _gather(self, waits: dict[int, _Waiting]) -> Iterator[tuple[int, Any]]:
+        while waits:
+            now = time.monotonic()
+            for index, waiting in waits.items():
+                self._ask(index, waiting, now)
+            refs = {ref: index for index, waiting in waits.items() for ref in waiting.refs}
+            ready = ray.wait(list(refs), timeout=self._pause(waits, now))[0] if refs else self._sleep(waits, now)
             check_interrupted()
-            self._show_progress(sorted({index for index, _ in waiting.values()}))
+            now = time.monotonic()
             for ref in ready:
-                index, rank = waiting[ref]
-                try:
-                    answer = ray.get(ref)
-                except RayActorError as error:
-                    again = self._rebuild(index, method, args, error)
-                    waiting = {other: place for other, place in waiting.items() if place[0] != index}
-                    waiting |= {other: (index, rank) for rank, other in enumerate(again)}
-                    continue
-                except RayTaskError as error:
-                    raise root_cause(error) from None
-                del waiting[ref]
-                if rank == 0:
-                    answers[index] = answer
-                if all(group != index for group, _ in waiting.values()):
-                    yield index, answers.pop(index)
+                if refs[ref] in waits and ref in waits[refs[ref]].refs:
+                    self._take(waits[refs[ref]], ref, now)
+            for index in sorted({refs[ref] for ref in ready}):
+                if index in waits and not waits[index].refs and not waits[index].errors:
+                    yield from self._step_done(index, waits, now)
+            for index in list(waits):
+                self._look_after(index, waits, now)
+            self._show_progress(waits)
 
-    def _rebuild(self, index: int, method: str, args: tuple[Any, ...], error: RayActorError) -> list[Any]:
-        group = self._groups[index]
-        if group.rebuilt:
-            raise NodeGroupError(f"node group {index} died twice, the second time in phase {method!r}") from error
-        self._report("node_group_rebuilt", group=index, phase=method)
-        group.rebuilt = True
-        group.stop()
-        try:
-            loaded = group.start()
-            if method == "load":
-                return loaded
-            ray.get(loaded)
-            if self._begin is not None and method != "begin":
-                ray.get(group.call("begin", *self._begin))
-            return group.call(method, *args)
-        except RayActorError as again:
-            raise NodeGroupError(f"node group {index} died twice, the second time while it was rebuilt") from again
-        except RayTaskError as failed:
-            raise root_cause(failed) from None
+    def _pause(self, waits: Mapping[int, _Waiting], now: float) -> float:
+        """Seconds until something is due without an answer."""
+        placing = any(waiting.method == _PLACE for waiting in waits.values())
+        due = [waiting.ask_at - now for waiting in waits.values() if waiting.ask_at > now]
+        return max(0.01, min([0.05 if placing else _TICK, *due]))
 
-    def _show_progress(self, pending: Sequence[int]) -> None:
-        now = time.monotonic()
-        if now - self._shown < 1.0:
+    def _sleep(self, waits: Mapping[int, _Waiting], now: float) -> list[Any]:
+        time.sleep(self._pause(waits, now))
+        return []
+
+    def _ask(self, index: int, waiting: _Waiting, now: float) -> None:
+        """Ask a group for its running step, unless it was asked or is not to be asked yet."""
+        if waiting.since or now < waiting.ask_at:
             return
-        self._shown = now
-        for index in pending:
-            if state := self._groups[index].progress():
-                self._states[index] = state
-        phases = [self._states[index][0] for index in pending if index in self._states]
-        alike = [state for state in self._states.values() if phases and state[0] == phases[0]]
-        done, total = sum(state[1] for state in alike), sum(state[2] for state in alike)
+        waiting.since = now
+        method, args = waiting.steps[0]
+        if method != _PLACE:
+            refs = self._groups[index].call(method, *args)
+            waiting.refs = {ref: rank for rank, ref in enumerate(refs)}
+            waiting.liveness = {rank: Liveness(now) for rank in range(self._plan.workers)}
+
+    def _take(self, waiting: _Waiting, ref: Any, now: float) -> None:
+        """The answer or the error of one rank."""
+        rank = waiting.refs.pop(ref)
+        try:
+            answer = ray.get(ref)
+        except RayError as error:
+            if not waiting.errors:
+                waiting.failed_at = now
+            waiting.errors.append(error)
+        else:
+            if rank == 0:
+                waiting.answer = answer
+
+    def _step_done(self, index: int, waits: dict[int, _Waiting], now: float) -> Iterator[tuple[int, Any]]:
+        """All ranks answered: on to the group's next step, or its answer."""
+        waiting = waits[index]
+        method, _ = waiting.steps.pop(0)
+        self.deadlines.note(method, now - waiting.since, getattr(waiting.answer, "units", 0))
+        if not waiting.steps:
+            del waits[index]
+            yield index, waiting.answer
+            return
+        following = list(waiting.steps)
+        if method == "open_rendezvous":
+            host, port = waiting.answer
+            following[0] = ("load", (host, port, self._plan.workers))
+        waiting.restart(following)
+
+    def _look_after(self, index: int, waits: dict[int, _Waiting], now: float) -> None:
+        """Notice what failed, what is late and what hangs, and act on it."""
+        waiting, group = waits[index], self._groups[index]
+        if not waiting.since:
+            return
+        if waiting.errors:
+            if not waiting.refs or now - waiting.failed_at > _COLLATERAL_SECONDS:
+                self._failed(index, waits, root_cause(waiting.errors), now)
+            return
+        waited = now - waiting.since
+        if waiting.method == _PLACE:
+            if group.placed():
+                waiting.steps.pop(0)
+                waiting.restart(waiting.steps)
+            elif waited > self._placement_timeout:
+                self._failed(index, waits, group.lacking(self._placement_timeout), now)
+            return
+        self._check_health(group, waiting, now)
+        if waiting.method in _LOADING:
+            if waited > self._load_timeout:
+                hang = HangError(f"loading took more than {self._load_timeout:g} s (cluster.load_timeout)")
+                self._failed(index, waits, hang, now)
+            return
+        units = max((vitals.total for vitals in waiting.vitals.values()), default=0)
+        budget = self.deadlines.budget(waiting.method, units)
+        if waited > budget and not waiting.late:
+            self._call_late(index, waiting, waited, budget)
+        silent = [liveness.hang(now, budget) for liveness in waiting.liveness.values()]
+        if unanswered := next((why for why in silent if why and why.startswith("no answer")), None):
+            self._failed(index, waits, HangError(unanswered), now)
+        elif all(silent):  # one rank may wait for another
+            self._failed(index, waits, HangError(str(silent[0])), now)
+
+    def _check_health(self, group: NodeGroup, waiting: _Waiting, now: float) -> None:
+        """Take the vitals that were answered, and ask for them again once a second."""
+        if waiting.health:
+            for ref in ray.wait(list(waiting.health), num_returns=len(waiting.health), timeout=0)[0]:
+                rank = waiting.health.pop(ref)
+                try:
+                    waiting.vitals[rank] = ray.get(ref)
+                    waiting.liveness[rank].answered(now, waiting.vitals[rank])
+                except RayError:
+                    pass  # the phase fails with it
+        if not waiting.health and now - waiting.health_asked >= _TICK:
+            waiting.health_asked = now
+            waiting.health = {ref: rank for rank, ref in enumerate(group.ask_vitals())}
+
+    def _call_late(self, index: int, waiting: _Waiting, waited: float, budget: float) -> None:
+        waiting.late = True
+        done, total = (
+            max((getattr(v, name) for v in waiting.vitals.values()), default=0) for name in ("done", "total")
+        )
+        self._report("late", group=index, phase=waiting.method, seconds=round(waited, 1), done=done, total=total)
+        self.tell(
+            f"{self._groups[index].describe()} is late in phase {waiting.method}: {done} of {total} after"
+            f" {waited:.0f} s, expected within {budget:.0f} s"
+        )
+
+    # -- failures --------------------------------------------------------------------------------------------------
+
+    def _failed(self, index: int, waits: dict[int, _Waiting], error: Exception, now: float) -> None:
+        """Have the policy decide, and do it.
+
+        Raises:
+            Exception: the policy says that the run fails.
+        """
+        group, waiting = self._groups[index], waits[index]
+        failure = Failure(index, waiting.method, cause_of(error), self._explained(error, waiting), group.where)
+        action = decide(failure, self._failures, can_move=self._plan.hosts_move and len(self._alive) > 1)
+        self._failures.append(failure)
+        if isinstance(action, Retry) and self._plan.workers > 1:
+            action = Rebuild()  # the other ranks may wait for the one that failed
+        self._report(
+            "node_group_failed",
+            group=index,
+            phase=waiting.method,
+            cause=failure.cause.name.lower(),
+            action=type(action).__name__.lower(),
+            where=group.where,
+            error=str(error).splitlines()[-1] if str(error) else type(error).__name__,
+        )
+        if isinstance(action, Fail):
+            raise action.error
+        self.tell(f"{group.describe()} failed in phase {waiting.method}: {failure.cause.value}; {_TOLD[type(action)]}")
+        if isinstance(action, Retry):
+            waiting.restart(waiting.steps, now + action.after)
+        elif isinstance(action, Rebuild):
+            group.stop()
+            group.reserve()
+            waiting.restart([*_LOADING_STEPS, *self._taken_up(waiting.asked)])
+        else:
+            self._give_up(index, waits)
+
+    def _explained(self, error: Exception, waiting: _Waiting) -> Exception:
+        """What a run that ends by this failure says."""
+        if cause_of(error) is not Cause.OUT_OF_MEMORY:
+            return error
+        peak = max((vitals.peak_bytes for vitals in waiting.vitals.values()), default=0)
+        limit = ray.cluster_resources().get("memory", 0)
+        return NodeGroupError(
+            f"a worker ran out of memory: it held up to {peak / 1e9:.1f} GB, and the machines have"
+            f" {limit / 1e9:.1f} GB for workers; lower training.cohort_tokens or the members of a host"
+        )
+
+    def _taken_up(self, asked: Sequence[_Step]) -> list[_Step]:
+        """What is asked, after the running epoch was taken up where that is not what is asked."""
+        if self._begin is None or not asked or asked[-1][0] == "begin":
+            return list(asked)
+        return [("begin", tuple(ray.put(arg) for arg in self._begin)), *asked]
+
+    def _give_up(self, index: int, waits: dict[int, _Waiting]) -> None:
+        """Have the other groups take over the hosts of a group for which there is no machine."""
+        self._groups[index].stop()
+        self._alive.discard(index)
+        asked = self._taken_up(waits.pop(index).asked)
+        for other, hosts in self._placement().items():
+            group = self._groups[other]
+            if group.spec.hosts != hosts:
+                group.spec = replace(group.spec, hosts=hosts)
+                waiting = waits.setdefault(other, _Waiting([], []))
+                waiting.asked += asked
+                waiting.steps += [("assign", (hosts,)), *asked]
+
+    def _show_progress(self, waits: Mapping[int, _Waiting]) -> None:
+        for index, waiting in waits.items():
+            if vitals := waiting.vitals.get(0):
+                self._shown[index] = vitals
+        phases = [self._shown[index].phase for index in waits if index in self._shown]
+        alike = [vitals for vitals in self._shown.values() if phases and vitals.phase == phases[0]]
+        done, total = sum(vitals.done for vitals in alike), sum(vitals.total for vitals in alike)
         if total and (phases[0], done, total) != self._told:
             self._told = phases[0], done, total
             self.progress(*self._told)
@@ -223,7 +488,4 @@ class NodeGroups:
             group.stop()
 
 
-def root_cause(error: RayTaskError) -> Exception:
-    """A node's own error rather than Ray's wrapping of it; another exception stays wrapped with its traceback."""
-    cause = error.cause
-    return cause if isinstance(cause, FlockRayError) else error
+_TOLD = {Retry: "it is asked again", Rebuild: "it is rebuilt", Move: "its hosts go to the other groups"}

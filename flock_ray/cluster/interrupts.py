@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run, also where a library swallows the exception that they raise."""
+"""What ends a run from outside its loop: Ctrl-C and SIGTERM, even where a library swallows them, and a watchdog."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from typing import NoReturn
 
 _interrupted = threading.Event()
+_pending: list[BaseException] = []
 
 
 def stop_on_signals() -> None:
@@ -20,11 +21,19 @@ def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def raise_in_waiting(error: BaseException) -> None:
+    """From another thread: have the loop that waits raise an error."""
+    _pending.append(error)
+
+
 def check_interrupted() -> None:
     """For loops that wait: raise what came before and got lost, as an exception in a library's callback does.
 
     Raises:
         KeyboardInterrupt: a signal came.
+        BaseException: what another thread handed to `raise_in_waiting`.
     """
+    if _pending:
+        raise _pending.pop()
     if _interrupted.is_set():
         raise KeyboardInterrupt

@@ -35,7 +35,7 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
     return [
         GroupSpec(
             index=node.index,
-            hosts=node.host_members,
+            hosts=dict(zip(node.hosts, node.host_members, strict=True)),
             run_seed=config.seed,
             state_dir=str(run_dir / "members"),
             store_url=store_url,

@@ -1,28 +1,35 @@
-"""A member in the process that hosts it: its key, its secrets, its journal. Nothing here leaves but signatures."""
+"""A member in the process that hosts it: its key, its secrets, what it signed. Nothing leaves it but signatures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from flock_ray.adversary.attack import Attack
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
+from flock_ray.cluster.signing_log import SigningEntry
 from flock_ray.cluster.slashing_protection import SlashingProtection
 from flock_ray.protocol.encoding import canonical_json
-from flock_ray.protocol.hashing import sha256, tagged
+from flock_ray.protocol.hashing import ZERO, sha256, tagged
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.seed import HashChain
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
 
+JOINED = "joined"
+"""Kind of the entry, of epoch 0, that a member makes before it joins a task: its digest is the hash chain's tip."""
+
 
 class Member:
-    """Signs what its owner's process computed, each place once, and only what the disk holds already.
+    """Signs what its owner's process computed, one digest for each kind of message and epoch, and only what is stored.
 
     Attributes:
         number: registration number.
@@ -36,17 +43,20 @@ class Member:
         Args:
             number: registration number.
             signer: the member's account.
-            folder: private to this member: its journal, and what it commits to before others may see it.
+            folder: private to this member: its slashing protection, and the payloads that it committed to.
             attack: behaviour.
             reveals: length of its hash chains.
         """
         self.number = number
         self.signer = signer
         self.attack = attack
-        self._folder = folder
         self._protection = SlashingProtection(folder)
         self._vault = BlobStore(str(folder / "vault"))
         self._reveals = reveals
+        self._cipher = AESSIV(signer.secret("entries") + signer.secret("entries, second half"))
+        self._epoch: tuple[bytes, int, bytes] | None = None  # that the next two are of
+        self._entries: dict[str, bytes] = {}
+        self._private: dict[str, bytes] = {}
 
     def hash_chain(self, task: bytes) -> HashChain:
         """The member's chain of reveals for a task."""
@@ -57,18 +67,6 @@ class Member:
         secret = self.signer.secret("salts")
         return tagged("flock_ray/salt/1", secret, state.scope.task, state.epoch, state.seed, sha256(purpose.encode()))
 
-    def seal(self, state: TaskState, kind: str, body: Mapping[str, Any], batch: Batch) -> None:
-        """Keep what is committed to now and revealed later, so that the reveal says the same whatever came between."""
-        batch.write(self._sealed(state, kind), canonical_json(body))
-
-    def sealed(self, state: TaskState, kind: str) -> Mapping[str, Any] | None:
-        """What was sealed; None on a machine that never had it."""
-        path = self._sealed(state, kind)
-        return dict(json.loads(path.read_bytes())) if path.exists() else None
-
-    def _sealed(self, state: TaskState, kind: str) -> Path:
-        return self._folder / f"sealed-{state.epoch}-{state.seed.hex()[:16]}-{kind}.json"
-
     def keep(self, data: bytes, batch: Batch) -> bytes:
         """Store bytes privately, before anything that commits to them is signed; returns their SHA-256."""
         return self._vault.put(data, batch)
@@ -77,25 +75,100 @@ class Member:
         """Where bytes of this hash are kept, if they are."""
         return self._vault.path_of(digest)
 
-    def note(self, kind: str, digest: bytes, state: TaskState, batch: Batch) -> None:
-        """Write to the journal what is to be signed once `batch` is left.
+    # -- what it signed ------------------------------------------------------------------------------------------
+
+    def joined(self, task: bytes) -> bool:
+        """Whether the folder knows that the member joined a task; if not, it is new or was lost."""
+        return JOINED in self._protection.signed(task, 0, ZERO)
+
+    def joining(self, task: bytes, batch: Batch) -> SigningEntry:
+        """Note that the member joins a task; the entry that says so in the store."""
+        tip = self.hash_chain(task).tip
+        self._protection.record(task, 0, ZERO, JOINED, tip, batch)
+        return SigningEntry(self.number, JOINED, self._seal(task, 0, ZERO, JOINED, tip))
+
+    def owns(self, entry: SigningEntry, task: bytes, epoch: int, seed: bytes) -> bool:
+        """Whether this member wrote an entry, for this very epoch."""
+        return self._open(task, epoch, seed, entry) is not None
+
+    def restore(self, state: TaskState, entries: Iterable[SigningEntry]) -> None:
+        """Take up what the member signed in the epoch of `state`, by its entries in the store."""
+        task, epoch, seed = self._of_epoch(state)
+        for entry in entries:
+            if opened := self._open(task, epoch, seed, entry):
+                self._remember(entry.kind, opened)
+
+    def record(
+        self, state: TaskState, kind: str, digest: bytes, private: Mapping[str, Any] | None, batch: Batch
+    ) -> SigningEntry | None:
+        """Note what is to be signed once `batch` is left; returns its entry for the store, None if it is there.
+
+        Args:
+            state: of the epoch.
+            kind: of message, or `report`.
+            digest: that is to be signed.
+            private: what the member says later by this message: the ballot that a commitment commits to.
+            batch: that writes to the member's folder.
 
         Raises:
-            ProtocolError: the member signed something else in this place before.
+            ProtocolError: another digest was signed.
         """
-        self._protection.record(state.scope.task, state.epoch, state.seed, kind, digest, batch)
+        task, epoch, seed = self._of_epoch(state)
+        self._protection.record(task, epoch, seed, kind, digest, batch)
+        if kind in self._entries:
+            assert self._entries[kind] == digest
+            return None
+        opened = digest + (canonical_json(private) if private else b"")
+        self._remember(kind, opened)
+        return SigningEntry(self.number, kind, self._seal(task, epoch, seed, kind, opened))
+
+    def forget(self) -> None:
+        """Forget what was to be signed: it was not stored."""
+        self._epoch = None
+
+    def private(self, state: TaskState, kind: str) -> Mapping[str, Any] | None:
+        """What was recorded as private with a message of this kind; None if the member has no such entry."""
+        self._of_epoch(state)
+        data = self._private.get(kind)
+        return dict(json.loads(data)) if data else None
+
+    def signed(self, state: TaskState) -> dict[str, bytes]:
+        """{kind: digest} of what the member signed in the epoch of `state`, by its folder and its entries."""
+        place = self._of_epoch(state)
+        return self._protection.signed(*place) | self._entries
 
     def sign(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
-        """Sign a message of the epoch of `state` that the journal holds."""
+        """Sign a message of the epoch of `state` that was recorded."""
         assert message.member == self.number and self.signed(state)[message.kind] == message.digest
         digest = message_digest(domain, message.task, message.epoch, state.seed, message.kind, message.digest)
         return SignedMessage(message.data, self.signer.sign_digest(digest))
 
     def sign_report(self, report: Report, state: TaskState, domain: Domain) -> bytes:
-        """Sign a report that the journal holds: 65 bytes."""
+        """Sign a report that was recorded: 65 bytes."""
         assert self.signed(state)["report"] == report_hash(report)
         return self.signer.sign_digest(report_digest(domain, report))
 
-    def signed(self, state: TaskState) -> dict[str, bytes]:
-        """{kind: digest} of what the member signed in the epoch of `state`."""
-        return self._protection.signed(state.scope.task, state.epoch, state.seed)
+    def _of_epoch(self, state: TaskState) -> tuple[bytes, int, bytes]:
+        """The epoch of `state`; entries of another one are forgotten."""
+        place = state.scope.task, state.epoch, state.seed
+        if place != self._epoch:
+            self._epoch, self._entries, self._private = place, {}, {}
+        return place
+
+    def _remember(self, kind: str, opened: bytes) -> None:
+        self._entries[kind] = opened[:32]
+        self._private[kind] = opened[32:]
+
+    def _seal(self, task: bytes, epoch: int, seed: bytes, kind: str, data: bytes) -> bytes:
+        return self._cipher.encrypt(data, [_place(task, epoch, seed, kind)])
+
+    def _open(self, task: bytes, epoch: int, seed: bytes, entry: SigningEntry) -> bytes | None:
+        try:
+            opened = self._cipher.decrypt(entry.sealed, [_place(task, epoch, seed, entry.kind)])
+        except (InvalidTag, ValueError):
+            return None
+        return opened if len(opened) >= 32 else None
+
+
+def _place(task: bytes, epoch: int, seed: bytes, kind: str) -> bytes:
+    return tagged("flock_ray/entry/1", task, epoch, seed, sha256(kind.encode()))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flock_ray.config import Backend, Config, Engine
+from flock_ray.config import Backend, ClusterMode, Config, Engine, HostsMove
 from flock_ray.errors import ConfigError, PlacementError
 
 
@@ -38,6 +38,7 @@ class Plan:
         cpus, gpus: of one bundle.
         engine: `torch` or `deepspeed`.
         backend: `sequential`, `stacked` or `grouped`.
+        hosts_move: whether a group may carry logical hosts of another one, as it may where all data is at hand.
     """
 
     nodes: tuple[GroupPlan, ...]
@@ -47,6 +48,7 @@ class Plan:
     threads: int
     engine: str
     backend: str
+    hosts_move: bool
 
     def bundle(self) -> dict[str, float]:
         """Resources of one worker."""
@@ -59,10 +61,12 @@ class Plan:
         each += f" members {self.backend}"
         lines = [f"Placement plan: {len(self.nodes)} node group{'s' * (len(self.nodes) > 1)}, each {each}"]
         for node in self.nodes:
-            lines.append(f"  node {node.index}: hosts {_spans(node.hosts)}, members {_spans(node.members)}")
+            lines.append(f"  node {node.index}: hosts {spans(node.hosts)}, members {spans(node.members)}")
+        if self.hosts_move and len(self.nodes) > 1:
+            lines.append("  hosts move between groups where an epoch's roles fall unevenly")
         cpus = len(self.nodes) * self.workers * self.cpus
         gpus = len(self.nodes) * self.workers * self.gpus
-        lines.append(f"  in all {cpus} CPU, {gpus} GPU; the committee and chain actors take none")
+        lines.append(f"  in all {cpus} CPU, {gpus} GPU; the coordinator and the chain actor take none")
         return "\n".join(lines)
 
     def check_fit(self, machines: Sequence[Mapping[str, float]]) -> None:
@@ -87,9 +91,73 @@ class Plan:
             )
 
 
-def _spans(numbers: Sequence[int]) -> str:
-    """Consecutive numbers as `0-3`, a single one as itself."""
-    return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers in rising order, consecutive ones as `0-3`, such as `0-3, 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs) or "none"
+
+
+def place_hosts(
+    homes: Sequence[Sequence[int]], alive: Collection[int], load: Mapping[int, tuple[int, int]]
+) -> dict[int, tuple[int, ...]]:
+    """Which group carries which logical hosts in an epoch: each its own, but for what evens out the load.
+
+    The group with the most proposers sets the time of training, the one with the most voters that of scoring. So a host
+    moves from the fullest to the emptiest group while that lowers the first maximum, or the second at the same first.
+
+    Args:
+        homes: hosts of each group, by its number.
+        alive: groups that there are now.
+        load: {host: (members that propose, members that vote)} in the epoch.
+
+    Returns:
+        {group in `alive`: its hosts, rising}; a pure function of the arguments.
+    """
+    placed = {group: sorted(homes[group]) for group in sorted(alive)}
+    totals = {group: _total(hosts, load) for group, hosts in placed.items()}
+
+    def move(host: int, source: int | None, target: int) -> None:
+        for group, sign in ((source, -1), (target, 1)):
+            if group is not None:
+                placed[group] = sorted(set(placed[group]) ^ {host})
+                totals[group] = (totals[group][0] + sign * load[host][0], totals[group][1] + sign * load[host][1])
+
+    for group, hosts in enumerate(homes):
+        for host in hosts if group not in placed else ():
+            move(host, None, min(placed, key=lambda one: (totals[one], len(placed[one]), one)))
+    while best := _best_move(placed, totals, load):
+        move(*best)
+    return {group: tuple(hosts) for group, hosts in placed.items()}
+
+
+def _best_move(
+    placed: Mapping[int, Sequence[int]], totals: Mapping[int, tuple[int, int]], load: Mapping[int, tuple[int, int]]
+) -> tuple[int, int, int] | None:
+    """(host, from, to) that lowers the maxima most; None when none does."""
+    least, best = _maxima(totals.values()), None
+    for kind in (0, 1):
+        source = max(placed, key=lambda group: (totals[group][kind], -group))
+        target = min(placed, key=lambda group: (totals[group][kind], group))
+        for host in placed[source] if source != target else ():
+            moved = dict(totals)
+            moved[source] = _total(set(placed[source]) - {host}, load)
+            moved[target] = _total({*placed[target], host}, load)
+            if (maxima := _maxima(moved.values())) < least:
+                least, best = maxima, (host, source, target)
+    return best
+
+
+def _total(hosts: Iterable[int], load: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
+    return sum(load[host][0] for host in hosts), sum(load[host][1] for host in hosts)
+
+
+def _maxima(totals: Collection[tuple[int, int]]) -> tuple[int, int]:
+    return max(proposers for proposers, _ in totals), max(voters for _, voters in totals)
 
 
 def _block(index: int, count: int, total: int) -> tuple[int, ...]:
@@ -117,7 +185,15 @@ def make_plan(config: Config) -> Plan:
         cluster.threads_per_worker,
         engine.value,
         _backend(config, engine),
+        _hosts_move(config),
     )
+
+
+def _hosts_move(config: Config) -> bool:
+    """Whether hosts may move: as configured; `auto` where every group is on this machine, and so is all data."""
+    if config.cluster.hosts_move is HostsMove.auto:
+        return config.cluster.mode is ClusterMode.local
+    return config.cluster.hosts_move is HostsMove.always
 
 
 def _backend(config: Config, engine: Engine) -> str:

@@ -18,7 +18,7 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
-from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, TrainingRate
+from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -31,21 +31,32 @@ class RunReporter:
         self._config, self._hosted, self._console, self._events = config, hosted, console, events
         self._losses: dict[int, dict[int, float]] = {}
         self._averaging_error: dict[int, float] = {}
+        self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
         self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}
 
-    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> None:
-        """The global adapter after `epoch` (0: at the start) was measured by every member."""
+    def line(self, message: str) -> None:
+        """One line for people."""
+        self._console.line(message)
+
+    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> float:
+        """The global adapter after `epoch` (0: at the start) was measured by every member.
+
+        Returns:
+            The seconds that an epoch is estimated to take.
+        """
         self._losses[epoch] = losses
         self._events.emit("evaluation", epoch=epoch, losses=losses)
         self.views = [self._measured(view, losses) if view.epoch == epoch else view for view in self.views]
         left = self._config.alliance.num_epochs - epoch
+        estimate = self._estimate(seconds)
         if left > 0 and seconds > 0:
-            minutes = self._estimate(seconds) * left / 60
+            minutes = estimate * left / 60
             self._console.line(f"Estimated time for {left} epoch{'s' * (left > 1)}: {minutes:.1f} min")
+        return estimate
 
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
@@ -77,6 +88,11 @@ class RunReporter:
             self._averaging_error[epoch] = value
         elif kind == "local_training" and isinstance(epoch, int):
             self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
+        elif kind == "sat_out" and isinstance(epoch, int):
+            self._sat_out.setdefault(epoch, set()).add(int(str(fields["member"])))
+            self._console.line(f"member {fields['member']} sits epoch {epoch} out: {fields['why']}")
+        elif kind == "folder_restored":
+            self._console.line(f"member {fields['member']} goes on without its folder, by its entries in the store")
 
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Show the table of a signed epoch."""
@@ -128,6 +144,7 @@ class RunReporter:
 
     def _view(self, record: Record, wall_seconds: Mapping[str, float]) -> EpochView:
         before, after = self._losses.get(record.epoch - 1, {}), self._losses.get(record.epoch, {})
+        sat_out = self._sat_out.get(record.epoch, set())
         proposals = {proposal.member: proposal for proposal in record.proposals}
         slashed = {slash.member: slash.amount for slash in record.slashes}
         members = []
@@ -144,7 +161,7 @@ class RunReporter:
                     loss_before=before.get(number),
                     loss_after=after.get(number),
                     score=found.score if found else None,
-                    status=proposal.status if proposal else None,
+                    status=SAT_OUT if number in sat_out else proposal.status if proposal else None,
                     reward=record.rewards.get(number, 0),
                     slashed=slashed.get(number, 0),
                     bits_per_byte=_bits_per_byte(member, after.get(number)),

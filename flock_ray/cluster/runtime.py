@@ -5,15 +5,25 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from flock_ray.cluster.interrupts import raise_in_waiting
 from flock_ray.cluster.placement import available_cpus
 from flock_ray.config import ClusterConfig, ClusterMode
-from flock_ray.errors import ClusterError
+from flock_ray.errors import ClusterError, RayLostError
+
+TEARDOWN_SECONDS = 20.0
+"""What ending the actors, and Ray, may take each."""
+
+_ASK_EVERY = 3.0  # seconds between two questions to the head
+_GRACE = 15.0  # seconds after which a main thread that does not wait in our loops is taken to be stuck in Ray
 
 
 @contextmanager
@@ -38,10 +48,85 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         raise ClusterError(f"{what}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler ends the process on the spot
+    watchdog = HeadWatchdog(config.head_timeout)
     try:
         yield
     finally:
-        ray.shutdown()
+        watchdog.stop()
+        if not within(TEARDOWN_SECONDS, ray.shutdown):
+            raise TeardownError("Ray does not shut down")
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Scheduling of an actor that belongs to the driver's own machine: it is lost with the driver only."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+class TeardownError(Exception):
+    """What a run started could not be ended in time; the process has to end without it."""
+
+
+def within(seconds: float, call: Callable[[], object]) -> bool:
+    """Whether a call that is the best that can be done returned, or raised, in time; it goes on in a thread if not."""
+
+    def run() -> None:
+        with suppress(Exception):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+class HeadWatchdog:
+    """Notices that Ray's head (its GCS) does not answer, before Ray ends the process without a word.
+
+    The waiting loops raise RayLostError then. If none runs in the main thread, a second limit ends the process here.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        """Watch from now on.
+
+        Args:
+            timeout: seconds without an answer.
+        """
+        self._timeout = timeout
+        self._address = ray.get_runtime_context().gcs_address
+        self._answered = time.monotonic()
+        self._stopped = threading.Event()
+        for work in (self._ask, self._watch):
+            threading.Thread(target=work, daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+
+    def _ask(self) -> None:
+        while not self._stopped.wait(_ASK_EVERY):
+            try:
+                ray.nodes()
+            except Exception:
+                continue
+            self._answered = time.monotonic()
+
+    def _watch(self) -> None:
+        raised = False
+        while not self._stopped.wait(1.0):
+            silent = time.monotonic() - self._answered
+            if silent < self._timeout:
+                raised = False
+                continue
+            error = RayLostError(
+                f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout); start it"
+                " again, and go on with resume=RUN_DIR"
+            )
+            if not raised:
+                raised = True
+                raise_in_waiting(error)
+            elif silent > self._timeout + _GRACE:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(error.exit_code)
 
 
 @contextmanager

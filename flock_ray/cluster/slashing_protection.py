@@ -40,7 +40,7 @@ class SlashingProtection:
         place = (task.hex(), epoch, seed.hex())
         if place != self._place:
             self._place, self._signed = place, {}
-            if epoch <= self._newest.get(place[0], 0):
+            if epoch <= self._newest.get(place[0], -1):
                 for line in self._path.read_bytes().splitlines():
                     *found, kind, digest = json.loads(line)
                     if tuple(found) == place:

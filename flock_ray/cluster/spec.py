@@ -18,7 +18,7 @@ class GroupSpec:
 
     Attributes:
         index: number of the group.
-        hosts: the logical hosts that it carries, each the numbers of its members, rising.
+        hosts: the logical hosts that it carries, {number: members in rising order}.
         run_seed: of the run.
         state_dir: folder on the node for the members' private files.
         store_url: of the blob store.
@@ -42,7 +42,7 @@ class GroupSpec:
     """
 
     index: int
-    hosts: tuple[tuple[int, ...], ...]
+    hosts: dict[int, tuple[int, ...]]
     run_seed: int
     state_dir: str
     store_url: str
@@ -74,7 +74,7 @@ class GroupSpec:
     @property
     def members(self) -> tuple[int, ...]:
         """Numbers of all hosted members."""
-        return tuple(member for host in self.hosts for member in host)
+        return tuple(member for members in self.hosts.values() for member in members)
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class PhaseResult:
         events: facts for the event log: kind and fields.
         losses: {member: held-out loss in nats a token} where the phase evaluates.
         signatures: {voter: signature of the report} in the signing phase.
+        units: of work that the phase counted (steps, scores); 0 if it counted none.
     """
 
     messages: tuple[SignedMessage, ...] = ()
@@ -137,3 +138,4 @@ class PhaseResult:
     events: tuple[tuple[str, Mapping[str, object]], ...] = ()
     losses: dict[int, float] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
+    units: int = 0

@@ -74,13 +74,10 @@ class Workbench:
         self.begin_phase("load", len(spec.members))
         self.base = self._load_base(rendezvous)
         self.silos: dict[int, Silo] = {}
-        for member in spec.members:
-            self.silos[member] = self._load_silo(member)
-            self._step()
+        self.assign(spec.hosts)
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self.codec = get_codec(spec.codec)
         self.store = BlobStore(spec.store_url)
-        self._host = {member: host for host, members in enumerate(spec.hosts) for member in members}
         self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self._rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
@@ -101,6 +98,15 @@ class Workbench:
         from flock_ray.training.deepspeed_engine import load_sharded
 
         return load_sharded(self.spec.model, rendezvous)
+
+    def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
+        """Carry these logical hosts, {number: members}; silos that were loaded before stay loaded."""
+        self.spec = replace(self.spec, hosts=dict(hosts))
+        self._host = {member: host for host, members in hosts.items() for member in members}
+        for member in self.spec.members:
+            if member not in self.silos:
+                self.silos[member] = self._load_silo(member)
+            self._step()
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)
@@ -262,8 +268,8 @@ class Workbench:
         """Fetch, check and remember payloads, in threads; each once for all voters here."""
         missing = [payload for payload in dict.fromkeys(payloads) if payload not in self._updates]
         with self.timed("transfer"):
-            for payload, found in zip(missing, self.in_threads(self._fetch, missing), strict=True):
-                self._updates[payload] = found
+            for payload, update in zip(missing, self.in_threads(self._fetch, missing), strict=True):
+                self._updates[payload] = update
 
     def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
         """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""

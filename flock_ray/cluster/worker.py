@@ -1,4 +1,4 @@
-"""A node: hosts members and plays, each epoch, the roles that they drew.
+"""A worker of a node group: hosts members and plays, each epoch, the roles that they drew.
 
 Every phase is a pure function of the task's state and the epoch's bulletin (the signed messages so far), with what
 was computed remembered; so a phase may be asked again, of this worker or of one rebuilt after a crash, and answers the
@@ -8,7 +8,6 @@ same. With several ranks all run the same phases, since engines may work collect
 from __future__ import annotations
 
 import gc
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +24,11 @@ from flock_ray.chain.values import TxContext
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.coordinator import Bulletin
+from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult
+from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
@@ -42,12 +44,10 @@ from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
+from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
 from flock_ray.verify.opinion import disagreement
-
-Noted = tuple[Member, Message]
-"""A message that its member's journal holds, to be signed once the disk holds the journal."""
 
 
 class Worker:
@@ -63,12 +63,16 @@ class Worker:
         """Take the group's description; `load` does the work."""
         self._spec = spec
         self._rank = rank
+        self._listener: Any = None
 
-    def free_address(self) -> tuple[str, int]:
-        """Host and a free port of this worker, where the group's ranks may meet."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return socket.gethostbyname(socket.gethostname()), probe.getsockname()[1]
+    def open_rendezvous(self) -> tuple[str, int]:
+        """Listen where the ranks of the group meet: host and port, which stay this worker's; none where none meet."""
+        if self._spec.engine != "deepspeed":
+            return "", 0
+        from flock_ray.training.deepspeed_engine import listen
+
+        self._listener = listen()
+        return self._listener.host, self._listener.port
 
     def load(self, host: str, port: int, world: int) -> GroupInfo:
         """Load base model and silos, make the engine, open the members' keys (rank 0).
@@ -77,8 +81,9 @@ class Worker:
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
         """
         spec = self._spec
-        self._members = {number: self._open_member(number) for number in spec.members} if self._rank == 0 else {}
-        self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world))
+        self._hosting = HostedMembers(BlobStore(spec.store_url), self._open_member)
+        self._host_members(spec.hosts)
+        self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world, self._listener))
         base = self._bench.base
         hosted = tuple(
             HostedMember(
@@ -91,7 +96,7 @@ class Worker:
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
                 num_heldout_bytes=num_target_bytes(base.tokenizer, silo.heldout),
             )
-            for number, member in self._members.items()
+            for number, member in self._hosting.members.items()
             for silo in [self._bench.silos[number]]
         )
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
@@ -99,6 +104,20 @@ class Worker:
             hosted, base.name, base.hash, str(base.dtype).removeprefix("torch."), base.num_parameters,
             self._bench.initial_adapter(),
         )  # fmt: skip
+
+    def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
+        """Carry these logical hosts, {number: members}, from now on; what is not loaded yet is loaded.
+
+        Raises:
+            DataError, KeyMissingError: a member's data or key is not to be had here.
+        """
+        self._spec = replace(self._spec, hosts=dict(hosts))
+        self._host_members(hosts)
+        self._bench.assign(hosts)
+
+    def _host_members(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
+        if self._rank == 0:
+            self._hosting.assign(hosts)
 
     def _open_member(self, number: int) -> Member:
         spec = self._spec
@@ -117,9 +136,10 @@ class Worker:
             self._bench.store.probe_read(token)
             self._bench.store.probe_write(f"{token}{self._spec.index:04x}")
 
-    def progress(self) -> tuple[str, int, int]:
-        """What the worker does just now: phase, done, total; nothing while it imports and loads."""
-        return self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
+    def vitals(self) -> Vitals:
+        """What the worker does just now, and what it has used so far; asked while a phase runs."""
+        progress = self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
+        return Vitals.of_this_process(progress)
 
     # -- membership ----------------------------------------------------------------------------------------------
 
@@ -133,7 +153,8 @@ class Worker:
             slots: that the stake buys.
         """
         enrolments = {}
-        for number, member in self._members.items():
+        self._hosting.join(task)
+        for number, member in self._hosting.members.items():
             tip = member.hash_chain(task).tip
             context = contexts.get(number)
             raw = join(member.signer, context, task, amount, tip, slots) if context else []
@@ -142,13 +163,15 @@ class Worker:
 
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> PhaseResult:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
+        if getattr(self, "_state", None) != state:
+            self._payloads: dict[int, tuple[bytes, int]] = {}
+            self._bench.forget_training()
         self._state, self._domain, self._relayer = state, domain, relayer
         rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
-        self._ballots = BallotBuilder(self._bench, self._members, mechanism, rule)
+        self._ballots = BallotBuilder(self._bench, self._hosting.members, mechanism, rule)
         self._verifier = MessageVerifier(domain)
         self._commitments: dict[Kind, set[bytes]] = {}
-        self._payloads: dict[int, tuple[bytes, int]] = {}
-        self._bench.forget_training()
+        self._hosting.open_epoch(state, anew=True)
         return self._result(losses=self._bench.evaluate(state.adapter))
 
     def collect_earnings(
@@ -172,8 +195,9 @@ class Worker:
         tree = MerkleTree(reward_leaf(self._domain, task, account, wei) for account, wei in leaves)
         earned = dict(leaves)
         transactions = {}
-        for number in sorted(set(contexts) & set(self._members)):
-            signer, context = self._members[number].signer, contexts[number]
+        members = self._hosting.members
+        for number in sorted(set(contexts) & set(members)):
+            signer, context = members[number].signer, contexts[number]
             raw: list[bytes] = []
             cumulative = earned.get(signer.address, 0)
             if cumulative > claimed[number]:
@@ -198,26 +222,24 @@ class Worker:
             facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
             events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
         self._keep_payloads(updates)
-        noted = []
-        with Batch() as batch:
+        with self._hosting.signing(state) as signing:
             for number, update in updates.items():
-                if member := self._members.get(number):
-                    payload, size = self._payloads[number]
-                    salt = member.salt(state, "payload")
-                    commitment = state.scope.payload_commitment(state.epoch, number, payload, salt)
-                    noted.append(self._note(member, Kind.COMMITMENT, {"commitment": to_hex(commitment)}, batch))
+                if member := self._hosting.active(number):
+                    _, size = self._payloads[number]
+                    signing.add(member, Kind.COMMITMENT, self._commitment(member))
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
                             "last_loss": update.losses[-1], "payload_bytes": size}  # fmt: skip
                     events.append(("trained", fact))
-        return self._result(self._sign(noted), events)
+        return self._result(self._sign(signing), events)
 
     def see(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign the list of commitments that they hold."""
-        held = sorted(one.digest for one in self._inbox(bulletin).all(Kind.COMMITMENT))
+        held = sorted(message.digest for message in self._inbox(bulletin).all(Kind.COMMITMENT))
         body = {"commitments": [to_hex(digest) for digest in held]}
-        with Batch() as batch:
-            noted = [self._note(voter, Kind.SEEN, body, batch) for voter in self._voters()]
-        return self._result(self._sign(noted))
+        with self._hosting.signing(self._state) as signing:
+            for voter in self._voters():
+                signing.add(voter, Kind.SEEN, body)
+        return self._result(self._sign(signing))
 
     def publish(self) -> PhaseResult:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
@@ -225,14 +247,13 @@ class Worker:
         proposers = self._hosted(state.roles.proposers)
         updates = self._bench.train(proposers, state.epoch, state.adapter)
         self._keep_payloads(updates)
-        noted = []
-        with Batch() as batch:
+        with self._hosting.signing(state) as signing:
             for number, update in updates.items():
-                if member := self._members.get(number):
+                if member := self._committed_proposer(number):
                     salt = member.salt(state, "payload")
                     payload, _ = self._payloads[number]
                     with self._bench.timed("transfer"):
-                        self._bench.store.put_file(payload, member.kept(payload), batch)
+                        self._bench.store.put_file(payload, member.kept(payload), signing.files)
                     manifest = Manifest(
                         base_model=state.terms.base_model,
                         global_adapter=state.adapter,
@@ -242,8 +263,8 @@ class Worker:
                         payload=payload,
                         salt=salt,
                     )
-                    noted.append(self._note(member, Kind.MANIFEST, manifest.body(), batch))
-        return self._result(self._sign(noted))
+                    signing.add(member, Kind.MANIFEST, manifest.body())
+        return self._result(self._sign(signing))
 
     def commit_ballots_a(self, bulletin: Bulletin) -> PhaseResult:
         """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
@@ -309,8 +330,8 @@ class Worker:
             self._verifier.parsed,
         )
         present = {(one.kind, one.member): one.digest for one in inbox.messages}
-        signing = []
-        with Batch() as batch:
+        signers = []
+        with self._hosting.signing(self._state) as signing:
             for voter in voters:
                 lacking = [
                     kind
@@ -320,13 +341,13 @@ class Worker:
                 why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
                 if not why:
                     try:
-                        voter.note("report", report_hash(report), self._state, batch)
-                        signing.append(voter)
-                    except ProtocolError as refused:  # by its journal: it signed another report of this epoch
+                        signing.record(voter, "report", report_hash(report))
+                        signers.append(voter)
+                    except ProtocolError as refused:  # it signed another report of this epoch
                         why = str(refused)
                 if why:
                     events.append(("refused_to_sign", {"epoch": own.epoch, "member": voter.number, "why": why}))
-        signatures = {voter.number: voter.sign_report(report, self._state, self._domain) for voter in signing}
+        signatures = {voter.number: voter.sign_report(report, self._state, self._domain) for voter in signers}
         return self._result(events=events, signatures=signatures)
 
     def advance(self, attestation: Attestation, bulletin: Bulletin) -> PhaseResult:
@@ -344,6 +365,7 @@ class Worker:
         self._verifier.forget()
         self._commitments.clear()
         self._payloads.clear()
+        self._hosting.open_epoch(self._state, anew=False)
         losses = self._bench.evaluate(record.adapter)
         self._bench.end_epoch(record.adapter)
         return self._result(losses=losses)
@@ -352,10 +374,11 @@ class Worker:
 
     def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> None:
         """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
-        missing = [number for number in updates if number in self._members and number not in self._payloads]
+        members = self._hosting.members
+        missing = [number for number in updates if number in members and number not in self._payloads]
 
         def keep(number: int) -> tuple[int, bytes, int]:
-            member = self._members[number]
+            member = members[number]
             payload = member.attack.payload(updates[number].delta, self._bench.codec.encode)
             return number, member.keep(payload, batch), len(payload)
 
@@ -368,43 +391,56 @@ class Worker:
         return sorted(set(seats) & set(self._spec.members))
 
     def _voters(self) -> list[Member]:
-        return [self._members[number] for number in self._hosted(self._state.roles.voters) if number in self._members]
+        voters = map(self._hosting.active, self._hosted(self._state.roles.voters))
+        return [voter for voter in voters if voter]
 
     def _inbox(self, bulletin: Bulletin) -> Inbox:
-        return self._verifier.inbox(bulletin, self._state)
+        inbox = self._verifier.inbox(bulletin, self._state)
+        self._hosting.look_for_own(self._state, inbox)
+        return inbox
 
-    def _note(self, member: Member, kind: Kind, body: Mapping[str, Any], batch: Batch) -> Noted:
-        """Store and journal a message that is signed once `batch` is left."""
-        message = Message(kind, self._state.scope.task, self._state.epoch, member.number, body)
-        self._bench.store.put(message.data, batch)
-        member.note(kind, message.digest, self._state, batch)
-        return member, message
+    def _commitment(self, member: Member) -> dict[str, str]:
+        """Body of the message by which a proposer commits to its payload."""
+        state, (payload, _) = self._state, self._payloads[member.number]
+        salt = member.salt(state, "payload")
+        return {"commitment": to_hex(state.scope.payload_commitment(state.epoch, member.number, payload, salt))}
 
-    def _sign(self, noted: Sequence[Noted]) -> list[SignedMessage]:
-        sent = [member.sign(message, self._state, self._domain) for member, message in noted]
+    def _committed_proposer(self, number: int) -> Member | None:
+        """A hosted proposer, unless its update is not the one that it committed to before its worker was rebuilt."""
+        state, member = self._state, self._hosting.active(number)
+        if member is None:
+            return None
+        message = Message(Kind.COMMITMENT, state.scope.task, state.epoch, number, self._commitment(member))
+        if member.signed(state).get(Kind.COMMITMENT) != message.digest:
+            self._hosting.sit_out(state, number, ANOTHER_UPDATE)
+            return None
+        return member
+
+    def _sign(self, signing: SigningBatch) -> list[SignedMessage]:
+        sent = signing.sign(self._domain)
         for signed in sent:
             self._verifier.remember(signed)
         return sent
 
     def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:
-        """Seal ballots for the reveal and commit to them."""
+        """Commit to ballots, and keep them for the reveal."""
         task, epoch = self._state.scope.task, self._state.epoch
-        noted = []
-        with Batch() as batch:
+        with self._hosting.signing(self._state) as signing:
             for member, ballot in ballots:
-                salt = member.salt(self._state, reveal)
-                member.seal(self._state, reveal, ballot_body(ballot, salt), batch)
-                commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
-                noted.append(self._note(member, kind, {"commitment": to_hex(commitment)}, batch))
-        return self._sign(noted)
+                if self._hosting.active(member.number):
+                    salt = member.salt(self._state, reveal)
+                    commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
+                    signing.add(member, kind, {"commitment": to_hex(commitment)}, ballot_body(ballot, salt))
+        return self._sign(signing)
 
     def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> PhaseResult:
-        """Reveal what was sealed, and note which commitments were there: no other is signed for later."""
-        self._commitments[committed] = {one.digest for one in self._inbox(bulletin).all(committed)}
-        sealed = [(voter, voter.sealed(self._state, kind)) for voter in self._voters()]
-        with Batch() as batch:
-            noted = [self._note(voter, kind, body, batch) for voter, body in sealed if body is not None]
-        return self._result(self._sign(noted))
+        """Reveal what was committed to, and note which commitments were there: no other is signed for later."""
+        self._commitments[committed] = {message.digest for message in self._inbox(bulletin).all(committed)}
+        with self._hosting.signing(self._state) as signing:
+            for voter in self._voters():
+                if body := voter.private(self._state, committed):
+                    signing.add(voter, kind, body)
+        return self._result(self._sign(signing))
 
     def _late_commitment(self, inbox: Inbox) -> bool:
         """Whether a ballot's commitment is counted that was not there when the ballots were revealed."""
@@ -419,5 +455,7 @@ class Worker:
         losses: dict[int, float] | None = None,
         signatures: dict[int, bytes] | None = None,
     ) -> PhaseResult:
-        seconds = self._bench.take_seconds()
-        return PhaseResult(tuple(messages or ()), seconds, tuple(events), losses or {}, signatures or {})
+        seconds, (_, _, units) = self._bench.take_seconds(), self._bench.progress
+        self._bench.begin_phase("", 0)
+        happened = (*events, *self._hosting.take_events())
+        return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units)

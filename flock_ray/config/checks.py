@@ -38,6 +38,9 @@ _ABOVE_0_AND_BELOW: dict[str, float] = {
     "chain.confirmation_timeout": inf,
     "chain.outage_patience": inf,
     "cluster.placement_timeout": inf,
+    "cluster.load_timeout": inf,
+    "cluster.phase_floor": inf,
+    "cluster.head_timeout": inf,
     "data.heldout_fraction": 1,
 }
 

@@ -69,6 +69,14 @@ class ClusterMode(Enum):
     existing = "existing"
 
 
+class HostsMove(Enum):
+    """Whether logical hosts move between node groups; `auto`: in `local` mode, where every group reaches all data."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 @dataclass
 class ModelConfig:
     """The frozen base model.
@@ -278,6 +286,12 @@ class ClusterConfig:
         nodes: node groups; each takes a STRICT_PACK placement group of `workers_per_node` bundles.
         gpus_per_worker: 0 or 1.
         cpus_per_worker: CPU slots a worker reserves; threads_per_worker: torch threads (part of the determinism).
+        hosts_move: whether a group takes over logical hosts of another, to even out an epoch's roles or because its
+            machine is gone; results stay the same. It must reach their data.
+        placement_timeout: seconds to wait for a machine; load_timeout: seconds that a worker may take to load.
+        phase_floor: seconds that any phase may take before it is called late; after as long again without a sign of
+            life its worker is taken to hang.
+        head_timeout: seconds that Ray's head may stay silent before the run ends; Ray itself gives up after 60.
     """
 
     mode: ClusterMode = ClusterMode.local
@@ -287,7 +301,11 @@ class ClusterConfig:
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
     threads_per_worker: int = 1
+    hosts_move: HostsMove = HostsMove.auto
     placement_timeout: float = 120.0
+    load_timeout: float = 1_800.0
+    phase_floor: float = 60.0
+    head_timeout: float = 30.0
 
 
 @dataclass

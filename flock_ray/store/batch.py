@@ -28,6 +28,7 @@ class Batch:
         """Nothing to write yet."""
         self._name, self._numbers = uuid.uuid4().hex, count()
         self._drafts: list[tuple[str, str]] = []
+        self._once: list[tuple[str, str]] = []
         self._appended: list[str] = []
 
     def write(self, path: str | Path, data: bytes) -> None:
@@ -39,6 +40,14 @@ class Batch:
                 view = view[os.write(file, view) :]
         finally:
             os.close(file)
+
+    def create(self, path: str | Path, data: bytes) -> None:
+        """Have `data` appear at `path`, before all else of the batch.
+
+        Leaving the batch raises FileExistsError, and nothing of it appears, when something is at `path` by then.
+        """
+        self.write(path, data)
+        self._once.append(self._drafts.pop())
 
     def link(self, source: Path, path: str | Path) -> None:
         """Have the file at `source`, which nobody changes any more, appear at `path` as well.
@@ -76,14 +85,28 @@ class Batch:
     ) -> None:
         try:
             if error is None:
-                sync([draft for draft, _ in self._drafts] + self._appended)
+                drafts = [*self._once, *self._drafts]
+                sync([draft for draft, _ in drafts] + self._appended)
+                for draft, path in self._once:
+                    _create_once(draft, path)
                 for draft, path in self._drafts:
                     os.rename(draft, path)
-                sync({path.rpartition("/")[0] for _, path in self._drafts})
+                sync({path.rpartition("/")[0] for _, path in drafts})
         finally:
-            for draft, _ in self._drafts:
+            for draft, _ in [*self._once, *self._drafts]:
                 with suppress(FileNotFoundError):
                     os.unlink(draft)
+
+
+def _create_once(draft: str, path: str) -> None:
+    """Have a draft appear at a path where nothing is; of two processes that try one fails with FileExistsError."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links there
+        os.close(_create(path))
+        os.rename(draft, path)
 
 
 def _create(path: str) -> int:

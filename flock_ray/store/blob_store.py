@@ -119,6 +119,40 @@ class BlobStore:
         """
         return self._size(self._path(digest)) is not None
 
+    def read_named(self, name: str, max_bytes: int) -> bytes:
+        """What `create_named` stored under a name.
+
+        Raises:
+            BlobMissingError: nothing.
+            BlobTooLargeError: more than `max_bytes`.
+            StoreError: the store cannot be read.
+        """
+        path = f"{self._root}/{name}"
+        data = self._read(path, max_bytes + 1)
+        if len(data) > max_bytes:
+            raise BlobTooLargeError(f"{path} is larger than the {max_bytes} bytes allowed")
+        return data
+
+    def create_named(self, name: str, data: bytes, batch: Batch) -> None:
+        """Store data under a name that nobody used, such as `signed/7/0`; on a local filesystem see `Batch.create`.
+
+        Raises:
+            FileExistsError: somebody did.
+            StoreError: the store cannot be written.
+        """
+        path = f"{self._root}/{name}"
+        with self._explained("written", path):
+            if self._local:
+                batch.create(path, data)
+                return
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+                return
+            except FileExistsError:
+                pass
+        raise FileExistsError(path)
+
     def probe_write(self, token: str) -> None:
         """Leave a mark that `probe_read` finds from any machine that reaches the same store.
 

@@ -13,6 +13,9 @@ from statistics import fmean
 PHASES = ("load", "train", "encode", "transfer", "vote", "aggregate", "settle", "evaluate", "overhead")
 """Keys of `EpochView.wall_seconds`, in the order in which they are shown."""
 
+SAT_OUT = "sat out"
+"""Status of a member, proposer or voter, that could not know what it had signed and so signed nothing."""
+
 
 @dataclass(frozen=True)
 class MemberEpoch:
@@ -24,7 +27,7 @@ class MemberEpoch:
         loss_after: held-out loss of the global adapter that the epoch ended with.
         score: the consensus score of the member's proposal; None if it made none or none was scored.
         status: what became of the proposal: `accepted`, `rejected`, `harmful`, `malformed`, `copied`, `equivocated`
-            or `missing`; None if it made none.
+            or `missing`, or `SAT_OUT`; None if it made none.
         bits_per_byte: `loss_after` in bits a byte of the held-out text, which compares across tokenizers.
     """
 

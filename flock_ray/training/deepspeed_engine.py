@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
@@ -64,6 +66,12 @@ class ZeroSpec:
     persistence_threshold: int
 
 
+def listen() -> Any:
+    """Where the ranks of a group will meet: a store that listens on a free port of this machine, and keeps it."""
+    host = socket.gethostbyname(socket.gethostname())
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False)
+
+
 def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
     """DeepSpeed, told by environment variables (it reads them once) who this rank is; one accelerator a process."""
     os.environ.update(
@@ -86,7 +94,12 @@ def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
 def _meet(device: torch.device, rendezvous: Rendezvous) -> Any:
     """DeepSpeed, with the process group of the ranks."""
     deepspeed = _import_deepspeed(device, rendezvous)
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if not distributed.is_initialized():
+        rank, world = rendezvous.rank, rendezvous.world
+        store = rendezvous.listener or TCPStore(rendezvous.host, rendezvous.port, world, rank == 0)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    deepspeed.init_distributed(backend, verbose=False)
     return deepspeed
 
 

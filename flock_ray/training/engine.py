@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flock_ray.errors import TrainingError
 
@@ -78,12 +78,17 @@ class SequenceLoss:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the ranks of a node group meet, and which one this is."""
+    """Where the ranks of a node group meet, and which one this is.
+
+    Attributes:
+        listener: the torch TCPStore that listens there, on rank 0; without one rank 0 opens the port when it meets.
+    """
 
     host: str
     port: int
     rank: int
     world: int
+    listener: Any = None
 
 
 @dataclass(frozen=True)

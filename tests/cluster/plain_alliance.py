@@ -108,7 +108,7 @@ class PlainAlliance:
 
     def member(self, number: int) -> Member:
         """A member as its node holds it."""
-        return self.nodes[self.node_of(number)]._members[number]
+        return self.nodes[self.node_of(number)]._hosting.members[number]
 
     def signer(self, number: int) -> Signer:
         """A member's key, for messages that its honest process would not sign."""

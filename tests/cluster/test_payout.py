@@ -33,7 +33,9 @@ class Members:
         self._host = SimpleNamespace(
             _state=state,
             _domain=world.domain,
-            _members={number: SimpleNamespace(signer=signer) for number, signer in enumerate(world.members)},
+            _hosting=SimpleNamespace(
+                members={number: SimpleNamespace(signer=signer) for number, signer in enumerate(world.members)}
+            ),
         )
 
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:

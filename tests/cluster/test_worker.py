@@ -268,7 +268,7 @@ def test_the_store_probe_goes_both_ways(alliance: PlainAlliance) -> None:
 def test_what_a_node_cannot_load_is_told(
     alliance: PlainAlliance, tmp_path: Path, change: dict[str, Any], error: type[Exception], told: str
 ) -> None:
-    spec = replace(alliance.specs[0], state_dir=str(tmp_path), hosts=((0, 1),))
+    spec = replace(alliance.specs[0], state_dir=str(tmp_path), hosts={0: (0, 1)})
     for name, value in change.items():
         spec = replace(spec, **{name: replace(getattr(spec, name), **value) if isinstance(value, dict) else value})
     with pytest.raises(error) as caught:

@@ -1,0 +1,73 @@
+"""What the members of a logical host signed in an epoch, kept in the store: it alone replaces a lost folder.
+
+An entry is written once, before the signature that it stands for: (task, epoch, seed, member, kind) -> digest, and
+what the member needs to say the same again. It is sealed under the member's secret: nobody else can read or make one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flock_ray.protocol.encoding import Json, canonical_json, parse_canonical
+from flock_ray.protocol.message import is_count
+from flock_ray.store.batch import Batch
+from flock_ray.store.blob_store import BlobStore
+from flock_ray.store.write_once import WriteOnceLog
+
+MAX_SEGMENT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class SigningEntry:
+    """One member's entry: `sealed` is what only the member can open, see `Member.sealed_entry`."""
+
+    member: int
+    kind: str
+    sealed: bytes
+
+
+class SigningLog:
+    """Entries of one logical host in one epoch, a segment for each phase in which its members sign."""
+
+    def __init__(self, store: BlobStore, task: bytes, epoch: int, seed: bytes, host: int) -> None:
+        """The log of a host for the epoch with this seed; epoch 0 holds that its members joined the task."""
+        self._log = WriteOnceLog(store, f"signed/{task.hex()}/{epoch}-{seed.hex()[:16]}/{host}")
+
+    def read(self) -> list[SigningEntry]:
+        """The entries that were not read before; what does not read as one is left out: it proves nothing.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return [entry for data in self._log.read(MAX_SEGMENT_BYTES) for entry in _entries(data)]
+
+    def append(self, entries: Iterable[SigningEntry], batch: Batch) -> None:
+        """Write entries, all of them or none; see `WriteOnceLog.append`."""
+        rows: list[Json] = [[entry.member, str(entry.kind), entry.sealed.hex()] for entry in entries]
+        self._log.append(canonical_json(rows), batch)
+
+
+def _entries(data: bytes) -> list[SigningEntry]:
+    try:
+        rows = parse_canonical(data, MAX_SEGMENT_BYTES)
+        return [SigningEntry(*_row(row)) for row in rows] if isinstance(rows, list) else []
+    except ValueError:
+        return []
+
+
+def _row(row: object) -> tuple[int, str, bytes]:
+    if not isinstance(row, list) or len(row) != 3:
+        raise ValueError("an entry is a member, a kind and a sealed text")
+    member, kind, sealed = row
+    if not is_count(member) or not isinstance(kind, str) or not isinstance(sealed, str):
+        raise ValueError("an entry is a member, a kind and a sealed text")
+    return member, kind, bytes.fromhex(sealed)
+
+
+def by_member(entries: Iterable[SigningEntry]) -> Mapping[int, list[SigningEntry]]:
+    """{member: its entries, oldest first}."""
+    sorted_entries: dict[int, list[SigningEntry]] = {}
+    for entry in entries:
+        sorted_entries.setdefault(entry.member, []).append(entry)
+    return sorted_entries
