@@ -102,8 +102,8 @@ def _create_once(draft: str, path: str) -> None:
     """Have a draft appear at a path where nothing is; of two processes that try one fails with FileExistsError."""
     try:
         os.link(draft, path)
-    except FileExistsError:
-        raise
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, error.strerror, path) from None
     except OSError:  # no hard links there
         os.close(_create(path))
         os.rename(draft, path)

@@ -1,4 +1,4 @@
-"""A node's process dies in the middle of a phase: the group is rebuilt whole and answers with the same bytes, once."""
+"""A worker dies in the middle of a phase: its group is rebuilt whole and answers with the same bytes."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def test_each_group_may_die_once_in_training_or_voting(
     kills += [("train", 0), ("commit_ballots_b", 1)]
     run = head.run(tmp_path, *tiny(tiny_model_dir, "cluster.nodes=2"))
     assert not kills
-    rebuilt = [(event["phase"], event["group"]) for event in run.events("node_group_rebuilt")]
-    assert rebuilt == [("train", 0), ("commit_ballots_b", 1)]
+    failed = [(event["phase"], event["group"], event["cause"]) for event in run.events("node_group_failed")]
+    assert failed == [("train", 0, "worker_died"), ("commit_ballots_b", 1, "worker_died")]
     assert run.records() == whole_run.records()
     assert timeless(run.summary) == timeless(whole_run.summary)
 
 
 @pytest.mark.deep
-def test_a_group_that_dies_twice_ends_the_run(
+def test_a_group_that_dies_four_times_without_a_signed_epoch_ends_the_run(
     head: Head, tiny_model_dir: Path, tmp_path: Path, kills: list[tuple[str, int]]
 ) -> None:
-    kills += [("train", 0), ("see", 0)]
-    with pytest.raises(NodeGroupError, match="node group 0 died twice, the second time in phase") as refused:
+    kills += [("train", 0), ("see", 0), ("publish", 0), ("commit_ballots_a", 0)]
+    with pytest.raises(NodeGroupError, match="4 times without a signed epoch in between") as refused:
         head.run(tmp_path, *tiny(tiny_model_dir, "chain=none"))
     assert refused.value.exit_code == 31
     assert not (tmp_path / "latest" / "summary.json").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.cluster.placement import Plan, make_plan
+from flock_ray.cluster.placement import Plan, make_plan, place_hosts
 from flock_ray.config import AllianceConfig, Backend, ClusterConfig, Config, Engine, TrainingConfig
 from flock_ray.errors import ConfigError, PlacementError
 
@@ -28,7 +29,8 @@ def test_the_plan_is_told_with_its_numbers() -> None:
         "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
         "  node 1: hosts 2-3, members 4-7",
-        "  in all 12 CPU, 4 GPU; the committee and chain actors take none",
+        "  hosts move between groups where an epoch's roles fall unevenly",
+        "  in all 12 CPU, 4 GPU; the coordinator and the chain actor take none",
     ]
     assert plan.bundle() == {"CPU": 3.0, "GPU": 1.0}
 
@@ -120,3 +122,36 @@ def test_missing_gpus_are_told() -> None:
     plan = plan_of(nodes=2, gpus_per_worker=1)
     with pytest.raises(PlacementError, match=r"1 CPU and 1 GPU each .* \(16 CPU, 1 GPU\), room for 1"):
         plan.check_fit([{"CPU": 16.0, "GPU": 1.0}])
+
+
+LOADS = st.tuples(st.integers(0, 5), st.integers(0, 5))
+
+
+@given(st.lists(st.lists(LOADS, min_size=1, max_size=5), min_size=1, max_size=5), st.data())
+def test_hosts_are_placed_once_each_and_never_worse_than_at_home(
+    loads: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    homes, load = [], {}
+    for group in loads:
+        homes.append(tuple(range(len(load), len(load) + len(group))))
+        load |= dict(zip(homes[-1], group, strict=True))
+    alive = data.draw(st.sets(st.sampled_from(range(len(homes))), min_size=1))
+    placed = place_hosts(homes, alive, load)
+    assert set(placed) == alive
+    assert sorted(host for hosts in placed.values() for host in hosts) == sorted(load)
+    assert placed == place_hosts(homes, set(sorted(alive, reverse=True)), dict(reversed(load.items())))
+    if len(alive) == len(homes):
+        assert most(placed, load) <= most(dict(enumerate(homes)), load)
+
+
+def most(placed: Mapping[int, Sequence[int]], load: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
+    """Most proposers, and most voters, of a group."""
+    return tuple(max(sum(load[host][kind] for host in hosts) for hosts in placed.values()) for kind in (0, 1))  # type: ignore[return-value]
+
+
+def test_a_host_moves_only_for_what_it_evens_out() -> None:
+    homes = [(0, 1), (2, 3)]
+    assert place_hosts(homes, {0, 1}, dict.fromkeys(range(4), (1, 1))) == {0: (0, 1), 1: (2, 3)}
+    five_of_eight = {0: (3, 0), 1: (2, 0), 2: (1, 1), 3: (1, 1)}
+    assert place_hosts(homes, {0, 1}, five_of_eight) == {0: (0, 2), 1: (1, 3)}  # four and three propose, one each votes
+    assert place_hosts(homes, {1}, five_of_eight) == {1: (0, 1, 2, 3)}

@@ -14,7 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-from flock_ray.cluster.groups import NodeGroup
+from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import group_specs
 from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
@@ -98,10 +99,13 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
     config = configure(*tiny(tiny_model_dir, "cluster.gpus_per_worker=1", f"cluster.workers_per_node={GPUS}"))
     plan = make_plan(config)
     [spec] = group_specs(config, plan, tmp_path, str(tmp_path / "store"))
-    group = NodeGroup(spec, plan, "gpus", timeout=60)
+    [placed, another] = [
+        NodeGroups([spec], plan, Deadlines(60), seconds, 300, lambda kind, **fields: None) for seconds in (60.0, 0.1)
+    ]
+    another._groups[0]._name = "another"
     try:
-        group.start()
-        actors = [ray.get_actor(f"gpus-{rank}") for rank in range(GPUS)]
+        placed.start()
+        actors = [ray.get_actor(f"node-0-{rank}") for rank in range(GPUS)]
         places = ray.get(
             [actor.__ray_call__.options(concurrency_group="health").remote(whereabouts) for actor in actors]
         )
@@ -109,12 +113,13 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
         assert [machines[node] for node, _ in places] == [GPUS] * GPUS
         assert sorted(gpu for _, gpu in places) == [str(gpu) for gpu in range(GPUS)]
         table = placement_group_table().values()
-        [held] = [one for one in table if one["name"] == "gpus" and one["state"] == "CREATED"]
+        [held] = [one for one in table if one["name"] == "node-0" and one["state"] == "CREATED"]
         assert (held["strategy"], held["bundles"]) == ("STRICT_PACK", dict.fromkeys(range(GPUS), plan.bundle()))
         with pytest.raises(PlacementError, match=rf"another: no machine gave {GPUS} x .*'GPU': 1.0"):
-            NodeGroup(spec, plan, "another", timeout=0.1).start()
+            another.start()
     finally:
-        group.stop()
+        placed.stop()
+        another.stop()
 
 
 def whereabouts(_: object) -> tuple[str, str]:
