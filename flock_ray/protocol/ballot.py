@@ -1,4 +1,4 @@
-"""What voters say: ballot A on every proposal, ballot B on the candidate; committed as a hash first, then revealed."""
+"""The voters' ballots: A on every proposal, B on the candidate; each committed as a hash first, then revealed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SCORE = 10**12
 
 
 class Check(StrEnum):
-    """What a voter found when it fetched and checked a proposal's payload."""
+    """The result of a voter's check of a proposal's payload."""
 
     VALID = "valid"
     MALFORMED = "malformed"
@@ -76,11 +76,11 @@ class ProposalEntry:
 
 
 class Ballot(ABC):
-    """What a voter says, without its salt."""
+    """A voter's ballot, without its salt."""
 
     @abstractmethod
     def json(self) -> Json:
-        """The ballot as JSON has it."""
+        """The ballot as a JSON value, without its salt."""
 
     @cached_property
     def digest(self) -> bytes:

@@ -61,7 +61,7 @@ class HashChain:
 
     @property
     def tip(self) -> bytes:
-        """What is posted when staking."""
+        """h(length), which the member posts when it stakes."""
         return self.preimage(0)
 
 

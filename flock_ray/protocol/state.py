@@ -16,7 +16,7 @@ RELAYER_SHARE_BP = 1_000
 
 @dataclass(frozen=True)
 class Terms:
-    """What a task fixes for its whole life; amounts in wei, scores in micro-nats a token, shares in basis points.
+    """What is fixed for a task's lifetime; amounts in wei, scores in micro-nats a token, shares in basis points.
 
     Attributes:
         configuration: hash of everything that shapes the training (model, data, adapter, local steps, codec, rule).
