@@ -46,7 +46,7 @@ class Signer:
 
     @classmethod
     def derive(cls, secret: bytes) -> Signer:
-        """The account of a 32-byte secret that is itself no key: its key is H("flock_ray/key/1", secret)."""
+        """The account of a 32-byte secret that is not a key itself: its key is H("flock_ray/key/1", secret)."""
         return cls(tagged("flock_ray/key/1", secret))
 
     def secret(self, purpose: str) -> bytes:
@@ -90,7 +90,7 @@ def _cased(letter: str, digit: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def recover(digest: bytes, signature: bytes) -> str | None:
-    """Address that signed `digest`; None for a malformed or high-s signature. The last answers are remembered.
+    """Address that signed `digest`; None for a malformed or high-s signature. Recent answers are cached.
 
     Args:
         digest: 32 bytes.
