@@ -81,7 +81,7 @@ def play(config: Config, named: Collection[str]) -> None:
     if config.plan_only:
         return
     if run and run.whole:
-        console.line(f"The run in {run.path} is whole already; nothing to do.")
+        console.line(f"The run in {run.path} is complete already; nothing to do.")
         return
     # These import torch and Ray, so only after the configuration was checked.
     from flock_ray.cluster.preflight import check_before_start

@@ -260,7 +260,7 @@ def show_bill(costs: Sequence[Cost], max_fee: int, tip: int, chain_id: int, depl
 @hydra.main(version_base="1.3", config_path=CONF, config_name="deploy")
 def main(composed: DictConfig) -> None:
     """Hydra's entry point; every error that a user can fix ends in one line and its own exit code."""
-    with one_line_errors(composed.traceback, "interrupted; run it again to go on"):
+    with one_line_errors(composed.traceback, "interrupted; run it again to continue"):
         refuse_unknown(composed, DeployConfig)
         config = OmegaConf.to_object(composed)
         assert isinstance(config, DeployConfig)

@@ -31,7 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="what the run started from (task, terms, members' accounts, contract), as you know it from elsewhere:"
         " without it a forger who made up all members would pass",
     )
-    parser.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on a chain of others")
+    parser.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
     parser.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
     return parser.parse_args(arguments)
 

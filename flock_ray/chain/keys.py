@@ -50,7 +50,7 @@ class Signer:
         return cls(tagged("flock_ray/key/1", secret))
 
     def secret(self, purpose: str) -> bytes:
-        """A 32-byte secret of this account for one purpose (root of a hash chain, salts); tells nothing of the key."""
+        """A 32-byte secret of this account for a purpose (root of a hash chain, salts); reveals nothing of the key."""
         return tagged("flock_ray/secret/1", tag(purpose), self._key.secret)
 
     def sign_digest(self, digest: bytes) -> bytes:

@@ -215,7 +215,7 @@ class Settler:
         try:
             ((_, _, (last_settled, *_, changing, _)),) = contract("EpochSettlement").decode("headOf", answer)
         except ValueError:  # the contract existed when the run began: the node lags far behind, or reorganizes
-            raise ChainUnreachableError(f"no contract at {intent.contract} as the chain is told now") from None
+            raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return last_settled, changing
 
     def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:

@@ -92,11 +92,11 @@ class DataConfig:
     """The members' private silos.
 
     Attributes:
-        kind: `stdlib_code` (source code of Python standard library packages, one package a member) or `jsonl`
-            (one file of conversations a member).
+        kind: `stdlib_code` (source code of Python standard library packages, one package per member) or `jsonl`
+            (one file of conversations per member).
         path: for `jsonl`: a glob (sorted; file i belongs to member i) or a mapping member -> file. Resolved only in
             the process that hosts the member.
-        packages: for `stdlib_code`: the packages, one a member, in this order.
+        packages: for `stdlib_code`: the packages, one per member, in this order.
         sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
         heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.
         heldout_tokens: held-out tokens a score and an evaluation use, from the held-out part.

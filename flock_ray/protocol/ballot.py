@@ -137,7 +137,11 @@ def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:
 
 @read_once
 def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
-    """Ballot A and its salt from a revealing message."""
+    """Ballot A and its salt (32 bytes) from a revealing message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     content, salt = body_fields(message, "ballot", "salt")
     if not isinstance(content, dict) or set(content) != {"entries"} or not isinstance(content["entries"], list):
         raise ValueError("ballot A is a list of entries")
@@ -154,7 +158,11 @@ def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
 
 @read_once
 def read_ballot_b(message: Message) -> tuple[BallotB, bytes]:
-    """Ballot B and its salt from a revealing message."""
+    """Ballot B and its salt (32 bytes) from a revealing message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     content, salt = body_fields(message, "ballot", "salt")
     if not isinstance(content, dict) or set(content) != {"candidate", "weights", "score", "reveal"}:
         raise ValueError("ballot B has the fields candidate, weights, score, reveal")

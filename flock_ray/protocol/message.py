@@ -138,14 +138,22 @@ def body_fields(message: Message, *names: str) -> list[Any]:
 
 @read_once
 def read_commitment(message: Message) -> bytes:
-    """The 32-byte commitment of a `commitment` or a ballot's commitment."""
+    """The 32-byte commitment of a `commitment` or a ballot's commitment.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     (commitment,) = body_fields(message, "commitment")
     return from_hex(commitment)
 
 
 @read_once
 def read_seen(message: Message) -> tuple[bytes, ...]:
-    """Digests of the commitment messages that a voter holds, ascending and distinct."""
+    """Digests (32 bytes each) of the commitment messages that a voter holds, ascending and distinct.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     (listed,) = body_fields(message, "commitments")
     if not isinstance(listed, list):
         raise ValueError("commitments is a list")
@@ -157,7 +165,7 @@ def read_seen(message: Message) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a proposer says of its update.
+    """A proposer's description of its update.
 
     Attributes:
         base_model: hash of the frozen base model.
@@ -185,7 +193,11 @@ class Manifest:
 
 @read_once
 def read_manifest(message: Message) -> Manifest:
-    """The manifest in a `manifest` message."""
+    """The manifest in a `manifest` message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     names = ("base_model", "global_adapter", "configuration", "samples", "steps", "payload", "salt")
     base, adapter, configuration, samples, steps, payload, salt = body_fields(message, *names)
     if not is_count(steps):

@@ -89,7 +89,7 @@ def judge_proposal(
 ) -> ProposalVerdict:
     """Verdict on a proposal whose manifest holds.
 
-    A proposal counts when at least q seats fetched and checked it; it is malformed when at least q seats say so.
+    A proposal counts if at least q seats fetched it and found it valid; it is malformed if at least q seats say so.
 
     Args:
         member: the proposer.

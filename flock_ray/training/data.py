@@ -25,7 +25,7 @@ class DataSpec:
 
     Attributes:
         path: glob, or mapping of member number to file (`jsonl`).
-        packages: one a member (`stdlib_code`).
+        packages: one per member (`stdlib_code`).
         sequence_length: longest example, in tokens.
         heldout_fraction: share of a silo that never trains.
         heldout_tokens: labelled tokens that a score and an evaluation use.

@@ -143,7 +143,7 @@ class StackedEngine:
         ]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def member_losses(self, batches: Sequence[Sequence[Example]]) -> torch.Tensor:
         """Mean loss over each member's labelled tokens, [K] float32 in nats; 0 for a member without rows.

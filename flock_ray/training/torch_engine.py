@@ -68,4 +68,4 @@ class TorchEngine:
         return losses
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

@@ -45,7 +45,7 @@ _BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 @dataclass(frozen=True)
 class SettledEpoch:
-    """An epoch as replayed, its report, and how its receipt says that it was settled."""
+    """A replayed epoch, its report, and the transaction (0x hex) and gas of its settlement as its receipt has them."""
 
     replay: Replay
     report: Report

@@ -35,7 +35,7 @@ class TaskGenesis:
         domain: chain and contracts that signatures are bound to.
         relayer: 20-byte account that the reports name.
         token, task, vault: 20-byte addresses of the other contracts; None without a chain.
-        balances: wei that each member owned before it joined, in its wallet and of its own in the vault.
+        balances: wei that each member owned before it joined, in its wallet and as its own stake in the vault.
         configuration: settings that shape the training, by dotted name; `state.terms.configuration` is their hash.
         config: `config.yaml`, with all settings of the run.
     """
@@ -166,7 +166,7 @@ def _check(genesis: TaskGenesis) -> None:
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
     require(len({member.account for member in members}) == len(members), "an account is a member twice")
     require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
-    require(len(genesis.balances) == len(members), "task.json tells the balances of more or fewer members")
+    require(len(genesis.balances) == len(members), "task.json has the balances of more or fewer members")
     for number, member in enumerate(members):
         require_equal(member.stake, member.slots * terms.min_stake, f"stake of member {number} in task.json")
         if not genesis.has_chain:

@@ -77,7 +77,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     if genesis.has_chain:
         _chain(folder, genesis, epochs, abandoned, state, rpc, emit)
     else:
-        emit("chain      none: the money stands in the records only")
+        emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
 
 
@@ -209,7 +209,7 @@ def _chain(
     """Check the effect on chain."""
     if genesis.on_rpc:
         if not rpc:
-            raise RunDirectoryError("this run settled on a chain of others; name a node that you trust with --rpc URL")
+            raise RunDirectoryError("this run settled on an external chain; name a node that you trust with --rpc URL")
         check = ChainCheck(RpcNode([rpc], genesis.domain.chain_id), genesis)
     else:
         check = ChainCheck(replayed_chain(folder), genesis)

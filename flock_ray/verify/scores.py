@@ -13,7 +13,7 @@ from flock_ray.verify.draw import Seats
 from flock_ray.verify.message_set import MessageSet
 
 SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
-"""Mechanism -> whether it asks for scores of proposals (ballot A), of the candidate (ballot B)."""
+"""Mechanism -> (whether it needs scores of proposals, in ballot A; of the candidate, in ballot B)."""
 
 
 @dataclass(frozen=True)
