@@ -3,7 +3,7 @@
     python jobs/alliance.py [experiment=default] [key=value ...]        run it here
     ray job submit --working-dir . -- python jobs/alliance.py experiment=default cluster=existing
 
-`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` goes on.
+`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` continues.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flock_ray.telemetry.table import Console
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 INTERRUPTED = 130
 MOVABLE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
-"""What of `cluster` a resumed run may change where it is named: the rest shapes its bytes."""
+"""Settings of `cluster` that the command line may change for a resumed run: the others shape its bytes."""
 
 
 def output_root(config: Config) -> Path:
@@ -42,7 +42,7 @@ def output_root(config: Config) -> Path:
 
 
 def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirectory]:
-    """The run to go on with, under its own configuration, at the place and on the RPC that are named now.
+    """The run to resume, with its own configuration except for the place and the RPC that are named now.
 
     Args:
         config: as composed now, with `resume`.
@@ -72,7 +72,7 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
 
 
 def play(config: Config, named: Collection[str]) -> None:
-    """Plan, run, and say where the results are; `named` are the keys and groups that the command line overrides."""
+    """Plan, run and print where the results are; `named` are the keys and groups that the command line overrides."""
     console = Console()
     config, run = open_run(config, named) if config.resume else (config, None)
     config = on_own_cluster(config)
@@ -81,9 +81,9 @@ def play(config: Config, named: Collection[str]) -> None:
     if config.plan_only:
         return
     if run and run.whole:
-        console.line(f"The run in {run.path} is whole already; nothing to do.")
+        console.line(f"The run in {run.path} is complete already; nothing to do.")
         return
-    # They import torch and Ray: only once the configuration is known to be good.
+    # These import torch and Ray, so only after the configuration was checked.
     from flock_ray.cluster.preflight import check_before_start
     from flock_ray.session import run_alliance
 
@@ -107,7 +107,7 @@ def play(config: Config, named: Collection[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(composed: DictConfig) -> None:
-    """Hydra's entry point; every error that a user can repair ends in one line and its own exit code."""
+    """Hydra's entry point; every error that a user can fix ends in one line and its own exit code."""
     with one_line_errors(composed.traceback, "interrupted"):
         overrides = HydraConfig.get().overrides.task
         play(to_config(composed), {override.lstrip("+~").partition("=")[0] for override in overrides})
@@ -115,7 +115,7 @@ def main(composed: DictConfig) -> None:
 
 @contextmanager
 def one_line_errors(show_traceback: bool, interrupted: str) -> Iterator[None]:
-    """End the process in one line and an exit code of its own for whatever goes wrong inside."""
+    """End the process with one line of text and the error's exit code if the block fails."""
     try:
         yield
     except FlockRayError as error:
@@ -124,13 +124,13 @@ def one_line_errors(show_traceback: bool, interrupted: str) -> Iterator[None]:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         fail(interrupted, INTERRUPTED)
-    except Exception as error:  # ours to repair
+    except Exception as error:  # a bug of ours
         traceback.print_exc()
         fail(f"unexpected {type(error).__name__}: {error}", FlockRayError.exit_code)
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    """One line on standard error, and out."""
+    """Print one line on standard error and exit."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(exit_code)
 
@@ -141,5 +141,5 @@ if __name__ == "__main__":
     register()
     try:
         main()
-    except Exception as error:  # of Hydra: a bad key, value or option
+    except Exception as error:  # Hydra's, for a bad key, value or option
         fail(explain_bad_key(error), ConfigError.exit_code)

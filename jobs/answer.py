@@ -1,11 +1,11 @@
-"""Answer absence challenges out of a run's folder, or bring two messages that contradict each other to the contract.
+"""Answer absence challenges from a run's folder, or report two contradicting messages of a member to the contract.
 
     python jobs/answer.py RUN_DIR --rpc URL --key NAME [--keystore DIR] [--every SECONDS]
     python jobs/answer.py RUN_DIR --rpc URL --key NAME --accuse FILE FILE
 
-The first posts the signature, out of the run's receipts, of each seat that is challenged. The second has the sender of
+The first posts the signature, from the run's receipts, of each seat that is challenged. The second gets the sender of
 two different messages of one kind slashed; a FILE is {"message": {...}, "signature": "0x..."}. The account of NAME pays
-the gas: `relayer`, `creator` or `member-<number>`, with its key where a run looks for it.
+the gas: `relayer`, `creator` or `member-<number>`, with its key in the same place as for a run.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _answer(evidence: Evidence, run_dir: Path) -> None:
-    """Answer every open challenge whose signature the run has."""
+    """Answer every open challenge to which the run has the signature."""
     for path in sorted((run_dir / "receipts").glob("*.json"), key=lambda path: int(path.stem)):
         receipt = _read(path)
         if receipt.get("abandoned"):
             continue
-        signatures = [from_hex(one, 65) for one in receipt["signatures"].values()]
+        signatures = [from_hex(text, 65) for text in receipt["signatures"].values()]
         for challenge in evidence.challenges(receipt["epoch"]):
             what = f"epoch {challenge.epoch}, seat {challenge.seat} of {challenge.owner}"
             sent = evidence.answer(challenge, signatures)
@@ -106,7 +106,7 @@ def _signed(path: Path) -> SignedMessage:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of the user's own."""
+    """The object in a JSON file of the user."""
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Deploys the contracts to an existing chain, once: run it again and it finishes what is missing, or only checks.
+"""Deploys the contracts to an existing chain, once: a second run sends what is missing, or only checks.
 
     python jobs/deploy.py chain.url=https://… chain.chain_id=84532 chain.keystore=/keys 'timelock.proposers=[0x…]'
 
 The account `creator` (key as for jobs/alliance.py) pays and keeps no power: a TimelockController is the only admin.
-`dry_run=true` prints the gas bill and sends nothing. The address book (`book=FILE`) tells where everything stands.
+`dry_run=true` prints the gas bill and sends nothing. The address book (`book=FILE`) holds all addresses.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class TimelockConfig:
     """The admin of everything.
 
     Attributes:
-        delay: seconds between scheduling and carrying out.
+        delay: seconds between scheduling and executing.
         proposers: accounts that schedule and cancel.
-        executors: accounts that carry out (empty: the proposers; the zero address: everybody).
+        executors: accounts that execute (empty: the proposers; the zero address: everybody).
     """
 
     delay: int = 172_800
@@ -62,11 +62,11 @@ class TimelockConfig:
 
 @dataclass
 class EmissionConfig:
-    """The schedule on which new tokens come, for good.
+    """The permanent schedule of new tokens.
 
     Attributes:
         daily: tokens of a day of the first period.
-        decay_bps: what a period's daily emission is below the one before, in basis points.
+        decay_bps: decrease of the daily emission from one period to the next, in basis points.
         period_days: days of a period.
         start: Unix time of the first day (0: now).
         epoch_multiple: daily emissions that one epoch of a task may commit.
@@ -81,13 +81,13 @@ class EmissionConfig:
 
 @dataclass
 class VaultConfig:
-    """What holds for all stake and delegation, for good.
+    """The permanent rules of all stake and delegation.
 
     Attributes:
         epoch: seconds of an epoch of the vault.
-        unbonding_epochs: whole epochs that stake thaws before it leaves, slashable all the while.
+        unbonding_epochs: whole epochs that stake takes to thaw before it leaves; it stays slashable until then.
         commission_delay: epochs before an operator's new commission counts; more than `unbonding_epochs`.
-        min_delegation: least wei that an account delegates.
+        min_delegation: smallest amount that an account delegates, wei.
     """
 
     epoch: int = VAULT_EPOCH
@@ -101,14 +101,14 @@ class DeployConfig:
     """One deployment.
 
     Attributes:
-        chain: where; `url`, `chain_id`, `keystore`, `confirmation_timeout` and `max_fee_gwei` count.
+        chain: the chain; only `url`, `chain_id`, `keystore`, `confirmation_timeout` and `max_fee_gwei` are used.
         book: file of the address book.
         dry_run: print the gas bill, send nothing.
-        traceback: show it with an error.
+        traceback: show the traceback of an error.
         supply: tokens that exist from the beginning.
         treasury: account that gets them and every emission (empty: the deployer).
         guardian: account that may disable roots that do not pay yet (empty: nobody).
-        activation_delay: seconds until a settled root pays; a run that ends before leaves claims to `resume=RUN_DIR`.
+        activation_delay: seconds until a settled root pays; a run that ends earlier leaves claims to `resume=RUN_DIR`.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: seconds in which a challenged voter may show its signature.
         evidence_window: seconds after a task's end in which stakes stay locked (0: none); else longer than
@@ -144,7 +144,7 @@ def check(config: DeployConfig) -> None:
     """Refuse values that no deployment can have.
 
     Raises:
-        ConfigError: with the key and what would be right.
+        ConfigError: the text names the key and the valid values.
     """
     if config.chain.backend not in (ChainBackend.rpc, ChainBackend.auto) or not chain_urls(config.chain):
         raise ConfigError(
@@ -168,7 +168,7 @@ def addresses(key: str, values: Sequence[str]) -> tuple[str, ...]:
     """Checksummed addresses.
 
     Raises:
-        ConfigError: `key` holds something else.
+        ConfigError: a value of `key` is no address.
     """
     from flock_ray.chain.deployment import checksummed
 
@@ -179,8 +179,8 @@ def addresses(key: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def deploy(config: DeployConfig) -> None:
-    """Deploy what is missing, check everything, and say where it stands."""
-    from flock_ray.chain.address_book import alone
+    """Deploy what is missing, check everything, and print the addresses."""
+    from flock_ray.chain.address_book import exclusive
     from flock_ray.chain.keys import load_signer
     from flock_ray.chain.rpc import RpcNode
 
@@ -188,7 +188,7 @@ def deploy(config: DeployConfig) -> None:
     path = Path(config.book).expanduser().absolute()
     signer = load_signer("creator", config.chain.keystore)
     with (
-        nullcontext() if config.dry_run else alone(path),
+        nullcontext() if config.dry_run else exclusive(path),
         closing(RpcNode(chain_urls(config.chain), config.chain.chain_id)) as node,
     ):
         deployment = open_deployment(config, path, node, signer)
@@ -205,7 +205,7 @@ def deploy(config: DeployConfig) -> None:
 
 
 def open_deployment(config: DeployConfig, path: Path, node: ChainNode, signer: Signer) -> Deployment:
-    """The deployment that the book at `path` tells of, or a new one."""
+    """The deployment of the book at `path`, or a new one."""
     from flock_ray.chain.address_book import AddressBook
     from flock_ray.chain.deployment import Deployment
 
@@ -218,7 +218,7 @@ def open_deployment(config: DeployConfig, path: Path, node: ChainNode, signer: S
 
 
 def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Settings:
-    """What is to be deployed; a deployment that began keeps its first day."""
+    """The settings to deploy; a resumed deployment keeps its first day."""
     from flock_ray.chain.deployment import Settings
 
     (treasury,) = addresses("treasury", [config.treasury or deployer])
@@ -248,8 +248,8 @@ def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Se
 
 
 def show_bill(costs: Sequence[Cost], max_fee: int, tip: int, chain_id: int, deployer: str) -> None:
-    """What the missing transactions would cost at the current fee."""
-    price = (max_fee + tip) // 2  # base fee and tip: the most that is paid is twice the base fee and the tip
+    """Print the cost of the missing transactions at the current fee."""
+    price = (max_fee + tip) // 2  # base fee + tip, since max_fee is twice the base fee + tip
     print(f"Dry run on chain {chain_id} for {deployer}: nothing is sent. Fee now: {price / 1e9:.9g} gwei a gas")
     for cost in costs:
         print(f"{cost.name:<44}{cost.gas:>12,} gas{cost.gas * price / 1e18:>20.9f} ether")
@@ -259,8 +259,8 @@ def show_bill(costs: Sequence[Cost], max_fee: int, tip: int, chain_id: int, depl
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="deploy")
 def main(composed: DictConfig) -> None:
-    """Hydra's entry point; every error that a user can repair ends in one line and its own exit code."""
-    with one_line_errors(composed.traceback, "interrupted; run it again to go on"):
+    """Hydra's entry point; every error that a user can fix ends in one line and its own exit code."""
+    with one_line_errors(composed.traceback, "interrupted; run it again to continue"):
         refuse_unknown(composed, DeployConfig)
         config = OmegaConf.to_object(composed)
         assert isinstance(config, DeployConfig)
@@ -273,5 +273,5 @@ if __name__ == "__main__":
     ConfigStore.instance().store(name="deploy_schema", node=DeployConfig)
     try:
         main()
-    except Exception as error:  # of Hydra: a bad key, value or option
+    except Exception as error:  # Hydra's, for a bad key, value or option
         fail(explain_bad_key(error, DeployConfig), ConfigError.exit_code)

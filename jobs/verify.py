@@ -2,7 +2,7 @@
 
     python jobs/verify.py RUN_DIR [--anchor HASH] [--rpc URL] [--store URL]
 
-Replays it from its signed messages and names the first thing that does not hold. Exit code 0: everything held.
+Replays it from its signed messages and names the first claim that fails. Exit code 0: all checks passed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="what the run started from (task, terms, members' accounts, contract), as you know it from elsewhere:"
         " without it a forger who made up all members would pass",
     )
-    parser.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on a chain of others")
+    parser.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
     parser.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
     return parser.parse_args(arguments)
 
@@ -44,9 +44,9 @@ def _anchor(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Verify, telling what held; returns the exit code."""
+    """Verify and print each group of checks that passed; returns the exit code."""
     asked = parse(arguments)
-    # They import torch and the EVM: only once the command line is known to be good.
+    # These import torch and the EVM, so only after the command line was parsed.
     from flock_ray.verify.folder import RunFolder
     from flock_ray.verify.run import verify_run
 

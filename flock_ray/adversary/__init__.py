@@ -1,1 +1,1 @@
-"""Attacks as first-class objects: each changes what a dishonest member sends or how it votes, in a few lines."""
+"""Attacks as objects: each changes what a dishonest member sends or how it votes, in a few lines."""

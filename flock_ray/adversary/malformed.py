@@ -1,4 +1,4 @@
-"""Updates that a checking receiver must refuse: one attack for each check, under a valid signature."""
+"""Validly signed updates that a receiver must refuse, one attack per check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flock_ray.lora.serialization import Adapter
 
 
 class NotANumber(Attack):
-    """One NaN in an otherwise honest update: unchecked, it makes the whole mean NaN."""
+    """A NaN in an otherwise honest update: unchecked, it would make the mean NaN."""
 
     def poison(self, update: Adapter) -> Adapter:
         """The update with the first entry of its first factor NaN."""
@@ -32,8 +32,8 @@ class WrongShape(Attack):
 
 
 class WrongDtype(Attack):
-    """The honest bits declared as 32-bit integers: unchecked, a reader would take them for numbers of about 10^9."""
+    """The honest bits declared as 32-bit integers: unchecked, a reader would read numbers of about 10^9."""
 
     def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
-        """A safetensors file of int32 views, as long as the honest one."""
+        """A safetensors file of int32 views, as long as the honest file."""
         return safetensors.torch.save({key: factor.view(torch.int32) for key, factor in update.items()})

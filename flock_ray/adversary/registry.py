@@ -1,4 +1,4 @@
-"""Names of the attacks, as `adversary.attack` gives them."""
+"""The attacks by name, for `adversary.attack`."""
 
 from __future__ import annotations
 

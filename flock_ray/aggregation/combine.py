@@ -1,4 +1,4 @@
-"""From weights to the candidate: one exact sum, equal to the last byte wherever and however it is computed."""
+"""From weights to the candidate: an exact sum, the same to the last byte on every machine and in every order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flock_ray.lora.fixed_point import FixedPointSum, dequantize, moved, quantize
+from flock_ray.lora.fixed_point import FixedPointSum, add_quantized, dequantize, quantize
 from flock_ray.lora.serialization import Adapter, flat, unflat
 
 
@@ -17,13 +17,13 @@ class Start:
     """The common global adapter of an epoch, as grid points that updates are added to."""
 
     def __init__(self, adapter: Adapter) -> None:
-        """Round the adapter to the grid, which it lies on already if it was combined."""
+        """Round the adapter to the grid, which changes nothing if it was made by `combine`."""
         self.shapes = {key: tuple(factor.shape) for key, factor in sorted(adapter.items())}
         self.points = quantize(flat(adapter))
 
     @cached_property
     def _floats(self) -> NDArray[np.float64]:
-        """The points, as `moved` takes them."""
+        """The points in float64, for `add_quantized`."""
         floats: NDArray[np.float64] = self.points.double().numpy()
         return floats
 
@@ -38,23 +38,23 @@ class Start:
         return flat(update)
 
     def plus(self, points: torch.Tensor) -> Adapter:
-        """The adapter at these int64 grid points from here."""
+        """The start plus int64 grid points, as an adapter."""
         return unflat(dequantize(self.points + points), self.shapes)
 
     def with_one(self, update: Adapter) -> Adapter:
-        """The candidate of a single update, the same as `combine` makes of it."""
-        return unflat(moved(self._floats, self.row(update)), self.shapes)
+        """The candidate of a single update, the same bytes as from `combine`."""
+        return unflat(add_quantized(self._floats, self.row(update)), self.shapes)
 
 
 class RunningCandidate:
-    """The candidate of an epoch while its updates come in, none of which is kept."""
+    """The candidate of an epoch, updated as updates arrive; it keeps none of them."""
 
     def __init__(self, start: Start) -> None:
-        """Nothing has come in yet."""
+        """Begin without any update."""
         self._start, self._sum = start, FixedPointSum(start.points.numel())
 
     def add(self, update: Adapter, weight: int) -> None:
-        """Count an update `weight` times.
+        """Add an update with this weight.
 
         Raises:
             ValueError: it has other keys or shapes, a value outside the fixed-point range, or the weight does not fit.
@@ -69,12 +69,12 @@ class RunningCandidate:
 def combine(global_adapter: Adapter, updates: Sequence[Adapter], weights: Sequence[int]) -> Adapter:
     """The candidate: global adapter + weighted mean of the updates, in int64 fixed point, read as float32.
 
-    Every update is rounded to the grid first and integers are summed, so the order of updates changes nothing.
+    Every update is rounded to the grid first and integers are summed, so the order of updates does not matter.
 
     Args:
         global_adapter: the common start of the epoch.
         updates: at least one, factor deltas of the same keys and shapes.
-        weights: one non-negative integer an update, not all zero.
+        weights: one non-negative integer per update, not all zero.
 
     Returns:
         New adapter with sorted keys, on the fixed-point grid.

@@ -1,4 +1,4 @@
-"""Names of the rules, as `aggregation.rule` gives them."""
+"""The rules by name, for `aggregation.rule`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an aggregation rule is."""
+"""The interface of an aggregation rule."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class Rule(Protocol):
     """Decides how much each accepted update counts; `combine` does the sum.
 
     Attributes:
-        uniform: whether every update has weight 1 whatever is in it, so that a sum can be taken as they come in.
+        uniform: whether every update has weight 1 whatever its content, so that updates can be summed as they arrive.
     """
 
     uniform: ClassVar[bool]
 
     def weights(self, updates: Sequence[Adapter]) -> tuple[int, ...]:
-        """One non-negative integer weight an update, not all zero.
+        """A non-negative integer weight per update, not all zero.
 
-        The result must not depend on the order of updates other than by permuting with it.
+        Permuting the updates must only permute the weights.
 
         Args:
             updates: at least one, factor deltas from the common global adapter, in canonical order.

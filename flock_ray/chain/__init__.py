@@ -1,7 +1,7 @@
 """The settlement chain: keys, signed transactions, embedded and remote chains, and the client that owns one.
 
-`keys`, `eip712`, `merkle`, `settlement`, `views`, `abi` and `transactions` are light and touch no network: every
-process that hosts a member imports them. `node` and `client` bring web3 and belong to the chain actor.
+`keys`, `eip712`, `merkle`, `epoch_report`, `values`, `abi` and `transactions` are light and use no network: every
+process that hosts a member imports them. `node` and `client` import web3 and belong to the chain actor.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Contract:
         """Return values of a call.
 
         Raises:
-            ValueError: `data` is no answer of this function: another contract lives at the address, or none.
+            ValueError: `data` is no answer of this function: the address has another contract, or none.
         """
         types = get_abi_output_types(self._entries["function", function])
         try:
@@ -72,7 +72,7 @@ class Contract:
             raise ValueError(f"the answer is not one of {self.name}.{function}") from error
 
     def output_components(self, function: str) -> list[Any]:
-        """ABI entries of the fields of the one struct that a function returns."""
+        """ABI entries of the fields of the struct that a function returns."""
         return list(self._entries["function", function]["outputs"][0]["components"])
 
     def event_topic(self, event: str) -> bytes:
@@ -98,14 +98,14 @@ def _errors() -> dict[bytes, Any]:
 
 
 def describe_revert(data: bytes) -> tuple[str, str]:
-    """Name and full text of what a contract reverted with.
+    """Name and full text of a contract's revert.
 
     Args:
         data: return data of the reverted call.
 
     Returns:
-        (name, text): (`InsufficientStake`, `InsufficientStake(required=2, given=1)`) for a custom error of our
-        contracts; the name is empty when the data is none of them, the text when there is none.
+        (name, text), such as (`InsufficientStake`, `InsufficientStake(required=2, given=1)`) for a custom error of our
+        contracts; the name is empty for data of another form, and both are empty without data.
     """
     selector, body = data[:4], data[4:]
     try:

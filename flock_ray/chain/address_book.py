@@ -1,4 +1,4 @@
-"""The address book of a deployment: what stands where, and what was sent to get it there."""
+"""The address book of a deployment: the contracts' addresses, and the transactions that deploy them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """While this holds, nobody else on this machine deploys with an address book of the same folder.
+def exclusive(path: Path) -> Iterator[None]:
+    """A lock: while it is held, no other process on this machine deploys with an address book in the same folder.
 
     Raises:
-        AddressBookError: somebody does.
+        AddressBookError: another process holds the lock, or the folder cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +46,11 @@ class Entry:
     """One transaction of the deployment. Hashes and addresses are hex text.
 
     Attributes:
-        attempts: hashes of what was signed for it, in the book before anything was sent.
-        tx: the one that was mined; empty until then, as is the rest.
+        attempts: hashes of the transactions signed for it, in the book before any is sent.
+        tx: hash of the mined one; empty until then, like the fields below.
         block: its block's number.
         gas_used: gas.
-        address: of the contract that it created, if it did.
+        address: of the contract that it created, if any.
         code_hash: keccak of the code there.
     """
 
@@ -62,7 +62,11 @@ class Entry:
     code_hash: str = ""
 
     def check(self) -> None:
-        """ValueError unless every field has the form that it should."""
+        """Check the form of every field.
+
+        Raises:
+            ValueError: a field has another form.
+        """
         whole = all(map(_HASH.fullmatch, [*self.attempts, *filter(None, [self.tx, self.code_hash])]))
         numbers = type(self.block) is int and type(self.gas_used) is int
         if not whole or not numbers or (self.address and not _ADDRESS.fullmatch(self.address)):
@@ -79,9 +83,9 @@ class AddressBook:
         genesis: hash of its block 0: an id alone does not tell two development chains apart.
         deployer: the account that sends.
         settings: what was chosen; see `deployment.Settings`.
-        reserved: addresses that contracts which stand already expect the next ones at.
-        entries: by step.
-        changed: something was learnt that the file does not hold yet.
+        reserved: addresses at which deployed contracts expect the next ones.
+        entries: by name of the step.
+        changed: the book has entries that are not in the file yet.
     """
 
     path: Path
@@ -121,10 +125,10 @@ class AddressBook:
             raise AddressBookError(f"{path} is no address book, or a damaged one; restore it or name another") from None
 
     def require(self, chain_id: int, genesis: str, deployer: str, settings: Mapping[str, object]) -> None:
-        """Refuse to go on with the book of another chain, account or choice of settings.
+        """Refuse to resume with the book of another chain, account or choice of settings.
 
         Raises:
-            AddressBookError: it is one.
+            AddressBookError: the book is of another one.
         """
         if (self.chain_id, self.genesis) != (chain_id, genesis):
             raise AddressBookError(

@@ -1,4 +1,4 @@
-"""The anvil process of an embedded chain: found, started on a genesis, and gone with its parent."""
+"""The anvil process of an embedded chain: finds the binary, starts it on a genesis, and ends it with its parent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one owner of a chain and of the relayer's key: what the chain actor wraps.
+"""The sole owner of a chain and of the relayer's key: what the chain actor wraps.
 
-It relays what members signed and settles what committees signed; with its own key it can forge neither. Each call does
-its work once however often it is made: a transaction is known by its hash, a settlement by its report's.
+It relays what members signed and settles what committees signed; its own key can forge neither. Calls are idempotent:
+a transaction is identified by its hash, a settlement by the hash of its report.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
 class ChainClient:
     """A chain, its contracts and the relayer.
 
-    One call at a time, and beside it one of `settle` and `confirm`, which may take long.
+    Make one call at a time; one call of `settle` or `confirm`, which may take long, may run beside it.
     """
 
     def __init__(self, spec: ChainSpec, run_dir: str) -> None:
@@ -93,10 +93,10 @@ class ChainClient:
         """Use these contracts from now on.
 
         Args:
-            addresses: of token, task and settlement; distributor and vault are those that these name.
+            addresses: of token, task and settlement; distributor and vault are read from these contracts.
 
         Raises:
-            ChainError: they are no addresses, are not there, or not made for each other.
+            ChainError: an address is malformed or has no contract, or the contracts do not refer to each other.
         """
         given = (addresses.token, addresses.task, addresses.settlement)
         try:
@@ -120,7 +120,7 @@ class ChainClient:
         self._addresses = Addresses(token, task, settlement, distributor, vault)
 
     def _ties(self, name: str, address: str, *others: str) -> list[str]:
-        """Addresses of the other contracts that a contract was made with."""
+        """Addresses of other contracts that a contract refers to."""
         return [to_checksum_address(self._read(name, address, other)[0]) for other in others]
 
     def context(self, address: str) -> TxContext:
@@ -151,12 +151,12 @@ class ChainClient:
         Raises:
             FundsError: an account cannot pay.
             WrongChainError: signed for another chain.
-            ChainError: one reverted (its custom error is told), was refused, or was not mined in time.
+            ChainError: one reverted (the text names its custom error), was refused, or was not mined in time.
         """
         return [self._node.wait([tx_hash], self._timeout) for tx_hash in [self._node.send(raw, epoch) for raw in raws]]
 
     def task_view(self, task: bytes) -> TaskView:
-        """State of a task with its members; status NONE for an unknown one."""
+        """State of a task with its members; status NONE for an unknown task."""
         (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
         terms, creator, status, *state, num_members, num_slots, num_changes, num_applied = info
         rest = dict(zip(_STATE_FIELDS, state, strict=True))
@@ -172,15 +172,15 @@ class ChainClient:
         )
 
     def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0) -> TxReceipt:
-        """Settle an epoch, or find that this very report settled it; see `Settler.settle`."""
+        """Settle an epoch, or return the receipt if this report settled it already; see `Settler.settle`."""
         return self._settler.settle(self._addresses.settlement, report, seats, signatures, changed_slots)
 
     def confirm(self) -> dict[int, TxReceipt]:
-        """Wait until all settlements are as sure as `spec.finality` says; see `Settler.confirm`."""
+        """Wait until all settlements are as final as `spec.finality`; see `Settler.confirm`."""
         return self._settler.confirm(self._finality)
 
     def waiting(self) -> Waiting | None:
-        """What a settlement waits for just now; None for nothing worth telling. Asks no chain."""
+        """What a settlement currently waits for, None if it does not. Makes no request to the chain."""
         return self._settler.waiting
 
     def wallet_balances(self, addresses: Sequence[str]) -> dict[str, int]:
@@ -223,7 +223,7 @@ class ChainClient:
         }
 
     def reward_roots(self, task: bytes) -> RewardRoots:
-        """Which root of a task's rewards pays by the time of the latest block, and which ones wait."""
+        """The root of a task's rewards that is paid at the time of the latest block, and the pending roots."""
         distributor = self._addresses.distributor
         ((paying, *_),) = self._read("RewardDistributor", distributor, "accountOf", task)
         ((first, latest, *_),) = self._read("RewardDistributor", distributor, "queueOf", task)
@@ -268,7 +268,7 @@ class ChainClient:
 
 
 def _choose(spec: ChainSpec, folder: Path) -> str:
-    """The backend that `auto` stands for: a chain that began on one goes on there."""
+    """The backend that `auto` stands for; an existing chain stays on the backend that it began on."""
     if spec.backend != "auto":
         return spec.backend
     if spec.urls:

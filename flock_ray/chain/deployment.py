@@ -1,8 +1,8 @@
-"""Deploys all contracts to a chain, wires them, and checks what stands.
+"""Deploys all contracts to a chain, wires them, and checks the result.
 
-A deployment is a fixed list of transactions of one account, sent one at a time. The address book is on disk before each
-of them, with its nonce and hash, so that a deployment that was cut off goes on from there: what the chain has is left
-as it is, the rest is sent. At the end a TimelockController is the only admin.
+A deployment is a fixed list of transactions of one account, sent one at a time. The address book is written to disk
+before each of them, with its hash, so that an interrupted deployment resumes at the chain's state: what is mined stays,
+the rest is sent. At the end a TimelockController is the only admin.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GUARDIAN_ROLE = keccak(b"GUARDIAN_ROLE")
 TIMELOCK_ROLES = ("PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
 
 _REHEARSAL_GAS = 16_000_000
-_MARGIN = 5  # a gas limit is what the rehearsal took and a fifth part more
+_MARGIN = 5  # a gas limit is the rehearsed gas plus a fifth
 _CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
     "StakeVault",
@@ -40,25 +40,25 @@ _CREATED = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator chooses, for good; addresses are checksummed, amounts wei, times seconds.
+    """What an operator chooses, permanently; addresses are checksummed, amounts in wei, times in seconds.
 
     Attributes:
         supply: tokens that exist from the beginning.
-        treasury: gets them, and every later emission.
-        guardian: may disable roots that do not pay yet; empty: nobody, until the timelock names one.
+        treasury: account that gets them, and every later emission.
+        guardian: account that may disable roots that do not pay yet; empty: nobody, until the timelock appoints one.
         delay: of the timelock.
-        proposers: accounts that schedule what the timelock does, and cancel it.
-        executors: accounts that carry it out; the zero address stands for everybody.
-        activation_delay: until a settled root pays.
+        proposers: accounts that schedule and cancel the timelock's operations.
+        executors: accounts that execute them; the zero address stands for everybody.
+        activation_delay: time until a settled root pays.
         absence_bps: part of its stake that an absent voter loses, in basis points.
-        response_window: in which a challenged voter may show its signature.
-        evidence_window: after a task's end, in which its members' stakes stay locked.
-        vault_epoch: of an epoch of the vault.
-        unbonding_epochs: vault epochs that stake thaws.
+        response_window: time in which a challenged voter may show its signature.
+        evidence_window: time after a task's end in which its members' stakes stay locked.
+        vault_epoch: length of an epoch of the vault.
+        unbonding_epochs: vault epochs that stake takes to thaw.
         commission_delay: vault epochs before a new commission counts.
-        min_delegation: least shares that a delegator holds; a share is worth a wei at first.
+        min_delegation: smallest number of shares that a delegator holds; a share is worth a wei at first.
         daily: emission of a day of the first period.
-        decay_bps: what a period's daily emission is below the one before, in basis points.
+        decay_bps: decrease of the daily emission from one period to the next, in basis points.
         period_days: days of a period.
         start: Unix time of the first day.
         epoch_multiple: daily emissions that one epoch may commit.
@@ -85,7 +85,7 @@ class Settings:
     epoch_multiple: int
 
     def as_json(self) -> dict[str, object]:
-        """As the address book holds them."""
+        """The settings as JSON values, as in the address book."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
@@ -106,7 +106,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step takes, as rehearsed.
+    """The cost of a step, as rehearsed.
 
     Attributes:
         name: of the step.
@@ -161,7 +161,7 @@ def checksummed(address: str) -> str:
 
 
 def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
-    """Gas of every step, from a whole deployment on a chain of our own that is gone afterwards."""
+    """Gas of every step, from a whole deployment on a temporary embedded chain."""
     with TemporaryDirectory(prefix="flock_ray_rehearsal_") as folder:
         node = _own_chain(Path(folder), signer.address)
         try:
@@ -184,7 +184,7 @@ def _own_chain(folder: Path, funded: str) -> ChainNode:
 
 
 class Deployment:
-    """A deployment on one chain by one account, begun or not."""
+    """A deployment on one chain by one account, new or resumed."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class Deployment:
         timeout: float,
         max_fee: int = MAX_FEE,
     ) -> None:
-        """Go on where `book` says.
+        """Resume at the state in `book`.
 
         Args:
             node: the chain.
@@ -214,26 +214,26 @@ class Deployment:
         self.recover()
 
     def recover(self) -> None:
-        """Enter what was mined after the book was written last; in memory only."""
+        """Add what was mined since the book was last written; in memory only."""
         for name, entry in self._book.entries.items():
             if not entry.tx:
                 self._settle(name, entry)
 
     def _finish(self) -> None:
-        """See transactions through that an earlier process sent and that still wait for a block."""
+        """Wait for transactions that an earlier process sent and that are not mined yet."""
         for name, entry in self._book.entries.items():
-            if not entry.tx and (raws := list(filter(None, map(self._waiting, entry.attempts)))):
-                self._see_through(name, entry, raws)
+            if not entry.tx and (raws := list(filter(None, map(self._pending_transaction, entry.attempts)))):
+                self._wait_until_mined(name, entry, raws)
 
-    def _waiting(self, attempt: str) -> bytes | None:
-        """The transaction of that hash as it was signed, if it waits for a block: its fields, signed again."""
+    def _pending_transaction(self, attempt: str) -> bytes | None:
+        """The signed transaction of that hash if it is pending, rebuilt from its fields; else None."""
         tx_hash = bytes.fromhex(attempt[2:])
-        found = self._node.transaction(tx_hash)
-        if found is None or self._node.receipt(tx_hash) is not None:
+        transaction = self._node.transaction(tx_hash)
+        if transaction is None or self._node.receipt(tx_hash) is not None:
             return None
-        fees = found["maxFeePerGas"], found["maxPriorityFeePerGas"]
-        to, data = found.get("to") or "", bytes(found["input"])
-        raw = sign(self._signer, self._node.chain_id, found["nonce"], fees, found["gas"], to, data)
+        fees = transaction["maxFeePerGas"], transaction["maxPriorityFeePerGas"]
+        to, data = transaction.get("to") or "", bytes(transaction["input"])
+        raw = sign(self._signer, self._node.chain_id, transaction["nonce"], fees, transaction["gas"], to, data)
         return raw if keccak(raw) == tx_hash else None
 
     def missing(self) -> list[str]:
@@ -242,7 +242,7 @@ class Deployment:
         return [name for name in names if not self._done(name)]
 
     def addresses(self) -> dict[str, str]:
-        """Address of each contract: where it stands, else where the next transactions put it."""
+        """Address of each contract: where it was deployed, else where the next transactions will put it."""
         nonce = self._node.nonce(self._signer.address)
         left = [name for name in _CREATED if not self._done(name)]
         ahead = {name: created_at(self._signer.address, nonce + i) for i, name in enumerate(left)}
@@ -257,12 +257,12 @@ class Deployment:
         missing = set(self.missing())
         return [cost for cost in rehearse(self._settings, self._signer) if cost.name in missing] if missing else []
 
-    def execute(self, tell: Callable[[str], None]) -> None:
-        """Send what is missing, one transaction after the other; `tell` gets a line for each.
+    def execute(self, emit: Callable[[str], None]) -> None:
+        """Send the missing transactions one after the other; `emit` is called with a line of text for each.
 
         Raises:
-            FundsError: the account cannot pay for all of it; nothing is sent then.
-            DeploymentError: the contracts that stand wait for others at addresses that are taken or passed.
+            FundsError: the account cannot pay for all of them; nothing is sent then.
+            DeploymentError: deployed contracts expect the next ones at addresses that they can no longer get.
             ChainError: a transaction reverted or was not mined in time.
         """
         self._finish()
@@ -274,7 +274,7 @@ class Deployment:
         for name, gas in costs.items():
             entry = self._send(name, gas)
             where = f" at {entry.address}" if entry.address else ""
-            tell(f"{name}{where}: block {entry.block}, {entry.gas_used} gas")
+            emit(f"{name}{where}: block {entry.block}, {entry.gas_used} gas")
         if self._book.changed:
             self._book.save()
 
@@ -293,15 +293,15 @@ class Deployment:
         fees = fees_up_to(self._node, self._max_fee)
         raw = sign(self._signer, self._node.chain_id, nonce, fees, gas, step.to, step.data)
         entry = book.entries.setdefault(name, Entry())
-        self._see_through(name, entry, [raw])
+        self._wait_until_mined(name, entry, [raw])
         return entry
 
-    def _see_through(self, name: str, entry: Entry, raws: list[bytes]) -> None:
-        """Have one of these transactions of one nonce mined, or one that outbids them; each is in the book before."""
+    def _wait_until_mined(self, name: str, entry: Entry, raws: list[bytes]) -> None:
+        """Wait until one of these transactions of one nonce, or a replacement, is mined; each enters the book first."""
         bumper = FeeBumper(self._node, self._signer, self._max_fee)
         hashes = [keccak(raw) for raw in raws]
 
-        def hand_in(raw: bytes | None) -> None:
+        def submit(raw: bytes | None) -> None:
             if raw is None:
                 return
             if raw not in raws:
@@ -311,19 +311,19 @@ class Deployment:
             self._book.save()
             bumper.send(raw, 0)
 
-        hand_in(raws[-1])
-        self._node.wait(hashes, self._timeout, lambda: hand_in(bumper.next(raws)))
+        submit(raws[-1])
+        self._node.wait(hashes, self._timeout, lambda: submit(bumper.next(raws)))
         self._settle(name, entry)
         self._book.save()
 
     def _settle(self, name: str, entry: Entry) -> None:
-        """Fill an entry in from the receipt of that of its attempts which was mined."""
+        """Complete an entry with the receipt of its mined attempt, if there is one."""
         for attempt in entry.attempts:
             tx_hash = bytes.fromhex(attempt[2:])
-            found = self._node.receipt(tx_hash)
-            if found is None or not found[1]:
+            mined = self._node.receipt(tx_hash)
+            if mined is None or not mined[1]:
                 continue
-            receipt = found[0]
+            receipt = mined[0]
             entry.tx, entry.block, entry.gas_used = attempt, receipt.block, receipt.gas_used
             if name in _CREATED:
                 entry.address = to_checksum_address(str(receipt.contract_address))
@@ -331,29 +331,29 @@ class Deployment:
             self._book.changed = True
 
     def check(self) -> None:
-        """Hold the chain against artifacts, settings and book: code, ties, roles.
+        """Compare the chain with artifacts, settings and book: code, references between contracts, roles.
 
         Raises:
-            DeploymentError: something is not as it should be; the text names it.
+            DeploymentError: something differs; the text names it.
         """
         at = self.addresses()
         for step in plan(self._settings, self._signer.address, at):
             self._check_step(step, self._book.entries[step.name])
-        for what, found, expected in (*self._ties(at), *self._roles(at)):
-            if found != expected:
-                raise DeploymentError(f"{what} is {found}, expected {expected}")
+        for what, actual, expected in (*self._ties(at), *self._roles(at)):
+            if actual != expected:
+                raise DeploymentError(f"{what} is {actual}, expected {expected}")
 
     def _check_step(self, step: Step, entry: Entry) -> None:
-        """The code that stands was made by the artifact's bytecode with these arguments, and has not changed since."""
-        found = self._node.receipt(bytes.fromhex(entry.tx[2:]))
-        if found is None or not found[1]:
+        """Check that the artifact's bytecode with these arguments made the code, and that it has not changed since."""
+        mined = self._node.receipt(bytes.fromhex(entry.tx[2:]))
+        if mined is None or not mined[1]:
             raise DeploymentError(f"the chain has no transaction {entry.tx} ({step.name}) any more")
         transaction = self._node.transaction(bytes.fromhex(entry.tx[2:]))
         if transaction is None or bytes(transaction["input"]) != step.data:
             raise DeploymentError(f"transaction {entry.tx} ({step.name}) is not what this version and settings send")
         if step.to:
             return
-        if to_checksum_address(str(found[0].contract_address)) != entry.address:
+        if to_checksum_address(str(mined[0].contract_address)) != entry.address:
             raise DeploymentError(f"transaction {entry.tx} did not create {step.name} at {entry.address}")
         if "0x" + self._node.code_hash(entry.address).hex() != entry.code_hash:
             raise DeploymentError(f"the code at {entry.address} is not the {step.name} that was deployed there")
@@ -365,7 +365,7 @@ class Deployment:
         return to_checksum_address(value) if isinstance(value, str) else value
 
     def _ties(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
-        """(what, found, expected) of each tie between two contracts."""
+        """(what, actual, expected) of each reference from one contract to another."""
         names = {
             "token": "FlockToken", "emission": "EmissionController", "registry": "TaskRegistry",
             "distributor": "RewardDistributor", "settlement": "EpochSettlement", "minter": "EmissionController",
@@ -384,7 +384,7 @@ class Deployment:
                 yield f"{name}.{other}", self._read(name, at, other), at[names[other]]
 
     def _roles(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
-        """(what, found, expected) of each role that matters."""
+        """(what, actual, expected) of each role that matters."""
         s, deployer, timelock = self._settings, self._signer.address, at["TimelockController"]
         for name in ("TaskRegistry", "RewardDistributor", "TimelockController"):
             for who, account, admin in (("the timelock", timelock, True), ("the deployer", deployer, False)):

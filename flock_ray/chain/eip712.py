@@ -54,13 +54,13 @@ class Domain:
 
 
 def message_digest(domain: Domain, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
-    """What a member signs under a message of the protocol.
+    """Digest that a member signs for a message of the protocol.
 
     Args:
         domain: chain and contract.
         task: id of the task.
         epoch: the epoch that the message belongs to.
-        seed: of that epoch; after an abandoned one the same number may run again under another.
+        seed: of that epoch; after an abandoned epoch the same number may run again under another seed.
         kind: the kind of message, such as `ballot_a`.
         digest: hash of the message's canonical bytes.
     """
@@ -90,5 +90,5 @@ def report_hash(report: Report) -> bytes:
 
 
 def report_digest(domain: Domain, report: Report) -> bytes:
-    """What a voter signs under a report."""
+    """Digest that a voter signs for a report."""
     return domain.digest(report_hash(report))

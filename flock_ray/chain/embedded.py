@@ -1,8 +1,8 @@
-"""Chains in our own hands, on an anvil beside this process; `evm.py` has the one inside it.
+"""Embedded chains, which belong to the run. Here: on an anvil process; `evm.py` has the one inside this process.
 
-One block a transaction, with a timestamp that depends on the epoch and the block's number alone: the same transactions
-in the same order give the same chain, byte for byte, whatever the time and the machine. Each block is journalled, and
-a start on the folder of an earlier chain rebuilds that chain and compares the hashes of its blocks.
+Each transaction gets a block of its own, with a timestamp that depends only on the epoch and the block's number: the
+same transactions in the same order give the same chain, byte for byte, whatever the time and the machine. Each block is
+journalled; starting on the folder of an earlier chain rebuilds that chain and compares the hashes of its blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flock_ray.errors import ChainError, RunDirectoryError
 from flock_ray.protocol.hashing import keccak
 
 GENESIS_TIME = 1_700_000_000  # timestamp of block 0
-SECONDS_PER_EPOCH = 600  # that the clock moves on by from one epoch to the next
+SECONDS_PER_EPOCH = 600  # of chain time between two epochs
 GAS_MONEY = 1_000 * 10**18  # wei that the genesis gives each funded address
 ANVIL_CHAIN_ID = 31_337
 ETH_TESTER_CHAIN_ID = 131_277_322_940_537  # fixed by eth-tester
@@ -31,7 +31,7 @@ _MINING_TIMEOUT = 30.0  # seconds; it takes milliseconds
 
 
 class EmbeddedNode(ChainNode):
-    """A chain in our hands: one block a transaction, kept in a journal and rebuilt from it."""
+    """An embedded chain: one block per transaction, kept in a journal and rebuilt from it."""
 
     def __init__(self, web3: Web3, journal: ChainJournal) -> None:
         super().__init__(web3, f"the embedded {self.backend}")
@@ -75,7 +75,7 @@ class EmbeddedNode(ChainNode):
         return bytes(block["hash"])
 
     def send(self, raw: bytes, epoch: int) -> bytes:
-        """See `ChainNode.send`: mined at once, in a block whose time is GENESIS_TIME + 600 * epoch + its number."""
+        """See `ChainNode.send`; mined at once, usually in a block of time GENESIS_TIME + 600 * epoch + its number."""
         tx_hash = keccak(raw)
         if self.has(tx_hash):
             return tx_hash
@@ -99,7 +99,7 @@ class EmbeddedNode(ChainNode):
 
 
 class AnvilNode(EmbeddedNode):
-    """An anvil process that belongs to this one."""
+    """An embedded chain on an anvil process that this process starts and ends."""
 
     backend = "anvil"
 

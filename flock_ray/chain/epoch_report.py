@@ -1,4 +1,4 @@
-"""What a committee signs about one epoch, as the contract `EpochSettlement` takes it."""
+"""The report of an epoch that a committee signs, as the contract `EpochSettlement` accepts it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ReportedSlash:
 
     Attributes:
         member: number in registration order.
-        amount: wei; the contract clamps it to what is left of the stake.
+        amount: wei; the contract clamps it to the remaining stake.
     """
 
     member: int
@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
         task: id of the task.
-        epoch: 1-based; the contract takes only the one after the last settled.
+        epoch: 1-based; the contract accepts only the epoch after the last settled one.
         previous_report: report hash of the epoch settled before, zero for the first.
         seed: the epoch's seed, from which the contract draws the committee.
         reveals_digest: digest of the voters' reveals; makes the next seed.

@@ -1,4 +1,4 @@
-"""What signatures do at the settlement contract beside a settlement: answer a challenge, prove a contradiction."""
+"""What signatures prove to the settlement contract besides a settlement: a voter's presence, an equivocation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from flock_ray.chain.values import MAX_FEE, TxReceipt
 from flock_ray.errors import ChainError, ConfigError
 from flock_ray.protocol.message import Message, SignedMessage
 
-_ANSWER_GAS = 60_000  # 38,000 were measured
-_ACCUSE_GAS = 300_000  # 154,000 were measured, for a member without delegators
+_ANSWER_GAS = 60_000  # measured: 38,000
+_ACCUSE_GAS = 300_000  # measured: 154,000, for a member without delegators
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """A voter seat that is asked for its signature.
+    """A voter seat that was challenged to show its signature.
 
     Attributes:
         epoch: of the report.
@@ -42,14 +42,14 @@ class Challenge:
 
 
 class Evidence:
-    """Cases of one task at the settlement contract; one account pays the gas of all that is shown."""
+    """Submits evidence about one task to the settlement contract; one account pays the gas."""
 
     def __init__(self, node: ChainNode, signer: Signer, domain: Domain, task: bytes, timeout: float) -> None:
-        """Bring cases.
+        """Submit evidence through `node`.
 
         Args:
             node: the chain.
-            signer: who sends; any account. It gets the accuser's part of a slash.
+            signer: the sender, any account; it gets the accuser's part of a slash.
             domain: chain and settlement contract that the signatures are bound to.
             task: id.
             timeout: seconds to wait for a receipt.
@@ -60,12 +60,12 @@ class Evidence:
         """Challenges of an epoch's seats that can still be answered, by seat."""
         _, _, (*_, num_voters, _, _, _) = self._read("headOf", self._task)
         now = self._node.timestamp()
-        found = []
+        challenges = []
         for seat in range(num_voters):
             owner, deadline, over, _, report = self._read("challengeOf", self._task, epoch, seat)
             if not over and now <= deadline:
-                found.append(Challenge(epoch, seat, to_checksum_address(owner), deadline, report))
-        return found
+                challenges.append(Challenge(epoch, seat, to_checksum_address(owner), deadline, report))
+        return challenges
 
     def answer(self, challenge: Challenge, signatures: Iterable[bytes]) -> TxReceipt | None:
         """Show the seat's signature if it is among `signatures` of 65 bytes; None if it is not.
@@ -90,21 +90,22 @@ class Evidence:
             second: the other.
 
         Raises:
-            ConfigError: they prove nothing.
+            ConfigError: the messages prove no equivocation.
             ChainError: the contract refuses them (the offence was punished before), or the transaction is not mined in
                 time.
         """
-        one, other = _parse(first), _parse(second)
-        if (one.kind, one.epoch, one.task) != (other.kind, other.epoch, other.task) or one.task != self._task:
+        earlier, later = _parse(first), _parse(second)
+        kind, epoch, task = earlier.kind, earlier.epoch, earlier.task
+        if (kind, epoch, task) != (later.kind, later.epoch, later.task) or task != self._task:
             raise ConfigError("the two messages are not of one kind, epoch and task")
-        if one.digest == other.digest:
+        if earlier.digest == later.digest:
             raise ConfigError("the two messages are the same: no contradiction")
-        for message, signature in ((one, first.signature), (other, second.signature)):
+        for message, signature in ((earlier, first.signature), (later, second.signature)):
             digest = message_digest(self._domain, self._task, message.epoch, seed, str(message.kind), message.digest)
             if recover(digest, signature) != account:
                 raise ConfigError(f"a message is not signed by {account} under the seed of epoch {message.epoch}")
         both = compact(first.signature) + compact(second.signature)
-        case = self._task, account, one.epoch, seed, str(one.kind), one.digest, other.digest
+        case = self._task, account, epoch, seed, str(kind), earlier.digest, later.digest
         return self._send("slashEquivocation", _ACCUSE_GAS, *case, both)
 
     def _read(self, function: str, *args: Any) -> Any:
@@ -118,7 +119,7 @@ class Evidence:
         return answer
 
     def _send(self, function: str, gas: int, *args: Any) -> TxReceipt:
-        """A call, tried on the latest block before anything is paid for it."""
+        """Send a call, after a dry run on the latest block so that a refused call costs nothing."""
         data, at = contract("EpochSettlement").encode(function, *args), self._domain.contract
         try:
             self._node.call(at, data, self._signer.address)

@@ -1,6 +1,6 @@
 """An embedded chain on py-evm, in this process.
 
-A module of its own: a chain on an anvil or behind an RPC need not wait for its imports.
+A separate module, so that a chain on an anvil or behind an RPC need not wait for its imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flock_ray.protocol.hashing import keccak, word
 
 
 class PlainBackend(PyEVMBackend):  # type: ignore[misc]
-    """Eth-tester's EVM without its one source of chance, the random prevrandao of each block."""
+    """Eth-tester's EVM without its only source of randomness, the prevrandao of each block."""
 
     def mine_blocks(self, num_blocks: int = 1, coinbase: bytes = bytes(20)) -> tuple[bytes, ...]:
         """Mine, with a prevrandao that follows from the block's number."""
@@ -46,7 +46,7 @@ def new_backend(genesis: Genesis) -> PlainBackend:
 
 
 class PyEvmNode(ChainNode):
-    """A node whose chain is in this process: what py-evm raises becomes what a node raises."""
+    """A node whose chain is in this process: translates py-evm's errors to those of a node."""
 
     @contextmanager
     def _reach(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class PyEvmNode(ChainNode):
 
 
 class EthTesterNode(PyEvmNode, EmbeddedNode):
-    """The EVM in this process: slower than anvil, and all of it comes from pip."""
+    """The EVM in this process: slower than anvil, but pip installs all of it."""
 
     backend = "eth_tester"
 

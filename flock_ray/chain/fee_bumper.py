@@ -1,4 +1,4 @@
-"""How a transaction gets into a block: handed in, handed in again when it is lost, outbid when it is passed over."""
+"""Gets a transaction into a block: sends it, sends it again if it was lost, replaces it if it is passed over."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from flock_ray.chain.node import ChainNode, NonceUsedError, UnderpricedError
 from flock_ray.chain.transactions import max_fee_of, outbid
 from flock_ray.protocol.hashing import keccak
 
-MAX_REPLACEMENTS = 8  # of one nonce
-STUCK_BLOCKS = 10  # that came and went without a transaction that pays enough
+MAX_REPLACEMENTS = 8  # per nonce
+STUCK_BLOCKS = 10  # blocks to wait for a transaction before it is replaced
 
 
 def fees_up_to(node: ChainNode, limit: int) -> tuple[int, int]:
@@ -20,10 +20,10 @@ def fees_up_to(node: ChainNode, limit: int) -> tuple[int, int]:
 
 
 class FeeBumper:
-    """One account's bumper for one nonce."""
+    """Sends and replaces an account's transaction of one nonce."""
 
     def __init__(self, node: ChainNode, signer: Signer, limit: int) -> None:
-        """Nothing is sent yet.
+        """Prepare; sends nothing yet.
 
         Args:
             node: the chain.
@@ -37,7 +37,7 @@ class FeeBumper:
         self._cheap = False
 
     def send(self, raw: bytes, epoch: int) -> None:
-        """Hand a transaction in.
+        """Send a transaction.
 
         Args:
             raw: signed transaction.
@@ -45,25 +45,25 @@ class FeeBumper:
 
         Raises:
             FundsError: the account cannot pay.
-            ChainError: the node refuses it, for another reason than a low fee or a nonce that is used.
+            ChainError: the node refuses it for a reason other than a low fee or a used nonce.
         """
         self._cheap = False
         try:
             self._node.send(raw, epoch)
         except NonceUsedError:
-            pass  # by one of ours or by a stranger: the next look tells
+            pass  # by one of ours or by another process: the next poll shows which
         except UnderpricedError:
             self._cheap = True
 
     def next(self, raws: Sequence[bytes]) -> bytes | None:
-        """What to hand in now that none of `raws` is mined and their turn has come.
+        """The transaction to send now that none of `raws` is mined although their nonce is next.
 
         Args:
             raws: signed transactions with this nonce, oldest first.
 
         Returns:
-            A replacement that pays at least 12.5 % more, when the last one is refused as too cheap or passed over; the
-            last one again when the chain knows none of them; None while it is to wait.
+            A replacement that pays at least 12.5 % more, if the last one was refused as too cheap or is passed over;
+            the last one again, if the chain knows none of them; None to keep waiting.
         """
         latest, head = raws[-1], self._node.head()
         if self._since_block is None:

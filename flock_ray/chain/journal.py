@@ -1,6 +1,6 @@
-"""The file from which an embedded chain is rebuilt: its genesis, and each block's timestamp and raw transaction.
+"""The files from which an embedded chain is rebuilt: its genesis, and each block's timestamp and raw transaction.
 
-`genesis.json` is written once; `blocks.jsonl` gets one line a block, on disk before the block is reported mined. A
+`genesis.json` is written once; `blocks.jsonl` gets one line per block, on disk before the block is reported mined. A
 line that was cut off by a crash is a block that nobody saw, and is dropped.
 """
 
@@ -18,10 +18,10 @@ from flock_ray.errors import RunDirectoryError
 
 @dataclass(frozen=True)
 class Genesis:
-    """What block 0 is made of.
+    """The content of block 0.
 
     Attributes:
-        backend: `eth_tester` or `anvil`; a chain is rebuilt on the one that made it.
+        backend: `eth_tester` or `anvil`; a chain is rebuilt on the backend that made it.
         chain_id: id of the chain.
         timestamp: of block 0.
         alloc: address -> gas money, wei.
@@ -35,7 +35,7 @@ class Genesis:
 
 @dataclass(frozen=True)
 class Block:
-    """One block with its one transaction.
+    """A block with its single transaction.
 
     Attributes:
         number: 1-based.
@@ -56,14 +56,18 @@ class Block:
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
-        """Parse a line; ValueError, KeyError or TypeError when it is none."""
+        """Parse a line.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no block.
+        """
         fields = json.loads(line)
         number, timestamp = int(fields["number"]), int(fields["timestamp"])
         return cls(number, timestamp, bytes.fromhex(fields["raw"]), bytes.fromhex(fields["hash"]))
 
 
 class ChainJournal:
-    """Owner of the two files.
+    """Reads and writes the two files.
 
     Attributes:
         genesis: of this chain, as the folder has it.

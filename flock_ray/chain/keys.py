@@ -46,11 +46,11 @@ class Signer:
 
     @classmethod
     def derive(cls, secret: bytes) -> Signer:
-        """The account of a 32-byte secret that is itself no key: its key is H("flock_ray/key/1", secret)."""
+        """The account of a 32-byte secret that is not a key itself: its key is H("flock_ray/key/1", secret)."""
         return cls(tagged("flock_ray/key/1", secret))
 
     def secret(self, purpose: str) -> bytes:
-        """A 32-byte secret of this account for one purpose (root of a hash chain, salts); tells nothing of the key."""
+        """A 32-byte secret of this account for a purpose (root of a hash chain, salts); reveals nothing of the key."""
         return tagged("flock_ray/secret/1", tag(purpose), self._key.secret)
 
     def sign_digest(self, digest: bytes) -> bytes:
@@ -90,7 +90,7 @@ def _cased(letter: str, digit: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def recover(digest: bytes, signature: bytes) -> str | None:
-    """Address that signed `digest`; None for a malformed or high-s signature. The last answers are remembered.
+    """Address that signed `digest`; None for a malformed or high-s signature. Recent answers are cached.
 
     Args:
         digest: 32 bytes.

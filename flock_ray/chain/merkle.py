@@ -63,8 +63,8 @@ class MerkleTree:
         """One proof for several leaves, as OpenZeppelin's `MerkleProof.multiProofVerify` takes it.
 
         Returns:
-            (leaves, proof, flags): the leaves in the order that the proof wants them, the hashes that are not computed
-            on the way, and for each step whether its second node is computed (true) or the next of `proof`.
+            (leaves, proof, flags): the leaves in the order that the proof needs, the hashes that are not computed on
+            the way, and for each step whether its second node is computed (true) or the next of `proof`.
 
         Raises:
             KeyError: no such leaf.

@@ -1,4 +1,4 @@
-"""A chain behind web3: sending, receipts, calls and balances, with errors that say what is wrong."""
+"""A chain behind web3: sending, receipts, calls and balances, with errors that name the cause."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from flock_ray.protocol.hashing import keccak
 MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
 
 _LOG_WINDOW = 5_000  # blocks; public endpoints answer no longer ranges
-_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks for a receipt
+_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two requests for a receipt
 _FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
 _POOR = ("insufficient funds", "enough balance", "cannot afford")
 _KNOWN = ("already known", "already imported")
@@ -66,7 +66,7 @@ class Reverted(Exception):
 
 
 class UnfitError(OSError):
-    """A chain answers, but with nothing that can be used now; the text says why and holds no url."""
+    """The chain's answer cannot be used now; the text says why and contains no url."""
 
 
 class NonceUsedError(ChainError):
@@ -74,7 +74,7 @@ class NonceUsedError(ChainError):
 
 
 class UnderpricedError(ChainError):
-    """The node wants a higher fee, for this transaction alone or to put it in the place of another."""
+    """The node wants a higher fee, for the transaction itself or for it to replace another one."""
 
 
 class RefusedError(ChainError):
@@ -87,9 +87,9 @@ class ChainNode(ABC):
     Attributes:
         backend: `eth_tester`, `anvil` or `rpc`.
         chain_id: id that its signatures are bound to.
-        remote: others run the chain: it may be away for a while, lag, and take blocks back.
+        remote: the chain is external: it may be unreachable for a while, lag, and reorganize.
 
-    Several threads may use it: its requests are made one at a time.
+    Thread-safe: requests are made one at a time.
     """
 
     backend: str
@@ -97,8 +97,8 @@ class ChainNode(ABC):
     remote = False
 
     def __init__(self, web3: Web3, name: str) -> None:
-        """Talk through `web3` to the chain that error messages call `name` (never a url: it may hold credentials)."""
-        web3.provider.global_ccip_read_enabled = False  # contracts shall not make us fetch urls
+        """Use `web3`; error messages call the chain `name` (never a url: it may contain credentials)."""
+        web3.provider.global_ccip_read_enabled = False  # contracts must not make us fetch urls
         self._web3 = web3
         self._name = name
         self._lock = RLock()
@@ -122,7 +122,7 @@ class ChainNode(ABC):
 
     @abstractmethod
     def send(self, raw: bytes, epoch: int) -> bytes:
-        """Hand in a signed transaction; harmless when the chain has it already.
+        """Send a signed transaction; harmless if the chain has it already.
 
         Args:
             raw: signed transaction.
@@ -172,19 +172,19 @@ class ChainNode(ABC):
         return self.transaction(tx_hash) is not None
 
     def receipt(self, tx_hash: bytes) -> tuple[TxReceipt, bool] | None:
-        """Receipt of a mined transaction and whether it succeeded; None when it is not mined."""
+        """Receipt of a mined transaction and whether it succeeded; None if it is not mined."""
         try:
             with self._reach():
-                found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
+                fields = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
         except TransactionNotFound:
             return None
         receipt = TxReceipt(
-            tx_hash, found["gasUsed"], found["blockNumber"], bytes(found["blockHash"]), found.get("contractAddress")
+            tx_hash, fields["gasUsed"], fields["blockNumber"], bytes(fields["blockHash"]), fields.get("contractAddress")
         )
-        return receipt, bool(found["status"])
+        return receipt, bool(fields["status"])
 
     def revert_data(self, tx_hash: bytes) -> bytes:
-        """What a mined transaction reverted with: it is called again on the block before its own."""
+        """Revert data of a mined transaction, from a repeated call on the block before its own."""
         with self._reach():
             tx = self._web3.eth.get_transaction(HexBytes(tx_hash))
         if tx.get("to") is None:
@@ -201,7 +201,7 @@ class ChainNode(ABC):
         Args:
             to: the contract.
             data: of the call.
-            sender: who asks; py-evm wants it to hold some gas money.
+            sender: the caller; py-evm requires it to hold some gas money.
             block: number.
 
         Raises:
@@ -214,28 +214,28 @@ class ChainNode(ABC):
                 return bytes(self._web3.eth.call(fields, "latest" if block is None else block))
         except ContractLogicError as error:
             raise Reverted(_bytes_of(error.data)) from None
-        except DecodingError:  # of a url to follow, which we never do
+        except DecodingError:  # of an off-chain lookup (CCIP), which we never follow
             raise Reverted(b"") from None
 
     def wait(self, hashes: Sequence[bytes], timeout: float, meanwhile: Callable[[], None] = lambda: None) -> TxReceipt:
-        """Receipt of the one of these transactions that gets mined (several: replacements of one another).
+        """Wait until one of these transactions, which replace each other, is mined; returns its receipt.
 
         Args:
             hashes: of the transactions.
             timeout: seconds.
-            meanwhile: called after each look that found none; it may add to `hashes`.
+            meanwhile: called after each poll without a receipt; it may add to `hashes`.
 
         Raises:
-            FundsError: it reverted for want of tokens.
+            FundsError: it reverted for lack of tokens.
             ChainError: it reverted, or none was mined within `timeout` seconds.
         """
         deadline = monotonic() + timeout
         pause = _FIRST_POLL
         while True:
             for tx_hash in hashes:
-                found = self.receipt(tx_hash)
-                if found is not None:
-                    receipt, succeeded = found
+                mined = self.receipt(tx_hash)
+                if mined is not None:
+                    receipt, succeeded = mined
                     if not succeeded:
                         raise revert_error(f"transaction 0x{tx_hash.hex()}", self.revert_data(tx_hash))
                     return receipt
@@ -263,7 +263,7 @@ class ChainNode(ABC):
             return int(self._web3.eth.block_number)
 
     def settled_head(self, tag: Literal["safe", "finalized"]) -> int:
-        """Number of the latest block that the chain calls so; the latest of all where nobody can take one back."""
+        """Number of the latest block with this tag; on an embedded chain, which never reorganizes, the latest block."""
         return self.head()
 
     def balance(self, address: str) -> int:
@@ -282,7 +282,7 @@ class ChainNode(ABC):
             return keccak(bytes(self._web3.eth.get_code(address)))  # type: ignore[arg-type]
 
     def transaction(self, tx_hash: bytes) -> Mapping[str, Any] | None:
-        """Fields of a transaction that the chain knows, mined or not; None for one that it does not know."""
+        """Fields of a transaction, mined or pending; None if the chain does not know it."""
         try:
             with self._reach():
                 return dict(self._web3.eth.get_transaction(HexBytes(tx_hash)))
@@ -304,7 +304,7 @@ class ChainNode(ABC):
         with self._reach():
             newest = int(self._web3.eth.block_number)
             for last in range(newest, -1, -_LOG_WINDOW):
-                found = self._web3.eth.get_logs(
+                logs = self._web3.eth.get_logs(
                     {
                         "address": Web3.to_checksum_address(address),
                         "topics": [HexStr("0x" + topic.hex()) for topic in topics],  # eth-tester matches no bytes
@@ -312,17 +312,17 @@ class ChainNode(ABC):
                         "toBlock": last,
                     }
                 )
-                if found:
-                    return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in found]
+                if logs:
+                    return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in logs]
         return []
 
 
 def revert_error(what: str, data: bytes) -> ChainError:
-    """The error that tells why a contract refused `what`.
+    """The error that says why a contract refused `what`: FundsError or ChainError.
 
     Args:
-        what: a transaction or call.
-        data: what it reverted with.
+        what: name of the transaction or call.
+        data: its revert data.
     """
     name, text = describe_revert(data)
     kind = FundsError if name in _FUNDS_ERRORS else ChainError
@@ -333,7 +333,7 @@ def parse(raw: bytes) -> tuple[int, str, int]:
     """(chain id, sender, nonce) of a signed EIP-1559 transaction.
 
     Raises:
-        ChainError: `raw` is none.
+        ChainError: `raw` is not such a transaction.
     """
     try:
         fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
@@ -343,7 +343,7 @@ def parse(raw: bytes) -> tuple[int, str, int]:
 
 
 def kind_of(error: BaseException) -> str:
-    """What went wrong, without the text: that holds the url, which may hold credentials."""
+    """What went wrong, without the error's text: it contains the url, which may contain credentials."""
     if isinstance(error, UnfitError):
         return str(error)
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -1,7 +1,7 @@
-"""The relayer's journal: what it means to send, on disk before it is sent.
+"""The relayer's journal: what it is about to send, on disk before it is sent.
 
-An intent is named after what it does (chain, contract, report), never after a nonce, so that the same settlement asked
-for twice is one intent. It holds its call, so that the journal alone is enough to go on. Each signed attempt at it is
+An intent is named after its effect (chain, contract, report), never after a nonce, so that requesting a settlement
+twice makes one intent. It holds its call, so that the journal alone is enough to resume. Each signed attempt at it is
 kept: a chain that lost a transaction gets the same bytes again.
 """
 
@@ -41,7 +41,7 @@ _INTENT = "id, contract, task, epoch, report, data, gas"
 
 
 class State(Enum):
-    """How far an intent has come: named, signed, handed to a node, in a block, and in a block that stays."""
+    """Progress of an intent: planned, signed, sent to a node, in a block, in a safe block, in a final block."""
 
     PLANNED = "planned"
     SIGNED = "signed"
@@ -56,16 +56,16 @@ _IN_A_BLOCK = (State.MINED.value, State.SAFE.value, State.FINAL.value)
 
 @dataclass(frozen=True)
 class Intent:
-    """A call that shall have its effect once.
+    """A call that must take effect exactly once.
 
     Attributes:
         id: see `intent_id`.
         contract: address of EpochSettlement.
         task: id of the task, 32 bytes.
-        epoch: that it settles.
+        epoch: the epoch that it settles.
         report: hash of the report.
         data: of the call.
-        gas: its limit.
+        gas: limit of the call.
     """
 
     id: bytes
@@ -94,7 +94,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Inclusion:
-    """Where an intent had its effect.
+    """Where an intent took effect.
 
     Attributes:
         hash: of the transaction.
@@ -124,7 +124,7 @@ class Outbox:
         self._db.executescript(_SCHEMA)
 
     def plan(self, intent: Intent) -> None:
-        """Note what shall be done; one that is not in a block yet takes over the call as it is given now."""
+        """Record an intent; if it exists and is not in a block yet, its data and gas are replaced."""
         self._db.execute(
             f"INSERT INTO intents ({_INTENT}, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
             " SET data = excluded.data, gas = excluded.gas WHERE state NOT IN (?, ?, ?)",
@@ -133,7 +133,7 @@ class Outbox:
         )  # fmt: skip
 
     def sign(self, intent: bytes, attempt: Attempt) -> None:
-        """Note a signed transaction before it is sent."""
+        """Record a signed transaction before it is sent."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
@@ -143,42 +143,42 @@ class Outbox:
             self._db.execute("UPDATE intents SET state = ? WHERE id = ?", (State.SIGNED.value, intent))
 
     def sent(self, intent: bytes) -> None:
-        """Note that a node has the last attempt, or knows why not."""
+        """Record that the last attempt was sent to a node."""
         self._db.execute("UPDATE intents SET state = ? WHERE id = ?", (State.SENT.value, intent))
 
     def mined(self, intent: bytes, inclusion: Inclusion, state: State = State.MINED) -> None:
-        """Note where the intent had its effect, and how sure that is."""
+        """Record where the intent took effect, and how final that is."""
         self._db.execute(
             "UPDATE intents SET state = ?, hash = ?, block = ?, block_hash = ? WHERE id = ?",
             (state.value, inclusion.hash, inclusion.block, inclusion.block_hash, intent),
         )
 
     def give_up(self, intent: bytes, nonce: int, outcome: str) -> None:
-        """Note that no attempt with this nonce can do it any more: `reverted`, or `lost` to a stranger."""
+        """Record that no attempt with this nonce can succeed any more: `reverted`, or `lost` to another transaction."""
         self._db.execute("UPDATE attempts SET outcome = ? WHERE intent = ? AND nonce = ?", (outcome, intent, nonce))
 
     def state(self, intent: bytes) -> State | None:
-        """State of an intent; None when it was never planned."""
+        """State of an intent; None if it was never planned."""
         row = self._db.execute("SELECT state FROM intents WHERE id = ?", (intent,)).fetchone()
         return State(row[0]) if row else None
 
     def is_in_a_block(self, intent: bytes) -> bool:
-        """Whether the intent had its effect, and nothing was sent for it since."""
+        """Whether the intent took effect, and nothing was sent for it since."""
         state = self.state(intent)
         return state is not None and state.value in _IN_A_BLOCK
 
     def inclusion(self, intent: bytes) -> Inclusion | None:
-        """Where the intent had its effect, as last seen; None before."""
+        """Where the intent took effect, as last seen; None before."""
         row = self._db.execute("SELECT hash, block, block_hash FROM intents WHERE id = ?", (intent,)).fetchone()
         return Inclusion(*row) if row and row[0] is not None else None
 
     def attempts(self, intent: bytes, pending: bool = False) -> list[Attempt]:
-        """Attempts at an intent, oldest first; all, or those `pending` that can still do it."""
+        """Attempts at an intent, oldest first; with `pending` only those that can still succeed."""
         query = "SELECT nonce, hash, raw FROM attempts WHERE intent = ? AND (outcome = '' OR NOT ?) ORDER BY number"
         return [Attempt(*row) for row in self._db.execute(query, (intent, pending))]
 
     def with_nonce(self, nonce: int) -> list[Attempt]:
-        """Attempts at whatever with this nonce, oldest first."""
+        """Attempts at any intent with this nonce, oldest first."""
         rows = self._db.execute("SELECT nonce, hash, raw FROM attempts WHERE nonce = ? ORDER BY number", (nonce,))
         return [Attempt(*row) for row in rows]
 
@@ -200,18 +200,18 @@ class Outbox:
         return Intent(*row) if row else None
 
     def unfinished(self) -> list[Intent]:
-        """Intents that were signed and have had no effect as far as we saw, unless another was signed for the epoch."""
+        """Signed intents that were not seen to take effect, unless a later one was signed for the same epoch."""
         signed, sent, planned = State.SIGNED.value, State.SENT.value, State.PLANNED.value
         rows = self._db.execute(
-            f"SELECT {_INTENT} FROM intents AS one WHERE state IN (?, ?) AND NOT EXISTS ("
-            "SELECT 1 FROM intents AS later WHERE later.rowid > one.rowid AND later.state != ?"
-            " AND (later.contract, later.task, later.epoch) = (one.contract, one.task, one.epoch)) ORDER BY epoch",
+            f"SELECT {_INTENT} FROM intents AS intent WHERE state IN (?, ?) AND NOT EXISTS ("
+            "SELECT 1 FROM intents AS later WHERE later.rowid > intent.rowid AND later.state != ? AND"
+            " (later.contract, later.task, later.epoch) = (intent.contract, intent.task, intent.epoch)) ORDER BY epoch",
             (signed, sent, planned),
         )
         return [Intent(*row) for row in rows.fetchall()]
 
     def in_a_block(self, below: State | None = None) -> list[Intent]:
-        """Intents that had their effect, in the order of epochs; those only that are less sure than `below`."""
+        """Intents that took effect, in the order of epochs; with `below` only those that are less final than it."""
         states = _IN_A_BLOCK[: None if below is None else _IN_A_BLOCK.index(below.value)]
         marks = ", ".join("?" * len(states))
         rows = self._db.execute(f"SELECT {_INTENT} FROM intents WHERE state IN ({marks}) ORDER BY epoch", states)

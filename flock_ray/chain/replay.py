@@ -1,7 +1,7 @@
-"""A chain that another process kept in its journal, run again on a fresh EVM to be read: nothing is sent or written.
+"""A read-only chain, rebuilt on a fresh EVM from the journal of another process.
 
-Every transaction is executed here, so what contracts answer is not what the folder says they do. A journal that anvil
-made is run on py-evm too, under its chain id: contracts come to the same state, while blocks have other hashes.
+Every transaction is executed here, so the contracts' answers do not depend on what the folder claims. A journal made by
+anvil is also replayed on py-evm, under its chain id: contracts reach the same state, but blocks have other hashes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flock_ray.errors import ChainError, VerificationError
 
 
 class ReplayedNode(PyEvmNode):
-    """See above.
+    """A chain replayed from a journal, to be read only.
 
     Attributes:
         created: {contract: the data it was deployed with}.
@@ -29,7 +29,7 @@ class ReplayedNode(PyEvmNode):
     backend = "replay"
 
     def __init__(self, genesis: Genesis, blocks: Sequence[Block]) -> None:
-        """Run the blocks, each with its one transaction.
+        """Run the blocks, each with a single transaction.
 
         Raises:
             VerificationError: the genesis or a block does not run, or a block of eth-tester has another hash.
@@ -40,16 +40,16 @@ class ReplayedNode(PyEvmNode):
             self._evm = _evm(genesis)
             super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._evm))), "the replayed chain")
             self.chain_id = genesis.chain_id
-        except Exception as error:  # whatever the libraries make of a hostile genesis
+        except Exception as error:  # whatever the libraries raise for a hostile genesis
             raise VerificationError(f"chain/genesis.json makes no chain ({type(error).__name__})") from None
         for number, block in enumerate(blocks, start=1):
             try:
-                found = self._mine(number, block)
+                block_hash = self._mine(number, block)
             except ChainError as error:
                 raise VerificationError(f"block {number} of the chain does not run: {error}") from None
-            except Exception as error:  # whatever the libraries make of hostile bytes
+            except Exception as error:  # whatever the libraries raise for hostile bytes
                 raise VerificationError(f"block {number} of the chain does not run ({type(error).__name__})") from None
-            if genesis.backend == "eth_tester" and found != block.hash:
+            if genesis.backend == "eth_tester" and block_hash != block.hash:
                 raise VerificationError(f"block {number} of the chain has another hash when it is run again")
 
     def _mine(self, number: int, block: Block) -> bytes:
@@ -61,9 +61,9 @@ class ReplayedNode(PyEvmNode):
         if mined[0].contract_address:
             data = TypedTransaction.from_bytes(HexBytes(block.raw)).as_dict()["data"]
             self.created[mined[0].contract_address] = bytes(HexBytes(data))
-        found = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
-        self._logs += found["logs"]
-        return bytes(found["blockHash"])
+        receipt = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
+        self._logs += receipt["logs"]
+        return bytes(receipt["blockHash"])
 
     def logs(self, address: str, topics: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """All logs of a contract with these first topics, from memory: eth-tester reads every block for each search."""

@@ -1,4 +1,4 @@
-"""An existing chain behind one RPC endpoint or several, tried in order; one that fails or lags is left for the next."""
+"""An existing chain behind one or several RPC endpoints, tried in order, skipping those that fail or lag."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from flock_ray.chain.node import MIN_TIP, NO_ANSWER, ChainNode, UnfitError, kind
 from flock_ray.errors import ChainUnreachableError, WrongChainError
 
 _REQUEST_TIMEOUT = 20.0  # seconds
-_FIRST_REST, _LAST_REST = 1.0, 30.0  # seconds for which an endpoint that failed is left alone while there are others
-_CHECK_EVERY = 2.0  # seconds between two looks at an endpoint's head
+_FIRST_REST, _LAST_REST = 1.0, 30.0  # seconds for which a failed endpoint is tried after the others
+_CHECK_EVERY = 2.0  # seconds between two checks of an endpoint's head
 _BUSY = (-32005, 429)  # codes of JSON-RPC errors that mean: too many requests
 
 
-for _name in ("web3.providers.HTTPProvider", "urllib3.connectionpool"):  # at the level of DEBUG they tell urls
+for _name in ("web3.providers.HTTPProvider", "urllib3.connectionpool"):  # at level DEBUG they log urls
     logging.getLogger(_name).setLevel(logging.INFO)
 
 
 class _Endpoint:
-    """One url: its connection and what is known of it."""
+    """An RPC url: its connection and its state."""
 
     def __init__(self, url: str) -> None:
         self.host = _host(url)
@@ -50,7 +50,7 @@ class _Endpoint:
         """Answer to a request, JSON-RPC errors included.
 
         Raises:
-            OSError, ValueError: or another of NO_ANSWER: there is none.
+            OSError, ValueError, or another of NO_ANSWER: there is no answer.
         """
         answer = self._http.make_request(RPCEndpoint(method), params)
         error = answer.get("error")
@@ -59,14 +59,14 @@ class _Endpoint:
         return answer
 
     def quantity(self, method: str) -> int | None:
-        """A number that the endpoint tells; None when it does not."""
+        """The number that a request without parameters returns; None if it returns none."""
         return _quantity(self.ask(method, []).get("result"))
 
     def identify(self) -> tuple[int, str]:
         """(chain id, hash of block 0).
 
         Raises:
-            ChainUnreachableError: it tells none.
+            ChainUnreachableError: the endpoint does not answer with both.
         """
         chain_id = self.quantity("eth_chainId")
         if chain_id is None:
@@ -77,13 +77,13 @@ class _Endpoint:
         return chain_id, genesis["hash"]
 
     def failed(self) -> None:
-        """Leave it alone for a while, longer each time."""
+        """Rest after a failure, longer each time."""
         self.rests_until = monotonic() + self._rest
         self.checked = -_CHECK_EVERY
         self._rest = min(2 * self._rest, _LAST_REST)
 
     def answered(self) -> None:
-        """It works."""
+        """End the rest."""
         self.rests_until, self._rest = 0.0, _FIRST_REST
 
     def close(self) -> None:
@@ -91,10 +91,11 @@ class _Endpoint:
 
 
 class Pool(JSONBaseProvider):
-    """Endpoints of one chain behind the face of one.
+    """Endpoints of one chain, used as a single provider.
 
-    Requests go to the first endpoint that is fit; transactions go to all. Fit is one that serves the chain by id and
-    first block, and whose head is not behind the highest that any of them has shown: reads never step back in time.
+    Requests go to the first usable endpoint; transactions go to all. An endpoint is usable if it serves the chain with
+    the right id and first block, and if its head is not behind the highest head that any endpoint has shown: reads
+    never step back in time.
     """
 
     def __init__(self, endpoints: Sequence[_Endpoint], chain_id: int) -> None:
@@ -127,7 +128,7 @@ class Pool(JSONBaseProvider):
         self.chain_id: int = self._identity[0]
 
     def _verify(self, endpoint: _Endpoint, chain_id: int = 0) -> None:
-        """Learn once which chain an endpoint serves, and refuse another than the pool's."""
+        """Ask once which chain an endpoint serves, and refuse any other than the pool's."""
         if endpoint.identity is None:
             endpoint.identity = endpoint.identify()
         served = endpoint.identity[0]
@@ -152,7 +153,8 @@ class Pool(JSONBaseProvider):
         now = monotonic()
         awake = [endpoint for endpoint in self._endpoints if endpoint.rests_until <= now]
         yield from awake
-        yield from sorted((one for one in self._endpoints if one not in awake), key=lambda one: one.rests_until)
+        resting = (endpoint for endpoint in self._endpoints if endpoint not in awake)
+        yield from sorted(resting, key=lambda endpoint: endpoint.rests_until)
 
     def _with(self, endpoint: _Endpoint, method: str, params: Any) -> RPCResponse:
         try:
@@ -165,7 +167,7 @@ class Pool(JSONBaseProvider):
         return answer
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        """See JSONBaseProvider; raises what the first endpoint raised when none is fit."""
+        """See JSONBaseProvider; raises the first endpoint's error if none is usable."""
         everywhere = method == "eth_sendRawTransaction"
         answers: list[RPCResponse] = []
         failures: list[Exception] = []
@@ -178,19 +180,19 @@ class Pool(JSONBaseProvider):
                 break
         if not answers:
             raise failures[0]
-        answer = next((one for one in answers if "error" not in one), answers[0])
+        answer = next((candidate for candidate in answers if "error" not in candidate), answers[0])
         self._note(answer)
         return answer
 
     def _note(self, answer: RPCResponse) -> None:
-        """Blocks that a receipt or a transaction names exist: no endpoint below them is fit."""
+        """Raise the highest head to the block that a receipt or a transaction names."""
         result = cast(Any, answer.get("result"))
         number = _quantity(result.get("blockNumber")) if isinstance(result, dict) else None
         if number is not None:
             self._highest = max(self._highest, number)
 
     def is_connected(self, show_traceback: bool = False) -> bool:
-        """Whether any endpoint is fit."""
+        """Whether any endpoint works."""
         return any(endpoint.rests_until == 0.0 for endpoint in self._endpoints)
 
     def close(self) -> None:

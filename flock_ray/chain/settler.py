@@ -1,7 +1,7 @@
-"""Settles epochs exactly once: the contract is asked first, then the journal, and only then is anything sent.
+"""Settles epochs exactly once: reads the contract first, then the journal, and only then sends anything.
 
-Every look at the chain decides anew what to do next, so a crash, a lost answer, a lagging node or a block that was
-taken back needs no case of its own. Nothing is skipped: an epoch that cannot be settled ends in an error.
+The next step is decided from the chain's current state each time, so a crash, a lost answer, a lagging node or a
+reorganization needs no special case. Nothing is skipped: an epoch that cannot be settled ends in an error.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from flock_ray.chain.values import EpochAbandonedError, TxContext, TxReceipt, Wa
 from flock_ray.errors import ChainError, ChainUnreachableError
 from flock_ray.protocol.hashing import keccak, word
 
-_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks
+_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two polls
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.25, 5.0  # seconds between two tries to reach the chain
 _MAX_REVERTED = 2  # attempts of one call that may revert
-_PATIENT_LOOKS = 5  # at a contradiction, which a lagging or reorganized chain may show for a while
+_REMOTE_LOOKS = 5  # polls before a contradiction counts: a lagging or reorganized chain may show one for a while
 
 T = TypeVar("T")
 
 
 class _Watch:
-    """What one call of `Settler.settle` has seen so far of one intent."""
+    """What a call of `Settler.settle` has observed of an intent so far."""
 
     def __init__(self, looks: int, new_bumper: Callable[[], FeeBumper]) -> None:
         self.since = time.monotonic()
@@ -44,8 +44,8 @@ class _Watch:
         self._looks = looks
         self._contradictions: dict[str, int] = {}
 
-    def believes(self, what: str, seen: bool = True) -> bool:
-        """Whether a contradiction stands after as many looks in a row as it takes."""
+    def persists(self, what: str, seen: bool = True) -> bool:
+        """Whether a contradiction was seen in enough polls in a row to count."""
         self._contradictions[what] = self._contradictions.get(what, 0) + 1 if seen else 0
         return self._contradictions[what] >= self._looks
 
@@ -85,7 +85,7 @@ class Settler:
     def settle(
         self, settlement: str, report: Report, seats: int, signatures: bytes, changed_slots: int = 0
     ) -> TxReceipt:
-        """Settle an epoch, or find that this very report settled it. While the chain does not answer, this waits.
+        """Settle an epoch, or return the receipt if this report settled it already. Waits while the chain is away.
 
         Args:
             settlement: address of EpochSettlement.
@@ -95,9 +95,9 @@ class Settler:
             changed_slots: slots of the members that join or leave with this epoch (`TaskView.changed_slots`).
 
         Raises:
-            EpochAbandonedError: the epoch was given up before.
-            ChainError: the contract refuses the report (its custom error is told) or settled another one, or the
-                transaction was not mined in time; asked again, the same transaction goes on.
+            EpochAbandonedError: the epoch was abandoned before.
+            ChainError: the contract refuses the report (the text names its custom error) or settled another one, or
+                the transaction was not mined in time; a repeated call continues with the same transaction.
             FundsError: the relayer cannot pay.
             ChainUnreachableError: the settler was closed while it waited.
         """
@@ -106,11 +106,11 @@ class Settler:
         data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, changed_slots)
         intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
         self._outbox.plan(intent)
-        self._patiently(report.epoch, self._recheck)
-        return self._carry(intent)
+        self._with_retries(report.epoch, self._recheck)
+        return self._complete(intent)
 
     def confirm(self, level: State) -> dict[int, TxReceipt]:
-        """Wait until every settlement of the journal is as sure as `level`; one that was taken back is sent again.
+        """Wait until every settlement of the journal is as final as `level`; a reorganized one is sent again.
 
         Returns:
             {epoch: receipt} of every settlement.
@@ -119,13 +119,13 @@ class Settler:
             ChainError: see `settle`.
         """
         pause = _FIRST_POLL
-        while missing := self._patiently(0, lambda: self._short_of(level)):
+        while missing := self._with_retries(0, lambda: self._less_final_than(level)):
             epoch = missing[0].epoch
-            self._say(epoch, f"the block that settled it is not {level.value} yet")
+            self._set_waiting(epoch, f"the block that settled it is not {level.value} yet")
             self._sleep(pause)
             pause = min(2 * pause, _LAST_BACKOFF)
         self.waiting = None
-        receipts = {intent.epoch: self._carry(intent) for intent in self._outbox.in_a_block()}
+        receipts = {intent.epoch: self._complete(intent) for intent in self._outbox.in_a_block()}
         return dict(sorted(receipts.items()))
 
     def close(self) -> None:
@@ -135,25 +135,25 @@ class Settler:
 
     # The chain away or back.
 
-    def _patiently(self, epoch: int, ask: Callable[[], T]) -> T:
-        """What `ask` finds; while a remote chain does not answer, it is asked again and again."""
+    def _with_retries(self, epoch: int, request: Callable[[], T]) -> T:
+        """The result of `request`, retried while a remote chain does not answer."""
         pause, began = _FIRST_BACKOFF, time.monotonic()
         while True:
             try:
-                found = ask()
+                answer = request()
             except ChainUnreachableError as error:
                 if not self._node.remote or self._closed.is_set():
                     raise
-                self._say(epoch, str(error), unreachable=True)
+                self._set_waiting(epoch, str(error), unreachable=True)
                 self._sleep(pause)
                 pause = min(2 * pause, _LAST_BACKOFF)
             else:
                 if self.waiting is not None and self.waiting.unreachable:
                     self._outage += time.monotonic() - began
                     self.waiting = None
-                return found
+                return answer
 
-    def _say(self, epoch: int, reason: str, unreachable: bool = False) -> None:
+    def _set_waiting(self, epoch: int, reason: str, unreachable: bool = False) -> None:
         now = self.waiting
         if now is None or (now.epoch, now.unreachable) != (epoch, unreachable):
             self.waiting = Waiting(epoch, reason, time.time(), unreachable)
@@ -164,71 +164,71 @@ class Settler:
 
     # One intent.
 
-    def _carry(self, intent: Intent) -> TxReceipt:
-        """Look and act until the intent is mined."""
-        looks = _PATIENT_LOOKS if self._node.remote else 1
+    def _complete(self, intent: Intent) -> TxReceipt:
+        """Poll and act until the intent is mined."""
+        looks = _REMOTE_LOOKS if self._node.remote else 1
         watch = _Watch(looks, lambda: FeeBumper(self._node, self._relayer, self._max_fee))
         outage = self._outage
         while True:
-            receipt = self._patiently(intent.epoch, lambda: self._step(intent, watch))
+            receipt = self._with_retries(intent.epoch, lambda: self._step(intent, watch))
             if receipt is not None:
                 self.waiting = None
                 return receipt
             if watch.pause:
-                self._say(intent.epoch, "its transaction is in no block yet")
+                self._set_waiting(intent.epoch, "its transaction is in no block yet")
             if time.monotonic() - watch.since - (self._outage - outage) > self._timeout:
-                raise ChainError(self._too_late(intent))
+                raise ChainError(self._timeout_text(intent))
             self._sleep(watch.pause)
             watch.pause = min(max(_FIRST_POLL, 1.5 * watch.pause), _LAST_POLL)
 
-    def _too_late(self, intent: Intent) -> str:
+    def _timeout_text(self, intent: Intent) -> str:
         attempts = self._outbox.attempts(intent.id)
         name = f"transaction 0x{attempts[-1].hash.hex()}" if attempts else f"the settlement of epoch {intent.epoch}"
         fee = f", which pays up to {max_fee_of(attempts[-1].raw)} wei a gas," if len(attempts) > 1 else ""
         return f"{name}{fee} is not mined after {self._timeout:g} s (chain.confirmation_timeout)"
 
     def _step(self, intent: Intent, watch: _Watch) -> TxReceipt | None:
-        """One look and what follows from it; the receipt once the report is settled."""
+        """Poll once and act on the result; the receipt once the report is settled."""
         nonce = self._node.mined_nonce(self._relayer.address)  # first: the state below is then not older
         last, changing = self._head(intent)
         if last >= intent.epoch:
-            return self._found(intent, watch)
+            return self._find_receipt(intent, watch)
         if changing and self._fixed_members:
             raise ChainError(
                 f"members asked to join or to leave task 0x{intent.task.hex()} while it runs: later committees are"
                 " drawn from others than this run began with, and a run does not follow that yet"
             )
         earlier = self._outbox.signed(intent.contract, intent.task, last + 1) if last + 1 < intent.epoch else None
-        if earlier is not None:  # taken back: it goes first
-            self._carry(earlier)
+        if earlier is not None:  # lost in a reorganization: it goes first
+            self._complete(earlier)
             return None
         pending = self._outbox.attempts(intent.id, pending=True)
         if pending:
-            self._look_after(intent, pending, nonce, watch)
+            self._handle_pending(intent, pending, nonce, watch)
         elif self._passes(intent, last):
             self._send(intent, self._sign(intent, self._node.nonce(self._relayer.address)), watch)
         return None
 
     def _head(self, intent: Intent) -> tuple[int, bool]:
-        """Number of the task's last settled epoch, and whether members that join or leave wait."""
+        """Number of the task's last settled epoch, and whether changes of members are pending."""
         answer = self._call(intent.contract, "EpochSettlement", "headOf", intent.task)
         try:
             ((_, _, (last_settled, *_, changing, _)),) = contract("EpochSettlement").decode("headOf", answer)
-        except ValueError:  # the contract was there when the run began: a node amid a reorganization, or far behind
-            raise ChainUnreachableError(f"no contract at {intent.contract} as the chain is told now") from None
+        except ValueError:  # the contract existed when the run began: the node lags far behind, or reorganizes
+            raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return last_settled, changing
 
-    def _found(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
-        """Receipt of the transaction that settled the report, which is then journalled."""
+    def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
+        """Receipt of the transaction that settled the report, recorded in the journal; None if there is none yet."""
         attempts = (attempt.hash for attempt in self._outbox.attempts(intent.id))
         for tx_hash in chain(attempts, self._logged(intent)):
-            found = self._node.receipt(tx_hash)
-            if found is not None and found[1]:
-                inclusion = Inclusion(tx_hash, found[0].block, found[0].block_hash)
+            mined = self._node.receipt(tx_hash)
+            if mined is not None and mined[1]:
+                inclusion = Inclusion(tx_hash, mined[0].block, mined[0].block_hash)
                 if inclusion != self._outbox.inclusion(intent.id) or not self._outbox.is_in_a_block(intent.id):
                     self._outbox.mined(intent.id, inclusion)
-                return found[0]
-        if watch is None or not watch.believes("settled by another"):
+                return mined[0]
+        if watch is None or not watch.persists("settled by another"):
             return None
         topics = [contract("EpochSettlement").event_topic("EpochAbandoned"), intent.task, word(intent.epoch)]
         if self._node.logs(intent.contract, topics):
@@ -236,7 +236,7 @@ class Settler:
         raise ChainError(f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report")
 
     def _logged(self, intent: Intent) -> Iterator[bytes]:
-        """Hashes of transactions by which the report was settled, whoever sent them."""
+        """Hashes of transactions that settled the report, whoever sent them."""
         topics = [contract("EpochSettlement").event_topic("EpochSettled"), intent.task, word(intent.epoch)]
         for tx_hash, data in self._node.logs(intent.contract, topics):
             if data[:32] == intent.report:
@@ -249,7 +249,7 @@ class Settler:
             raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
 
     def _passes(self, intent: Intent, last: int) -> bool:
-        """Whether the contract would take the call; False when its state has just changed: a new look is due."""
+        """Whether the contract would accept the call; False if its state has just changed, so poll again."""
         try:
             self._node.call(intent.contract, intent.data, self._relayer.address)
         except Reverted as reverted:
@@ -260,22 +260,22 @@ class Settler:
 
     # Its transactions.
 
-    def _look_after(self, intent: Intent, pending: list[Attempt], mined_nonce: int, watch: _Watch) -> None:
-        """The contract has not seen any of these attempts: find out why, and do what helps."""
+    def _handle_pending(self, intent: Intent, pending: list[Attempt], mined_nonce: int, watch: _Watch) -> None:
+        """Handle attempts that the contract has not seen: find out why, and act on it."""
         for attempt in pending:
-            found = self._node.receipt(attempt.hash)
-            if found is None:
+            mined = self._node.receipt(attempt.hash)
+            if mined is None:
                 continue
-            if not found[1]:
+            if not mined[1]:
                 self._reverted(intent, attempt, watch)
-            return  # or it was mined since we asked
+            return  # reverted, or mined since the contract was read
         first = min(attempt.nonce for attempt in pending)
-        if watch.believes("nonce taken", mined_nonce > first):
+        if watch.persists("nonce taken", mined_nonce > first):
             self._outbox.give_up(intent.id, first, "lost")
         elif mined_nonce < first:
-            self._fill(intent, mined_nonce, watch)
+            self._fill_gap(intent, mined_nonce, watch)
         elif mined_nonce == first:
-            self._hurry(intent, [attempt for attempt in pending if attempt.nonce == first], watch)
+            self._resubmit(intent, [attempt for attempt in pending if attempt.nonce == first], watch)
 
     def _reverted(self, intent: Intent, attempt: Attempt, watch: _Watch) -> None:
         self._outbox.give_up(intent.id, attempt.nonce, "reverted")
@@ -283,20 +283,20 @@ class Settler:
         if watch.reverted >= _MAX_REVERTED:
             raise revert_error(f"transaction 0x{attempt.hash.hex()}", self._node.revert_data(attempt.hash))
 
-    def _fill(self, intent: Intent, missing: int, watch: _Watch) -> None:
-        """An earlier nonce is free again, and nothing of ours is mined before it is used."""
+    def _fill_gap(self, intent: Intent, missing: int, watch: _Watch) -> None:
+        """Fill an earlier nonce that became free again: later ones are not mined before it is used."""
         holder = self._outbox.holder(missing)
         if holder is not None:
-            self._hurry(holder, self._outbox.with_nonce(missing), watch)
-        elif watch.believes("gap", self._node.nonce(self._relayer.address) <= missing):
+            self._resubmit(holder, self._outbox.with_nonce(missing), watch)
+        elif watch.persists("gap", self._node.nonce(self._relayer.address) <= missing):
             self._send(intent, self._sign(intent, missing, exactly=True), watch)
 
-    def _hurry(self, intent: Intent, attempts: list[Attempt], watch: _Watch) -> None:
-        """Its turn has come: hand it in again if it is lost, and pay more if it is passed over."""
+    def _resubmit(self, intent: Intent, attempts: list[Attempt], watch: _Watch) -> None:
+        """Its nonce is next: send it again if it was lost, and pay more if it is passed over."""
         latest = attempts[-1]
         raw = watch.bids[latest.nonce].next([attempt.raw for attempt in attempts])
         if raw is not None:
-            attempt = latest if raw == latest.raw else self._journalled(intent, latest.nonce, raw)
+            attempt = latest if raw == latest.raw else self._record_attempt(intent, latest.nonce, raw)
             self._send(intent, attempt, watch)
 
     def _send(self, intent: Intent, attempt: Attempt, watch: _Watch) -> None:
@@ -305,45 +305,47 @@ class Settler:
         watch.pause = 0.0
 
     def _sign(self, intent: Intent, nonce: int, exactly: bool = False) -> Attempt:
-        """A new attempt, after every nonce that was ever used unless it shall have `exactly` this one."""
+        """A new attempt, with a nonce after all that were ever used, or with `exactly` this one."""
         nonce = nonce if exactly else max(nonce, self._outbox.next_nonce())
         max_fee, tip = fees_up_to(self._node, self._max_fee)
         node, address = self._node, self._relayer.address
         places = ("", "", intent.contract, "", "")
         context = TxContext(node.chain_id, nonce, max_fee, tip, node.balance(address), 0, *places)
-        return self._journalled(intent, nonce, call(self._relayer, context, intent.contract, intent.data, intent.gas))
+        return self._record_attempt(
+            intent, nonce, call(self._relayer, context, intent.contract, intent.data, intent.gas)
+        )
 
-    def _journalled(self, intent: Intent, nonce: int, raw: bytes) -> Attempt:
+    def _record_attempt(self, intent: Intent, nonce: int, raw: bytes) -> Attempt:
         attempt = Attempt(nonce, keccak(raw), raw)
         self._outbox.sign(intent.id, attempt)
         return attempt
 
-    # What is mined stays mined, or is sent again.
+    # Reorganizations and finality.
 
     def _recheck(self) -> None:
-        """See that the blocks of settlements are still there and how sure they are; find those that were never seen."""
+        """Check that the blocks of settlements still exist and how final they are; find settlements not yet seen."""
         intents = self._outbox.in_a_block(below=State.FINAL)
         if intents:
             safe, final = self._node.settled_head("safe"), self._node.settled_head("finalized")
         for intent in intents:
             seen = self._outbox.inclusion(intent.id)
             assert seen is not None
-            found = self._node.receipt(seen.hash)
-            if found is None or not found[1] or found[0].block_hash != seen.block_hash:
-                self._carry(intent)
+            mined = self._node.receipt(seen.hash)
+            if mined is None or not mined[1] or mined[0].block_hash != seen.block_hash:
+                self._complete(intent)
             elif seen.block <= final:
                 self._outbox.mined(intent.id, seen, State.FINAL)
             elif seen.block <= safe:
                 self._outbox.mined(intent.id, seen, State.SAFE)
         for intent in self._outbox.unfinished():
-            self._found(intent)
+            self._find_receipt(intent)
 
-    def _short_of(self, level: State) -> list[Intent]:
-        """Settlements that are not as sure as that, where the chain knows it at all."""
+    def _less_final_than(self, level: State) -> list[Intent]:
+        """Settlements that are less final than `level`; none if the chain does not have such a level."""
         self._recheck()
         for intent in self._outbox.unfinished():
             if self._head(intent)[0] < intent.epoch:  # a crash came before it was sent again
-                self._carry(intent)
+                self._complete(intent)
         if level is not State.MINED and self._node.settled_head(level.value) < 0:
             return []
         return self._outbox.in_a_block(below=level)

@@ -1,6 +1,6 @@
 """Signed transactions of the creator and the members, made where the key lives, without a network.
 
-Gas limits, fees and nonces are explicit: whoever broadcasts the bytes decides nothing.
+Gas limits, fees and nonces are explicit, so the broadcaster of the bytes cannot choose any of them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from flock_ray.chain.values import (
 from flock_ray.errors import FundsError
 from flock_ray.protocol.hashing import keccak
 
-MAX_SLOTS = 256  # of one member (TaskTerms.MAX_SLOTS)
+MAX_SLOTS = 256  # per member (TaskTerms.MAX_SLOTS)
 
-# Gas limits: what a transaction was measured to take at most, and about a quarter more. Unused gas costs nothing.
+# Gas limits: the most that was measured for a transaction, plus about a quarter. Unused gas costs nothing.
 _DEPLOY_GAS = {
     "FlockToken": 2_100_000,
     "EmissionController": 1_000_000,
@@ -97,7 +97,7 @@ class _Batch:
         self.add(self._ctx.token, contract("FlockToken").encode("approve", spender, amount), _APPROVE_GAS)
 
     def check_tokens(self, amount: int, purpose: str) -> None:
-        """Refuse what the account's tokens cannot pay."""
+        """Raise FundsError unless the account has `amount` wei of tokens."""
         if amount > self._ctx.token_balance:
             has, needs = format_tokens(self._ctx.token_balance), format_tokens(amount)
             raise FundsError(f"{self._signer.address} has {has} tokens, needs {needs} for {purpose}")
@@ -124,12 +124,12 @@ def format_tokens(wei: int) -> str:
 
 
 def deploy(signer: Signer, ctx: TxContext, supply: int, start: int) -> tuple[list[bytes], Addresses]:
-    """Deploy the contracts, tied together for good; the signer is admin and treasury.
+    """Deploy the contracts, with permanent references to each other; the signer is admin and treasury.
 
     Args:
         signer: the deployer.
         ctx: its context.
-        supply: tokens that it begins with, wei; later ones come by the emission schedule only.
+        supply: tokens that it begins with, wei; more come by the emission schedule only.
         start: Unix time of the schedule's first day.
 
     Returns:
@@ -184,15 +184,15 @@ def create_task(signer: Signer, ctx: TxContext, task: bytes, terms: TaskTerms, g
 
 
 def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, slots: int = MAX_SLOTS) -> list[bytes]:
-    """Join a task with a stake, and put into the vault before what is missing of it there.
+    """Join a task with a stake, after moving the missing part of it into the vault.
 
-    A task that runs counts the member in from `roster.due_epoch` on.
+    In a running task the member counts from `roster.due_epoch` on.
 
     Args:
         signer: the member.
         ctx: its context.
         task: id.
-        amount: stake, wei; what is in the vault and free counts, whoever put it there.
+        amount: stake, wei; what is free in the vault counts towards it, whoever deposited it.
         tip: of the member's hash chain.
         slots: most slots that the stake can buy; bounds the gas.
 
@@ -231,16 +231,16 @@ def claim(
     proof: Sequence[bytes],
     to_pool: bool = False,
 ) -> list[bytes]:
-    """Have `account` paid what it earned and has not been paid yet.
+    """Pay `account` what it has earned and was not paid yet.
 
     Args:
         signer: anybody; pays the gas.
         ctx: its context.
         task: id.
-        account: who is paid.
-        cumulative: all that it earned, wei, as in the Merkle tree.
+        account: the account to pay.
+        cumulative: all that it has earned, wei, as in the Merkle tree.
         proof: of its leaf.
-        to_pool: it joined with delegators: its pool in the vault is paid.
+        to_pool: pay its pool in the vault, for an account that joined with delegators.
     """
     batch = _Batch(signer, ctx)
     function = "claimToPool" if to_pool else "claim"
@@ -293,12 +293,12 @@ def outbid(signer: Signer, raw: bytes, max_fee: int, tip: int) -> bytes:
 
     Args:
         signer: its sender.
-        raw: signed transaction that nobody mines.
-        max_fee: the fee that is right now, wei a gas.
-        tip: the tip that is right now, wei a gas.
+        raw: signed transaction that is not mined.
+        max_fee: the currently adequate fee, wei a gas.
+        tip: the currently adequate tip, wei a gas.
 
     Returns:
-        A signed transaction with at least 12.5 % more of both: nodes take less for no replacement.
+        A signed transaction with at least 12.5 % more of both: nodes accept no replacement for less.
     """
     fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
     kept = {key: fields[key] for key in ("type", "chainId", "nonce", "gas", "to", "value", "data")}

@@ -17,18 +17,18 @@ GWEI = 10**9  # wei
 NOBODY = "0x" + "00" * 20
 
 DAILY_EMISSION = 1_000_000  # tokens of a day of the first period
-DECAY_BPS = 5_000  # what a period's daily emission is below the one before
+DECAY_BPS = 5_000  # decrease of the daily emission from one period to the next
 PERIOD_DAYS = 365
 EPOCH_MULTIPLE = 1  # daily emissions that one epoch of a task may commit
 ACTIVATION_DELAY = 0  # seconds until a settled root pays
 ABSENCE_BPS = 100  # of its stake that an absent voter loses
 RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
-MAX_FEE = 500 * GWEI  # a gas that a transaction pays at most
+MAX_FEE = 500 * GWEI  # most that a transaction pays, per gas
 EVIDENCE_WINDOW = 0  # seconds after a task's end in which stakes stay locked; a run's own chain ends with the run
 VAULT_EPOCH = 86_400  # seconds of an epoch of the vault
-UNBONDING_EPOCHS = 7  # vault epochs that stake thaws
+UNBONDING_EPOCHS = 7  # vault epochs that stake takes to thaw
 COMMISSION_DELAY = 8  # vault epochs before a new commission counts
-MIN_DELEGATION = 10**15  # least shares that a delegator holds, one a wei at first
+MIN_DELEGATION = 10**15  # smallest number of shares that a delegator holds; a share is worth a wei at first
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class ChainSpec:
         settlement: address of EpochSettlement.
         confirmation_timeout: seconds to wait for a receipt while the chain answers.
         max_fee: most that the relayer pays, wei a gas.
-        finality: how sure the settlements must be in the end: `mined`, `safe` or `finalized`.
-        fixed_members: settle no epoch of a task once members have asked to join or to leave it while it runs.
+        finality: how final the settlements must be in the end: `mined`, `safe` or `finalized`.
+        fixed_members: settle no epoch of a task after members requested to join or to leave it while it runs.
     """
 
     backend: str
@@ -73,8 +73,8 @@ class Waiting:
     """What the relayer waits for.
 
     Attributes:
-        epoch: whose settlement waits.
-        reason: what is missing, one line.
+        epoch: the epoch whose settlement waits.
+        reason: what is missing, in one line.
         since: seconds since 1970.
         unreachable: the chain does not answer.
     """
@@ -182,7 +182,7 @@ class TxReceipt:
 
 
 class EpochAbandonedError(ChainError):
-    """An epoch was given up on the chain before its report was settled; what was signed from it on is void.
+    """An epoch was abandoned on the chain before its report was settled; signatures for it and later ones are void.
 
     Attributes:
         epoch: the epoch.
@@ -244,8 +244,8 @@ class RewardRoots:
     """Merkle roots of a task's cumulative rewards.
 
     Attributes:
-        paying: the one that claims are paid from by now.
-        pending: {root: time from which it is}.
+        paying: the root that claims are paid from now.
+        pending: {root: time from which claims are paid from it}.
     """
 
     paying: bytes
@@ -267,7 +267,7 @@ class MemberView:
 
     Attributes:
         account: address.
-        stake: what the task still has locked of it, wei.
+        stake: the part of it that the task still locks, wei.
         slots: fixed at joining.
         chain_tip: tip of the member's hash chain.
         leaving: whether it asked to leave.
@@ -300,9 +300,9 @@ class TaskView:
         rewards_root: Merkle root of cumulative rewards, from which claims are paid.
         last_report: hash of the last settled report.
         num_slots: slots of the epoch that was settled last.
-        members: in registration order, those that left among them.
-        changes: of the members since the start, in the order in which they were asked for.
-        num_applied: how many of these the slots show.
+        members: in registration order, those that left included.
+        changes: of the members since the start, in the order of the requests.
+        num_applied: how many of these changes the slots include.
     """
 
     terms: TaskTerms
@@ -324,7 +324,7 @@ class TaskView:
 
     @cached_property
     def roster(self) -> Roster:
-        """The slots of the epoch that was settled last, and the changes that wait."""
+        """The slots of the last settled epoch, and the pending changes."""
         joined_later = sum(not change.leaves for change in self.changes)
         slots = founders(member.slots for member in self.members[: len(self.members) - joined_later])
         for change in self.changes[: self.num_applied]:
@@ -332,9 +332,9 @@ class TaskView:
         return Roster(slots, self.changes[self.num_applied :])
 
     def changed_slots(self, epoch: int) -> int:
-        """Slots of the members that join or leave at an epoch's settlement, if it is the next one."""
+        """Number of slots of the members that join or leave when `epoch` is settled, if it is settled next."""
         waiting = self.roster.waiting
-        return sum(one.slots for one in waiting[: len(waiting) - len(self.roster.settled(epoch).waiting)])
+        return sum(change.slots for change in waiting[: len(waiting) - len(self.roster.settled(epoch).waiting)])
 
     def slot_owners(self, epoch: int) -> tuple[int, ...]:
         """Member of each slot of a later epoch, if every epoch until then is settled; see `Roster.at`."""

@@ -1,1 +1,1 @@
-"""What travels between members: updates as bytes, and decoding that trusts none of them."""
+"""Wire formats of updates: encoding, and decoding that does not trust its input."""

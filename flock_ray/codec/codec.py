@@ -1,4 +1,4 @@
-"""What a codec is."""
+"""The interface of a codec."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class MalformedPayload(ValueError):
 
 
 class Codec(Protocol):
-    """Turns an update into bytes and hostile bytes into an update or a refusal."""
+    """Encodes updates, and decodes or refuses bytes that may be hostile."""
 
     def max_bytes(self, shapes: Shapes) -> int:
-        """Largest payload that can be valid for these shapes: the bound for fetching one."""
+        """Length of the longest valid payload for these shapes, the limit for fetching one."""
         ...
 
     def encode(self, update: Adapter) -> bytes:
@@ -28,11 +28,11 @@ class Codec(Protocol):
         Encoding it again gives the same bytes. Memory stays within a small multiple of `max_bytes(shapes)`.
 
         Args:
-            data: whatever a peer sent.
-            shapes: what the task's adapter has.
+            data: bytes of a peer.
+            shapes: keys and shapes of the task's adapter.
             max_abs: every entry must be finite and at most this in magnitude.
 
         Raises:
-            MalformedPayload: anything else; no other exception leaves this function.
+            MalformedPayload: the bytes are not valid; no other exception leaves this function.
         """
         ...

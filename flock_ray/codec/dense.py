@@ -15,8 +15,8 @@ from flock_ray.lora.serialization import Adapter, Shapes, canonical_bytes, layou
 class Dense:
     """Lossless float32.
 
-    The canonical file's length and header follow from the shapes alone. Decoding compares both before anything is
-    parsed, which settles keys, dtypes, shapes, offsets, duplicates, metadata and padding at once.
+    The canonical file's length and header follow from the shapes alone. Decoding compares both and parses nothing,
+    which checks keys, dtypes, shapes, offsets, duplicates, metadata and padding at once.
     """
 
     def max_bytes(self, shapes: Shapes) -> int:

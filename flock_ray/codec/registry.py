@@ -1,4 +1,4 @@
-"""Names of the codecs, as `codec.name` gives them."""
+"""The codecs by name, for `codec.name`."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ __all__ = [
 
 
 def register() -> None:
-    """Make the schema known to Hydra: `conf/config.yaml` starts from it."""
+    """Register the schema with Hydra: `conf/config.yaml` starts from it."""
     ConfigStore.instance().store(name="flock_ray_schema", node=Config)
 
 

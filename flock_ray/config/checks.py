@@ -1,4 +1,4 @@
-"""What concerns several fields at once, the ranges of single ones, and the odds of the committee."""
+"""Checks of a configuration: ranges of single fields, conditions across fields, and the odds of the committee."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (0, 10_000): ("mechanism.voter_share", "mechanism.slash_fraction"),
     (0, 65_535): ("chain.port",),
     (0, 2**63 - 1): ("seed",),
-    (1, 96): ("alliance.num_voters",),  # what the contracts take
+    (1, 96): ("alliance.num_voters",),  # the contracts' limit
     (1, 256): ("alliance.slots_per_member",),
 }  # fmt: skip
 _ABOVE_0_AND_BELOW: dict[str, float] = {
@@ -79,7 +79,7 @@ def check(config: Config) -> None:
     """Refuse values that do not fit together.
 
     Raises:
-        ConfigError: with the key, its value and what would be right.
+        ConfigError: the text names the key, its value and the valid values.
         CaptureRiskError: dishonest seats would capture a committee too often.
     """
     _check_ranges(config)
@@ -132,7 +132,7 @@ def check(config: Config) -> None:
 
 
 def describe_risk(config: Config) -> str:
-    """The committee's odds for people, one line."""
+    """The committee's odds as a line of text."""
     risk, alliance = committee_risk(config), config.alliance
     return (
         f"Coordinator: {alliance.num_voters} voters (quorum {quorum(alliance.num_voters)}) and {alliance.num_proposers}"

@@ -1,4 +1,4 @@
-"""The configuration's keys: unknown ones are refused with the valid ones beside them."""
+"""The configuration's keys: unknown ones are refused, in an error that lists the valid ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def valid_keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
 
 
 def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
-    """One line for what Hydra or OmegaConf refused; an unknown key comes with the valid ones of its group."""
+    """A one-line text for an error of Hydra or OmegaConf; for an unknown key it lists the valid ones of its group."""
     text = " ".join(str(error.__cause__ or error).split())
     if option := re.search(r"Could not find '(\w+)/(\S*)' Available options in '\w+': ([\w ]+) Config search", text):
         group, choice, options = option.groups()
@@ -46,7 +46,7 @@ def refuse_unknown(values: Mapping[Any, Any], schema: type[Any] = Config) -> Non
     """Refuse keys that Hydra's `+` and `++` add to the schema.
 
     Raises:
-        ConfigError: with the valid ones.
+        ConfigError: a key is unknown; the text lists the valid ones.
     """
 
     def look(part: Mapping[Any, Any], kind: type[Any], prefix: str) -> None:

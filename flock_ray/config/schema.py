@@ -1,4 +1,4 @@
-"""The schema: every default stands here and nowhere else; the YAML under ``conf/`` holds only differences."""
+"""The schema: every default is here and nowhere else; the YAML under ``conf/`` has only differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flock_ray.errors import ConfigError
 
 
 class Engine(Enum):
-    """Who runs the local steps; `auto` takes DeepSpeed for several ranks or a GPU, torch for one CPU worker."""
+    """What runs the local steps; `auto` is DeepSpeed for several ranks or a GPU, torch for a single CPU worker."""
 
     auto = "auto"
     torch = "torch"
@@ -20,8 +20,8 @@ class Engine(Enum):
 class Backend(Enum):
     """How a node trains several members: one after the other, or in one batch over stacked adapters.
 
-    `stacked` fills members up to the largest, `grouped` takes unequal ones as they are; `auto` is `stacked`, and
-    `sequential` where DeepSpeed shards (`training.zero_stage` above 0).
+    `stacked` pads members to the largest, `grouped` keeps unequal ones as they are; `auto` is `stacked`, or
+    `sequential` if DeepSpeed shards (`training.zero_stage` above 0).
     """
 
     auto = "auto"
@@ -31,21 +31,21 @@ class Backend(Enum):
 
 
 class CohortScope(Enum):
-    """Who may train in one batch: members of one logical host, or nobody with another (`solo`)."""
+    """Which members may train in one batch: those of a logical host, or each alone (`solo`)."""
 
     host = "host"
     solo = "solo"
 
 
 class RankSplit(Enum):
-    """What the ranks of a node group share out at `training.zero_stage=0`: whole members, or the rows of each."""
+    """What the ranks of a node group divide at `training.zero_stage=0`: the members, or the rows of each member."""
 
     members = "members"
     rows = "rows"
 
 
 class ChainBackend(Enum):
-    """Where the contracts live; `auto` takes rpc if `chain.url` is set, else anvil if found, else eth_tester."""
+    """Where the contracts are; `auto` is rpc if `chain.url` is set, else anvil if installed, else eth_tester."""
 
     auto = "auto"
     eth_tester = "eth_tester"
@@ -55,7 +55,7 @@ class ChainBackend(Enum):
 
 
 class Finality(Enum):
-    """How sure settlements are when members are paid out: in a block, or one that the chain calls safe or finalized."""
+    """How final settlements must be before the pay-out: in a block, a `safe` block or a `finalized` block."""
 
     mined = "mined"
     safe = "safe"
@@ -100,11 +100,11 @@ class DataConfig:
     """The members' private silos.
 
     Attributes:
-        kind: `stdlib_code` (source code of Python standard library packages, one package a member) or `jsonl`
-            (one file of conversations a member).
+        kind: `stdlib_code` (source code of Python standard library packages, one package per member) or `jsonl`
+            (one file of conversations per member).
         path: for `jsonl`: a glob (sorted; file i belongs to member i) or a mapping member -> file. Resolved only in
             the process that hosts the member.
-        packages: for `stdlib_code`: the packages, one a member, in this order.
+        packages: for `stdlib_code`: the packages, one per member, in this order.
         sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
         heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.
         heldout_tokens: held-out tokens a score and an evaluation use, from the held-out part.
@@ -142,11 +142,11 @@ class TrainingConfig:
     """Local training of one proposer in one epoch: AdamW.
 
     Attributes:
-        learning_rate: the highest of the first epoch; each epoch rises to and falls from one of its own, which falls
+        learning_rate: the peak of the first epoch; each epoch rises to its peak and falls from it, and the peaks fall
             by half a cosine over the task.
         cohort_tokens: most tokens in a step of members that train, or score, in one batch.
         compiled: compile the decoder layers (stacked backends; the first step of each shape takes a minute).
-        checkpointing: compute activations again in backward rather than keep them (stacked backends).
+        checkpointing: recompute activations in backward rather than keep them (stacked backends).
     """
 
     engine: Engine = Engine.auto
@@ -171,12 +171,12 @@ class AllianceConfig:
     """The task and its committees.
 
     Attributes:
-        hosts: logical hosts, the unit that keys and data belong to; members are dealt to them in contiguous blocks.
+        hosts: logical hosts, the unit that keys and data belong to; members are assigned to them in contiguous blocks.
         num_voters: V; num_proposers: P; the quorum is q = floor(2V/3) + 1 seats.
         pool: reward pool of the task, in whole tokens; min_stake: stake of one slot, in whole tokens.
         slots_per_member: slots that every member stakes for.
-        assumed_malicious: share of slots that the capture check takes as dishonest.
-        force: run although the capture check fails.
+        assumed_malicious: share of slots that the capture check assumes dishonest.
+        force: run even if the capture check fails.
         band_z: z of the acceptance band; band_floor, band_ceiling: its limits in micro-nats a token.
         harmful_factor: a score below -factor * band is harmful.
         quantile: kappa, the quantile over seats that is a proposal's score (1/2: the lower median).
@@ -228,7 +228,7 @@ class AggregationConfig:
 
 @dataclass
 class CodecConfig:
-    """What an update looks like on the wire: the name of a codec in `flock_ray/codec`; max_abs bounds every entry."""
+    """The wire format of updates: the name of a codec in `flock_ray/codec`; `max_abs` bounds every entry."""
 
     name: str = "dense"
     max_abs: float = 64.0
@@ -256,11 +256,11 @@ class ChainConfig:
         token, task, settlement: addresses of deployed contracts on `rpc` (empty: the creator deploys them).
         epoch_deadline: seconds of chain time after which an unsettled epoch may be abandoned.
         confirmation_timeout: seconds to wait for a receipt before an error, while the chain answers.
-        outage_patience: seconds that a run waits for an RPC that does not answer once it can go on no further: with
-            `alliance.max_unsettled` epochs open, or between the last epoch and the pay-out.
-        max_fee_gwei: most that the relayer or jobs/deploy.py pays for a gas, in 1e-9 of the chain's coin.
-        finality: `mined`, `safe` or `finalized`: what the blocks of all settlements must be before the pay-out. On a
-            public chain take `safe`; a development chain that makes no empty blocks gets there never.
+        outage_patience: seconds that a run waits for an RPC that does not answer when it cannot continue without it:
+            with `alliance.max_unsettled` epochs open, or between the last epoch and the pay-out.
+        max_fee_gwei: most that the relayer or jobs/deploy.py pays per gas, in 1e-9 of the chain's coin.
+        finality: `mined`, `safe` or `finalized`: the state that the blocks of all settlements must reach before the
+            pay-out. Use `safe` on a public chain; a development chain that makes no empty blocks never reaches it.
     """
 
     backend: ChainBackend = ChainBackend.auto
@@ -280,12 +280,12 @@ class ChainConfig:
 
 @dataclass
 class ClusterConfig:
-    """Where it runs.
+    """Where the run executes.
 
     Attributes:
-        nodes: node groups; each takes a STRICT_PACK placement group of `workers_per_node` bundles.
+        nodes: node groups; each is a STRICT_PACK placement group of `workers_per_node` bundles.
         gpus_per_worker: 0 or 1.
-        cpus_per_worker: CPU slots a worker reserves; threads_per_worker: torch threads (part of the determinism).
+        cpus_per_worker: CPU slots that a worker reserves; threads_per_worker: torch threads, which results depend on.
         hosts_move: whether a group takes over logical hosts of another, to even out an epoch's roles or because its
             machine is gone; results stay the same. It must reach their data.
         placement_timeout: seconds to wait for a machine; load_timeout: seconds that a worker may take to load.
@@ -310,7 +310,7 @@ class ClusterConfig:
 
 @dataclass
 class StoreConfig:
-    """Content-addressed blobs; `url` is an fsspec url that every node reaches (empty: `store/` in the run folder)."""
+    """Content-addressed blobs; `url` is an fsspec url that every node can reach (empty: `store/` in the run folder)."""
 
     url: str = ""
 
@@ -342,7 +342,7 @@ def chain_urls(chain: ChainConfig) -> tuple[str, ...]:
     """The endpoints of `chain.url`, one or several.
 
     Raises:
-        ConfigError: it is neither text nor a list of texts.
+        ConfigError: it is neither a text nor a list of texts.
     """
     urls = [chain.url] if isinstance(chain.url, str) else chain.url
     if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):

@@ -1,1 +1,1 @@
-"""Adapter mathematics on torch: canonical bytes, fixed point, algebra of factors, and the way in and out of PEFT."""
+"""Adapter mathematics on torch: canonical bytes, fixed point, algebra of factors, import from and export to PEFT."""

@@ -14,7 +14,7 @@ import torch
 from flock_ray.lora.fixed_point import dequantize, quantize
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
 
-_PRODUCTS = 10**9  # multiplications that are affordable for a figure which is only shown
+_PRODUCTS = 10**9  # multiplications to spend on a figure that is only displayed
 
 
 def initial_adapter(shapes: Shapes, seed: int) -> Adapter:
@@ -23,7 +23,7 @@ def initial_adapter(shapes: Shapes, seed: int) -> Adapter:
     Values are on the fixed-point grid, so that aggregation adds to them exactly.
 
     Args:
-        shapes: PEFT key -> shape, as `peft_io.adapter_shapes` gives them.
+        shapes: PEFT key -> shape, as returned by `peft_io.adapter_shapes`.
         seed: 0 <= seed < 2^63; keys draw from one generator in sorted order.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -80,9 +80,9 @@ def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
 
 
 def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
-    """As many of K deltas, evenly spread, as `factor_averaging_error` is quick for: its cost grows with K squared.
+    """An evenly spread sample of K deltas on which `factor_averaging_error` is quick: its cost grows with K squared.
 
-    All of them for half a dozen members and a model of a hundred million parameters.
+    For half a dozen members and a model of a hundred million parameters it is all of them.
     """
     sizes = [(min(factor.shape), max(factor.shape)) for factor in deltas[0].values()]
     rank, lengths = max(short for short, _ in sizes), sum(long for _, long in sizes)
@@ -91,7 +91,7 @@ def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
 
 
 def factor_averaging_error(deltas: Sequence[Adapter]) -> float:
-    """Share of the mean second-order product that averaging factors apart leaves out.
+    """Share of the mean second-order product that averaging the factors separately leaves out.
 
     ||mean(dB dA) - mean(dB) mean(dA)||_F / ||mean(dB dA)||_F over all layers. The products with the common start are
     linear in the deltas and averaged exactly. The numerator is computed as mean((dB - mean dB)(dA - mean dA)), which
@@ -101,7 +101,7 @@ def factor_averaging_error(deltas: Sequence[Adapter]) -> float:
         deltas: factor deltas from the common start, at least one, all of the same keys and shapes.
 
     Returns:
-        0 when all deltas agree or are zero; inf when the mean product alone vanishes.
+        0 if all deltas are equal or zero; inf if only the mean product vanishes.
     """
     neglected = total = 0.0
     for b, a in _layers(deltas):

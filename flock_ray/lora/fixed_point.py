@@ -1,9 +1,9 @@
-"""Exact sums of float32 tensors in 64-bit fixed point: the same bytes for everybody, in any order.
+"""Exact sums of float32 tensors in 64-bit fixed point: the same bytes on every machine, in any order.
 
-Rows are worked on in numpy, in one thread: torch wakes all of its threads for each short operation.
+Rows are processed in numpy, in a single thread: torch would wake all of its threads for each short operation.
 
-A value x stands for the integer round(x * 2^24). A float32 value on this grid is read back unchanged, so a combined
-adapter that is quantised again in the next epoch loses nothing.
+A value x is represented by the integer round(x * 2^24). A float32 value on this grid is read back unchanged, so a
+combined adapter that is quantised again in the next epoch loses nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 SCALE = 2**24
-"""Grid points a unit."""
+"""Grid points per unit."""
 
 MAX_ABS = 2.0**28
-"""Largest magnitude that `quantize` takes: its integers stay within 2^52, exact in float64 too."""
+"""Largest magnitude that `quantize` accepts: its integers stay within 2^52, exact in float64 too."""
 
 _INT64_LIMIT = 2**63
 _FLOAT64_EXACT = 2**53
@@ -42,31 +42,31 @@ def quantize(values: torch.Tensor) -> torch.Tensor:
 
 
 def dequantize(integers: torch.Tensor) -> torch.Tensor:
-    """Read int64 grid points within 2^53 as the nearest float32 values; exact where |value| <= 1."""
+    """Convert int64 grid points within 2^53 to the nearest float32 values; exact where |value| <= 1."""
     return integers.double().mul_(1 / SCALE).float()
 
 
-def moved(points: NDArray[np.float64], values: torch.Tensor) -> torch.Tensor:
+def add_quantized(points: NDArray[np.float64], values: torch.Tensor) -> torch.Tensor:
     """`dequantize(points + quantize(values))`, without integers: sums of two grid points are exact in float64.
 
     Args:
         points: [size] grid points, each within 2^52.
-        values: [size] float32, as `quantize` takes them.
+        values: [size] float32, as for `quantize`.
 
     Raises:
         ValueError: a value is not finite or above `MAX_ABS`.
     """
     assert len(points) == len(values)
     _largest(values)
-    row, found = values.numpy(), np.empty(len(points), np.float32)
+    row, result = values.numpy(), np.empty(len(points), np.float32)
     for first in range(0, len(row), _CHUNK):
         part = slice(first, first + _CHUNK)
-        np.multiply(points[part] + _rounded(row[part]), 1 / SCALE, out=found[part], casting="same_kind")
-    return torch.from_numpy(found)
+        np.multiply(points[part] + _rounded(row[part]), 1 / SCALE, out=result[part], casting="same_kind")
+    return torch.from_numpy(result)
 
 
 def extremes(values: torch.Tensor) -> tuple[float, float]:
-    """Least and largest of at least one float32 value on the CPU; both NaN if any is."""
+    """Smallest and largest of at least one float32 value on the CPU; both NaN if any value is."""
     row = values.numpy()
     return float(row.min()), float(row.max())
 
@@ -79,9 +79,9 @@ class FixedPointSum:
     """
 
     def __init__(self, size: int) -> None:
-        """Nothing yet, for rows of `size` values."""
+        """Start an empty sum of rows of `size` values."""
         self.weight = 0
-        self._limit = 0  # no entry of the sum is larger
+        self._limit = 0  # bound on the magnitude of the sum's entries
         self._sum = torch.zeros(size, dtype=torch.int64)
         # Additions in float64 are several times faster than in int64, and exact while nothing passes 2^53.
         self._recent = np.zeros(size)
@@ -91,7 +91,7 @@ class FixedPointSum:
         """Add `weight` times `quantize(values)`.
 
         Args:
-            values: [size] float32, as `quantize` takes them.
+            values: [size] float32, as for `quantize`.
             weight: not negative.
 
         Raises:
@@ -141,7 +141,7 @@ def _rounded(row: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _largest(values: torch.Tensor) -> int:
-    """Bound of the magnitudes of `quantize(values)`."""
+    """Bound on the magnitudes of `quantize(values)`."""
     if not values.numel():
         return 0
     low, high = extremes(values)

@@ -18,7 +18,7 @@ from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
 
 ALL_LINEAR = "all-linear"
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before the base model's names in the keys of an adapter."""
+"""Prefix that PEFT adds to the base model's names in the keys of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict
 
 
 def adapter_shapes(model: PreTrainedModel, target_modules: Sequence[str], rank: int) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of the adapter that `inject` would give this base model (which is left as it is).
+    """Keys and shapes of the adapter that `inject` would add to this base model (which is not changed).
 
     Returns:
         PEFT's saved key -> shape, sorted by key: `...lora_A.weight` [rank, in], `...lora_B.weight` [out, rank].

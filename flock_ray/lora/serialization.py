@@ -1,4 +1,4 @@
-"""The one byte form of an adapter: what is hashed, stored, sent by the dense codec and saved for PEFT."""
+"""The canonical bytes of an adapter: what is hashed, stored, sent by the dense codec and saved for PEFT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Adapter = dict[str, torch.Tensor]
 """PEFT state dict key -> factor: float32, CPU, contiguous; `lora_A` is [rank, in], `lora_B` is [out, rank]."""
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
-"""How the keys of the two factors of a layer end."""
+"""Suffixes of the keys of a layer's two factors."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """PEFT state dict key -> shape of its factor."""
@@ -24,7 +24,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the factors of these shapes lie in a canonical file.
+    """Positions of the factors in a canonical file.
 
     Attributes:
         header: the file's first bytes, with their length prefix.
@@ -38,7 +38,7 @@ class Layout:
 
 
 def layout(shapes: Shapes) -> Layout:
-    """The layout of an adapter of these shapes: safetensors as its own library writes it."""
+    """The layout of an adapter of these shapes, as the safetensors library writes it."""
     return _layout(tuple(sorted((key, tuple(shape)) for key, shape in shapes.items())))
 
 
@@ -56,9 +56,9 @@ def _parts(adapter: Adapter) -> Iterator[bytes | memoryview]:
     for key, tensor in adapter.items():
         if tensor.dtype != torch.float32:
             raise ValueError(f"{key} is {tensor.dtype}; canonical bytes hold torch.float32 only")
-    found = layout({key: tuple(tensor.shape) for key, tensor in adapter.items()})
-    yield found.header
-    for key in sorted(adapter, key=lambda key: found.places[key]):
+    target = layout({key: tuple(tensor.shape) for key, tensor in adapter.items()})
+    yield target.header
+    for key in sorted(adapter, key=lambda key: target.places[key]):
         yield memoryview(adapter[key].detach().cpu().contiguous().view(-1).numpy().data).cast("B")
 
 
@@ -78,7 +78,7 @@ def canonical_bytes(adapter: Adapter) -> bytes:
 
 
 def adapter_hash(adapter: Adapter) -> bytes:
-    """SHA-256 of the canonical bytes, 32 bytes: the name of a global adapter everywhere."""
+    """SHA-256 of the canonical bytes (32 bytes), which identifies a global adapter everywhere."""
     digest = hashlib.sha256()
     for part in _parts(adapter):
         digest.update(part)
@@ -86,7 +86,7 @@ def adapter_hash(adapter: Adapter) -> bytes:
 
 
 def flat(adapter: Adapter) -> torch.Tensor:
-    """All entries in one row, factor after factor by sorted key: a view where they lie so in memory, else a copy."""
+    """All entries in one row, factor after factor by sorted key: a view if memory has that order, else a copy."""
     factors = [adapter[key] for key in sorted(adapter)]
     following = factors[0].data_ptr()
     for factor in factors:
@@ -96,7 +96,7 @@ def flat(adapter: Adapter) -> torch.Tensor:
     total = sum(factor.numel() for factor in factors)
     first = factors[0]
     if first.storage_offset() + total > first.untyped_storage().nbytes() // first.element_size():
-        return torch.cat([factor.reshape(-1) for factor in factors])  # neighbours by chance
+        return torch.cat([factor.reshape(-1) for factor in factors])  # adjacent by chance, in separate storages
     return first.as_strided((total,), (1,))
 
 

@@ -1,7 +1,7 @@
 """Many adapters over one frozen base model in one batch: the factors of K members, stacked layer by layer.
 
-The batch is member-major. Every member's tokens meet that member's factors alone, so with a loss that sums over members
-(each a mean over that member's tokens) the gradient of slice k is what member k would have had by itself.
+The batch is member-major. Every member's tokens are multiplied by that member's factors only, so with a loss that sums
+over members (each a mean over that member's tokens) the gradient of slice k is the one that member k would have alone.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ from flock_ray.lora.peft_io import PEFT_PREFIX, LoraSpec, adapter_shapes, requir
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
 
 _ALIGNMENT = 16
-"""Bytes that `grouped_mm` wants the rows of every operand to be a multiple of."""
+"""Alignment in bytes that `grouped_mm` requires of the rows of every operand."""
 
 
 @dataclass
 class Ownership:
-    """Which tokens of the batch are whose, shared by all layers of a model.
+    """Which tokens of the batch belong to which member, shared by all layers of a model.
 
     Attributes:
-        ends: for each member, the number of tokens up to the end of its last one, int32 on the model's device; None
-            where every member has as many tokens as every other.
+        ends: [K] int32 on the model's device, the end of each member's tokens; None if all members have equally many.
     """
 
     ends: torch.Tensor | None = None
 
 
 class StackedLinear(nn.Module):
-    """A frozen linear layer with one low-rank product a member: y = W x + alpha / rank * (x A_k) B_k.
+    """A frozen linear layer with a low-rank product per member: y = W x + alpha / rank * (x A_k) B_k.
 
     Attributes:
         lora_A: [K, in, rank], of the type of the base layer.
@@ -46,7 +45,7 @@ class StackedLinear(nn.Module):
     """
 
     def __init__(self, base: nn.Linear, spec: LoraSpec, ownership: Ownership) -> None:
-        """Wrap a layer, for no members yet."""
+        """Wrap a layer, without members yet."""
         super().__init__()
         self.base = base
         like = base.weight.detach()
@@ -56,7 +55,7 @@ class StackedLinear(nn.Module):
         self._ownership = ownership
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens [..., in], the members' one after the other, to [..., out]."""
+        """Map tokens [..., in], member after member, to [..., out]."""
         members, ends = len(self.lora_A), self._ownership.ends
         if ends is None:
             rows = x.reshape(members, -1, x.shape[-1])
@@ -71,9 +70,9 @@ class StackedLinear(nn.Module):
 
 
 class _Stacked(torch.autograd.Function):
-    """`y = x W^T + b + scaling * (x A_k) B_k` of each member, with its gradients in as few operations as there can be.
+    """`y = x W^T + b + scaling * (x A_k) B_k` of each member, with its gradients in as few operations as possible.
 
-    Autograd's own would add up the two gradients of x in a tensor of their own, layer by layer.
+    Autograd would need another tensor in every layer to add up the two gradients of x.
     """
 
     @staticmethod
@@ -105,7 +104,7 @@ class _Stacked(torch.autograd.Function):
 def grouped_product(x: torch.Tensor, factors: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Rows of `x` up to ends[0] times factors[0], from there up to ends[1] times factors[1], and so on.
 
-    One kernel where rows are aligned as it wants them; else a product a member.
+    A single kernel if rows are aligned as it requires, else a product per member.
 
     Args:
         x: [tokens, in].
@@ -125,9 +124,9 @@ class StackedAdapters:
     """The adapters of a cohort inside one base model.
 
     Attributes:
-        ownership: whose tokens the next batch holds.
-        weights: [K, D] float32, all factors of a member in its row: what an optimizer moves. The layers compute with
-            copies in the type of the base model, or with views of it where that is float32 too.
+        ownership: which tokens of the next batch belong to which member.
+        weights: [K, D] float32, all factors of a member in its row: what an optimizer updates. The layers compute with
+            copies in the base model's type, or with views of `weights` if that is float32 too.
     """
 
     def __init__(self, model: PreTrainedModel, spec: LoraSpec) -> None:
@@ -151,17 +150,17 @@ class StackedAdapters:
         self.weights = nn.Parameter(torch.empty(0, 0))
 
     def load(self, adapters: Sequence[Adapter]) -> None:
-        """Make a stack of these adapters, exactly, one a member; drops gradients.
+        """Make a stack of exact copies of these adapters, one per member; drops gradients.
 
         Raises:
-            ValueError: there is none, or keys or shapes differ from those of the model.
+            ValueError: there is no adapter, or keys or shapes differ from those of the model.
         """
         if not adapters:
             raise ValueError("a stack needs at least one adapter")
         for adapter in adapters:
             require_fit(adapter, self._shapes)
         [like] = {factor.device: factor for factor in self._factors.values()}.values()
-        distinct = {id(adapter): adapter for adapter in adapters}  # most members start where others do
+        distinct = {id(adapter): adapter for adapter in adapters}  # most members start from the same adapter
         rows = torch.empty(len(distinct), sum(self._sizes), pin_memory=like.is_cuda)
         for row, adapter in zip(rows, distinct.values(), strict=True):
             torch.cat([adapter[key].flatten() for key in self._shapes], out=row)
@@ -174,7 +173,7 @@ class StackedAdapters:
 
     @property
     def gradient(self) -> torch.Tensor:
-        """[K, D] float32, what `collect_gradients` left."""
+        """[K, D] float32, as stored by `collect_gradients`."""
         assert self.weights.grad is not None
         return self.weights.grad
 
@@ -188,14 +187,14 @@ class StackedAdapters:
         self.weights.grad = gradient
 
     def apply(self) -> None:
-        """Have the layers compute with `weights` as they are now."""
+        """Make the layers compute with the current `weights`."""
         if self._computed.dtype != torch.float32:
             self._computed.copy_(self.weights.detach())
 
     def read(self) -> list[Adapter]:
         """Copy every member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted.
 
-        They share one piece of memory, on a GPU's host a pinned one: one transfer for all. Clone before pickling.
+        They share a block of memory, which is pinned for a GPU so that one transfer moves all. Clone before pickling.
         """
         flat = self._transposed(self.weights.detach(), self._stacked_shapes)
         rows = torch.empty(flat.shape, pin_memory=True).copy_(flat) if flat.is_cuda else flat
@@ -208,12 +207,12 @@ class StackedAdapters:
         ]
 
     def _transposed(self, stacked: torch.Tensor, shapes: Iterable[tuple[int, ...]]) -> torch.Tensor:
-        """[K, D] that hold matrices of these shapes one after the other, with each of them transposed."""
-        found = torch.empty_like(stacked)
-        targets, sources = (torch.split(x, self._sizes, dim=1) for x in (found, stacked))
+        """[K, D], whose rows hold matrices of these shapes one after the other, with each matrix transposed."""
+        transposed = torch.empty_like(stacked)
+        targets, sources = (torch.split(x, self._sizes, dim=1) for x in (transposed, stacked))
         for target, source, (rows, columns) in zip(targets, sources, shapes, strict=True):
             target.view(-1, columns, rows).copy_(source.view(-1, rows, columns).transpose(1, 2))
-        return found
+        return transposed
 
     def _parts(self, stacked: torch.Tensor) -> list[torch.Tensor]:
         """[K, D] as views of the shapes of the factors, [K, ...] each."""

@@ -1,4 +1,4 @@
-"""AdamW over stacked factors, where each member keeps its own rate, clipping, step count and fate."""
+"""AdamW over stacked factors; each member has its own learning rate, clipping and step count, and may diverge alone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.optim.adamw import adamw
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-_CLIP_EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to a norm
+_CLIP_EPSILON = 1e-6  # added to a norm, as in `torch.nn.utils.clip_grad_norm_`
 
 
 class StackedAdamW:
     """K independent AdamW optimizers (Loshchilov & Hutter 2019) over parameters whose first dimension is the member.
 
-    Member k moves as `torch.optim.AdamW` after `torch.nn.utils.clip_grad_norm_` would move slice k alone. A member that
-    is not active keeps its factors and its state: zero gradients would not do, since Adam goes on by momentum.
+    Slice k is updated as by `torch.optim.AdamW` after `torch.nn.utils.clip_grad_norm_` on that slice alone. A member
+    that is not active keeps its factors and its state; zero gradients would not have that effect, because of momentum.
 
     Attributes:
-        learning_rates: one a member, for the next step.
-        active: whether each member moves in the next step. A member whose gradient is not finite is frozen.
+        learning_rates: one per member, for the next step.
+        active: whether each member is updated in the next step. A member whose gradient is not finite is frozen.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(self) -> list[float]:
-        """Clip and move every active member; freeze those whose gradient is not finite.
+        """Clip and update every active member; freeze those whose gradient is not finite.
 
         Returns:
             Each member's gradient norm before clipping.

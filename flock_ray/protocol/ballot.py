@@ -1,4 +1,4 @@
-"""What voters say: ballot A on every proposal, ballot B on the candidate; committed as a hash first, then revealed."""
+"""The voters' ballots: A on every proposal, B on the candidate; each committed as a hash first, then revealed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SCORE = 10**12
 
 
 class Check(StrEnum):
-    """What a voter found when it fetched and checked a proposal's payload."""
+    """The result of a voter's check of a proposal's payload."""
 
     VALID = "valid"
     MALFORMED = "malformed"
@@ -76,11 +76,11 @@ class ProposalEntry:
 
 
 class Ballot(ABC):
-    """What a voter says, without its salt."""
+    """A voter's ballot, without its salt."""
 
     @abstractmethod
     def json(self) -> Json:
-        """The ballot as JSON has it."""
+        """The ballot as a JSON value, without its salt."""
 
     @cached_property
     def digest(self) -> bytes:
@@ -137,7 +137,11 @@ def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:
 
 @read_once
 def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
-    """Ballot A and its salt from a revealing message."""
+    """Ballot A and its salt (32 bytes) from a revealing message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     content, salt = body_fields(message, "ballot", "salt")
     if not isinstance(content, dict) or set(content) != {"entries"} or not isinstance(content["entries"], list):
         raise ValueError("ballot A is a list of entries")
@@ -154,7 +158,11 @@ def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
 
 @read_once
 def read_ballot_b(message: Message) -> tuple[BallotB, bytes]:
-    """Ballot B and its salt from a revealing message."""
+    """Ballot B and its salt (32 bytes) from a revealing message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     content, salt = body_fields(message, "ballot", "salt")
     if not isinstance(content, dict) or set(content) != {"candidate", "weights", "score", "reveal"}:
         raise ValueError("ballot B has the fields candidate, weights, score, reveal")

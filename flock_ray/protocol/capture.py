@@ -1,4 +1,4 @@
-"""The chance that dishonest seats take a committee: hypergeometric tails over the draw without replacement."""
+"""The chance that dishonest seats capture a committee: hypergeometric tails over the draw without replacement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flock_ray.protocol.roles import quorum
 
 @dataclass(frozen=True)
 class CaptureRisk:
-    """Probabilities an epoch, with `num_malicious` of `num_slots` slots dishonest and `num_voters` drawn.
+    """Probabilities per epoch, with `num_malicious` of `num_slots` slots dishonest and `num_voters` drawn.
 
     Attributes:
         median: dishonest seats decide a score (enough of them to move the quantile past every honest seat).

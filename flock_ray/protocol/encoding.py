@@ -1,7 +1,7 @@
-"""Canonical JSON: one value, one sequence of bytes. What is signed or hashed is written in it and nothing else.
+"""Canonical JSON: exactly one sequence of bytes per value. Everything that is signed or hashed as JSON uses it.
 
 Keys are sorted, there is no white space, text is UTF-8, and numbers are integers: a float has no canonical text.
-Values are of these very types, not of subclasses: None, bool, int, str, list, tuple, and dict with keys of str.
+Values have exactly these types, not subclasses: None, bool, int, str, list, tuple, and dict with keys of str.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 
 def _require_depth(text: str, depth: int) -> None:
-    """Refuse a JSON text whose brackets, outside of its strings, nest deeper than `depth`, or are no pairs."""
+    """Refuse a JSON text whose brackets, outside its strings, nest deeper than `depth` or are not balanced."""
     plain = _ESCAPED.sub("", text) if "\\" in text else text
     outside = "".join(plain.split('"')[::2]).encode("ascii", "ignore")
     brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
@@ -41,13 +41,13 @@ def _require_depth(text: str, depth: int) -> None:
 
 
 def parse_json(text: str, max_depth: int) -> Any:
-    """The value of a JSON text that others wrote.
+    """The value of an untrusted JSON text.
 
-    Nesting is bounded before the parser recurses: py-ecc lifts Python's own limit beyond what the C stack bears.
+    Nesting is checked before the parser recurses: py-ecc raises Python's recursion limit beyond what the C stack holds.
 
     Args:
-        text: of others.
-        max_depth: deepest nesting of brackets that is read.
+        text: JSON from a peer, a chain or a file.
+        max_depth: deepest nesting of brackets that is accepted.
 
     Raises:
         ValueError: not JSON, or brackets nested deeper than `max_depth`.
@@ -65,9 +65,9 @@ _DECODER = msgspec.json.Decoder(float_hook=_no_float)
 
 
 def _check(value: Any, plain: frozenset[type] = _PLAIN, depth: int = 0) -> None:
-    """Refuse what has no canonical text, of which the encoder would make some text nevertheless.
+    """Refuse values that the encoder would accept although they have no canonical text.
 
-    Values of the types `plain` pass: with int among them none may reach 2^256.
+    Values of the types `plain` pass unchecked; leave int out of them to check that integers are below 2^256.
     """
     if type(value) in plain:
         return
@@ -92,7 +92,7 @@ def _check(value: Any, plain: frozenset[type] = _PLAIN, depth: int = 0) -> None:
 
 
 def _check_integers(value: Any, data: bytes) -> None:
-    """Refuse integers of 2^256 and above in a value of these bytes; few have one that needs a look."""
+    """Refuse integers of 2^256 and above; the walk over `value` is needed only if `data` has a run of 78 digits."""
     if _LONG_NUMBER in data.translate(_DIGITS):
         _check(value, _PLAIN - {int})
 
@@ -101,7 +101,7 @@ def canonical_json(value: Json) -> bytes:
     """Bytes of `value`: sorted keys, no spaces, UTF-8.
 
     Raises:
-        ValueError: a float, bytes or other value without a canonical text.
+        ValueError: a float, bytes or another value that has no canonical text.
     """
     _check(value)
     data = _ENCODER.encode(value)
@@ -141,7 +141,7 @@ def from_hex(text: object, length: int = 32) -> bytes:
     """Bytes of a lower-case `0x…` text of exactly `length` bytes.
 
     Raises:
-        ValueError: anything else.
+        ValueError: `text` is not of that form.
     """
     if isinstance(text, str) and len(text) == 2 + 2 * length:
         with suppress(ValueError):

@@ -1,6 +1,6 @@
 """One epoch as a pure function: (state, set of messages) -> record, and (state, record) -> next state.
 
-Everybody who signs a record calls `derive` on the signed messages and signs only what comes out.
+Every signer of a record calls `derive` on the signed messages and signs only its result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flock_ray.protocol.ballot import (
     read_ballot_b,
 )
 from flock_ray.protocol.hashing import ZERO
-from flock_ray.protocol.inbox import Inbox, once
+from flock_ray.protocol.inbox import Inbox, computed_once
 from flock_ray.protocol.mechanism import Outcome, get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, read_commitment, read_manifest, read_seen
 from flock_ray.protocol.record import Record
@@ -28,29 +28,29 @@ from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState,
 from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
 
 
-@once
+@computed_once
 def listed_commitments(state: TaskState, inbox: Inbox) -> dict[int, bytes]:
     """{proposer: commitment} of the commitments that at least q voter seats list."""
     roles = state.roles
     seats: Counter[bytes] = Counter()
     for voter, held in roles.voter_seats.items():
-        if message := inbox.one(Kind.SEEN, voter):
+        if message := inbox.single(Kind.SEEN, voter):
             for digest in read_seen(message):
                 seats[digest] += held
     listed = {}
     for proposer in sorted(set(roles.proposers)):
-        message = inbox.one(Kind.COMMITMENT, proposer)
+        message = inbox.single(Kind.COMMITMENT, proposer)
         if message and seats[message.digest] >= roles.quorum:
             listed[proposer] = read_commitment(message)
     return listed
 
 
-@once
+@computed_once
 def opened_manifests(state: TaskState, inbox: Inbox) -> dict[int, Manifest]:
     """{proposer: manifest} of the manifests that open a listed commitment and fit the task's state."""
     opened = {}
     for proposer, commitment in listed_commitments(state, inbox).items():
-        if message := inbox.one(Kind.MANIFEST, proposer):
+        if message := inbox.single(Kind.MANIFEST, proposer):
             manifest = read_manifest(message)
             expected = state.scope.payload_commitment(state.epoch, proposer, manifest.payload, manifest.salt)
             fits = (
@@ -63,24 +63,24 @@ def opened_manifests(state: TaskState, inbox: Inbox) -> dict[int, Manifest]:
     return opened
 
 
-@once
+@computed_once
 def opened_ballots_a(state: TaskState, inbox: Inbox) -> dict[int, BallotA]:
     """{voter: ballot A} of the ballots that open their commitment."""
     ballots = {}
     for voter in sorted(set(state.roles.voters)):
-        if message := inbox.one(Kind.BALLOT_A, voter):
+        if message := inbox.single(Kind.BALLOT_A, voter):
             ballot, salt = read_ballot_a(message)
             if _opens(state, inbox, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, voter, ballot, salt):
                 ballots[voter] = ballot
     return ballots
 
 
-@once
+@computed_once
 def opened_ballots_b(state: TaskState, inbox: Inbox) -> dict[int, BallotB]:
     """{voter: ballot B} of the ballots that open their commitment and reveal the right preimage."""
     ballots = {}
     for voter in sorted(set(state.roles.voters)):
-        if message := inbox.one(Kind.BALLOT_B, voter):
+        if message := inbox.single(Kind.BALLOT_B, voter):
             ballot, salt = read_ballot_b(message)
             opens = _opens(state, inbox, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, voter, ballot, salt)
             if opens and reveal_matches(state.members[voter].chain_tip, state.epoch, ballot.reveal):
@@ -91,14 +91,14 @@ def opened_ballots_b(state: TaskState, inbox: Inbox) -> dict[int, BallotB]:
 def _opens(
     state: TaskState, inbox: Inbox, committed: Kind, revealed: Kind, voter: int, ballot: Ballot, salt: bytes
 ) -> bool:
-    message = inbox.one(committed, voter)
+    message = inbox.single(committed, voter)
     expected = ballot_commitment(state.scope.task, state.epoch, voter, revealed, ballot, salt)
     return message is not None and read_commitment(message) == expected
 
 
-@once
+@computed_once
 def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ...]:
-    """Verdict on every proposer's proposal, by ascending member: what ballot A decides."""
+    """Verdict on every proposer's proposal, by ascending member; the ballots A decide it."""
     roles, terms = state.roles, state.terms
     scored = get_mechanism(terms.mechanism).scores_proposals
     entries: defaultdict[tuple[int, bytes], dict[int, ProposalEntry]] = defaultdict(dict)
@@ -117,14 +117,14 @@ def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ..
                     judge_proposal(member, manifest.payload, entries[member, manifest.payload], roles, terms, scored)
                 )
         else:
-            sent = inbox.one(Kind.MANIFEST, member)
+            sent = inbox.single(Kind.MANIFEST, member)
             verdicts.append(ProposalVerdict(member, "refused" if sent else "missing"))
     return tuple(verdicts)
 
 
-@once
+@computed_once
 def decide(state: TaskState, inbox: Inbox) -> tuple[Outcome, bool]:
-    """What the ballots say together, and whether the candidate becomes the global adapter."""
+    """The outcome of the ballots, and whether the candidate becomes the global adapter."""
     roles = state.roles
     proposals = judge_proposals(state, inbox)
     mechanism = get_mechanism(state.terms.mechanism)
@@ -137,10 +137,12 @@ def decide(state: TaskState, inbox: Inbox) -> tuple[Outcome, bool]:
 
 
 def _new_slashes(outcome: Outcome, accepted: bool, inbox: Inbox) -> list[Slash]:
-    """At most one slash a member and epoch: p * stake, for the gravest of its offences."""
+    """At most one slash per member and epoch: p * stake, for the gravest of its offences."""
     state = outcome.state
     reasons = get_mechanism(state.terms.mechanism).slashed(outcome, accepted)
-    reasons |= {one.member: one.status for one in outcome.proposals if one.status in ("malformed", "copied")}
+    reasons |= {
+        proposal.member: proposal.status for proposal in outcome.proposals if proposal.status in ("malformed", "copied")
+    }
     reasons |= dict.fromkeys(inbox.equivocators, "equivocated")
     return [
         Slash(member, state.members[member].stake * state.terms.slash_fraction_bp // 10_000, reason)
@@ -166,13 +168,13 @@ def _settle_money(
     return tuple(members), pool_left, tuple(done)
 
 
-@once
+@computed_once
 def derive(state: TaskState, inbox: Inbox) -> Record:
     """The record of the epoch that `state` starts, from the messages received.
 
     Args:
         state: state before the epoch.
-        inbox: its messages, none of another task or epoch or from a stranger.
+        inbox: its messages; none may be of another task or epoch, or from a non-member.
     """
     assert all(state.concerns(message) for message in inbox.messages)
     outcome, accepted = decide(state, inbox)
@@ -191,7 +193,7 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         previous_report=state.previous_report,
         previous_record=state.previous_record,
         roles=outcome.roles,
-        messages=tuple((str(one.kind), one.member, one.digest) for one in inbox.messages),
+        messages=tuple((str(message.kind), message.member, message.digest) for message in inbox.messages),
         reveals=reveals,
         reveals_digest=digest,
         proposals=outcome.proposals,
@@ -229,5 +231,5 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
 
 
 def skip(state: TaskState) -> TaskState:
-    """The state after an epoch that was abandoned on the chain: adapter, money and the chain of reports stay."""
+    """The state after an epoch that was abandoned on the chain; adapter, money and previous report do not change."""
     return replace(state, epoch=state.epoch + 1, seed=skip_seed(state.seed))

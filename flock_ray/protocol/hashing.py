@@ -30,7 +30,11 @@ def tag(name: str) -> bytes:
 
 
 def word(value: bytes | int) -> bytes:
-    """One ABI word: an integer as big-endian uint256, or exactly 32 bytes as they are."""
+    """One ABI word: an integer as big-endian uint256, or exactly 32 bytes as they are.
+
+    Raises:
+        ValueError: bytes of another length.
+    """
     if isinstance(value, int):
         return value.to_bytes(32, "big")
     if len(value) != 32:

@@ -1,4 +1,4 @@
-"""The set of messages of one epoch: what the verdict is a function of, whatever order they came in."""
+"""The messages of one epoch as a set: the verdict is a function of it and does not depend on arrival order."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _READERS: dict[Kind, Callable[[Message], Any]] = {
 
 
 def parse_message(data: bytes) -> Message:
-    """A peer's bytes as a message whose body reads as its kind demands.
+    """The message in a peer's bytes, its body checked against its kind.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the bytes are no such message.
     """
     message = Message.parse(data)
     _READERS[message.kind](message)
@@ -36,13 +36,13 @@ def parse_message(data: bytes) -> Message:
 
 
 class Inbox:
-    """Well-formed, correctly signed messages of one epoch, at most one a member and kind.
+    """Well-formed, correctly signed messages of one epoch; at most one per member and kind counts.
 
     Attributes:
-        messages: all of them in canonical order; of an equivocator's messages of one kind the first two, which prove
-            it, so that nobody can swell the record.
+        messages: all of them in canonical order. Of an equivocator's messages of one kind only the first two are kept:
+            they prove the equivocation, and nobody can swell the record with more.
         equivocators: members that signed two different messages of one kind; none of that kind counts.
-        findings: what functions of a state and this inbox found, by name, so that each is computed once.
+        cache: results of the functions decorated with `computed_once`, by name, each with the state it belongs to.
     """
 
     def __init__(self, messages: Iterable[Message]) -> None:
@@ -57,29 +57,29 @@ class Inbox:
         self._by_kind: dict[Kind, list[Message]] = {}
         for message in self.messages:
             self._by_kind.setdefault(message.kind, []).append(message)
-        self.findings: dict[str, tuple[TaskState, Any]] = {}
+        self.cache: dict[str, tuple[TaskState, Any]] = {}
         self.equivocators = tuple(sorted({member for (_, member), sent in self._by_sender.items() if len(sent) > 1}))
 
-    def one(self, kind: Kind, member: int) -> Message | None:
+    def single(self, kind: Kind, member: int) -> Message | None:
         """The member's message of this kind, None when it sent none or equivocated."""
         sent = self._by_sender.get((kind, member), [])
         return sent[0] if len(sent) == 1 else None
 
     def all(self, kind: Kind) -> list[Message]:
-        """Every counted or equivocal message of a kind, by ascending sender."""
+        """Every message of a kind, an equivocator's included, by ascending sender."""
         return self._by_kind.get(kind, [])
 
 
-def once(compute: Callable[[TaskState, Inbox], T]) -> Callable[[TaskState, Inbox], T]:
-    """Have a function of a state and an inbox computed once while they stay the same objects."""
+def computed_once(compute: Callable[[TaskState, Inbox], T]) -> Callable[[TaskState, Inbox], T]:
+    """Cache the result of a function in its inbox, for as long as it is called with the same state object."""
     name = compute.__name__
 
     @wraps(compute)
-    def remembered(state: TaskState, inbox: Inbox) -> T:
-        known = inbox.findings.get(name)
-        if known is None or known[0] is not state:
-            known = inbox.findings[name] = state, compute(state, inbox)
-        found: T = known[1]
-        return found
+    def cached(state: TaskState, inbox: Inbox) -> T:
+        entry = inbox.cache.get(name)
+        if entry is None or entry[0] is not state:
+            entry = inbox.cache[name] = state, compute(state, inbox)
+        result: T = entry[1]
+        return result
 
-    return remembered
+    return cached

@@ -1,8 +1,8 @@
-"""Who is paid and who is slashed: one strategy a mechanism, in integer wei, conserved to the last unit.
+"""Who is paid and who is slashed: one strategy per mechanism, in integer wei, conserved to the last unit.
 
-A strategy says which ballots it needs scores on, whether a candidate is accepted, what everybody earns and which
-members are slashed. Divisions floor; what is not paid stays in the pool. What a member's own signature proves
-(malformed payloads, copies, equivocation) is slashed under every mechanism and is not the strategies' business.
+A strategy says which ballots need scores, whether a candidate is accepted, what each member earns and which members
+are slashed. Divisions floor; what is not paid stays in the pool. What a member's own signature proves (malformed
+payloads, copies, equivocation) is slashed under every mechanism, outside the strategies.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Mechanism(Protocol):
     scores_candidate: ClassVar[bool]
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Whether the candidate becomes the global adapter; only asked when there is one."""
+        """Whether the candidate becomes the global adapter; called only when there is one."""
 
     def rewards(self, outcome: Outcome, accepted: bool) -> dict[int, int]:
-        """Wei that each member earns, at most the budget in all."""
+        """{member: wei earned}, at most `outcome.budget` in total."""
 
     def slashed(self, outcome: Outcome, accepted: bool) -> dict[int, str]:
-        """Members that lose p * stake, with the reason."""
+        """{member: reason} of the members that lose p * stake."""
 
 
 def share_out(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
@@ -69,14 +69,14 @@ def share_out(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
     return {member: amount * weight // total for member, weight in weights.items() if weight} if total else {}
 
 
-def closeness(own: int, found: Consensus) -> int:
+def closeness(own: int, consensus: Consensus) -> int:
     """Weight of a voter's score in millionths: max(0, 1 - |own - consensus| / (4 * max(band, |consensus|)))."""
-    scale = 4 * max(found.band, abs(found.score))
-    return max(0, _UNIT - abs(own - found.score) * _UNIT // scale)
+    scale = 4 * max(consensus.band, abs(consensus.score))
+    return max(0, _UNIT - abs(own - consensus.score) * _UNIT // scale)
 
 
 class Marginal:
-    """Pays proposers for their marginal value and voters for telling it.
+    """Pays proposers for their marginal value and voters for measuring it.
 
     A share of the budget goes to the voters by closeness to the consensus, the rest to accepted proposals by
     (score - band). In a rejected epoch proposers are unpaid, voters are paid. Harmful proposals are slashed.
@@ -87,8 +87,8 @@ class Marginal:
 
     def accepts(self, outcome: Outcome) -> bool:
         """Score of the candidate >= -band."""
-        found = outcome.candidate.consensus
-        return found is not None and found.score >= -found.band
+        consensus = outcome.candidate.consensus
+        return consensus is not None and consensus.score >= -consensus.band
 
     def rewards(self, outcome: Outcome, accepted: bool) -> dict[int, int]:
         """Voters by closeness over their seats, proposers by (score - band) over their seats."""
@@ -115,7 +115,8 @@ class Marginal:
         if not scored:
             return {voter: seats[voter] for voter in sorted(outcome.present)}
         return {
-            voter: seats[voter] * sum(closeness(found.gains[voter], found) for found in scored if voter in found.gains)
+            voter: seats[voter]
+            * sum(closeness(consensus.gains[voter], consensus) for consensus in scored if voter in consensus.gains)
             for voter in sorted(outcome.present)
         }
 
@@ -165,7 +166,7 @@ class Flock:
 
 
 class Open:
-    """No scores: every valid proposal is accepted and paid equally, a seat. For benchmarks and trusted consortia."""
+    """No scores: every valid proposal is accepted and paid the same per seat. For benchmarks and trusted consortia."""
 
     scores_proposals: ClassVar[bool] = False
     scores_candidate: ClassVar[bool] = False

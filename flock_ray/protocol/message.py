@@ -91,7 +91,7 @@ class Message:
         if not is_count(epoch) or not is_count(member) or not isinstance(body, dict):
             raise ValueError("a message's epoch and member are counts and its body is an object")
         message = cls(Kind(value["kind"]), from_hex(value["task"]), epoch, member, body)
-        message.__dict__["data"] = data  # they are canonical: what the property would compute again
+        message.__dict__["data"] = data  # canonical already: saves the property from encoding them again
         return message
 
 
@@ -107,21 +107,21 @@ T = TypeVar("T")
 
 
 def read_once(read: Callable[[Message], T]) -> Callable[[Message], T]:
-    """Have a reader of bodies read each message once: what it found is kept with the message."""
+    """Cache what a body reader returns in the message, so that each body is read once."""
     name = read.__name__
 
     @wraps(read)
-    def remembered(message: Message) -> T:
+    def cached(message: Message) -> T:
         if name not in message.__dict__:
             message.__dict__[name] = read(message)
-        found: T = message.__dict__[name]
-        return found
+        content: T = message.__dict__[name]
+        return content
 
-    return remembered
+    return cached
 
 
 def is_count(value: object) -> bool:
-    """Whether `value` is an integer in [0, 2^63), and no bool."""
+    """Whether `value` is an integer in [0, 2^63) and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
@@ -138,14 +138,22 @@ def body_fields(message: Message, *names: str) -> list[Any]:
 
 @read_once
 def read_commitment(message: Message) -> bytes:
-    """The 32-byte commitment of a `commitment` or a ballot's commitment."""
+    """The 32-byte commitment of a `commitment` or a ballot's commitment.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     (commitment,) = body_fields(message, "commitment")
     return from_hex(commitment)
 
 
 @read_once
 def read_seen(message: Message) -> tuple[bytes, ...]:
-    """Digests of the commitment messages that a voter holds, ascending and distinct."""
+    """Digests (32 bytes each) of the commitment messages that a voter holds, ascending and distinct.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     (listed,) = body_fields(message, "commitments")
     if not isinstance(listed, list):
         raise ValueError("commitments is a list")
@@ -157,12 +165,12 @@ def read_seen(message: Message) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a proposer says of its update.
+    """A proposer's description of its update.
 
     Attributes:
         base_model: hash of the frozen base model.
         global_adapter: hash of the adapter that training started from.
-        configuration: hash of the task's terms.
+        configuration: hash of the configuration that shapes the training, as in `Terms.configuration`.
         samples: salted digest of the ids of the samples used.
         steps: local steps taken.
         payload: SHA-256 of the encoded update.
@@ -185,7 +193,11 @@ class Manifest:
 
 @read_once
 def read_manifest(message: Message) -> Manifest:
-    """The manifest in a `manifest` message."""
+    """The manifest in a `manifest` message.
+
+    Raises:
+        ValueError: the body is malformed.
+    """
     names = ("base_model", "global_adapter", "configuration", "samples", "steps", "payload", "salt")
     base, adapter, configuration, samples, steps, payload, salt = body_fields(message, *names)
     if not is_count(steps):

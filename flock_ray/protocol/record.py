@@ -20,12 +20,12 @@ class Record:
     """One epoch, as every voter derives it from the same signed messages.
 
     Attributes:
-        messages: (kind, member, SHA-256) of every counted or equivocal message, in canonical order.
+        messages: (kind, member, SHA-256) of every message of the inbox, in canonical order.
         reveals: {voter: preimage} of the voters whose ballot B counted.
         accepted: whether the candidate became the global adapter.
         adapter: hash of the global adapter after the epoch.
         rewards: {member: wei} of this epoch.
-        slashes: what the report carries, in order; carried: what waits for the next one.
+        slashes: what the report carries, in order; carried: what is left for the next report.
         members: every member's money after the epoch.
         pool_left: wei after the epoch.
     """
@@ -52,7 +52,7 @@ class Record:
 
     @property
     def leaves(self) -> tuple[tuple[str, int], ...]:
-        """The cumulative reward table: (account, wei earned so far) of everybody who earned."""
+        """The cumulative reward table: (account, wei earned so far) of every member that earned anything."""
         return tuple((member.account, member.earned) for member in self.members if member.earned)
 
     @property
@@ -63,7 +63,7 @@ class Record:
     @cached_property
     def data(self) -> bytes:
         """The canonical bytes."""
-        found = self.candidate.consensus
+        consensus = self.candidate.consensus
         value: dict[str, Json] = {
             "schema": SCHEMA,
             "task": to_hex(self.task),
@@ -81,16 +81,16 @@ class Record:
             "candidate": {
                 "adapter": to_hex(self.candidate.candidate) if self.candidate.candidate else None,
                 "weights": [list(pair) for pair in self.candidate.weights],
-                "score": found.score if found else None,
-                "band": found.band if found else None,
-                "gains": [[member, gain] for member, gain in found.gains.items()] if found else None,
+                "score": consensus.score if consensus else None,
+                "band": consensus.band if consensus else None,
+                "gains": [[member, gain] for member, gain in consensus.gains.items()] if consensus else None,
             },
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, wei] for member, wei in sorted(self.rewards.items())],
             "slashes": [slash.json() for slash in self.slashes],
             "carried": [slash.json() for slash in self.carried],
-            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.members],
+            "members": [[member.account, member.stake, member.earned, member.slashed] for member in self.members],
             "leaves": [list(leaf) for leaf in self.leaves],
             "pool_left": self.pool_left,
         }

@@ -32,6 +32,9 @@ def draw_seats(seed: bytes, task: bytes, epoch: int, num_slots: int, num_seats: 
 
     Returns:
         Distinct slot numbers in the order of the seats.
+
+    Raises:
+        ValueError: more seats than slots.
     """
     if not 0 <= num_seats <= num_slots:
         raise ValueError(f"{num_seats} seats cannot be drawn from {num_slots} slots")

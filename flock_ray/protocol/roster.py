@@ -1,9 +1,9 @@
 """Slots of a task whose members join and leave while it runs: a list that the contract recomputes.
 
-An epoch's committee is drawn from a dense list of slots. Who joins gets new ones at the end; who leaves gives its own
-up from the last to the first, and each time the slot at the end of the list moves to the free place. Changes are
-applied in the order in which they were asked for, when an epoch is settled, before its committee is drawn: an
-abandoned one applies none.
+An epoch's committee is drawn from a dense list of slots. A member that joins gets new slots at the end. One that leaves
+gives its slots up from the last to the first; each time the slot at the end of the list moves to the free place.
+Changes are applied in the order of the requests, when an epoch is settled and before its committee is drawn. An
+abandoned epoch applies none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Change:
 
 
 def due_epoch(last_settled: int, max_unsettled: int) -> int:
-    """Epoch from which a change counts that is asked for now: the first one that nobody can be training yet."""
+    """First epoch that a change requested now can affect: the first one that nobody can be training yet."""
     return last_settled + max_unsettled + 2
 
 
@@ -57,11 +57,11 @@ def change_slots(slots: Sequence[Slot], change: Change) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True)
 class Roster:
-    """The slots of the epoch that was settled last, and what waits to change them.
+    """The slots of the last settled epoch, and the changes that are pending.
 
     Attributes:
         slots: the list.
-        waiting: changes in the order in which they were asked for.
+        waiting: pending changes in the order of the requests.
     """
 
     slots: tuple[Slot, ...]
@@ -75,7 +75,7 @@ class Roster:
     def settled(self, epoch: int) -> Roster:
         """The slots from which an epoch's committee is drawn if it is the next to be settled.
 
-        Applies the changes that are due, at most MAX_CHANGED_SLOTS slots of them.
+        Applies the changes that are due, for at most MAX_CHANGED_SLOTS slots.
         """
         slots, work = self.slots, 0
         for number, change in enumerate(self.waiting):
@@ -88,12 +88,12 @@ class Roster:
     def at(self, last_settled: int, epoch: int) -> Roster:
         """The slots of a later epoch, if every epoch until then is settled.
 
-        Nothing that is asked for later changes them for an epoch that may be training, up to `max_unsettled` + 1 after
-        the last settled one.
+        They are final up to epoch `last_settled + max_unsettled + 1`, the last one that may be training already: later
+        requests do not change them.
 
         Args:
             last_settled: number of the last settled or abandoned epoch.
-            epoch: after it.
+            epoch: the epoch in question, after `last_settled`.
         """
         roster = self
         for settled in range(last_settled + 1, epoch + 1):

@@ -51,7 +51,11 @@ class HashChain:
     length: int
 
     def preimage(self, epoch: int) -> bytes:
-        """The value to reveal in `epoch` (1-based): h(length - epoch)."""
+        """The value to reveal in `epoch` (1-based): h(length - epoch), 32 bytes.
+
+        Raises:
+            ValueError: the chain does not reach that epoch.
+        """
         if not 0 <= epoch <= self.length:
             raise ValueError(f"the hash chain covers epochs 1 to {self.length}, not {epoch}")
         value = self.root
@@ -61,7 +65,7 @@ class HashChain:
 
     @property
     def tip(self) -> bytes:
-        """What is posted when staking."""
+        """h(length), which the member posts when it stakes."""
         return self.preimage(0)
 
 

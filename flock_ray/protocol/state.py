@@ -16,10 +16,12 @@ RELAYER_SHARE_BP = 1_000
 
 @dataclass(frozen=True)
 class Terms:
-    """What a task fixes for its whole life; amounts in wei, scores in micro-nats a token, shares in basis points.
+    """What is fixed for a task's lifetime; amounts in wei, scores in micro-nats a token, shares in basis points.
 
     Attributes:
-        configuration: hash of everything that shapes the training (model, data, adapter, local steps, codec, rule).
+        configuration: SHA-256 of the canonical JSON of the settings that shape the training: model, data, adapter,
+            local steps, rule and codec. The run's seed, the paths of model and silos, and how ranks share the work
+            are not in it.
         base_model: hash of the frozen base model.
         num_voters: V; num_proposers: P.
         mechanism: `marginal`, `flock` or `open`.

@@ -14,7 +14,7 @@ from flock_ray.protocol.state import Terms
 
 
 def quantile(values: Sequence[int], quantile_bp: int) -> int:
-    """The kappa-quantile of integers: with kappa = 1/2 the lower median when even.
+    """The kappa-quantile of integers; kappa = 1/2 gives the lower median.
 
     Args:
         values: at least one.
@@ -31,12 +31,12 @@ def band(standard_errors: Sequence[int], terms: Terms) -> int:
 
 @dataclass(frozen=True)
 class Consensus:
-    """What the seats say together of one adapter.
+    """The seats' joint score of one adapter.
 
     Attributes:
         score: kappa-quantile of the gains over seats, micro-nats a token.
         band: acceptance band.
-        gains: gain that each member who scored it reported.
+        gains: {voter: the gain it reported}, micro-nats a token.
     """
 
     score: int
@@ -51,7 +51,7 @@ def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consen
     return Consensus(
         score,
         band([seat.standard_error for seat in seats], terms),
-        {member: found.gain for member, found in sorted(scores.items())},
+        {member: own.gain for member, own in sorted(scores.items())},
     )
 
 
@@ -73,14 +73,14 @@ class ProposalVerdict:
 
     def json(self) -> Json:
         """The verdict in a record."""
-        found = self.consensus
+        consensus = self.consensus
         return {
             "member": self.member,
             "status": self.status,
             "payload": to_hex(self.payload) if self.payload else None,
-            "score": found.score if found else None,
-            "band": found.band if found else None,
-            "gains": [[member, gain] for member, gain in found.gains.items()] if found else None,
+            "score": consensus.score if consensus else None,
+            "band": consensus.band if consensus else None,
+            "gains": [[member, gain] for member, gain in consensus.gains.items()] if consensus else None,
         }
 
 
@@ -89,7 +89,7 @@ def judge_proposal(
 ) -> ProposalVerdict:
     """Verdict on a proposal whose manifest holds.
 
-    A proposal counts when at least q seats fetched and checked it; it is malformed when at least q seats say so.
+    A proposal counts if at least q seats fetched it and found it valid; it is malformed if at least q seats say so.
 
     Args:
         member: the proposer.
@@ -112,18 +112,18 @@ def judge_proposal(
     scores = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID and entry.score}
     if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
         return ProposalVerdict(member, "unseen", payload)
-    found = consensus(scores, roles, terms)
-    harmful = found.score < -terms.harmful_factor * found.band
-    status = "accepted" if found.score > found.band else "harmful" if harmful else "rejected"
-    return ProposalVerdict(member, status, payload, found)
+    result = consensus(scores, roles, terms)
+    harmful = result.score < -terms.harmful_factor * result.band
+    status = "accepted" if result.score > result.band else "harmful" if harmful else "rejected"
+    return ProposalVerdict(member, status, payload, result)
 
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """What the seats say of the candidate.
+    """The seats' verdict on the candidate.
 
     Attributes:
-        candidate: the hash that at least q seats computed, None without accepted updates or agreement.
+        candidate: the hash that at least q seats computed; None without accepted updates, agreement or enough scores.
         weights: (proposer, integer weight) of the updates in it, as the same seats state them.
         consensus: None without a candidate or where the mechanism asks for no score.
     """
@@ -145,14 +145,14 @@ def judge_candidate(
         terms: of the task.
         scored: whether the mechanism asks for scores.
     """
-    nothing = CandidateVerdict(None, (), None)
+    no_candidate = CandidateVerdict(None, (), None)
     seats: Counter[tuple[bytes, tuple[tuple[int, int], ...]]] = Counter()
     for voter, ballot in ballots.items():
         if ballot.candidate is not None and [member for member, _ in ballot.weights] == list(accepted):
             seats[ballot.candidate, ballot.weights] += roles.voter_seats[voter]
-    agreed = [named for named, count in seats.items() if count >= roles.quorum]
+    agreed = [key for key, count in seats.items() if count >= roles.quorum]
     if not accepted or not agreed:
-        return nothing
+        return no_candidate
     ((candidate, weights),) = agreed
     if not scored:
         return CandidateVerdict(candidate, weights, None)
@@ -162,5 +162,5 @@ def judge_candidate(
         if (ballot.candidate, ballot.weights) == (candidate, weights) and ballot.score
     }
     if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
-        return nothing
+        return no_candidate
     return CandidateVerdict(candidate, weights, consensus(scores, roles, terms))

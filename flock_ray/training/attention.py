@@ -16,13 +16,13 @@ PACKED = "flock_ray_packed"
 """Name of the implementation in a model's configuration."""
 
 EXPLICIT_LENGTH = 512
-"""On a CPU explicit products beat the fused kernel up to this length, twofold for bfloat16 at 128 tokens."""
+"""On a CPU explicit products are faster than the fused kernel up to this length: twice, for bfloat16 and 128 tokens."""
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Have a model attend within the sequences of the `Packed` that its decoder is called with.
+    """Make a model attend within the sequences of the `Packed` that its decoder is called with.
 
-    The first call of a model whose layers want more of attention raises a ModelError.
+    The first call of a model whose layers need more than causal attention raises a ModelError.
     """
     AttentionInterface.register(PACKED, packed_attention)
     model.set_attn_implementation(PACKED)
@@ -49,18 +49,18 @@ def packed_attention(
         query: [1, heads, N, width].
         key: [1, key heads, N, width]; each serves heads / key heads consecutive heads (Ainslie et al. 2023).
         value: as `key`.
-        attention_mask: none is made for this implementation.
-        packed: whose tokens these are.
+        attention_mask: None, transformers makes no mask for this implementation.
+        packed: the batch of these tokens.
         scaling: of the products; 1 / sqrt(width) if None.
         sliding_window: no sequence may be longer.
-        softcap: of the products; not done here.
-        s_aux: sinks; not done here.
+        softcap: of the products; not supported, must be None.
+        s_aux: sinks; not supported, must be None.
 
     Returns:
         [1, N, heads, width], and no weights.
 
     Raises:
-        ModelError: the layer wants more than causal attention.
+        ModelError: the layer needs more than causal attention.
     """
     assert attention_mask is None
     if (sliding_window or math.inf) < max(packed.lengths) or softcap is not None or s_aux is not None:
@@ -77,8 +77,8 @@ def packed_attention(
         q, k, v = (x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, packed.cells, x) for x in (q, k, v))
     q, k, v = (x.reshape(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
     attend = _explicit if longest <= EXPLICIT_LENGTH and not q.is_cuda else _fused
-    found = attend(q, k, v, scale).transpose(1, 2).reshape(rows * longest, q.shape[1], q.shape[3])
-    return (found if packed.rectangular else found[packed.cells])[None], None
+    attended = attend(q, k, v, scale).transpose(1, 2).reshape(rows * longest, q.shape[1], q.shape[3])
+    return (attended if packed.rectangular else attended[packed.cells])[None], None
 
 
 def _variable_length(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
@@ -86,11 +86,11 @@ def _variable_length(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: 
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(packed.lengths)
-    found = varlen_attn(
+    attended = varlen_attn(
         q, k, v, packed.ends, packed.ends, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=True
     )
-    assert isinstance(found, torch.Tensor)
-    return found
+    assert isinstance(attended, torch.Tensor)
+    return attended
 
 
 def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> t
 
 
 def _explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """[R, heads, s, width]; heads that share a key are one product of more rows, so keys are never repeated."""
+    """[R, heads, s, width]; heads that share a key are multiplied in one product, so keys are never repeated."""
     rows, heads, size, width = q.shape
     groups = heads // k.shape[1]
     future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)

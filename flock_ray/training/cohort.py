@@ -1,4 +1,4 @@
-"""Which members of a logical host train in one batch: a pure function of their sizes and a budget of tokens."""
+"""Which members of a logical host train in the same batch: a pure function of their sizes and a budget of tokens."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def cohorts(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Pack jobs so that the largest of a cohort times their number stays within the budget.
+    """Pack jobs so that a cohort's largest job times its number of jobs stays within the budget.
 
-    Jobs of similar size go together, since those of a stacked cohort are filled up to its largest.
+    Jobs of similar size go together, since a stacked cohort pads all jobs to its largest.
 
     Args:
         sizes: tokens of each job's largest step.
-        budget: tokens of a cohort's step; a job above it has a cohort of its own.
+        budget: tokens of a cohort's step; a job above it gets a cohort of its own.
 
     Returns:
-        Indices into `sizes`, each once; rising in every cohort, and cohorts by their first.
+        Indices into `sizes`, each once; ascending within a cohort, and cohorts ascending by their first index.
     """
     packed: list[list[int]] = []
     for index in sorted(range(len(sizes)), key=lambda job: (-sizes[job], job)):

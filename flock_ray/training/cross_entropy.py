@@ -13,9 +13,9 @@ _CACHED = 2**19
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Works out the gradient together with the loss, since both need the chunk's logits.
+    """Computes the gradient together with the loss, since both need the chunk's logits.
 
-    The head is frozen, so all that is kept is d loss / d hidden of each token, which backward scales.
+    The head is frozen, so only d loss / d hidden of each token is kept, which backward scales.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Private silos: examples to train on, and a held-out part that never trains. Only the hosting process reads them."""
+"""Private silos: examples to train on, and a held-out part that never trains; read by the hosting process only."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where the members' data is and how it is cut; the fields are those of the `data` configuration group.
+    """Where the members' data is and how it is split; the fields are those of the `data` configuration group.
 
     Attributes:
         path: glob, or mapping of member number to file (`jsonl`).
-        packages: one a member (`stdlib_code`).
+        packages: one per member (`stdlib_code`).
         sequence_length: longest example, in tokens.
         heldout_fraction: share of a silo that never trains.
         heldout_tokens: labelled tokens that a score and an evaluation use.
@@ -64,7 +64,7 @@ class Example:
 
     @property
     def num_labels(self) -> int:
-        """Tokens that are predicted: the first has nothing before it."""
+        """Number of tokens that are predicted; the first token is not, as nothing precedes it."""
         return int((self.labels[1:] != IGNORED).sum())
 
 
@@ -88,17 +88,17 @@ class Silo:
         return sum(example.num_labels for example in self.train)
 
     def sample_digest(self, salt: bytes, used: Sequence[Example]) -> bytes:
-        """Salted digest of the samples used, which tells nothing to whoever lacks the salt and the samples."""
+        """Salted digest (32 bytes) of the samples used; it reveals nothing without the salt and the samples."""
         ids = b"".join(sorted({example.sample_id for example in used}))
         return sha256(b"flock_ray/samples/1" + salt + ids)
 
 
 Source = Callable[[DataSpec, int, PreTrainedTokenizerBase], tuple[str, list[Example]]]
-"""Reads one member's silo: (spec, member, tokenizer) -> (name, examples); raises DataError without any of the text."""
+"""Reads a member's silo: (spec, member, tokenizer) -> (name, examples); its DataErrors contain none of the text."""
 
 
 def sources() -> dict[str, Source]:
-    """The data sources by `data.kind`: a new one is a file with one function, and a line here."""
+    """The data sources by `data.kind`. To add one, write a file with a `read` function and add a line here."""
     from flock_ray.training import jsonl, stdlib_code
 
     return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read}
@@ -114,7 +114,7 @@ def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -
     """Read a member's silo and split it.
 
     Raises:
-        DataError: missing, malformed or too small; names file and line, never text.
+        DataError: the silo is missing, malformed or too small; the text names file and line, never the data.
     """
     known = sources()
     if spec.kind not in known:
@@ -124,7 +124,11 @@ def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -
 
 
 def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -> Silo:
-    """Cut off the held-out part by a seeded shuffle; a train example that equals a held-out one is dropped."""
+    """Split off the held-out part after a seeded shuffle; train examples equal to a held-out one are dropped.
+
+    Raises:
+        DataError: the silo is too small for both parts.
+    """
     order = list(examples)
     random.Random(spec.seed + member).shuffle(order)
     tokens = list(accumulate(example.num_labels for example in order))

@@ -1,14 +1,14 @@
-"""Several ranks, one node group: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
+"""A node group of several ranks: ZeRO stages 0 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054) through DeepSpeed.
 
-The only module that imports DeepSpeed. What a stage can do with members:
+The only module that imports DeepSpeed. How members train at each stage:
 
 - 0: every rank holds the whole base model. `StackedRanks` trains members in one batch, `DeepSpeedEngine` one after the
   other.
 - 1, 2: optimizer state, and gradients, of an adapter are sharded, which gains little: an adapter is small. One member
   after the other only: DeepSpeed flattens what its optimizer sees, so that stacked members could not keep their own
   clipping, rates and steps.
-- 3: the base model is sharded from loading on (`load_sharded`), for one that does not fit; layers come together for the
-  length of a pass. One member after the other, as before.
+- 3: the base model is sharded from loading on (`load_sharded`), for a model that does not fit; layers are gathered for
+  the duration of a pass. One member after the other, as before.
 
 `DeepSpeedEngine` gives every rank the whole batch and trains on its share of the rows, so that a step equals that of a
 single process.
@@ -55,7 +55,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ZeroSpec:
-    """What is sharded over the ranks.
+    """What is sharded across the ranks.
 
     Attributes:
         stage: 0 nothing, 1 optimizer state, 2 gradients too, 3 all parameters too: for a base model that does not fit.
@@ -73,7 +73,7 @@ def listen() -> Any:
 
 
 def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
-    """DeepSpeed, told by environment variables (it reads them once) who this rank is; one accelerator a process."""
+    """DeepSpeed; environment variables, which it reads once, identify this rank. One accelerator per process."""
     os.environ.update(
         MASTER_ADDR=rendezvous.host,
         MASTER_PORT=str(rendezvous.port),
@@ -91,8 +91,8 @@ def _import_deepspeed(device: torch.device, rendezvous: Rendezvous) -> Any:
     return deepspeed
 
 
-def _meet(device: torch.device, rendezvous: Rendezvous) -> Any:
-    """DeepSpeed, with the process group of the ranks."""
+def _join_ranks(device: torch.device, rendezvous: Rendezvous) -> Any:
+    """DeepSpeed, after joining the process group of the ranks."""
     deepspeed = _import_deepspeed(device, rendezvous)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if not distributed.is_initialized():
@@ -105,7 +105,7 @@ def _meet(device: torch.device, rendezvous: Rendezvous) -> Any:
 
 @contextmanager
 def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
-    """Turn what stops DeepSpeed from starting into one line."""
+    """Convert errors of DeepSpeed's start to a one-line TrainingError."""
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -118,17 +118,17 @@ def _start(stage: int, rendezvous: Rendezvous) -> Iterator[None]:
 
 
 def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
-    """Load and freeze a base model for stage 3: meet the other ranks and share out each module as it is made.
+    """Load and freeze a base model for stage 3: join the other ranks and shard each module as it is made.
 
-    No rank ever holds tensors of more than its share and one module; on CPUs the C library may keep more of what was
-    freed. Rank 0 reads the weights, memory-mapped, and hands out module after module; every rank has to call this.
+    No rank ever holds tensors of more than its share and one module; on CPUs the C library may keep some freed memory.
+    Rank 0 reads the weights, memory-mapped, and distributes module after module; every rank has to call this.
 
     Raises:
         ModelError: as `load_base` does.
         TrainingError: the ranks do not meet.
     """
     with _start(3, rendezvous):
-        deepspeed = _meet(torch.device(spec.device), rendezvous)
+        deepspeed = _join_ranks(torch.device(spec.device), rendezvous)
     from transformers.integrations import HfDeepSpeedConfig
 
     half = choose_dtype(spec.dtype, spec.device) == torch.bfloat16
@@ -137,14 +137,14 @@ def load_sharded(spec: ModelSpec, rendezvous: Rendezvous) -> BaseModel:
         "bf16": {"enabled": half},  # else modules are made in float32
         "zero_optimization": {"stage": 3},
     }
-    told = HfDeepSpeedConfig(config)  # transformers looks at it as long as it lives
+    registration = HfDeepSpeedConfig(config)  # transformers uses it for as long as the object lives
     try:
         return load_base(spec)
     except ModelError:
         deepspeed.comm.destroy_process_group()
         raise
     finally:
-        del told
+        del registration
 
 
 class DeepSpeedEngine:
@@ -161,11 +161,11 @@ class DeepSpeedEngine:
         self._model = CausalLoss(self._peft, base.dtype)
         self._trainable = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
         with _start(zero.stage, rendezvous):
-            self._deepspeed = _meet(base.device, rendezvous)
+            self._deepspeed = _join_ranks(base.device, rendezvous)
             self._engine = self._initialize()
 
     def _initialize(self) -> Any:
-        """DeepSpeed's engine for the life of the process: stage 3 would not shard the base model a second time."""
+        """DeepSpeed's engine for the lifetime of the process: stage 3 cannot shard the base model a second time."""
         size = sum(parameter.numel() for parameter in self._trainable)
         config = {
             "train_micro_batch_size_per_gpu": 1,  # for its statistics only
@@ -178,7 +178,7 @@ class DeepSpeedEngine:
                 "allgather_bucket_size": size,
             },
         }
-        if self._zero.stage == 3:  # what is not sharded yet, one parameter after another
+        if self._zero.stage == 3:  # shard what is not sharded yet, one parameter after another
             self._deepspeed.zero.Init(module=self._model, config_dict_or_path=config)
             for buffer in self._model.buffers():
                 buffer.data = buffer.data.to(self._device)
@@ -189,7 +189,7 @@ class DeepSpeedEngine:
         return engine
 
     def _whole(self, modified: bool) -> AbstractContextManager[None]:
-        """The factors whole on every rank, for the length of a block."""
+        """Gather the whole factors on every rank, for the duration of a block."""
         rank = 0 if modified else None
         gathered: AbstractContextManager[None] = self._deepspeed.zero.GatheredParameters(
             self._trainable, modifier_rank=rank, enabled=self._zero.stage == 3
@@ -201,7 +201,7 @@ class DeepSpeedEngine:
             load_adapter(self._peft, adapter)
 
     def _restart(self, adapter: Adapter, settings: TrainSettings) -> None:
-        """Begin with these factors and an optimizer that has no past."""
+        """Start from these factors with a fresh optimizer state."""
         self._load(adapter)
         optimizer = self._engine.optimizer
         optimizer.state.clear()
@@ -241,18 +241,18 @@ class DeepSpeedEngine:
         return TrainOutcome(trained, losses, sum(counts), time.perf_counter() - start)
 
     def _share(self, batch: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's rows; a rank without any takes one that has no loss, since all must run the same collectives."""
+        """This rank's rows; a rank without any gets a row without loss, since all must run the same collectives."""
         ids, labels = collate(batch[self._rank :: self._world] or batch[:1], self._device)
         return (ids, labels) if self._rank < len(batch) else (ids, labels.fill_(IGNORED))
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank computes all of them."""
-        found = []
+        losses = []
         for job in jobs:
             self._load(job.adapter)
-            found.append(sequence_losses(self._model, job.examples, self._device))
+            losses.append(sequence_losses(self._model, job.examples, self._device))
             tick()
-        return found
+        return losses
 
     def close(self) -> None:
         """Leave the process group."""
@@ -261,10 +261,10 @@ class DeepSpeedEngine:
 
 
 class StackedRanks:
-    """Stacked members on several ranks at stage 0, where nothing of the base model is sharded.
+    """Stacked members on several ranks at stage 0, where the base model is not sharded.
 
     Either every rank trains members of its own, with no communication until all are done, or all ranks hold all members
-    and each takes a share of the rows (data parallel): gradients are summed once a step.
+    and each takes a share of the rows (data parallel): gradients are summed once per step.
     """
 
     def __init__(
@@ -277,14 +277,14 @@ class StackedRanks:
             spec: of every member's adapter.
             options: of the stacked step.
             rendezvous: where the ranks meet.
-            rows: share out the rows of each member rather than members.
+            rows: divide the rows of each member rather than the members.
 
         Raises:
             TrainingError: the ranks do not meet.
         """
         self._rank, self._world, self._rows = rendezvous.rank, rendezvous.world, rows
         with _start(0, rendezvous):
-            self._deepspeed = _meet(base.device, rendezvous)
+            self._deepspeed = _join_ranks(base.device, rendezvous)
             self._results = distributed.new_group(backend="gloo")  # of objects in host memory
         self._engine = StackedEngine(base, spec, options, self if rows else None)
 
@@ -294,16 +294,16 @@ class StackedRanks:
             return self._engine.train(jobs, tick)
         own = self.share(jobs)
         trained = self._engine.train(own, tick) if own else []
-        results = self._of_all([by_itself(result) for result in trained], len(jobs))
-        self._tell([len(job.batches) for job in jobs], tick)
+        results = self._gather([by_itself(result) for result in trained], len(jobs))
+        self._report_progress([len(job.batches) for job in jobs], tick)
         return results
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank measures some of the jobs."""
         own = self.share(jobs)
-        found = self._of_all(self._engine.losses(own, tick) if own else [], len(jobs))
-        self._tell([1 for _ in jobs], tick)
-        return found
+        losses = self._gather(self._engine.losses(own, tick) if own else [], len(jobs))
+        self._report_progress([1 for _ in jobs], tick)
+        return losses
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's part of members, jobs or rows."""
@@ -313,14 +313,14 @@ class StackedRanks:
         """Add up a tensor of all ranks, in place."""
         distributed.all_reduce(tensor)
 
-    def _of_all(self, own: list[Item], total: int) -> list[Item]:
-        """What all ranks found, in the order in which it was shared out."""
+    def _gather(self, own: list[Item], total: int) -> list[Item]:
+        """The results of all ranks, in the order of the items before `share`."""
         parts: list[list[Item]] = [[] for _ in range(self._world)]
         distributed.all_gather_object(parts, own, group=self._results)
         return [parts[index % self._world][index // self._world] for index in range(total)]
 
-    def _tell(self, steps: Sequence[int], tick: Tick) -> None:
-        """Tell the progress of what others did, which is known at the end only."""
+    def _report_progress(self, steps: Sequence[int], tick: Tick) -> None:
+        """Report the progress of the other ranks, which is known only at the end."""
         for index, number in enumerate(steps):
             if index % self._world != self._rank:
                 for _ in range(number):
@@ -332,7 +332,7 @@ class StackedRanks:
 
 
 def by_itself(result: Result) -> Result:
-    """A result whose factors lie in memory of their own: pickling a view writes all that it is a view of."""
+    """A result with copied factors: pickling a view would write the whole memory that it is a view of."""
     if isinstance(result, TrainingError):
         return result
     return replace(result, adapter={key: factor.clone() for key, factor in result.adapter.items()})

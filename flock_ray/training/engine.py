@@ -1,4 +1,4 @@
-"""What trains: one interface, two engines (`torch_engine`, `deepspeed_engine`)."""
+"""The interface of a training engine; see `torch_engine`, `stacked_engine` and `deepspeed_engine`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 class TrainSettings:
     """Local steps of AdamW (Loshchilov & Hutter 2019) under a triangular learning rate.
 
-    It rises over the first fifth of the steps and falls linearly to zero: Adam's first steps have the size of the
-    rate whatever the gradient, and the last ones carry the noise of few small batches into an update that others score
-    by itself.
+    It rises over the first fifth of the steps and falls linearly towards zero: Adam's first steps have the size of the
+    rate whatever the gradient, and large last steps would carry the noise of a few small batches into the update.
 
     Attributes:
-        learning_rate: the highest.
+        learning_rate: the highest rate.
         steps: optimizer steps.
-        batch_size: sequences a step.
+        batch_size: sequences per step.
         max_grad_norm: gradients are scaled down to this norm over the whole adapter.
     """
 
@@ -38,8 +37,8 @@ class TrainSettings:
     def of_epoch(self, epoch: int, num_epochs: int) -> TrainSettings:
         """The settings of epoch 1, 2, ... num_epochs: the highest rate falls by half a cosine over the task.
 
-        Loshchilov & Hutter 2017, without restarts. The better the global adapter, the more a single member's update
-        fits that member's own data, and the smaller it has to be to help the others.
+        Loshchilov & Hutter 2017, without restarts. The better the global adapter, the more a member's update fits only
+        that member's data, and the smaller it must be to help the others.
         """
         fall = (1 + math.cos(math.pi * (epoch - 1) / num_epochs)) / 2
         return replace(self, learning_rate=self.learning_rate * fall)
@@ -53,7 +52,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What local training ended with.
+    """The result of local training.
 
     Attributes:
         adapter: trained factors, float32 on the CPU.
@@ -78,7 +77,7 @@ class SequenceLoss:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the ranks of a node group meet, and which one this is.
+    """Address at which the ranks of a node group meet, this rank's number, and the number of ranks.
 
     Attributes:
         listener: the torch TCPStore that listens there, on rank 0; without one rank 0 opens the port when it meets.
@@ -93,10 +92,10 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class MemberJob:
-    """One member's local training: where it starts, one batch a step, and how.
+    """A member's local training: starting adapter, batches and settings.
 
     Attributes:
-        batches: as many as `settings.steps`, or fewer.
+        batches: one per step, at most `settings.steps`.
     """
 
     adapter: Adapter
@@ -113,34 +112,34 @@ class LossJob:
 
 
 Result = TrainOutcome | TrainingError
-"""What a member's training came to; an error where a loss or a gradient of that member was not finite."""
+"""Result of a member's training; an error if a loss or a gradient of that member was not finite."""
 
 Tick = Callable[[], None]
-"""Called as work goes on: once a step of a member, and once a job of losses."""
+"""Progress callback: called once per step of a member, and once per job of losses."""
 
 
 def no_tick() -> None:
-    """For callers that show no progress."""
+    """Do nothing: for callers that show no progress."""
 
 
 class Engine(Protocol):
-    """Trains and evaluates the members of a cohort over a resident base model; each as if it were alone.
+    """Trains and evaluates the members of a cohort over a resident base model, each as if it were alone.
 
     With several ranks every rank makes the same calls with the same arguments and gets the same answers.
     """
 
     def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
-        """Run every member's local steps, one a batch; the loss of a step is the mean over its labelled tokens.
+        """Run every member's local steps, one per batch; the loss of a step is the mean over its labelled tokens.
 
         Returns:
-            One result a job, in order; a member that diverges stops alone.
+            One result per job, in order; a member that diverges does not stop the others.
         """
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """Loss of each job's examples under its adapter, in order, without dropout or gradients."""
 
     def close(self) -> None:
-        """Leave process groups and free what is held."""
+        """Leave process groups and free resources."""
 
 
 def one_by_one(jobs: Sequence[MemberJob], train: Callable[[MemberJob], TrainOutcome]) -> list[Result]:
@@ -158,7 +157,7 @@ def require_finite(losses: Sequence[float]) -> None:
     """Check the losses of the steps.
 
     Raises:
-        TrainingError: one is not finite.
+        TrainingError: a loss is not finite.
     """
     for step, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
@@ -166,5 +165,5 @@ def require_finite(losses: Sequence[float]) -> None:
 
 
 def divergence(what: str, step: int, value: float) -> TrainingError:
-    """The error of a loss or gradient norm of step 1, 2, ... that is not finite."""
+    """The error for a loss or gradient norm of step 1, 2, ... that is not finite."""
     return TrainingError(f"the {what} of local step {step} is {value}: lower training.learning_rate")

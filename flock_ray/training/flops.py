@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from flock_ray.lora.peft_io import adapter_shapes
 
 GEMM_SIZES = {"cpu": (1024,), "cuda": (4096, 8192)}
-"""Squares that a node measures when it loads: large enough for the device's full rate, small enough to take no time."""
+"""Sizes of the square products that a node times when it loads: large enough for the full rate, and still quick."""
 
 
 @dataclass(frozen=True)
 class FlopCounter:
-    """What one token costs.
+    """The sizes of a model that determine the cost of a token.
 
     Attributes:
         linear_weights: of all linear layers but the output head.
@@ -49,7 +49,7 @@ class FlopCounter:
         return cls(linear, head.in_features * head.out_features, adapter, attention)
 
     def training(self, lengths: Iterable[int], num_labels: int) -> int:
-        """Operations of forward and backward over sequences of these lengths with so many labelled tokens in all."""
+        """Operations of forward and backward over sequences of these lengths with `num_labels` labels in total."""
         sizes = list(lengths)
         tokens, pairs = sum(sizes), sum(size * size for size in sizes)
         per_token = 4 * self.linear_weights + 6 * self.adapter_weights
@@ -64,7 +64,7 @@ def mfu(flops: float, seconds: float, rate: float) -> float:
 def gemm_rate(
     dtype: torch.dtype, device: torch.device, sizes: Iterable[int] | None = None, repeats: int = 5
 ) -> dict[int, float]:
-    """Measured operations a second of square matrix products, the fastest of `repeats`, by size."""
+    """Measured operations per second of square matrix products, the fastest of `repeats`, by size."""
     rates = {}
     for size in sizes or GEMM_SIZES[device.type]:
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

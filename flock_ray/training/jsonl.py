@@ -1,4 +1,4 @@
-"""Silos of conversations in FLock's form, one JSON object a line, one file a member.
+"""Silos of conversations in FLock's format, one JSON object per line, one file per member.
 
 `{"system": "...", "conversations": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`
 with `system` optional. The model's chat template is applied; only the assistant's tokens carry loss.
@@ -19,7 +19,7 @@ from flock_ray.protocol.encoding import parse_json
 from flock_ray.training.data import DataSpec, Example
 
 _ROLES = {"system", "user", "assistant", "tool"}
-_MAX_DEPTH = 100  # of brackets in a row
+_MAX_DEPTH = 100  # of nested brackets
 
 
 def resolve(path: Any, member: int) -> Path:
@@ -34,21 +34,21 @@ def resolve(path: Any, member: int) -> Path:
             raise DataError(f"data.path has no entry for member {member}; it names members {', '.join(sorted(named))}")
         file = Path(os.path.expanduser(str(named[str(member)])))
     else:
-        found = sorted(glob.glob(os.path.expanduser(str(path)), recursive=True))
-        if not found:
+        files = sorted(glob.glob(os.path.expanduser(str(path)), recursive=True))
+        if not files:
             raise DataError(f"data.path={path!s} matches no file; give a glob such as '/data/*.jsonl'")
-        if member >= len(found):
+        if member >= len(files):
             raise DataError(
-                f"data.path={path!s} matches {len(found)} files, none for member {member}; lower alliance.num_members"
+                f"data.path={path!s} matches {len(files)} files, none for member {member}; lower alliance.num_members"
             )
-        file = Path(found[member])
+        file = Path(files[member])
     if not file.is_file():
         raise DataError(f"data.path: {file} (member {member}) is no file")
     return file
 
 
 def _turns(line: bytes, where: str) -> list[dict[str, str]]:
-    """The conversation of one line as chat messages."""
+    """The conversation in a line as chat messages."""
     try:
         row = parse_json(line.decode("utf-8-sig"), _MAX_DEPTH)
     except UnicodeDecodeError:
@@ -65,7 +65,7 @@ def _turns(line: bytes, where: str) -> list[dict[str, str]]:
 
 
 def _is_turn(turn: Any) -> bool:
-    """Whether it has a known role and a text that UTF-8 can write: JSON can spell half a character."""
+    """Whether it has a known role and a text that UTF-8 can encode: JSON can contain half a surrogate pair."""
     if not isinstance(turn, dict):
         return False
     role, content = turn.get("role"), turn.get("content")
@@ -82,10 +82,10 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], pro
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
-    """For each assistant turn, the text that leads to it and its own: what its rendering adds to the prompt for it.
+    """For each assistant turn, the text before it and its own text: what its rendering adds to its prompt.
 
     Raises:
-        ValueError: the template writes earlier turns anew when later ones follow.
+        ValueError: the template renders earlier turns differently when later ones follow.
     """
     done = ""
     for index, turn in enumerate(turns):
@@ -99,13 +99,13 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> 
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation, and which belong to an assistant's turn (its closing mark included).
+    """Token ids of a conversation, and which belong to an assistant's turn (its end mark included).
 
-    Prompts and answers are tokenised apart, as when the model answers, so a boundary never falls inside a token.
+    Prompts and answers are tokenised separately, as when the model answers, so a boundary never falls inside a token.
 
     Raises:
-        Exception: what the model's chat template raises on a conversation that it does not take.
-        ValueError: the template writes earlier turns anew when later ones follow.
+        Exception: raised by the model's chat template for a conversation that it does not accept.
+        ValueError: the template renders earlier turns differently when later ones follow.
     """
     ids: list[int] = []
     has_loss: list[bool] = []
@@ -118,7 +118,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> t
 
 
 def _example(line: bytes, where: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Example:
-    """One line, cut to `length` tokens; errors name the place and hold none of its text."""
+    """The example in a line, cut to `length` tokens; errors name the place and contain none of its text."""
     turns = _turns(line, where)
     try:
         ids, has_loss = encode(tokenizer, turns)

@@ -1,4 +1,4 @@
-"""The causal language modelling loss, with logits only where there are labels."""
+"""The causal language modelling loss, with logits only for labelled tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 def changes_logits(model: PreTrainedModel) -> bool:
-    """Whether the model does something to its head's output, so that the head alone gives no logits."""
+    """Whether the model transforms its head's output, so that the head alone does not give the logits."""
     return any(getattr(model.config, name, None) not in (None, 1.0) for name in _LOGIT_TRANSFORMS)
 
 
@@ -46,7 +46,7 @@ class CausalLoss(nn.Module):
     """Wraps a model with PEFT's adapter layers: padded batch in, summed loss of each sequence out.
 
     Over a bfloat16 base it computes in mixed precision: products in bfloat16; factors, sums and losses in float32.
-    It is in evaluation mode for good: dropout of the base model would make training depend on what ran before.
+    It stays in evaluation mode: dropout in the base model would make training depend on what ran before.
     """
 
     def __init__(self, model: PeftModel, dtype: torch.dtype) -> None:
@@ -83,15 +83,15 @@ class CausalLoss(nn.Module):
 class PackedLoss(nn.Module):
     """Wraps a model with stacked adapter layers: packed batch in, summed loss of each sequence out.
 
-    It computes in the type of the base model's weights, losses in float32, and is in evaluation mode for good.
+    It computes in the type of the base model's weights, losses in float32, and stays in evaluation mode.
 
     Attributes:
-        whole_logits: logits of every token are made, since the model changes them after its head.
+        whole_logits: whether logits of every token are computed, since the model changes them after its head.
         chunk_tokens: labelled tokens whose logits exist at the same time; None for all of a batch.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = CHUNK_TOKENS) -> None:
-        """Wrap, and have the model attend within sequences."""
+        """Wrap, and make the model attend within sequences."""
         super().__init__()
         use_packed_attention(model)
         self.model, self.chunk_tokens = model, chunk_tokens
@@ -116,10 +116,10 @@ class PackedLoss(nn.Module):
 
 def sequence_losses(model: CausalLoss, examples: Sequence[Example], device: torch.device) -> list[SequenceLoss]:
     """Loss of each example under the adapter that the model holds, `EVALUATION_ROWS` at a time."""
-    found: list[SequenceLoss] = []
+    losses: list[SequenceLoss] = []
     with torch.no_grad():
         for start in range(0, len(examples), EVALUATION_ROWS):
             rows = examples[start : start + EVALUATION_ROWS]
             sums = model(*collate(rows, device)).tolist()
-            found += [SequenceLoss(nll, row.num_labels) for nll, row in zip(sums, rows, strict=True)]
-    return found
+            losses += [SequenceLoss(nll, row.num_labels) for nll, row in zip(sums, rows, strict=True)]
+    return losses

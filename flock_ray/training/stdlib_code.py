@@ -1,4 +1,4 @@
-"""Silos that every machine has: the source code of packages of the Python standard library, tests left out."""
+"""Silos that every machine has: the source code of Python standard library packages, without tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TESTS = {"test", "tests", "idle_test"}
 def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Example]]:
     """Chunks that predict `sequence_length` tokens each of the member's package, files in sorted order.
 
-    A chunk begins with the last token of the one before it, so that each token is predicted once.
+    A chunk begins with the last token of the previous one, so that each token is predicted once.
 
     Raises:
         DataError: there is no package for this member, or the interpreter lacks it.

@@ -1,4 +1,4 @@
-"""One process, one device, one member after the other, by PEFT's own layers: the reference engine."""
+"""The reference engine: one process, one device, one member after the other, with PEFT's own layers."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class TorchEngine:
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`."""
-        found = []
+        losses = []
         for job in jobs:
             load_adapter(self._peft, job.adapter)
-            found.append(sequence_losses(self._model, job.examples, self._device))
+            losses.append(sequence_losses(self._model, job.examples, self._device))
             tick()
-        return found
+        return losses
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

@@ -16,7 +16,7 @@ RELAYER_PART = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the ballots of an epoch said; `present` are the voters whose ballots both counted."""
+    """The outcome of an epoch's ballots; `present` are the voters whose ballots A and B both counted."""
 
     state: TaskState
     seats: Seats
@@ -32,26 +32,26 @@ class Outcome:
     @property
     def accepted(self) -> bool:
         """Whether the candidate becomes the global adapter."""
-        found = self.candidate.consensus
+        consensus = self.candidate.consensus
         if self.candidate.adapter is None:
             return False
         if self.state.terms.mechanism == "marginal":
-            assert found is not None
-            return found.score >= -found.band
+            assert consensus is not None
+            return consensus.score >= -consensus.band
         if self.state.terms.mechanism == "flock":
             return self._summed_vote >= 0
         return True
 
     @property
     def _summed_vote(self) -> int:
-        """Seats that found the candidate no worse, less those that found it worse."""
+        """Seats that scored the candidate 0 or more, minus seats that scored it below 0."""
         gains = self.candidate.consensus.gains if self.candidate.consensus else {}
         return sum(1 if gains[voter] >= 0 else -1 for voter in self.seats.voters if voter in gains)
 
     @property
     def contributors(self) -> list[Verdict]:
         """The accepted proposals."""
-        return [one for one in self.proposals if one.status == "accepted"]
+        return [proposal for proposal in self.proposals if proposal.status == "accepted"]
 
 
 def rewards_of(outcome: Outcome) -> dict[int, int]:
@@ -60,52 +60,53 @@ def rewards_of(outcome: Outcome) -> dict[int, int]:
 
 
 def _marginal(outcome: Outcome) -> dict[int, int]:
-    """Voters by closeness to the consensus, accepted proposers by score above the band; both once a seat."""
+    """Voters by closeness to the consensus, accepted proposers by score above the band; both per seat."""
     for_voters = outcome.budget * outcome.state.terms.voter_share_bp // 10_000
     rewards = _shares(for_voters, _voters_weights(outcome))
     if outcome.accepted:
         weights = {}
-        for one in outcome.contributors:
-            assert one.consensus is not None
-            weights[one.member] = (one.consensus.score - one.consensus.band) * outcome.seats.proposing[one.member]
+        for proposal in outcome.contributors:
+            assert proposal.consensus is not None
+            above_band = proposal.consensus.score - proposal.consensus.band
+            weights[proposal.member] = above_band * outcome.seats.proposing[proposal.member]
         rewards |= _shares(outcome.budget - for_voters, weights)
     return rewards
 
 
 def _voters_weights(outcome: Outcome) -> dict[int, int]:
     """Seats times the sum over scored proposals of the closeness, in millionths; the seats alone if none was scored."""
-    scored = [one.consensus for one in outcome.proposals if one.consensus]
+    scored = [proposal.consensus for proposal in outcome.proposals if proposal.consensus]
     weights = {}
     for voter in sorted(outcome.present):
-        close = sum(_closeness(found.gains[voter], found) for found in scored if voter in found.gains)
+        close = sum(_closeness(consensus.gains[voter], consensus) for consensus in scored if voter in consensus.gains)
         weights[voter] = outcome.seats.voters.count(voter) * (close if scored else 1)
     return weights
 
 
-def _closeness(own: int, found: Consensus) -> int:
+def _closeness(own: int, consensus: Consensus) -> int:
     """max(0, 1 - |own - consensus| / (4 max(band, |consensus|))) in millionths; what is taken off is floored."""
-    return max(0, MILLION - MILLION * abs(own - found.score) // (4 * max(found.band, abs(found.score))))
+    return max(0, MILLION - MILLION * abs(own - consensus.score) // (4 * max(consensus.band, abs(consensus.score))))
 
 
 def _flock(outcome: Outcome) -> dict[int, int]:
-    """Budget by stake over all that were drawn; proposers of an accepted candidate and voters on its side earn."""
-    found = outcome.candidate.consensus
-    if found is None:
+    """Budget by share of the stake of all drawn members; the majority's voters and, if accepted, proposers earn it."""
+    consensus = outcome.candidate.consensus
+    if consensus is None:
         return {}
-    winners = {voter for voter, gain in found.gains.items() if (gain >= 0) == outcome.accepted}
+    winners = {voter for voter, gain in consensus.gains.items() if (gain >= 0) == outcome.accepted}
     if outcome.accepted:
-        winners |= {one.member for one in outcome.contributors}
+        winners |= {proposal.member for proposal in outcome.contributors}
     members = outcome.state.members
-    at_stake = sum(members[one].stake for one in set(outcome.seats.voters) | set(outcome.seats.proposers))
-    return {one: outcome.budget * members[one].stake // at_stake for one in winners} if at_stake else {}
+    at_stake = sum(members[member].stake for member in set(outcome.seats.voters) | set(outcome.seats.proposers))
+    return {member: outcome.budget * members[member].stake // at_stake for member in winners} if at_stake else {}
 
 
 def _open(outcome: Outcome) -> dict[int, int]:
-    """Every valid proposal alike, once a seat."""
+    """The same for every valid proposal, per seat."""
     if not outcome.accepted:
         return {}
     seats = outcome.seats.proposing
-    return _shares(outcome.budget, {one.member: seats[one.member] for one in outcome.contributors})
+    return _shares(outcome.budget, {proposal.member: seats[proposal.member] for proposal in outcome.contributors})
 
 
 def _shares(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
@@ -114,19 +115,21 @@ def _shares(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
 
 
 def slashes_of(outcome: Outcome, equivocators: Collection[int]) -> list[Slash]:
-    """New slashes of the epoch by ascending member: p * stake, one a member, for the gravest reason."""
+    """New slashes of the epoch by ascending member: p * stake, one per member, for the gravest reason."""
     reasons: dict[int, str] = {}
-    found = outcome.candidate.consensus
+    consensus = outcome.candidate.consensus
     if outcome.state.terms.mechanism == "marginal":
-        reasons |= {one.member: "harmful" for one in outcome.proposals if one.status == "harmful"}
-    if outcome.state.terms.mechanism == "flock" and found:
-        reasons |= {voter: "minority" for voter, gain in found.gains.items() if (gain >= 0) != outcome.accepted}
+        reasons |= {proposal.member: "harmful" for proposal in outcome.proposals if proposal.status == "harmful"}
+    if outcome.state.terms.mechanism == "flock" and consensus:
+        reasons |= {voter: "minority" for voter, gain in consensus.gains.items() if (gain >= 0) != outcome.accepted}
         if not outcome.accepted:
-            reasons |= {one.member: "rejected" for one in outcome.contributors}
-    reasons |= {one.member: one.status for one in outcome.proposals if one.status in ("malformed", "copied")}
+            reasons |= {proposal.member: "rejected" for proposal in outcome.contributors}
+    reasons |= {
+        proposal.member: proposal.status for proposal in outcome.proposals if proposal.status in ("malformed", "copied")
+    }
     reasons |= dict.fromkeys(equivocators, "equivocated")
     fraction, members = outcome.state.terms.slash_fraction_bp, outcome.state.members
-    return [Slash(one, members[one].stake * fraction // 10_000, reasons[one]) for one in sorted(reasons)]
+    return [Slash(member, members[member].stake * fraction // 10_000, reasons[member]) for member in sorted(reasons)]
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Accounting:
     """The money after an epoch.
 
     Attributes:
-        slashes: what the report takes, clamped to the stakes; carried: what it has no room for.
+        slashes: the slashes in the report, clamped to the stakes; carried: those that did not fit into it.
     """
 
     members: tuple[MemberState, ...]
@@ -144,7 +147,7 @@ class Accounting:
 
 
 def settle_accounts(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) -> Accounting:
-    """Pay and slash: carried slashes first, at most 16 a report, none more than the stake that is left."""
+    """Pay and slash: carried slashes first, at most MAX_SLASHES per report, none above the remaining stake."""
     waiting = [*state.carried, *new]
     members = [
         replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)

@@ -9,7 +9,7 @@ from flock_ray.codec.registry import get_codec
 from flock_ray.errors import VerificationError
 from flock_ray.lora.serialization import Adapter, Shapes, adapter_hash
 from flock_ray.protocol.encoding import parse_json, to_hex
-from flock_ray.verify.compare import hold, require
+from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import RunFolder
 
@@ -18,7 +18,7 @@ _MAX_HEADER = 1 << 24
 
 
 class Payloads:
-    """Decodes what proposers sent, bound by bound, and combines it."""
+    """Decodes the proposers' payloads within bounds, and combines the accepted ones."""
 
     def __init__(self, folder: RunFolder, codec: str, max_abs: float) -> None:
         """Read blobs from `folder`; payloads are of `codec`, their entries at most `max_abs`."""
@@ -29,22 +29,23 @@ class Payloads:
         """Check every payload that the voters judged, and the bytes of the candidate; returns how many were decoded.
 
         Raises:
-            VerificationError: a payload or an adapter is missing, or not what the ballots make of it.
+            VerificationError: a payload or an adapter is missing, or contradicts the ballots.
         """
         epoch, decoded = replay.state.epoch, 0
         accepted: dict[int, Adapter] = {}
-        judged = [one for one in replay.proposals if one.status in ("accepted", "rejected", "harmful", "malformed")]
-        for one in judged:
-            assert one.payload is not None
-            what = f"epoch {epoch}: payload {to_hex(one.payload)[:18]}… of member {one.member}, judged {one.status},"
-            update = self._update(replay.state.adapter, one.payload, what)
-            if one.status == "malformed":
+        judged = ("accepted", "rejected", "harmful", "malformed")
+        for proposal in (proposal for proposal in replay.proposals if proposal.status in judged):
+            member, payload, status = proposal.member, proposal.payload, proposal.status
+            assert payload is not None
+            what = f"epoch {epoch}: payload {to_hex(payload)[:18]}… of member {member}, judged {status},"
+            update = self._update(replay.state.adapter, payload, what)
+            if status == "malformed":
                 require(update is None, f"{what} decodes")
                 continue
             require(update is not None, f"{what} is malformed")
             decoded += 1
-            if update is not None and one.status == "accepted":
-                accepted[one.member] = update
+            if update is not None and status == "accepted":
+                accepted[member] = update
         if replay.candidate.adapter is not None:
             self._check_candidate(replay, accepted)
         return decoded
@@ -53,20 +54,22 @@ class Payloads:
         epoch = replay.state.epoch
         weights = get_rule(replay.state.terms.rule).weights(list(updates.values()))
         agreed = [list(pair) for pair in replay.candidate.weights]
-        hold(agreed, [list(pair) for pair in zip(updates, weights, strict=True)], f"epoch {epoch}: candidate weights")
+        require_equal(
+            agreed, [list(pair) for pair in zip(updates, weights, strict=True)], f"epoch {epoch}: candidate weights"
+        )
         start, _ = self._adapter(replay.state.adapter)
         try:
-            found = combine(start, list(updates.values()), weights)
+            combined = combine(start, list(updates.values()), weights)
         except ValueError as error:
             raise VerificationError(f"epoch {epoch}: the accepted updates do not combine: {error}") from None
-        digest = adapter_hash(found)
+        digest = adapter_hash(combined)
         claimed = to_hex(replay.candidate.adapter or b"")
-        hold(claimed, to_hex(digest), f"epoch {epoch}: candidate adapter from the accepted payloads")
+        require_equal(claimed, to_hex(digest), f"epoch {epoch}: candidate adapter from the accepted payloads")
         if replay.accepted:
-            self._global = digest, found, _shapes_of(found)
+            self._global = digest, combined, _shapes_of(combined)
 
     def _update(self, start: bytes, payload: bytes, what: str) -> Adapter | None:
-        """The decoded payload; None if it is malformed, which one that is too long is too."""
+        """The decoded payload; None if it is malformed, which includes too long."""
         _, shapes = self._adapter(start)
         data = self._folder.blob(payload, 2 * self._codec.max_bytes(shapes))
         if data is None:
@@ -77,7 +80,7 @@ class Payloads:
             return None
 
     def _adapter(self, digest: bytes) -> tuple[Adapter, Shapes]:
-        """A global adapter, and the shapes that its own bytes state."""
+        """A global adapter, and the shapes that its header states."""
         if self._global is None or self._global[0] != digest:
             data = self._folder.blob(digest, MAX_ADAPTER)
             if data is None:
@@ -95,7 +98,7 @@ def _decoded(dense: Codec, data: bytes, shapes: Shapes) -> Adapter:
 
 
 def _stated_shapes(data: bytes) -> Shapes:
-    """Keys and shapes in the header of a safetensors file, which together must fill it."""
+    """Keys and shapes in the header of a safetensors file; the factors must fill the file exactly."""
     try:
         end = 8 + int.from_bytes(data[:8], "little")
         if end > min(len(data), _MAX_HEADER):

@@ -1,4 +1,4 @@
-"""The effect on chain: what the contracts hold and logged, against what the signed messages come to."""
+"""The effect on chain: what the contracts store and logged, compared with the result of the signed messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.protocol.hashing import ZERO, word
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.accounting import RELAYER_PART
-from flock_ray.verify.compare import hold, require
+from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import MAX_JOURNAL, RunFolder
 from flock_ray.verify.genesis import TaskGenesis
@@ -45,7 +45,7 @@ _BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 @dataclass(frozen=True)
 class SettledEpoch:
-    """An epoch as replayed, its report, and how its receipt says that it was settled."""
+    """A replayed epoch, its report, and the transaction (0x hex) and gas of its settlement as its receipt has them."""
 
     replay: Replay
     report: Report
@@ -54,10 +54,10 @@ class SettledEpoch:
 
 
 def replayed_chain(folder: RunFolder) -> ReplayedNode:
-    """The embedded chain of a run, run again.
+    """The embedded chain of a run, rebuilt from its journal.
 
     Raises:
-        VerificationError: its files do not read, or do not run.
+        VerificationError: its files cannot be read or replayed.
     """
     try:
         genesis = Genesis(**folder.json("chain/genesis.json"))
@@ -92,9 +92,9 @@ class ChainCheck:
         self._at["EmissionController"] = self._read("TaskRegistry", "emission")
 
     def contracts(self) -> None:
-        """The contracts are tied to each other, and on a replayed chain they are the ones of this package."""
+        """The contracts refer to each other; on a replayed chain they are also this package's contracts."""
         genesis, node = self._genesis, self._node
-        hold(genesis.domain.chain_id, node.chain_id, "chain id")
+        require_equal(genesis.domain.chain_id, node.chain_id, "chain id")
         if isinstance(node, ReplayedNode):
             created = {address.lower(): data for address, data in node.created.items()}
             for name, address in self._at.items():
@@ -103,14 +103,14 @@ class ChainCheck:
                     f"the contract at {address} was not deployed as this package's {name}",
                 )
         for name, tie, other in _TIES:
-            hold(self._read(name, tie), self._at[other], f"{name}.{tie}")
+            require_equal(self._read(name, tie), self._at[other], f"{name}.{tie}")
 
     def terms(self) -> None:
         """The contract holds the terms, members and first seed that the run started from."""
         genesis, state = self._genesis, self._genesis.state
         terms, info = state.terms, self._info()
         alliance, chain = genesis.config.get("alliance") or {}, genesis.config.get("chain") or {}
-        found = {
+        expected = {
             "termsHash": to_hex(terms.digest()),
             "modelHash": to_hex(state.adapter),
             "targetSetHash": to_hex(bytes(32)),
@@ -125,24 +125,30 @@ class ChainCheck:
             "epochDeadline": chain.get("epoch_deadline"),
             "fixedGenesis": not genesis.on_rpc,
         }
-        hold(info["terms"], found, "terms on chain")
-        hold(info["numMembers"], len(state.members), "number of members on chain")
-        hold(info["numChanges"], 0, "members that joined or left while the task ran")
+        require_equal(info["terms"], expected, "terms on chain")
+        require_equal(info["numMembers"], len(state.members), "number of members on chain")
+        require_equal(info["numChanges"], 0, "members that joined or left while the task ran")
         for number, member in enumerate(state.members):
             on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
-            expected = {"account": member.account.lower(), "slots": member.slots, "chainTip": to_hex(member.chain_tip)}
-            hold(on_chain, expected, f"member {number} on chain")
-            staked = self._one("TaskRegistry", "Joined", self._task, _topic(member.account))
-            hold(int.from_bytes(staked[1][32:64], "big"), member.stake, f"stake of member {number} on chain")
-        hold(
-            to_hex(self._one("TaskRegistry", "Started", self._task)[1][:32]), to_hex(state.seed), "first seed on chain"
+            member_terms = {
+                "account": member.account.lower(),
+                "slots": member.slots,
+                "chainTip": to_hex(member.chain_tip),
+            }
+            require_equal(on_chain, member_terms, f"member {number} on chain")
+            staked = self._single_log("TaskRegistry", "Joined", self._task, _topic(member.account))
+            require_equal(int.from_bytes(staked[1][32:64], "big"), member.stake, f"stake of member {number} on chain")
+        require_equal(
+            to_hex(self._single_log("TaskRegistry", "Started", self._task)[1][:32]),
+            to_hex(state.seed),
+            "first seed on chain",
         )
 
     def epoch(self, epoch: SettledEpoch) -> None:
-        """The epoch was settled once, by its report and the transaction of its receipt, and slashed whom it should."""
+        """The epoch was settled once, with its report, by its receipt's transaction and with exactly its slashes."""
         report = epoch.report
         what = f"epoch {report.epoch} on chain"
-        transaction, data = self._one("EpochSettlement", "EpochSettled", self._task, word(report.epoch))
+        transaction, data = self._single_log("EpochSettlement", "EpochSettled", self._task, word(report.epoch))
         logged = {
             "reportHash": data[:32], "rewardsRoot": data[32:64], "rewardsTotal": int.from_bytes(data[64:96], "big"),
             "modelHash": data[96:128], "recordHash": data[128:160],
@@ -151,11 +157,11 @@ class ChainCheck:
             "reportHash": report.hash, "rewardsRoot": report.rewards_root, "rewardsTotal": report.rewards_total,
             "modelHash": report.model_hash, "recordHash": report.record_hash,
         }  # fmt: skip
-        hold(logged, expected, what)
-        hold(epoch.transaction, to_hex(transaction), f"receipt of epoch {report.epoch}: transaction")
+        require_equal(logged, expected, what)
+        require_equal(epoch.transaction, to_hex(transaction), f"receipt of epoch {report.epoch}: transaction")
         mined = self._node.receipt(transaction)
         assert mined is not None
-        hold(epoch.gas_used, mined[0].gas_used, f"receipt of epoch {report.epoch}: gas used")
+        require_equal(epoch.gas_used, mined[0].gas_used, f"receipt of epoch {report.epoch}: gas used")
         members = self._genesis.state.members
         slashes = [
             (member, int.from_bytes(data[:32], "big"))
@@ -163,13 +169,13 @@ class ChainCheck:
             for _, data in self._logs("TaskRegistry", "Slashed", self._task, word(report.epoch),
                                       _topic(members[member].account))
         ]  # fmt: skip
-        hold(slashes, sorted(report.slashes, key=lambda slash: slash[0]), f"{what}: slashes")
+        require_equal(slashes, sorted(report.slashes, key=lambda slash: slash[0]), f"{what}: slashes")
 
     def abandoned(self, following: TaskState) -> None:
-        """The epoch before `following` was abandoned, which gave this state its seed."""
+        """The epoch before `following` was abandoned, and that produced the seed of `following`."""
         epoch = following.epoch - 1
-        _, data = self._one("EpochSettlement", "EpochAbandoned", self._task, word(epoch))
-        hold(to_hex(data[:32]), to_hex(following.seed), f"seed after the abandoned epoch {epoch} on chain")
+        _, data = self._single_log("EpochSettlement", "EpochAbandoned", self._task, word(epoch))
+        require_equal(to_hex(data[:32]), to_hex(following.seed), f"seed after the abandoned epoch {epoch} on chain")
 
     def end(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
         """Totals, root and seed after the last epoch.
@@ -180,7 +186,7 @@ class ChainCheck:
         """
         report = epochs[-1].report if epochs else None
         last = following.epoch - 1
-        found = {
+        expected = {
             "status": CLOSED,
             "lastSettled": last,
             "committed": report.rewards_total if report else 0,
@@ -190,9 +196,9 @@ class ChainCheck:
             "poolLeft": 0,
             "skips": last - (report.epoch if report else 0),
         }
-        hold(self._info(), found, "task on chain")
-        refund = int.from_bytes(self._one("TaskRegistry", "TaskClosed", self._task)[1], "big")
-        hold(refund, following.pool_left, "refund to the creator")
+        require_equal(self._info(), expected, "task on chain")
+        refund = int.from_bytes(self._single_log("TaskRegistry", "TaskClosed", self._task)[1], "big")
+        require_equal(refund, following.pool_left, "refund to the creator")
 
     def wallets(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
         """No member claimed more than it earned; on a replayed chain, every token is accounted for."""
@@ -204,28 +210,28 @@ class ChainCheck:
             self._tokens(epochs, following)
 
     def _tokens(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
-        """Everybody claimed and was released; who owns how much follows from the records, and no token is left over."""
+        """Every member claimed and got its stake back; all balances follow from the records, and no token is left."""
         genesis, in_all, in_vault = self._genesis, 0, 0
         for number, member in enumerate(following.members):
             account = bytes.fromhex(member.account[2:])
             paid = self._read("RewardDistributor", "claimed", self._task, account)
-            hold(paid, member.earned, f"claims of member {number}")
+            require_equal(paid, member.earned, f"claims of member {number}")
             released = self._logs("TaskRegistry", "Released", self._task, _topic(member.account))
             stake = sum(int.from_bytes(data, "big") for _, data in released)
-            hold(stake, member.stake, f"stake released to member {number}")
+            require_equal(stake, member.stake, f"stake released to member {number}")
             pool = self._struct("StakeVault", "pool", account)
-            hold(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
+            require_equal(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
             owned = self._balance(account) + stake
-            hold(owned, genesis.balance_after(number, member), f"tokens of member {number} at the end")
+            require_equal(owned, genesis.balance_after(number, member), f"tokens of member {number} at the end")
             in_all, in_vault = in_all + owned, in_vault + stake
         relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
         creator = self._balance(bytes.fromhex(self._info()["creator"][2:]))
-        hold(self._balance(genesis.relayer), relayed, "tokens of the relayer")
+        require_equal(self._balance(genesis.relayer), relayed, "tokens of the relayer")
         for name in ("TaskRegistry", "RewardDistributor"):
-            hold(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
-        hold(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
-        hold(creator, following.pool_left, "tokens of the creator")
-        hold(self._read("FlockToken", "totalSupply"), in_all + relayed + creator, "tokens of all together")
+            require_equal(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
+        require_equal(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
+        require_equal(creator, following.pool_left, "tokens of the creator")
+        require_equal(self._read("FlockToken", "totalSupply"), in_all + relayed + creator, "tokens of all together")
 
     def _info(self) -> dict[str, Any]:
         return self._struct("TaskRegistry", "taskInfo", self._task)
@@ -233,8 +239,8 @@ class ChainCheck:
     def _balance(self, account: bytes) -> int:
         return int(self._read("FlockToken", "balanceOf", account))
 
-    def _one(self, name: str, event: str, *topics: bytes) -> tuple[bytes, bytes]:
-        """(transaction, data) of an event that must have come just once."""
+    def _single_log(self, name: str, event: str, *topics: bytes) -> tuple[bytes, bytes]:
+        """(transaction, data) of an event that must have been logged exactly once."""
         logs = self._logs(name, event, *topics)
         require(len(logs) == 1, f"{name} logged {event} {len(logs)} times instead of once")
         return logs[0]
@@ -243,7 +249,7 @@ class ChainCheck:
         return self._node.logs(self._at[name], [contract(name).event_topic(event), *topics])
 
     def _read(self, name: str, function: str, *args: Any) -> Any:
-        """The one answer of a call, addresses and bytes as lower-case hex."""
+        """The single value that a call returns; an address as lower-case text."""
         compiled = contract(name)
         try:
             asker = self._genesis.state.members[0].account

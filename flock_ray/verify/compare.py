@@ -1,4 +1,4 @@
-"""Claimed against found, with the name of the first thing that differs."""
+"""Compares claims with recomputed values and names the first difference."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from flock_ray.errors import VerificationError
 _SHOWN = 120  # characters of a value in an error
 
 
-def hold(claimed: Any, found: Any, what: str) -> None:
-    """Compare a claim with what was found here, part by part; a claim may have fields that nobody can find.
+def require_equal(claimed: Any, expected: Any, what: str) -> None:
+    """Compare a claim with the recomputed value, part by part; a claimed object may have more fields.
 
     Args:
         claimed: JSON value of a run folder, or a value of a chain.
-        found: what the signed messages give; of an object only its keys are compared.
+        expected: what follows from the signed messages; of an object only its keys are compared.
         what: name of the claim, for the error.
 
     Raises:
         VerificationError: they differ.
     """
-    if isinstance(found, Mapping) and isinstance(claimed, Mapping):
-        for key, value in found.items():
+    if isinstance(expected, Mapping) and isinstance(claimed, Mapping):
+        for key, value in expected.items():
             if key not in claimed:
                 raise VerificationError(f"{what}.{key} is missing; found {_short(value)}")
-            hold(claimed[key], value, f"{what}.{key}")
-    elif isinstance(found, list | tuple) and isinstance(claimed, list | tuple) and len(found) == len(claimed):
-        for index, value in enumerate(found):
-            hold(claimed[index], value, f"{what}[{index}]")
-    elif type(claimed) is not type(found) or claimed != found:
-        raise VerificationError(f"{what}: claimed {_short(claimed)}, found {_short(found)}")
+            require_equal(claimed[key], value, f"{what}.{key}")
+    elif isinstance(expected, list | tuple) and isinstance(claimed, list | tuple) and len(expected) == len(claimed):
+        for index, value in enumerate(expected):
+            require_equal(claimed[index], value, f"{what}[{index}]")
+    elif type(claimed) is not type(expected) or claimed != expected:
+        raise VerificationError(f"{what}: claimed {_short(claimed)}, found {_short(expected)}")
 
 
 def require(condition: bool, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Chance of an epoch: who sits where, what the voters reveal, and the seed that follows."""
+"""The randomness of an epoch: who gets which seat, what the voters reveal, and the next seed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def genesis_seed(run_seed: int) -> bytes:
 
 def digest_of_reveals(reveals: Mapping[int, bytes]) -> bytes:
     """keccak(tag, member, preimage, member, preimage ...) by ascending member."""
-    return keccak(tag("flock_ray/reveals/1") + b"".join(word(one) + word(reveals[one]) for one in sorted(reveals)))
+    return keccak(
+        tag("flock_ray/reveals/1") + b"".join(word(member) + word(reveals[member]) for member in sorted(reveals))
+    )
 
 
 def seed_after(seed: bytes, reveals_digest: bytes) -> bytes:

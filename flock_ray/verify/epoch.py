@@ -19,7 +19,7 @@ from flock_ray.verify.scores import Candidate, Consensus, Verdict, judge_candida
 
 @dataclass(frozen=True)
 class Replay:
-    """Everything that the signed messages of one epoch come to."""
+    """Everything that follows from the signed messages of one epoch."""
 
     state: TaskState
     seats: Seats
@@ -53,8 +53,8 @@ class Replay:
 
     @cached_property
     def fields(self) -> dict[str, Json]:
-        """The record as JSON has it."""
-        state, found = self.state, self.candidate.consensus
+        """The record as a JSON value."""
+        state, consensus = self.state, self.candidate.consensus
         return {
             "schema": "flock_ray/record/1",
             "task": to_hex(state.scope.task),
@@ -69,20 +69,27 @@ class Replay:
             "reveals_digest": to_hex(self.reveals_digest),
             "next_seed": to_hex(self.next_seed),
             "proposals": [
-                {"member": one.member, "status": one.status, "payload": _hex(one.payload), **_consensus(one.consensus)}
-                for one in self.proposals
+                {
+                    "member": proposal.member,
+                    "status": proposal.status,
+                    "payload": _hex(proposal.payload),
+                    **_consensus(proposal.consensus),
+                }
+                for proposal in self.proposals
             ],
             "candidate": {
                 "adapter": _hex(self.candidate.adapter),
                 "weights": [list(pair) for pair in self.candidate.weights],
-                **_consensus(found),
+                **_consensus(consensus),
             },
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],
             "slashes": [slash.json() for slash in self.accounting.slashes],
             "carried": [slash.json() for slash in self.accounting.carried],
-            "members": [[one.account, one.stake, one.earned, one.slashed] for one in self.accounting.members],
+            "members": [
+                [member.account, member.stake, member.earned, member.slashed] for member in self.accounting.members
+            ],
             "leaves": [list(leaf) for leaf in self.leaves],
             "pool_left": self.accounting.pool_left,
         }
@@ -151,7 +158,7 @@ def replay(state: TaskState, messages: Iterable[Message]) -> Replay:
 
 
 def skip(state: TaskState) -> TaskState:
-    """The state after an epoch that was abandoned: only seed and number move on."""
+    """The state after an epoch that was abandoned: only the seed and the number change."""
     return replace(state, epoch=state.epoch + 1, seed=seed_after_skip(state.seed))
 
 

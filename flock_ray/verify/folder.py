@@ -1,4 +1,4 @@
-"""The folder of a run as hostile input: regular files inside it, of bounded size, and nothing else."""
+"""The folder of a run as hostile input: reads regular files inside it, of bounded size, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_DEPTH = 16
 
 
 class RunFolder:
-    """Reads `<path>/<name>` for the few names that a run has.
+    """Reads the files of a run by name.
 
     Attributes:
         path: of the folder.
@@ -61,12 +61,12 @@ class RunFolder:
         try:
             if not path.resolve().is_relative_to(self._root):
                 raise VerificationError(f"{name} leads out of the folder")
-            number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # a pipe would block
-            with open(number, "rb") as file:
-                found = os.fstat(number)
-                if not stat.S_ISREG(found.st_mode):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # a pipe would block
+            with open(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
                     raise VerificationError(f"{name} is no regular file")
-                if found.st_size > max_bytes:
+                if status.st_size > max_bytes:
                     raise VerificationError(f"{name} is longer than the {max_bytes} bytes allowed")
                 data = file.read(max_bytes)
         except FileNotFoundError:
@@ -96,7 +96,7 @@ class RunFolder:
         """Blob of this SHA-256; None when it is not there or longer.
 
         Raises:
-            VerificationError: what is stored under this hash has another one.
+            VerificationError: the bytes stored under this hash do not have it.
             StoreError: the store cannot be read.
         """
         name = f"store/{digest.hex()[:2]}/{digest.hex()}"
@@ -116,7 +116,7 @@ class RunFolder:
 
 
 def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text; nesting is bounded before the loader recurses, and nothing stands in two places."""
+    """The value of a YAML text; before the loader recurses, deep nesting and aliases are refused."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)

@@ -1,4 +1,4 @@
-"""What a task started from, before its first epoch, and the one hash that stands for it."""
+"""What a task starts from before its first epoch, and the single hash (the anchor) that commits to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.message import is_count
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
-from flock_ray.verify.compare import hold, require
+from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.draw import genesis_seed
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.report import SigningDomain
@@ -35,9 +35,9 @@ class TaskGenesis:
         domain: chain and contracts that signatures are bound to.
         relayer: 20-byte account that the reports name.
         token, task, vault: 20-byte addresses of the other contracts; None without a chain.
-        balances: wei that each member owned before it joined, in its wallet and of its own in the vault.
-        configuration: what shaped the training, by dotted name, as the terms' hash covers it.
-        config: `config.yaml`, which adds how it was run.
+        balances: wei that each member owned before it joined, in its wallet and as its own stake in the vault.
+        configuration: settings that shape the training, by dotted name; `state.terms.configuration` is their hash.
+        config: `config.yaml`, with all settings of the run.
     """
 
     state: TaskState
@@ -57,7 +57,7 @@ class TaskGenesis:
 
     @property
     def on_rpc(self) -> bool:
-        """Whether that chain is one that others run, which also draws the first seed."""
+        """Whether that chain is an external one, behind an RPC; there the contract also draws the first seed."""
         chain = _part(self.config, "chain")
         return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
 
@@ -67,7 +67,7 @@ class TaskGenesis:
 
     @property
     def anchor(self) -> bytes:
-        """SHA-256 of all that the members agreed on before the first epoch, their accounts above all."""
+        """SHA-256 of everything that the members agreed on before the first epoch, their accounts included."""
         state = self.state
         value: dict[str, Json] = {
             "schema": "flock_ray/anchor/1",
@@ -78,17 +78,19 @@ class TaskGenesis:
             "terms": to_hex(state.terms.digest()),
             "seed": to_hex(state.seed),
             "adapter": to_hex(state.adapter),
-            "members": [[one.account, one.slots, to_hex(one.chain_tip), one.stake] for one in state.members],
+            "members": [
+                [member.account, member.slots, to_hex(member.chain_tip), member.stake] for member in state.members
+            ],
         }
         return sha256(canonical_json(value))
 
 
 def read_genesis(folder: RunFolder) -> TaskGenesis:
-    """Read `task.json` and `config.yaml` and check what they say of each other.
+    """Read `task.json` and `config.yaml` and check that they agree.
 
     Raises:
-        RunDirectoryError: the run was made by a version that kept no terms.
-        VerificationError: they do not fit together.
+        RunDirectoryError: the run was made by a version that did not store the terms.
+        VerificationError: they contradict each other.
     """
     value, config = folder.json("task.json"), folder.config()
     if "terms" not in value or "configuration" not in value:
@@ -113,7 +115,7 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     state = TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
     configuration = {str(name): str(text) for name, text in value["configuration"].items()}
     if contracts:
-        hold(contracts["settlement"], scope.contract, "task.json contracts.settlement")
+        require_equal(contracts["settlement"], scope.contract, "task.json contracts.settlement")
     return TaskGenesis(
         state,
         SigningDomain(scope.chain_id, scope.contract, contracts.get("distributor", bytes(20))),
@@ -162,25 +164,27 @@ def _check(genesis: TaskGenesis) -> None:
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
     require(0 < terms.num_epochs <= MAX_EPOCHS and terms.band_floor > 0, "the terms hold a count out of its bounds")
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
-    require(len({one.account for one in members}) == len(members), "an account is a member twice")
-    require(all(0 < one.slots <= MAX_SLOTS for one in members), f"a member has 1 to {MAX_SLOTS} slots")
-    require(len(genesis.balances) == len(members), "task.json tells the balances of more or fewer members")
-    for number, one in enumerate(members):
-        hold(one.stake, one.slots * terms.min_stake, f"stake of member {number} in task.json")
+    require(len({member.account for member in members}) == len(members), "an account is a member twice")
+    require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
+    require(len(genesis.balances) == len(members), "task.json has the balances of more or fewer members")
+    for number, member in enumerate(members):
+        require_equal(member.stake, member.slots * terms.min_stake, f"stake of member {number} in task.json")
         if not genesis.has_chain:
-            hold(genesis.balances[number], one.stake, f"balances of member {number} in task.json")
-    hold(to_hex(terms.configuration), to_hex(sha256(canonical_json(genesis.configuration))), "configuration hash")
+            require_equal(genesis.balances[number], member.stake, f"balances of member {number} in task.json")
+    require_equal(
+        to_hex(terms.configuration), to_hex(sha256(canonical_json(genesis.configuration))), "configuration hash"
+    )
     run_seed = config.get("seed")
     require(is_count(run_seed), "config.yaml names no seed")
     assert isinstance(run_seed, int)
-    hold(to_hex(state.scope.task), to_hex(terms.task_id(run_seed)), "task id of these terms and this seed")
+    require_equal(to_hex(state.scope.task), to_hex(terms.task_id(run_seed)), "task id of these terms and this seed")
     if not genesis.on_rpc:
-        hold(to_hex(state.seed), to_hex(genesis_seed(run_seed)), "seed of epoch 1")
+        require_equal(to_hex(state.seed), to_hex(genesis_seed(run_seed)), "seed of epoch 1")
     _check_config(genesis)
 
 
 def _check_config(genesis: TaskGenesis) -> None:
-    """What `config.yaml` says of the training and of the task is what the members agreed on."""
+    """The training and task settings in `config.yaml` are those that the members agreed on."""
     config, terms = genesis.config, genesis.state.terms
     for name, text in genesis.configuration.items():
         group, _, key = name.partition(".")
@@ -212,9 +216,9 @@ def _check_config(genesis: TaskGenesis) -> None:
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
-    hold(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
-    for number, one in enumerate(genesis.state.members):
-        hold(alliance.get("slots_per_member"), one.slots, f"config.yaml slots of member {number}")
+    require_equal(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
+    for number, member in enumerate(genesis.state.members):
+        require_equal(alliance.get("slots_per_member"), member.slots, f"config.yaml slots of member {number}")
 
 
 def _part(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The signed messages of one epoch: who signed what, and which of it counts."""
+"""The signed messages of one epoch: who signed what, and which messages count."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def open_message(
         signed: bytes and signature.
         state: before the epoch.
         domain: where signatures are valid.
-        parsed: what `Message.parse` makes of the bytes, from a caller that has it already.
+        parsed: the result of `Message.parse(signed.data)`, if the caller has it already.
 
     Raises:
-        VerificationError: no message of the schema, of another task or epoch, or not signed by the member it names.
+        VerificationError: the bytes do not parse, are of another task or epoch, or are not signed by their member.
     """
     assert parsed is None or parsed.data == signed.data
     try:
@@ -68,49 +68,55 @@ def _body(message: Message) -> object:
 
 @dataclass(frozen=True)
 class MessageSet:
-    """What the members of an epoch said.
+    """The messages of an epoch, by sender.
 
     Attributes:
-        told: messages by (kind, member), each list by ascending digest.
+        by_sender: messages by (kind, member), each list by ascending digest.
     """
 
-    told: dict[tuple[Kind, int], list[Message]]
+    by_sender: dict[tuple[Kind, int], list[Message]]
 
     @classmethod
     def sort(cls, messages: Iterable[Message]) -> MessageSet:
-        """Sort messages that were opened; the same bytes twice are one message."""
-        told: dict[tuple[Kind, int], dict[bytes, Message]] = {}
+        """Sort opened messages; duplicates of the same bytes are one message."""
+        by_sender: dict[tuple[Kind, int], dict[bytes, Message]] = {}
         for message in messages:
-            told.setdefault((message.kind, message.member), {})[message.digest] = message
+            by_sender.setdefault((message.kind, message.member), {})[message.digest] = message
         order = list(Kind)
-        keys = sorted(told, key=lambda key: (order.index(key[0]), key[1]))
-        return cls({key: [told[key][digest] for digest in sorted(told[key])] for key in keys})
+        keys = sorted(by_sender, key=lambda key: (order.index(key[0]), key[1]))
+        return cls({key: [by_sender[key][digest] for digest in sorted(by_sender[key])] for key in keys})
 
     @property
     def named(self) -> list[tuple[str, int, bytes]]:
-        """(kind, member, digest) in the record's order; of messages that contradict each other the first two."""
-        return [(str(kind), member, one.digest) for (kind, member), said in self.told.items() for one in said[:2]]
+        """(kind, member, digest) in the record's order; of an equivocator's messages of one kind the first two."""
+        return [
+            (str(kind), member, message.digest)
+            for (kind, member), messages in self.by_sender.items()
+            for message in messages[:2]
+        ]
 
     @property
     def equivocators(self) -> list[int]:
         """Members with two messages of one kind, ascending."""
-        return sorted({member for (_, member), said in self.told.items() if len(said) > 1})
+        return sorted({member for (_, member), messages in self.by_sender.items() if len(messages) > 1})
 
-    def only(self, kind: Kind, member: int) -> Message | None:
-        """The member's message of a kind, if it sent just one."""
-        said = self.told.get((kind, member), [])
-        return said[0] if len(said) == 1 else None
+    def single(self, kind: Kind, member: int) -> Message | None:
+        """The member's message of a kind, None if it sent none or several."""
+        messages = self.by_sender.get((kind, member), [])
+        return messages[0] if len(messages) == 1 else None
 
     def manifests(self, state: TaskState, seats: Seats) -> dict[int, Manifest]:
-        """{proposer: manifest}: it opens a commitment that q seats list, and fits the task and its adapter."""
-        lists = {voter: set(read_seen(said)) for voter in set(seats.voters) if (said := self.only(Kind.SEEN, voter))}
+        """{proposer: manifest} of those that open a commitment listed by q seats and fit the task and its adapter."""
+        lists = {
+            voter: set(read_seen(message)) for voter in set(seats.voters) if (message := self.single(Kind.SEEN, voter))
+        }
         manifests = {}
         for member in sorted(set(seats.proposers)):
-            committed, said = self.only(Kind.COMMITMENT, member), self.only(Kind.MANIFEST, member)
-            if committed is None or said is None:
+            committed, message = self.single(Kind.COMMITMENT, member), self.single(Kind.MANIFEST, member)
+            if committed is None or message is None:
                 continue
             listing = {voter for voter, listed in lists.items() if committed.digest in listed}
-            manifest = read_manifest(said)
+            manifest = read_manifest(message)
             if (
                 seats.held_by(listing) >= seats.quorum
                 and read_commitment(committed)
@@ -123,27 +129,27 @@ class MessageSet:
         return manifests
 
     def ballots_a(self, state: TaskState, seats: Seats) -> dict[int, BallotA]:
-        """{voter: ballot A} where it opens its commitment."""
+        """{voter: ballot A} of the ballots that open their commitment."""
         ballots = {}
         for voter in sorted(set(seats.voters)):
-            if said := self.only(Kind.BALLOT_A, voter):
-                ballot, salt = read_ballot_a(said)
-                if self._committed(state, said, ballot, salt):
+            if message := self.single(Kind.BALLOT_A, voter):
+                ballot, salt = read_ballot_a(message)
+                if self._committed(state, message, ballot, salt):
                     ballots[voter] = ballot
         return ballots
 
     def ballots_b(self, state: TaskState, seats: Seats) -> dict[int, BallotB]:
-        """{voter: ballot B} where it opens its commitment and reveals the epoch's preimage."""
+        """{voter: ballot B} of the ballots that open their commitment and reveal the epoch's preimage."""
         ballots = {}
         for voter in sorted(set(seats.voters)):
-            if said := self.only(Kind.BALLOT_B, voter):
-                ballot, salt = read_ballot_b(said)
+            if message := self.single(Kind.BALLOT_B, voter):
+                ballot, salt = read_ballot_b(message)
                 tip = state.members[voter].chain_tip
-                if self._committed(state, said, ballot, salt) and leads_to(tip, ballot.reveal, state.epoch):
+                if self._committed(state, message, ballot, salt) and leads_to(tip, ballot.reveal, state.epoch):
                     ballots[voter] = ballot
         return ballots
 
-    def _committed(self, state: TaskState, said: Message, ballot: BallotA | BallotB, salt: bytes) -> bool:
-        commitment = self.only(_COMMITMENTS[said.kind], said.member)
-        opened = ballot_commitment(state.scope.task, state.epoch, said.member, said.kind, ballot, salt)
+    def _committed(self, state: TaskState, message: Message, ballot: BallotA | BallotB, salt: bytes) -> bool:
+        commitment = self.single(_COMMITMENTS[message.kind], message.member)
+        opened = ballot_commitment(state.scope.task, state.epoch, message.member, message.kind, ballot, salt)
         return commitment is not None and read_commitment(commitment) == opened

@@ -1,4 +1,4 @@
-"""The second opinion of a voter, before it signs: this implementation on the same signed messages."""
+"""A voter's second opinion before it signs: this implementation, run on the same signed messages."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def disagreement(
     report_hash: bytes,
     parsed: Callable[[SignedMessage], Message | None] = lambda _: None,
 ) -> str:
-    """Why a record and its report should not be signed, as far as this implementation can tell; empty if it agrees.
+    """Why this implementation would not sign a record and its report; empty if it agrees with them.
 
     Args:
         state: before the epoch.
-        bulletin: signed messages as they were handed out; what does not open is left out.
+        bulletin: signed messages as the voter received them; those that do not open are ignored.
         relayer: account that the report names.
         distributor: contract that pays claims.
         record: canonical bytes, as the voter derived them.
         report_hash: EIP-712 struct hash of the report.
-        parsed: gives the parsed message where the voter has it already; signature, domain and body count as read here.
+        parsed: returns a message that the voter has parsed already, or None; signature and body are checked here again.
     """
     domain = SigningDomain(state.scope.chain_id, state.scope.contract, bytes.fromhex(distributor[2:]))
     messages = []
@@ -39,9 +39,9 @@ def disagreement(
             messages.append(open_message(signed, state, domain, parsed(signed)))
         except VerificationError:
             continue
-    found = replay(state, messages)
-    if found.record != record:
+    replayed = replay(state, messages)
+    if replayed.record != record:
         return "the second opinion comes to another record"
-    if found.report(domain, bytes.fromhex(relayer[2:])).hash != report_hash:
+    if replayed.report(domain, bytes.fromhex(relayer[2:])).hash != report_hash:
         return "the second opinion comes to another rewards root or report"
     return ""

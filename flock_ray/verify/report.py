@@ -1,4 +1,4 @@
-"""What the committee signs and the contract takes: reward leaves, their root, the report, and EIP-712 digests."""
+"""What the committee signs and the contract accepts: reward leaves, their root, the report, EIP-712 digests."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class SigningDomain:
         return keccak(b"\x19\x01" + self._separator + struct)
 
     def message_digest(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
-        """What a member signs under a message, in the epoch of this number and seed."""
+        """Digest that a member signs for a message, in the epoch of this number and seed."""
         return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + tag(kind) + digest))
 
     def report_digest(self, report: Report) -> bytes:
-        """What a voter signs under a report."""
+        """Digest that a voter signs for a report."""
         return self._digest(report.hash)
 
     def leaf(self, task: bytes, account: str, wei: int) -> bytes:
-        """Leaf of what an account earned so far: keccak twice, so that no inner node passes for one."""
+        """Leaf for an account's earnings so far, wei: hashed twice, so that no inner node passes for a leaf."""
         words = (word(self.chain_id), _address(self.distributor), task, _address(bytes.fromhex(account[2:])), word(wei))
         return keccak(keccak(b"".join(words)))
 
@@ -82,10 +82,10 @@ class Report:
 
 
 def merkle_root(leaves: Iterable[bytes]) -> bytes:
-    """Root over leaf hashes as OpenZeppelin's StandardMerkleTree has it; zero without leaves.
+    """Root over leaf hashes as in OpenZeppelin's StandardMerkleTree; zero without leaves.
 
-    Sorted leaves fill the end of an array backwards; node i stands above nodes 2i + 1 and 2i + 2; a pair is hashed with
-    the smaller half first.
+    The tree is an array with the sorted leaves at its end, in reverse; node i is the parent of nodes 2i + 1 and 2i + 2.
+    A pair is hashed with the smaller hash first.
     """
     tree = sorted(leaves, reverse=True)
     if not tree:

@@ -1,4 +1,4 @@
-"""A whole run, from the genesis of its task to the last figure that people read."""
+"""Verifies a whole run, from the genesis of its task to the last figure of its summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flock_ray.protocol.message import MAX_BYTES, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
 from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
-from flock_ray.verify.compare import hold, require
+from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.genesis import TaskGenesis, read_genesis
@@ -22,7 +22,7 @@ from flock_ray.verify.message_set import open_message
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
 
-Tell = Callable[[str], None]
+Emit = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: losses and bits per byte (only who holds the data can measure them), factor averaging"
@@ -31,30 +31,30 @@ NOT_PROVABLE = (
 )
 
 
-def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
-    """Replay a run and compare everything that it claims.
+def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
+    """Replay a run and check everything that it claims.
 
     Args:
         folder: of the run.
-        anchor: hex SHA-256 of the genesis that the verifier knows from elsewhere; empty for none.
-        rpc: url of a node that the verifier trusts, for a run on a chain of others; empty for none.
-        tell: takes a line for each group of checks that held.
+        anchor: hex SHA-256 of the genesis, known to the verifier from another source; empty for none.
+        rpc: url of a node that the verifier trusts, for a run on an external chain; empty for none.
+        emit: called with a line of text for each group of checks that passed.
 
     Raises:
-        VerificationError: the first thing that does not hold.
-        RunDirectoryError: the run is unfinished, or lacks what no check can do without.
+        VerificationError: the first claim that fails.
+        RunDirectoryError: the run is unfinished, or lacks a file that the checks need.
         ChainError: the node at `rpc` does not answer.
     """
     genesis = read_genesis(folder)
     state, config = genesis.state, genesis.configuration
     if anchor:
-        hold(anchor.lower().removeprefix("0x"), genesis.anchor.hex(), "anchor of the run")
+        require_equal(anchor.lower().removeprefix("0x"), genesis.anchor.hex(), "anchor of the run")
     terms = state.terms
-    tell(
+    emit(
         f"genesis   terms, task id, seed, configuration: {len(state.members)} members, {terms.num_epochs} epochs,"
         f" {terms.mechanism}"
     )
-    tell(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
+    emit(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
     payloads = Payloads(folder, config["codec.name"], _max_abs(config))
@@ -64,21 +64,21 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
         if _is_abandoned(folder, genesis, state.epoch):
             state = skip(state)
             abandoned.append(state)
-            tell(f"epoch {state.epoch - 1:<4} abandoned: nothing paid, nobody slashed, the adapter stays")
+            emit(f"epoch {state.epoch - 1:<4} abandoned: nothing paid, nobody slashed, the adapter stays")
             continue
-        epoch, state = _epoch(folder, genesis, state, payloads, tell)
+        epoch, state = _epoch(folder, genesis, state, payloads, emit)
         epochs.append(epoch)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of an epoch that the task does not have")
     check_adapter(folder, genesis, state)
-    tell(f"adapter    adapter/ holds {to_hex(state.adapter)}")
+    emit(f"adapter    adapter/ holds {to_hex(state.adapter)}")
     check_summary(folder.json("summary.json"), genesis, epochs, abandoned, state)
-    tell("summary    every figure that follows from the signed messages")
+    emit("summary    every figure that follows from the signed messages")
     if genesis.has_chain:
-        _chain(folder, genesis, epochs, abandoned, state, rpc, tell)
+        _chain(folder, genesis, epochs, abandoned, state, rpc, emit)
     else:
-        tell("chain      none: the money stands in the records only")
-    tell(NOT_PROVABLE)
+        emit("chain      none: the money is in the records only")
+    emit(NOT_PROVABLE)
 
 
 def _max_abs(configuration: dict[str, str]) -> float:
@@ -89,7 +89,7 @@ def _max_abs(configuration: dict[str, str]) -> float:
 
 
 def _is_abandoned(folder: RunFolder, genesis: TaskGenesis, epoch: int) -> bool:
-    """Whether the run says that the epoch was abandoned; the chain is asked about it later."""
+    """Whether the run claims that the epoch was abandoned; `ChainCheck.abandoned` checks it on chain later."""
     name = f"receipts/{epoch}.json"
     if not folder.has(name) or not folder.json(name).get("abandoned"):
         return False
@@ -99,31 +99,33 @@ def _is_abandoned(folder: RunFolder, genesis: TaskGenesis, epoch: int) -> bool:
 
 
 def _epoch(
-    folder: RunFolder, genesis: TaskGenesis, state: TaskState, payloads: Payloads, tell: Tell
+    folder: RunFolder, genesis: TaskGenesis, state: TaskState, payloads: Payloads, emit: Emit
 ) -> tuple[SettledEpoch, TaskState]:
-    """One epoch with its record, receipt, signatures and payloads; returns it, and the state after it."""
+    """Check an epoch's record, receipt, signatures and payloads; returns the epoch and the state after it."""
     number = state.epoch
     what = f"epoch {number}"
     for name in (f"records/{number}.json", f"receipts/{number}.json"):
         require(folder.has(name), f"{what} of {state.terms.num_epochs}: {name} is missing, yet the run claims its end")
     receipt = folder.json(f"receipts/{number}.json")
-    found = replay(state, _messages(folder, genesis, state, receipt))
-    _check_record(folder, found)
-    decoded = payloads.check(found)
-    report = found.report(genesis.domain, genesis.relayer)
-    signers = _check_receipt(receipt, genesis, found, report)
+    replayed = replay(state, _messages(folder, genesis, state, receipt))
+    _check_record(folder, replayed)
+    decoded = payloads.check(replayed)
+    report = replayed.report(genesis.domain, genesis.relayer)
+    signers = _check_receipt(receipt, genesis, replayed, report)
     settlement = receipt.get("settlement")
     if not isinstance(settlement, dict):
         settlement = {}
-    settled = SettledEpoch(found, report, settlement.get("transaction"), settlement.get("gas_used"))
+    settled = SettledEpoch(replayed, report, settlement.get("transaction"), settlement.get("gas_used"))
     if not genesis.has_chain:
-        hold([settled.transaction, settled.gas_used], [None, None], f"receipt of {what}: settlement without a chain")
-    tell(
-        f"epoch {number:<4} {len(found.messages.named)} signed messages, {decoded} payloads,"
-        f" {'accepted' if found.accepted else 'rejected'}, {sum(found.rewards.values())} wei paid,"
-        f" {len(found.accounting.slashes)} slashes, {signers} signatures"
+        require_equal(
+            [settled.transaction, settled.gas_used], [None, None], f"receipt of {what}: settlement without a chain"
+        )
+    emit(
+        f"epoch {number:<4} {len(replayed.messages.named)} signed messages, {decoded} payloads,"
+        f" {'accepted' if replayed.accepted else 'rejected'}, {sum(replayed.rewards.values())} wei paid,"
+        f" {len(replayed.accounting.slashes)} slashes, {signers} signatures"
     )
-    return settled, found.following(report.hash)
+    return settled, replayed.following(report.hash)
 
 
 def _messages(folder: RunFolder, genesis: TaskGenesis, state: TaskState, receipt: dict[str, Any]) -> list[Message]:
@@ -148,20 +150,20 @@ def _messages(folder: RunFolder, genesis: TaskGenesis, state: TaskState, receipt
     return messages
 
 
-def _check_record(folder: RunFolder, found: Replay) -> None:
-    name = f"records/{found.state.epoch}.json"
-    hold(folder.json(name), found.fields, f"epoch {found.state.epoch} record")
-    require(folder.read(name, MAX_JSON) == found.record, f"{name} is not the canonical text of its record")
+def _check_record(folder: RunFolder, replayed: Replay) -> None:
+    name = f"records/{replayed.state.epoch}.json"
+    require_equal(folder.json(name), replayed.fields, f"epoch {replayed.state.epoch} record")
+    require(folder.read(name, MAX_JSON) == replayed.record, f"{name} is not the canonical text of its record")
 
 
-def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, found: Replay, report: Report) -> int:
-    """Report and signatures of a receipt; returns how many voters signed."""
+def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, replayed: Replay, report: Report) -> int:
+    """Check the report and the signatures of a receipt; returns how many voters signed."""
     what = f"receipt of epoch {report.epoch}"
     named = receipt.get("report")
     relayer = named.get("relayer") if isinstance(named, dict) else None
     fields = {
         "epoch": report.epoch,
-        "record": to_hex(sha256(found.record)),
+        "record": to_hex(sha256(replayed.record)),
         "report": {
             "task": to_hex(report.task),
             "epoch": report.epoch,
@@ -176,13 +178,13 @@ def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, found: Replay,
         },
         "report_hash": to_hex(report.hash),
     }
-    hold(receipt, fields, what)
-    hold(str(relayer).lower(), to_hex(report.relayer), f"{what}.report.relayer")
+    require_equal(receipt, fields, what)
+    require_equal(str(relayer).lower(), to_hex(report.relayer), f"{what}.report.relayer")
     signatures = receipt.get("signatures")
     if not isinstance(signatures, dict):
         raise VerificationError(f"{what} holds no signatures")
     digest = genesis.domain.report_digest(report)
-    accounts = {str(voter): (voter, found.state.members[voter].account) for voter in found.seats.voters}
+    accounts = {str(voter): (voter, replayed.state.members[voter].account) for voter in replayed.seats.voters}
     for voter, signature in signatures.items():
         require(voter in accounts, f"{what}: {voter} signed and is no voter of the epoch")
         try:
@@ -190,8 +192,8 @@ def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, found: Replay,
         except ValueError:
             signer = None
         require(signer == accounts[voter][1], f"{what}: the signature of voter {voter} is not its own")
-    seats = found.seats.held_by([accounts[voter][0] for voter in signatures])
-    require(seats >= found.seats.quorum, f"{what}: {seats} seats signed, {found.seats.quorum} are needed")
+    seats = replayed.seats.held_by([accounts[voter][0] for voter in signatures])
+    require(seats >= replayed.seats.quorum, f"{what}: {seats} seats signed, {replayed.seats.quorum} are needed")
     return len(signatures)
 
 
@@ -202,12 +204,12 @@ def _chain(
     abandoned: list[TaskState],
     final: TaskState,
     rpc: str,
-    tell: Tell,
+    emit: Emit,
 ) -> None:
-    """The effect on chain."""
+    """Check the effect on chain."""
     if genesis.on_rpc:
         if not rpc:
-            raise RunDirectoryError("this run settled on a chain of others; name a node that you trust with --rpc URL")
+            raise RunDirectoryError("this run settled on an external chain; name a node that you trust with --rpc URL")
         check = ChainCheck(RpcNode([rpc], genesis.domain.chain_id), genesis)
     else:
         check = ChainCheck(replayed_chain(folder), genesis)
@@ -215,15 +217,15 @@ def _chain(
     code = (
         "their code was not compared" if genesis.on_rpc else "deployed from this package's code, run again from genesis"
     )
-    tell(f"contracts  tied to each other; {code}")
+    emit(f"contracts  tied to each other; {code}")
     check.terms()
-    tell("members    terms, stakes and hash-chain tips on chain")
+    emit("members    terms, stakes and hash-chain tips on chain")
     for epoch in epochs:
         check.epoch(epoch)
     for state in abandoned:
         check.abandoned(state)
     check.end(epochs, final)
-    tell(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
+    emit(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
     check.wallets(epochs, final)
-    told = "no claim above what was earned" if genesis.on_rpc else "claims, stakes and every token accounted for"
-    tell(f"money      {told}")
+    result = "no claim above what was earned" if genesis.on_rpc else "claims, stakes and every token accounted for"
+    emit(f"money      {result}")

@@ -13,12 +13,12 @@ from flock_ray.verify.draw import Seats
 from flock_ray.verify.message_set import MessageSet
 
 SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
-"""Mechanism -> whether it asks for scores of proposals (ballot A), of the candidate (ballot B)."""
+"""Mechanism -> (whether it needs scores of proposals, in ballot A; of the candidate, in ballot B)."""
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """What the seats found together: score and band in micro-nats a token, and each voter's own gain."""
+    """The seats' joint score and band, and each voter's own gain; all in micro-nats a token."""
 
     score: int
     band: int
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The adapter that a quorum of seats names, with the weights of the updates in it; all empty without one."""
+    """The adapter named by a quorum of seats, with the weights of the updates in it; all empty without a quorum."""
 
     adapter: bytes | None = None
     weights: tuple[tuple[int, int], ...] = ()
@@ -51,11 +51,11 @@ def quantile(values: Iterable[int], basis_points: int) -> int:
 
 
 def consensus_of(scores: Mapping[int, Score], seats: Seats, terms: Terms) -> Consensus:
-    """Score and band of {voter: score}, a voter counting once a seat."""
-    said = [scores[voter] for voter in seats.voters if voter in scores]
-    width = terms.band_z_bp * quantile((one.standard_error for one in said), 5_000) // 10_000
+    """Score and band of {voter: score}; a voter counts once per seat."""
+    counted = [scores[voter] for voter in seats.voters if voter in scores]
+    width = terms.band_z_bp * quantile((vote.standard_error for vote in counted), 5_000) // 10_000
     band = max(terms.band_floor, min(width, terms.band_ceiling))
-    score = quantile((one.gain for one in said), terms.quantile_bp)
+    score = quantile((vote.gain for vote in counted), terms.quantile_bp)
     return Consensus(score, band, {voter: scores[voter].gain for voter in sorted(scores)})
 
 
@@ -72,8 +72,8 @@ def judge_proposals(
     judged = []
     for member in sorted(set(seats.proposers)):
         if member not in manifests:
-            said = messages.only(Kind.MANIFEST, member)
-            judged.append(Verdict(member, "refused" if said else "missing"))
+            sent = messages.single(Kind.MANIFEST, member)
+            judged.append(Verdict(member, "refused" if sent else "missing"))
         elif copies[manifests[member].payload] > 1:
             judged.append(Verdict(member, "copied", manifests[member].payload))
         else:
@@ -93,18 +93,18 @@ def _judge(member: int, payload: bytes, terms: Terms, seats: Seats, entries: Map
         return Verdict(member, "unseen", payload)
     if not scored:
         return Verdict(member, "accepted", payload)
-    found = consensus_of(scores, seats, terms)
-    if found.score > found.band:
-        return Verdict(member, "accepted", payload, found)
-    status = "harmful" if found.score < -terms.harmful_factor * found.band else "rejected"
-    return Verdict(member, status, payload, found)
+    consensus = consensus_of(scores, seats, terms)
+    if consensus.score > consensus.band:
+        return Verdict(member, "accepted", payload, consensus)
+    status = "harmful" if consensus.score < -terms.harmful_factor * consensus.band else "rejected"
+    return Verdict(member, status, payload, consensus)
 
 
 def judge_candidate(
     state: TaskState, seats: Seats, proposals: Iterable[Verdict], ballots: Mapping[int, BallotB]
 ) -> Candidate:
     """The candidate that at least q seats name, with one set of weights over exactly the accepted updates."""
-    accepted = [one.member for one in proposals if one.status == "accepted"]
+    accepted = [verdict.member for verdict in proposals if verdict.status == "accepted"]
     _, scored = SCORED[state.terms.mechanism]
     for ballot in ballots.values():
         agreeing = {
@@ -116,6 +116,6 @@ def judge_candidate(
             continue
         scores = {voter: score for voter, score in agreeing.items() if score is not None}
         if seats.held_by(scores if scored else agreeing) >= seats.quorum:
-            found = consensus_of(scores, seats, state.terms) if scored else None
-            return Candidate(ballot.candidate, ballot.weights, found)
+            consensus = consensus_of(scores, seats, state.terms) if scored else None
+            return Candidate(ballot.candidate, ballot.weights, consensus)
     return Candidate()

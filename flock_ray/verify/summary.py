@@ -1,4 +1,4 @@
-"""What people read of a run: `summary.json` and the adapter folder, against what was found."""
+"""What people read of a run: `summary.json` and the adapter folder, compared with the replayed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import MAX_ADAPTER
 from flock_ray.verify.chain import SettledEpoch
-from flock_ray.verify.compare import hold, require
+from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import TaskGenesis
 
@@ -31,14 +31,14 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
         VerificationError: it does not.
     """
     data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER)
-    hold(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
+    require_equal(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
     config = folder.json("adapter/adapter_config.json")
     agreed = genesis.configuration
     try:
         expected = _SET | {"r": int(agreed["lora.rank"]), "lora_alpha": int(agreed["lora.alpha"])}
     except (KeyError, ValueError):
         raise VerificationError("the configuration that the members agreed on states no lora.rank or alpha") from None
-    hold(config, expected, "adapter/adapter_config.json")
+    require_equal(config, expected, "adapter/adapter_config.json")
     for name, value in config.items():
         known = name in expected or name in _FREE or name in _UNUSED
         require(
@@ -46,7 +46,7 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
         )
     header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode(), 4)
     layers = sorted(key.removeprefix(_PREFIX).removesuffix(LORA_A) for key in header if key.endswith(LORA_A))
-    hold(sorted(config.get("target_modules") or ()), layers, "adapter/adapter_config.json.target_modules")
+    require_equal(sorted(config.get("target_modules") or ()), layers, "adapter/adapter_config.json.target_modules")
 
 
 def check_summary(
@@ -61,9 +61,9 @@ def check_summary(
     Args:
         summary: as the folder has it.
         genesis: of the task.
-        epochs: those that were settled.
-        abandoned: the states after the abandoned ones.
-        final: the state after the last one.
+        epochs: the settled epochs.
+        abandoned: the states after the abandoned epochs.
+        final: the state after the last epoch.
 
     Raises:
         VerificationError: a figure differs.
@@ -79,10 +79,10 @@ def check_summary(
             "distributor": domain.distributor,
             "vault": genesis.vault,
         }
-    found = {
+    expected = {
         "task_id": to_hex(genesis.state.scope.task),
         "num_members": len(final.members),
-        "epochs": [_epoch(one) for one in epochs],
+        "epochs": [_epoch(epoch) for epoch in epochs],
         "members": [_member(number, genesis, epochs, final) for number in range(len(final.members))],
         "num_honest_members": len(final.members) - len(adversaries),
         "final_adapter_hash": to_hex(final.adapter),
@@ -94,33 +94,39 @@ def check_summary(
             "abandoned_epochs": [state.epoch - 1 for state in abandoned],
         },
     }
-    hold(summary, found, "summary.json")
+    require_equal(summary, expected, "summary.json")
     chain, members = summary["chain"], summary["members"]
     claimed = {name: str(text).lower() for name, text in _object(chain.get("contracts")).items()}
-    hold(claimed, {name: to_hex(address) for name, address in contracts.items()}, "summary.json.chain.contracts")
+    require_equal(
+        claimed, {name: to_hex(address) for name, address in contracts.items()}, "summary.json.chain.contracts"
+    )
     require(len(claimed) == len(contracts), "summary.json.chain.contracts names more contracts")
     with_more = 0
     for number, member in enumerate(members):
-        hold(member.get("adversary"), number in adversaries, f"summary.json.members[{number}].adversary")
+        require_equal(member.get("adversary"), number in adversaries, f"summary.json.members[{number}].adversary")
         start, end = member.get("balance_start_wei"), member.get("balance_end_wei")
         require(isinstance(start, int) and isinstance(end, int), f"summary.json.members[{number}] has no balance")
         with_more += number not in adversaries and end > start
-    hold(summary.get("num_honest_members_with_more"), with_more, "summary.json.num_honest_members_with_more")
+    require_equal(summary.get("num_honest_members_with_more"), with_more, "summary.json.num_honest_members_with_more")
 
 
 def _epoch(epoch: SettledEpoch) -> dict[str, Any]:
-    replay, found = epoch.replay, epoch.replay.candidate.consensus
+    replay, consensus = epoch.replay, epoch.replay.candidate.consensus
     return {
         "epoch": epoch.report.epoch,
         "accepted": replay.accepted,
-        "candidate_score": found.score if found else None,
-        "band": found.band if found else None,
+        "candidate_score": consensus.score if consensus else None,
+        "band": consensus.band if consensus else None,
         "settlement_tx": epoch.transaction,
         "gas_used": epoch.gas_used,
         "adapter_hash": to_hex(replay.adapter),
         "proposals": [
-            {"member": one.member, "score": one.consensus.score if one.consensus else None, "status": one.status}
-            for one in replay.proposals
+            {
+                "member": proposal.member,
+                "score": proposal.consensus.score if proposal.consensus else None,
+                "status": proposal.status,
+            }
+            for proposal in replay.proposals
         ],
     }
 
@@ -128,10 +134,10 @@ def _epoch(epoch: SettledEpoch) -> dict[str, Any]:
 def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], final: TaskState) -> dict[str, Any]:
     money = final.members[number]
     scores = [
-        one.consensus.score
+        proposal.consensus.score
         for epoch in epochs
-        for one in epoch.replay.proposals
-        if one.member == number and one.consensus
+        for proposal in epoch.replay.proposals
+        if proposal.member == number and proposal.consensus
     ]
     figures: dict[str, Any] = {
         "address": money.account,
@@ -149,7 +155,7 @@ def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], f
 
 
 def _adversaries(config: dict[str, Any]) -> set[int]:
-    """Members that the folder's own configuration says cheat; nobody else can know."""
+    """Members that cheat according to the folder's own configuration; the messages cannot prove it."""
     adversary = _object(config.get("adversary"))
     named = adversary.get("members")
     return set(named) if adversary.get("attack") not in (None, "none") and isinstance(named, list) else set()

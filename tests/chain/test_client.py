@@ -130,8 +130,8 @@ def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
         (world.creator, too_much, r"PoolTooLarge\(maximum=20{24},"),
         (world.creator, lambda s, c: transactions.claim(s, c, missing, s.address, 1, []), r"InvalidProof\(task=0x"),
     ]  # fmt: skip
-    for signer, make, told in cases:
-        with pytest.raises(ChainError, match=f"transaction 0x[0-9a-f]{{64}} reverted: {told}"):
+    for signer, make, reason in cases:
+        with pytest.raises(ChainError, match=f"transaction 0x[0-9a-f]{{64}} reverted: {reason}"):
             world.do(signer, make)
 
 

@@ -60,9 +60,9 @@ def reopened(world: World, folder: Path, **changes: Any) -> ChainClient:
 
 def state(folder: Path, world: World, report: Report) -> State | None:
     outbox = Outbox(folder / "chain" / "outbox.sqlite")
-    found = outbox.state(intent_id(world.domain.chain_id, world.domain.contract, report_hash(report)))
+    stored = outbox.state(intent_id(world.domain.chain_id, world.domain.contract, report_hash(report)))
     outbox.close()
-    return found
+    return stored
 
 
 def test_a_settlement_that_was_taken_back_is_sent_again_as_it_was(mined: World, tmp_path: Path) -> None:
@@ -181,19 +181,19 @@ def test_no_key_and_no_credentials_in_what_a_failing_send_leaves(
         report, _ = mined.report()
         signatures = mined.sign(report, ALL)
         ask(mined, "evm_setAutomine", False)
-        told = []
+        texts = []
         for seats, given in ((ALL, bytes(64)), (ALL, signatures)):
             with pytest.raises(ChainError) as caught:
                 client.settle(report, seats, given)
             shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
             shown.stack.pop(0)  # this function
-            told += ["".join(shown.format()), repr(pickle.dumps(caught.value))]
-        told.append(repr(vars(client)) + repr(vars(client._settler)))
+            texts += ["".join(shown.format()), repr(pickle.dumps(caught.value))]
+        texts.append(repr(vars(client)) + repr(vars(client._settler)))
         client.close()
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-    text = "\n".join([log.getvalue(), *told]).lower()
+    text = "\n".join([log.getvalue(), *texts]).lower()
     key = RELAYER._key.secret
     assert "settle" in text
     assert not [form for form in (key.hex(), repr(key)[2:-1].lower(), str(int.from_bytes(key, "big"))) if form in text]

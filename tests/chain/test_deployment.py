@@ -13,7 +13,7 @@ import pytest
 from flock_ray.chain import fee_bumper
 from flock_ray.chain import node as chain_node
 from flock_ray.chain.abi import contract
-from flock_ray.chain.address_book import AddressBook, alone
+from flock_ray.chain.address_book import AddressBook, exclusive
 from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.deployment import ADMIN_ROLE, GUARDIAN_ROLE, Deployment, Settings
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
@@ -134,7 +134,7 @@ def test_other_code_or_arguments_are_noticed(node: RpcNode, tmp_path: Path) -> N
     other = Deployment(node, DEPLOYER, replace(SETTINGS, absence_bps=101), AddressBook.read(path), 20)  # type: ignore[arg-type]
     with pytest.raises(DeploymentError, match=r"\(EpochSettlement\) is not what this version and settings send"):
         other.check()
-    for field, value, told in (
+    for field, value, reason in (
         ("code_hash", "0x" + "ab" * 32, "the code at 0x.* is not the FlockToken that was deployed"),
         ("tx", "0x" + "ab" * 32, "the chain has no transaction 0xabab.* \\(FlockToken\\)"),
         ("address", NOBODY, "belongs to another|did not create FlockToken at 0x0000|is not what this version"),
@@ -143,7 +143,7 @@ def test_other_code_or_arguments_are_noticed(node: RpcNode, tmp_path: Path) -> N
         fields["entries"]["FlockToken"][field] = value
         changed = tmp_path / "changed.json"
         changed.write_text(json.dumps(fields))
-        with pytest.raises(DeploymentError, match=told):
+        with pytest.raises(DeploymentError, match=reason):
             begin(node, changed).check()
 
 
@@ -172,9 +172,9 @@ def test_who_cannot_pay_for_all_sends_nothing(node: RpcNode, tmp_path: Path) -> 
 
 def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
     path = tmp_path / "new" / "book.json"
-    with alone(path), pytest.raises(AddressBookError, match="another deployment"), alone(path):
+    with exclusive(path), pytest.raises(AddressBookError, match="another deployment"), exclusive(path):
         raise AssertionError("both went on")
-    with alone(path):
+    with exclusive(path):
         assert not path.exists()
 
 

@@ -30,8 +30,8 @@ def test_attempts_and_states_survive_the_process(tmp_path: Path) -> None:
     assert outbox.state(NAME) is None and outbox.attempts(NAME) == [] and outbox.next_nonce() == 0
     outbox.plan(INTENT)
     assert outbox.state(NAME) is State.PLANNED and outbox.signed(CONTRACT, INTENT.task, 2) is None
-    for one in attempts:
-        outbox.sign(NAME, one)
+    for entry in attempts:
+        outbox.sign(NAME, entry)
         assert outbox.state(NAME) is State.SIGNED
         outbox.sent(NAME)
     # No close: as after a kill.
@@ -66,8 +66,8 @@ def test_a_transaction_is_journalled_once(tmp_path: Path) -> None:
 def test_what_is_given_up_no_longer_stands(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.sqlite")
     outbox.plan(INTENT)
-    for one in (attempt(1, 4), attempt(2, 4), attempt(3, 5)):
-        outbox.sign(NAME, one)
+    for entry in (attempt(1, 4), attempt(2, 4), attempt(3, 5)):
+        outbox.sign(NAME, entry)
     outbox.give_up(NAME, 4, "lost")
     assert outbox.attempts(NAME, pending=True) == [attempt(3, 5)]
     assert len(outbox.attempts(NAME)) == 3

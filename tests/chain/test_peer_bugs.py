@@ -102,8 +102,8 @@ def test_web3_follows_urls_that_a_contract_reverts_with(node: RpcNode, whole: bo
         elsewhere.listen()
         contract, url = account(7), f"http://127.0.0.1:{elsewhere.getsockname()[1]}/{{sender}}/{{data}}"
         types = ["address", "string[]", "bytes", "bytes4", "bytes"]
-        told = encode(types, [contract, [url], b"", bytes(4), b""]) if whole else b""
-        data = keccak(f"OffchainLookup({','.join(types)})".encode())[:4] + told
+        lookup = encode(types, [contract, [url], b"", bytes(4), b""]) if whole else b""
+        data = keccak(f"OffchainLookup({','.join(types)})".encode())[:4] + lookup
         size = len(data).to_bytes(2, "big")
         code = b"\x61" + size + bytes.fromhex("600c5f39") + b"\x61" + size + bytes.fromhex("5ffd") + data  # reverts
         node._request("anvil_setCode", [contract, "0x" + code.hex()])

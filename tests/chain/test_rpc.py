@@ -92,7 +92,7 @@ def test_no_url(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "told"),
+    ("answer", "status", "reason"),
     [
         (b"denied", 401, "HTTP status 401"),
         (b"busy", 503, "HTTP status 503"),
@@ -102,8 +102,8 @@ def test_no_url(url: str) -> None:
         ({"result": "pretty"}, 200, "does not tell its chain id"),
     ],
 )
-def test_something_else_is_there(answer: dict[str, Any] | bytes, status: int, told: str) -> None:
-    with server(answer, status) as host, pytest.raises(ChainUnreachableError, match=told) as caught:
+def test_something_else_is_there(answer: dict[str, Any] | bytes, status: int, reason: str) -> None:
+    with server(answer, status) as host, pytest.raises(ChainUnreachableError, match=reason) as caught:
         RpcNode(f"http://{CREDENTIALS}{host}/secret-token")
     assert "hunter2" not in str(caught.value) and "secret-token" not in str(caught.value)
 

@@ -65,9 +65,9 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Endpoint, Endpoint]]:
     monkeypatch.setattr(rpc, "_LAST_REST", 0.0)
     pair = Endpoint(1), Endpoint(2)
     yield pair
-    for one in pair:
-        one.http.shutdown()
-        one.http.server_close()
+    for endpoint in pair:
+        endpoint.http.shutdown()
+        endpoint.http.server_close()
 
 
 def test_the_first_that_answers_is_used_and_the_next_when_it_fails(two: tuple[Endpoint, Endpoint]) -> None:
@@ -119,7 +119,7 @@ def test_transactions_go_to_every_endpoint(two: tuple[Endpoint, Endpoint]) -> No
     first, second = two
     node = RpcNode([first.url, second.url])
     node._request("eth_sendRawTransaction", ["0x00"])
-    assert [one.asked.count("eth_sendRawTransaction") for one in two] == [1, 1]
+    assert [endpoint.asked.count("eth_sendRawTransaction") for endpoint in two] == [1, 1]
     first.up = False
     node._request("eth_sendRawTransaction", ["0x00"])
     assert second.asked.count("eth_sendRawTransaction") == 2
@@ -127,17 +127,17 @@ def test_transactions_go_to_every_endpoint(two: tuple[Endpoint, Endpoint]) -> No
 
 
 @pytest.mark.parametrize(
-    ("identity", "told"),
+    ("identity", "reason"),
     [
         ({"chain_id": 8}, "serves chain id 8, chain.chain_id is 7"),
         ({"genesis": "0x" + "99" * 32}, "serves another chain than the others of chain.url"),
     ],
 )
 def test_another_chain_among_the_endpoints_is_refused(
-    two: tuple[Endpoint, Endpoint], identity: dict[str, Any], told: str
+    two: tuple[Endpoint, Endpoint], identity: dict[str, Any], reason: str
 ) -> None:
     stranger = Endpoint(3, **identity)
-    with pytest.raises(WrongChainError, match=told) as caught:
+    with pytest.raises(WrongChainError, match=reason) as caught:
         RpcNode([two[0].url, stranger.url], 7)
     assert "hunter2" not in str(caught.value) and "secret-token" not in str(caught.value)
     stranger.http.shutdown()

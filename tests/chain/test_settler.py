@@ -105,8 +105,8 @@ def test_a_refused_report_costs_nothing(running: World, tmp_path: Path) -> None:
         (replace(report, rewards_total=1), ALL, signatures, "InvalidSignature"),
         (replace(report, slashes=(ReportedSlash(0, 1),) * 17), ALL, signatures, "TooManySlashes"),
     ]
-    for refused, seats, some, told in refusals:
-        with pytest.raises(ChainError, match=f"the settlement of epoch . reverted: {told}"):
+    for refused, seats, some, reason in refusals:
+        with pytest.raises(ChainError, match=f"the settlement of epoch . reverted: {reason}"):
             running.client.settle(refused, seats, some)
     greedy = replace(report, rewards_total=501 * TOKEN)
     with pytest.raises(ChainError, match=r"OverBudget\(budget=500000000000000000000, requested=501"):

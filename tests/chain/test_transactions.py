@@ -71,8 +71,8 @@ def test_too_few_tokens_are_told_before_anything_is_signed(name: str, purpose: s
 
 
 def test_the_gas_of_joining_follows_the_slots() -> None:
-    one, most = (fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK, n)[2])["gas"] for n in (1, 256))
-    assert one < 300_000 < most < 2**24
+    single, most = (fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK, n)[2])["gas"] for n in (1, 256))
+    assert single < 300_000 < most < 2**24
     assert fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK)[2])["gas"] == most
 
 

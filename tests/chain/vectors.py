@@ -73,10 +73,10 @@ def seeds() -> dict[str, Any]:
     """Genesis, two settled epochs and an abandoned one."""
     reveals = [reveals_digest({0: keccak(b"a"), 7: keccak(b"b")}), reveals_digest({})]
     chain = [keccak(b"genesis")]
-    for one in reveals:
-        chain.append(next_seed(chain[-1], one))
+    for reveal in reveals:
+        chain.append(next_seed(chain[-1], reveal))
     chain.append(skip_seed(chain[-1]))
-    return {"reveals": [text(one) for one in reveals], "chain": [text(one) for one in chain]}
+    return {"reveals": [text(reveal) for reveal in reveals], "chain": [text(seed) for seed in chain]}
 
 
 def report(number: int, slashes: tuple[ReportedSlash, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CONF = Path(__file__).parents[2] / "conf"
 SLOW_TO_IMPORT = {"torch", "transformers", "peft", "ray", "web3", "eth_account"}
 
 
-def told(folder: Path, *arguments: str) -> Ended:
+def run_job(folder: Path, *arguments: str) -> Ended:
     """A command that ends well, says what it says in plain lines, and leaves nothing behind."""
     ended = alliance(folder, *arguments)
     assert (ended.code, ended.errors, ended.left) == (0, "", [])
@@ -36,7 +36,7 @@ def test_what_runs_nothing_imports_nothing_slow(tmp_path: Path, argument: str) -
 
 
 def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
-    lines = told(tmp_path, "--help").output.splitlines()
+    lines = run_job(tmp_path, "--help").output.splitlines()
     groups = {
         folder.name: sorted(file.stem for file in folder.iterdir()) for folder in CONF.iterdir() if folder.is_dir()
     }
@@ -46,14 +46,14 @@ def test_help_lists_every_group_with_its_options(tmp_path: Path) -> None:
 
 
 def test_cfg_prints_every_key_with_its_value(tmp_path: Path) -> None:
-    printed = OmegaConf.create(told(tmp_path, "--cfg", "job", "seed=77", "alliance.num_epochs=5").output)
+    printed = OmegaConf.create(run_job(tmp_path, "--cfg", "job", "seed=77", "alliance.num_epochs=5").output)
     assert (printed.seed, printed.alliance.num_epochs) == (77, 5)
     merged = OmegaConf.merge(OmegaConf.structured(Config), printed)
     assert [key for key in valid_keys() if OmegaConf.is_missing(merged, key)] == []
 
 
 def test_the_plan_alone(tmp_path: Path) -> None:
-    ended = told(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
+    ended = run_job(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
     assert ended.output.splitlines()[:4] == [
         "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
@@ -71,9 +71,9 @@ def test_a_resumed_run_stays_where_it_was_unless_another_place_is_named(tmp_path
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    (first, *_) = told(here, f"resume={run.path}", "plan_only=true").output.splitlines()
+    (first, *_) = run_job(here, f"resume={run.path}", "plan_only=true").output.splitlines()
     assert first.startswith("Placement plan: 1 node group, each 1 worker x (2 CPU, 0 GPU, 1 thread)")
-    (first, *_) = told(
+    (first, *_) = run_job(
         there, f"resume={run.path}", "plan_only=true", "cluster=existing", "cluster.cpus_per_worker=1"
     ).output.splitlines()
     assert first.startswith("Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 1 thread)")

@@ -143,12 +143,12 @@ def test_two_messages_that_contradict_each_other_cost_half_the_stake_once(court:
 
 
 def test_what_proves_nothing_is_not_sent(court: Court) -> None:
-    one = court.signed("one", 2, {"commitment": "0x11"}, court.seed)
+    first = court.signed("one", 2, {"commitment": "0x11"}, court.seed)
     other = court.signed("other", 2, {"commitment": "0x22"}, bytes(32))
     stranger = court.signed("stranger", 1, {"commitment": "0x33"}, court.seed)
-    for second, told in ((one, "no contradiction"), (other, "is not signed by"), (stranger, "is not signed by")):
-        ended = court.run("--accuse", one, second)
-        assert (ended.returncode, ended.stdout) == (10, "") and told in ended.stderr
-    missing = court.run("--accuse", one, one + ".json")
+    for second, reason in ((first, "no contradiction"), (other, "is not signed by"), (stranger, "is not signed by")):
+        ended = court.run("--accuse", first, second)
+        assert (ended.returncode, ended.stdout) == (10, "") and reason in ended.stderr
+    missing = court.run("--accuse", first, first + ".json")
     assert missing.returncode == 61 and "No such file" in missing.stderr
     assert court.stake(2) == court.stake(1)

@@ -86,7 +86,9 @@ def ended_at_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
         busy.listen()
         ports = {"taken": busy.getsockname()[1], "free": free_ports(1)[0]}
         runs = {
-            name: pool.submit(alliance, tmp_path_factory.mktemp("once"), *(one.format(**ports) for one in overrides))
+            name: pool.submit(
+                alliance, tmp_path_factory.mktemp("once"), *(override.format(**ports) for override in overrides)
+            )
             for name, (overrides, _, _) in AT_ONCE.items()
         }
         yield {name: run.result() for name, run in runs.items()}
@@ -166,7 +168,7 @@ def ended_in_the_nodes(
     base = tiny(tiny_model_dir, "cluster=existing", f"cluster.address={head.address}")
 
     def run(name: str) -> Ended:
-        overrides = (one.format(folder=folder) for one in IN_THE_NODES[name][0])
+        overrides = (override.format(folder=folder) for override in IN_THE_NODES[name][0])
         return alliance(tmp_path_factory.mktemp("nodes"), *base, *overrides)
 
     with ThreadPoolExecutor(2) as pool:

@@ -134,9 +134,9 @@ def check_paid(place: Place, folder: Path, ended: Ended) -> Path:
         assert held == member["balance_end_wei"] == member["balance_start_wei"] + member["earned_wei"]
     assert leaked(run, place.logs) == []
     assert not any(secret in ended.output.lower() for secret in secrets())
-    told: list[str] = []
-    verify_run(RunFolder(run), "", place.url, told.append)
-    assert any("their code was not compared" in line for line in told)
+    lines: list[str] = []
+    verify_run(RunFolder(run), "", place.url, lines.append)
+    assert any("their code was not compared" in line for line in lines)
     return run
 
 
@@ -240,10 +240,10 @@ def test_what_is_missing_on_the_chain_is_told(place: Place, tmp_path: Path) -> N
             ended = list(pool.map(lambda folder, case: place.play(folder, *case[0]), folders, cases))
     finally:
         poor.close()
-    for one, (overrides, error, told) in zip(ended, cases, strict=True):
-        assert told in one.one_line, overrides
-        assert one.code == error.exit_code  # type: ignore[attr-defined]
-        assert [path for path in one.left if path != "outputs"] == []
+    for result, (overrides, error, reason) in zip(ended, cases, strict=True):
+        assert reason in result.one_line, overrides
+        assert result.code == error.exit_code  # type: ignore[attr-defined]
+        assert [path for path in result.left if path != "outputs"] == []
 
 
 @dataclass
@@ -335,17 +335,17 @@ def away(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awa
 def test_a_chain_that_is_away_for_two_epochs_loses_nothing(away: Away) -> None:
     config, run = away.start_over("back")
     away.go_away_when_sent(2)
-    told = io.StringIO()
+    output = io.StringIO()
 
     def back_when_the_run_waits() -> None:
-        wait_until(lambda: "wait since" in told.getvalue(), 120)
+        wait_until(lambda: "wait since" in output.getvalue(), 120)
         away.come_back()
 
     thread = threading.Thread(target=back_when_the_run_waits, daemon=True)
     thread.start()
-    summary = run_alliance(config, run, make_plan(config), Console(told))
+    summary = run_alliance(config, run, make_plan(config), Console(output))
     thread.join()
-    text = told.getvalue()
+    text = output.getvalue()
     assert re.search(r"wait since \d\d:\d\d:\d\d for the settlement of epoch 2: no answer from the RPC at 127", text)
     assert text.index("epoch 3 of 3: ") < text.index("wait since") < text.index("epoch 2 settled: ")
     same_end(Run(run.path, summary), away.whole)
@@ -355,11 +355,11 @@ def play_while_abandoned(away: Away, name: str, *epochs: int) -> tuple[RunDirect
     """The run, its summary and what it told, with these epochs abandoned while the chain is away."""
     config, run = away.start_over(name)
     away.go_away_when_sent(2, lost=True)
-    told = io.StringIO()
+    output = io.StringIO()
 
     def abandon_when_the_run_waits() -> None:
         try:
-            wait_until(lambda: "wait since" in told.getvalue(), 120)
+            wait_until(lambda: "wait since" in output.getvalue(), 120)
             for epoch in epochs:
                 away.abandon(run, epoch)
         finally:
@@ -367,15 +367,15 @@ def play_while_abandoned(away: Away, name: str, *epochs: int) -> tuple[RunDirect
 
     thread = threading.Thread(target=abandon_when_the_run_waits, daemon=True)
     thread.start()
-    summary = run_alliance(config, run, make_plan(config), Console(told))
+    summary = run_alliance(config, run, make_plan(config), Console(output))
     thread.join()
-    return run, summary, told.getvalue()
+    return run, summary, output.getvalue()
 
 
 def test_an_epoch_that_was_abandoned_on_the_chain_is_given_up(away: Away) -> None:
     """Its settlement was lost with the chain; when the chain is back, epoch 3 runs again under another seed."""
-    run, summary, told = play_while_abandoned(away, "abandoned", 2)
-    assert "epoch 2 was abandoned on the chain" in told
+    run, summary, output = play_while_abandoned(away, "abandoned", 2)
+    assert "epoch 2 was abandoned on the chain" in output
     assert [epoch["epoch"] for epoch in summary["epochs"]] == [1, 3] and summary["run"]["abandoned_epochs"] == [2]
     records = Run(run.path, summary).records()
     assert sorted(records) == ["1.json", "3.json"] and records["1.json"] == away.whole.records()["1.json"]
@@ -419,7 +419,7 @@ def same_end(run: Run, whole: Run) -> None:
     """The same bytes are trained, each epoch is settled, everybody is paid the same."""
     assert run.hash == whole.hash and run.records() == whole.records()
     assert all(epoch["settlement_tx"] for epoch in run.summary["epochs"])
-    ends = [[member["balance_end_wei"] for member in one.summary["members"]] for one in (run, whole)]
+    ends = [[member["balance_end_wei"] for member in finished.summary["members"]] for finished in (run, whole)]
     assert ends[0] == ends[1]
     assert [event["epoch"] for event in run.events("settled")] == [1, 2, 3]
     assert leaked(run.path) == []

@@ -34,13 +34,13 @@ def main() -> Callable[[list[str]], int]:
 @pytest.mark.integration
 def test_a_true_run_holds(whole_run: Run, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(whole_run.path)]) == 0
-    told, errors = capsys.readouterr()
+    output, errors = capsys.readouterr()
     assert errors == ""
-    lines = told.splitlines()
+    lines = output.splitlines()
     assert lines[-1] == "Everything that can be checked holds."
     assert any(line.startswith("epoch 2") and "signatures" in line for line in lines)
-    assert "Not provable from outside: losses" in told
-    assert whole_run.hash in told
+    assert "Not provable from outside: losses" in output
+    assert whole_run.hash in output
 
 
 @pytest.mark.integration
@@ -53,8 +53,8 @@ def test_a_false_one_ends_in_one_line_and_its_own_code(
     record["pool_left"] += 1
     (copy / "records/2.json").write_text(json.dumps(record))
     assert main([str(copy)]) == VerificationError.exit_code
-    told, errors = capsys.readouterr()
-    assert "Everything" not in told
+    output, errors = capsys.readouterr()
+    assert "Everything" not in output
     (line,) = errors.splitlines()
     assert line.startswith("does not hold: epoch 2 record.pool_left: claimed ")
 
@@ -77,7 +77,7 @@ def test_an_unfinished_run_is_told_from_a_false_one(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reason"),
     [
         (["{}/nowhere"], RunDirectoryError.exit_code, "holds no run: task.json is missing"),
         ([], 2, "required: RUN_DIR"),
@@ -87,14 +87,14 @@ def test_an_unfinished_run_is_told_from_a_false_one(
 )
 def test_a_wrong_command_line_is_told(
     main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str],
-    code: int, told: str,
+    code: int, reason: str,
 ) -> None:  # fmt: skip
     try:
         ended = main([argument.format(tmp_path) for argument in arguments])
     except SystemExit as left:
         ended = int(str(left.code))
     assert ended == code
-    assert told in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_help_is_quick_and_says_what_an_anchor_is() -> None:

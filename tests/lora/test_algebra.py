@@ -39,9 +39,9 @@ def dense_factor_averaging_error(deltas: list[Adapter]) -> float:
 
 @given(seeds, seeds)
 def test_product_inner_equals_the_dense_one(left: int, right: int) -> None:
-    one, two = random_adapter(left), random_adapter(right)
-    b1, a1 = one["layers.0.q.lora_B.weight"], one["layers.0.q.lora_A.weight"]
-    b2, a2 = two["layers.0.q.lora_B.weight"], two["layers.0.q.lora_A.weight"]
+    first, second = random_adapter(left), random_adapter(right)
+    b1, a1 = first["layers.0.q.lora_B.weight"], first["layers.0.q.lora_A.weight"]
+    b2, a2 = second["layers.0.q.lora_B.weight"], second["layers.0.q.lora_A.weight"]
     dense = float(((b1.double() @ a1.double()) * (b2.double() @ a2.double())).sum())
     assert product_inner(b1, a1, b2, a2) == pytest.approx(dense, abs=1e-10)
 

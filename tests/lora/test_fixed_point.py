@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.lora.fixed_point import MAX_ABS, SCALE, FixedPointSum, dequantize, moved, quantize
+from flock_ray.lora.fixed_point import MAX_ABS, SCALE, FixedPointSum, add_quantized, dequantize, quantize
 
 floats = st.floats(-MAX_ABS, MAX_ABS, width=32)
 integers = st.integers(-(2**52), 2**52)
@@ -55,18 +55,18 @@ def test_values_outside_the_range_are_refused(value: float) -> None:
 @given(st.lists(st.tuples(st.integers(-(2**52), 2**52), floats), min_size=1, max_size=20))
 def test_a_move_is_the_sum_on_the_grid(pairs: list[tuple[int, float]]) -> None:
     points, values = torch.tensor([point for point, _ in pairs]), torch.tensor([value for _, value in pairs])
-    assert torch.equal(moved(points.double().numpy(), values), dequantize(points + quantize(values)))
+    assert torch.equal(add_quantized(points.double().numpy(), values), dequantize(points + quantize(values)))
 
 
 def test_a_move_of_many_values_is_the_same_at_every_place() -> None:
     points, values = torch.arange(200_001) << 20, torch.linspace(-3, 3, 200_001)
-    assert torch.equal(moved(points.double().numpy(), values), dequantize(points + quantize(values)))
+    assert torch.equal(add_quantized(points.double().numpy(), values), dequantize(points + quantize(values)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, MAX_ABS * 1.001])
 def test_a_move_outside_the_range_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        moved(torch.zeros(1, dtype=torch.float64).numpy(), torch.tensor([value]))
+        add_quantized(torch.zeros(1, dtype=torch.float64).numpy(), torch.tensor([value]))
 
 
 def mean_of(rows: list[list[float]], weights: list[int]) -> list[int]:

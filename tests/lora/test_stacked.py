@@ -113,9 +113,9 @@ def test_gradients_of_a_layer_are_those_of_finite_differences(bias: bool) -> Non
     layer.lora_B = nn.Parameter(torch.randn(MEMBERS, 2, 4, dtype=torch.float64))
 
     def outputs(x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor) -> torch.Tensor:
-        found = functional_call(layer, {"lora_A": lora_a, "lora_B": lora_b}, (x,))
-        assert isinstance(found, torch.Tensor)
-        return found.transpose(0, 1)  # what comes back into the layer is then not contiguous
+        result = functional_call(layer, {"lora_A": lora_a, "lora_B": lora_b}, (x,))
+        assert isinstance(result, torch.Tensor)
+        return result.transpose(0, 1)  # what comes back into the layer is then not contiguous
 
     x = torch.randn(2 * MEMBERS, 5, dtype=torch.float64)
     factors = (layer.lora_A, layer.lora_B)

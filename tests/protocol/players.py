@@ -119,7 +119,9 @@ class Play:
         sent: list[Message] = []
         voters = sorted(set(state.roles.voters))
         for stage in (self._commitments, self._lists, self._manifests, self._ballots_a, self._ballots_b):
-            sent += [one for one in stage(state, voters, sent) if (one.kind, one.member) not in self.silent]
+            sent += [
+                message for message in stage(state, voters, sent) if (message.kind, message.member) not in self.silent
+            ]
         return sent
 
     def record(self, state: TaskState) -> Record:
@@ -138,7 +140,7 @@ class Play:
     def _lists(self, state: TaskState, voters: list[int], sent: list[Message]) -> list[Message]:
         made = []
         for voter in voters:
-            held = sorted(to_hex(one.digest) for one in sent if self.lists(voter, one.member))
+            held = sorted(to_hex(message.digest) for message in sent if self.lists(voter, message.member))
             made.append(message(state, Kind.SEEN, voter, {"commitments": held}))
         return made
 
@@ -173,13 +175,15 @@ class Play:
 
     def _ballots_b(self, state: TaskState, voters: list[int], sent: list[Message]) -> list[Message]:
         scored = get_mechanism(state.terms.mechanism).scores_candidate
-        accepted = [one for one in judge_proposals(state, Inbox(sent)) if one.status == "accepted"]
-        candidate = sha256(b"candidate" + b"".join(one.payload or b"" for one in accepted)) if accepted else None
+        accepted = [proposal for proposal in judge_proposals(state, Inbox(sent)) if proposal.status == "accepted"]
+        candidate = (
+            sha256(b"candidate" + b"".join(proposal.payload or b"" for proposal in accepted)) if accepted else None
+        )
         ballots = {}
         for voter in voters:
             ballots[voter] = BallotB(
                 candidate=self.names(voter, candidate) if candidate else None,
-                weights=tuple((one.member, self.weight(voter)) for one in accepted),
+                weights=tuple((proposal.member, self.weight(voter)) for proposal in accepted),
                 score=Score(self.candidate_gain(voter), self.error) if scored and candidate else None,
                 reveal=self.reveals.get(voter, chain_of(voter).preimage(state.epoch)),
             )

@@ -66,7 +66,7 @@ BALLOT_B = BallotB(keccak(b"candidate"), ((3, 1), (5, 2)), Score(-5, 2), keccak(
 
 
 def test_a_commitment_binds_task_epoch_member_kind_ballot_and_salt() -> None:
-    one: tuple[bytes, int, int, Kind, Ballot, bytes] = (TASK, 1, 2, Kind.BALLOT_A, BALLOT_A, SALT)
+    arguments: tuple[bytes, int, int, Kind, Ballot, bytes] = (TASK, 1, 2, Kind.BALLOT_A, BALLOT_A, SALT)
     changes: list[tuple[int, Any]] = [
         (0, keccak(TASK)),
         (1, 2),
@@ -78,9 +78,9 @@ def test_a_commitment_binds_task_epoch_member_kind_ballot_and_salt() -> None:
         (4, BALLOT_B),
         (5, keccak(SALT)),
     ]
-    others = [ballot_commitment(*(*one[:place], value, *one[place + 1 :])) for place, value in changes]
-    assert len({ballot_commitment(*one), *others}) == 1 + len(changes)
-    assert ballot_commitment(*one) == ballot_commitment(*one)
+    others = [ballot_commitment(*(*arguments[:place], value, *arguments[place + 1 :])) for place, value in changes]
+    assert len({ballot_commitment(*arguments), *others}) == 1 + len(changes)
+    assert ballot_commitment(*arguments) == ballot_commitment(*arguments)
 
 
 def replaced(body: Any, path: tuple[str | int, ...], value: Any) -> Any:

@@ -21,7 +21,7 @@ def enumerated(num_slots: int, num_malicious: int, num_voters: int, quantile_bp:
         bad = sum(committee)
         honest = [0] * (num_voters - bad)
         # Dishonest seats all say -1 or all say +1; captured when the score is theirs and not the honest one.
-        scores = [sorted(honest + [said] * bad)[quantile_index(num_voters, quantile_bp)] for said in (-1, 1)]
+        scores = [sorted(honest + [vote] * bad)[quantile_index(num_voters, quantile_bp)] for vote in (-1, 1)]
         median += any(scores)
         by_quorum += bad >= quorum(num_voters)
         blocked += len(honest) < quorum(num_voters)
@@ -34,8 +34,8 @@ def test_the_chances_are_those_of_drawing_every_committee(num_slots: int, draw: 
     num_voters = draw.draw(st.integers(1, num_slots))
     quantile_bp = draw.draw(st.sampled_from([0, 2_500, 5_000, 7_500, 10_000]))
     risk = capture_risk(num_slots, num_malicious, num_voters, quantile_bp)
-    found = enumerated(num_slots, num_malicious, num_voters, quantile_bp)
-    assert (risk.median, risk.quorum, risk.blocked) == pytest.approx(found)
+    expected = enumerated(num_slots, num_malicious, num_voters, quantile_bp)
+    assert (risk.median, risk.quorum, risk.blocked) == pytest.approx(expected)
 
 
 def test_a_simple_majority_of_five_among_64_slots_with_30_percent_dishonest() -> None:

@@ -45,7 +45,7 @@ def derived(messages: Iterable[Message], state: TaskState = STATE) -> Record:
 
 
 def without(messages: Iterable[Message], *dropped: tuple[Kind, int]) -> list[Message]:
-    return [one for one in messages if (one.kind, one.member) not in dropped]
+    return [message for message in messages if (message.kind, message.member) not in dropped]
 
 
 def contradiction(kind: Kind, member: int, state: TaskState = STATE, mark: int = 0) -> Message:
@@ -196,7 +196,7 @@ def test_lists_of_observers_and_proposers_do_not_count() -> None:
     outsiders = [member for member in range(12) if member not in state.roles.voters]
     late = state.roles.proposers[0]
     sent = Play(lists=lambda voter, proposer: proposer != late).messages(state)
-    held = [to_hex(one.digest) for one in sent if (one.kind, one.member) == (Kind.COMMITMENT, late)]
+    held = [to_hex(message.digest) for message in sent if (message.kind, message.member) == (Kind.COMMITMENT, late)]
     sent += [message(state, Kind.SEEN, member, {"commitments": held}) for member in outsiders]
     assert late not in listed_commitments(state, Inbox(sent))
 
@@ -248,7 +248,7 @@ def test_a_missing_voter_is_tolerated_and_unpaid() -> None:
 
 def test_below_the_quorum_the_epoch_is_rejected_and_nobody_is_slashed() -> None:
     absent = VOTERS[:2]
-    record = Play(silent=[(kind, one) for kind in Kind for one in absent if "ballot" in kind]).record(STATE)
+    record = Play(silent=[(kind, voter) for kind in Kind for voter in absent if "ballot" in kind]).record(STATE)
     assert statuses(record) == dict.fromkeys(sorted(PROPOSERS), "unseen")
     assert not record.accepted
     assert record.adapter == STATE.adapter
@@ -312,8 +312,8 @@ def test_a_ballot_that_does_not_open_its_commitment_is_excluded(kind: Kind) -> N
 def test_a_ballot_with_another_salt_does_not_open() -> None:
     honest = Play().messages(STATE)
     liar = VOTERS[2]
-    (said,) = (one for one in honest if (one.kind, one.member) == (Kind.BALLOT_B, liar))
-    ballot, salt = read_ballot_b(said)
+    (revealed,) = (message for message in honest if (message.kind, message.member) == (Kind.BALLOT_B, liar))
+    ballot, salt = read_ballot_b(revealed)
     other = message(STATE, Kind.BALLOT_B, liar, ballot_body(ballot, keccak(salt)))
     assert liar not in derived([*without(honest, (Kind.BALLOT_B, liar)), other]).reveals
 
@@ -321,8 +321,8 @@ def test_a_ballot_with_another_salt_does_not_open() -> None:
 def test_ballots_of_members_without_a_seat_do_not_count() -> None:
     outsider = PROPOSERS[0]
     sent = Play().messages(STATE)
-    for one in [one for one in sent if one.member == VOTERS[0] and "ballot" in one.kind]:
-        sent.append(message(STATE, one.kind, outsider, one.body))
+    for vote in [vote for vote in sent if vote.member == VOTERS[0] and "ballot" in vote.kind]:
+        sent.append(message(STATE, vote.kind, outsider, vote.body))
     record = derived(sent)
     assert record.reveals == HONEST.reveals
     assert record.rewards == HONEST.rewards
@@ -412,7 +412,7 @@ def test_a_carried_slash_takes_no_more_than_the_stake_that_is_left() -> None:
     slash = replace(carried[0], member=0)
     state = replace(STATE, members=(poor, *STATE.members[1:]), carried=(slash, slash))
     record = Play().record(state)
-    assert [one.amount for one in record.slashes] == [5, 0]
+    assert [slash.amount for slash in record.slashes] == [5, 0]
     assert record.members[0].stake == 0
     assert record.members[0].slashed == 5
     assert record.pool_left == state.pool_left - sum(record.rewards.values()) + 5
@@ -432,13 +432,13 @@ def test_arrival_order_and_repeats_do_not_change_a_byte(random: Random, repeats:
 
 
 MESSAGES = Play().messages(STATE)
-BALLOTS = [one for one in MESSAGES if one.kind in (Kind.BALLOT_A, Kind.BALLOT_B)]
+BALLOTS = [message for message in MESSAGES if message.kind in (Kind.BALLOT_A, Kind.BALLOT_B)]
 
 
 @settings(max_examples=60)
 @given(st.sampled_from(BALLOTS), st.data())
-def test_one_changed_byte_of_a_ballot_changes_the_record_or_is_no_message(one: Message, draw: st.DataObject) -> None:
-    data = bytearray(one.data)
+def test_one_changed_byte_of_a_ballot_changes_the_record_or_is_no_message(ballot: Message, draw: st.DataObject) -> None:
+    data = bytearray(ballot.data)
     data[draw.draw(st.integers(0, len(data) - 1))] ^= draw.draw(st.integers(1, 127))
     try:
         changed = parse_message(bytes(data))
@@ -446,15 +446,15 @@ def test_one_changed_byte_of_a_ballot_changes_the_record_or_is_no_message(one: M
         return
     if not STATE.concerns(changed):
         return
-    record = derived([changed if other == one else other for other in MESSAGES])
+    record = derived([changed if other == ballot else other for other in MESSAGES])
     assert record.digest != HONEST.digest
     assert changed.digest in {digest for _, _, digest in record.messages}
 
 
 def test_a_changed_gain_in_a_ballot_excludes_it() -> None:
     liar = VOTERS[0]
-    (said,) = (one for one in BALLOTS if (one.kind, one.member) == (Kind.BALLOT_A, liar))
-    body = json.loads(canonical_json(said.body))
+    (revealed,) = (ballot for ballot in BALLOTS if (ballot.kind, ballot.member) == (Kind.BALLOT_A, liar))
+    body = json.loads(canonical_json(revealed.body))
     body["ballot"]["entries"][0][3][0] += 1
     changed = message(STATE, Kind.BALLOT_A, liar, body)
     record = derived([*without(MESSAGES, (Kind.BALLOT_A, liar)), changed])
@@ -464,8 +464,8 @@ def test_a_changed_gain_in_a_ballot_excludes_it() -> None:
 
 @settings(max_examples=30)
 @given(st.sampled_from(MESSAGES))
-def test_every_message_left_out_changes_the_record(one: Message) -> None:
-    assert derived([other for other in MESSAGES if other != one]).digest != HONEST.digest
+def test_every_message_left_out_changes_the_record(dropped: Message) -> None:
+    assert derived([other for other in MESSAGES if other != dropped]).digest != HONEST.digest
 
 
 @pytest.mark.parametrize("values", [{"epoch": 2}, {"task": keccak(b"other")}, {"member": 8}])
@@ -487,9 +487,9 @@ HOSTILE = st.one_of(
 
 @settings(max_examples=150)
 @given(st.sampled_from(MESSAGES), st.data(), HOSTILE)
-def test_whatever_parses_never_breaks_an_epoch(one: Message, draw: st.DataObject, value: Any) -> None:
+def test_whatever_parses_never_breaks_an_epoch(original: Message, draw: st.DataObject, value: Any) -> None:
     """Any field of a message replaced by hostile content: it is refused when read, or the epoch has a record."""
-    whole: Any = json.loads(one.data)
+    whole: Any = json.loads(original.data)
     owner, key = {"body": whole["body"]}, "body"
     while isinstance(owner[key], dict | list) and owner[key] and draw.draw(st.booleans() | st.just(True)):
         owner = owner[key]
@@ -500,9 +500,9 @@ def test_whatever_parses_never_breaks_an_epoch(one: Message, draw: st.DataObject
         hostile = parse_message(canonical_json(whole))
     except ValueError:
         return
-    for sent in ([*without(MESSAGES, (one.kind, one.member)), hostile], [*MESSAGES, hostile]):
+    for sent in ([*without(MESSAGES, (original.kind, original.member)), hostile], [*MESSAGES, hostile]):
         record = derived(sent)
-        assert {slash.member for slash in record.slashes} <= {one.member}
+        assert {slash.member for slash in record.slashes} <= {original.member}
 
 
 # Money, over several epochs.

@@ -26,7 +26,7 @@ def test_hashes_are_the_standard_ones(data: bytes) -> None:
 
 @given(st.sampled_from(["flock_ray/seed/1", "flock_ray/roles/1"]), WORDS)
 def test_a_tagged_hash_is_what_solidity_computes(name: str, words: list[int | bytes]) -> None:
-    types = ["bytes32", *("uint256" if isinstance(one, int) else "bytes32" for one in words)]
+    types = ["bytes32", *("uint256" if isinstance(value, int) else "bytes32" for value in words)]
     assert tagged(name, *words) == reference_keccak(encode(types, [reference_keccak(text=name), *words]))
 
 

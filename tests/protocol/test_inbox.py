@@ -25,9 +25,9 @@ MESSAGES = st.lists(st.builds(commitment, st.integers(0, 4), st.integers(0, 3), 
 def test_arrival_order_and_duplicates_change_nothing(messages: list[Message], random: Random, copies: int) -> None:
     shuffled = messages + messages[:copies] * copies
     random.shuffle(shuffled)
-    one, other = Inbox(messages), Inbox(shuffled)
-    assert one.messages == other.messages
-    assert one.equivocators == other.equivocators
+    inbox, other = Inbox(messages), Inbox(shuffled)
+    assert inbox.messages == other.messages
+    assert inbox.equivocators == other.equivocators
 
 
 @given(MESSAGES)
@@ -36,17 +36,17 @@ def test_a_member_says_one_thing_of_a_kind_or_equivocates(messages: list[Message
     equivocators = set()
     for kind in Kind:
         for member in range(5):
-            sent = {one.data: one for one in messages if (one.kind, one.member) == (kind, member)}
-            kept = [one for one in inbox.messages if (one.kind, one.member) == (kind, member)]
+            sent = {message.data: message for message in messages if (message.kind, message.member) == (kind, member)}
+            kept = [message for message in inbox.messages if (message.kind, message.member) == (kind, member)]
             if len(sent) == 1:
-                assert inbox.one(kind, member) == kept[0] == next(iter(sent.values()))
+                assert inbox.single(kind, member) == kept[0] == next(iter(sent.values()))
             else:
-                assert inbox.one(kind, member) is None
-                assert len(kept) == min(2, len(sent)) == len({one.data for one in kept})
+                assert inbox.single(kind, member) is None
+                assert len(kept) == min(2, len(sent)) == len({message.data for message in kept})
             if len(sent) > 1:
                 equivocators.add(member)
     assert inbox.equivocators == tuple(sorted(equivocators))
-    assert list(inbox.messages) == sorted(inbox.messages, key=lambda one: one.sort_key)
+    assert list(inbox.messages) == sorted(inbox.messages, key=lambda message: message.sort_key)
 
 
 def test_the_same_bytes_twice_are_no_equivocation() -> None:
@@ -58,8 +58,8 @@ def test_the_same_bytes_twice_are_no_equivocation() -> None:
 def test_an_equivocator_in_one_kind_still_counts_in_another() -> None:
     inbox = Inbox([commitment(1, 1), commitment(1, 2), commitment(1, 3, Kind.BALLOT_A_COMMITMENT)])
     assert inbox.equivocators == (1,)
-    assert inbox.one(Kind.COMMITMENT, 1) is None
-    assert inbox.one(Kind.BALLOT_A_COMMITMENT, 1) == commitment(1, 3, Kind.BALLOT_A_COMMITMENT)
+    assert inbox.single(Kind.COMMITMENT, 1) is None
+    assert inbox.single(Kind.BALLOT_A_COMMITMENT, 1) == commitment(1, 3, Kind.BALLOT_A_COMMITMENT)
 
 
 def test_a_thousand_contradictions_take_two_places() -> None:

@@ -32,12 +32,12 @@ def candidate(gains: Mapping[int, int], score: int = 0, band: int = 1_000) -> Ca
 
 def outcome(
     proposals: Sequence[ProposalVerdict],
-    found: CandidateVerdict,
+    verdict: CandidateVerdict,
     roles: Roles = ROLES,
     state: TaskState | None = None,
     present: Sequence[int] = (0, 1, 2, 3),
 ) -> Outcome:
-    return Outcome(state or new_task(8), roles, tuple(proposals), found, frozenset(present))
+    return Outcome(state or new_task(8), roles, tuple(proposals), verdict, frozenset(present))
 
 
 def paid(rewards: Mapping[int, int]) -> dict[int, int]:
@@ -71,18 +71,18 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         st.sampled_from(sorted(set(voters))), st.integers(-(10**12), 10**12), min_size=1, max_size=len(set(voters))
     )
 
-    def found() -> Consensus:
-        said = draw(gains)
+    def draw_consensus() -> Consensus:
+        reported = draw(gains)
         return consensus(
-            {voter: Score(gain, draw(st.integers(0, 10**12))) for voter, gain in said.items()}, roles, TERMS
+            {voter: Score(gain, draw(st.integers(0, 10**12))) for voter, gain in reported.items()}, roles, TERMS
         )
 
     proposals = []
     for member in sorted(set(proposers)):
-        about = found()
-        kinds = ["accepted"] if about.score > about.band else ["rejected", "harmful", "unseen", "copied", "malformed"]
-        proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, about))
-    verdict = draw(st.sampled_from([CandidateVerdict(None, (), None), CandidateVerdict(HASH, (), found())]))
+        joint = draw_consensus()
+        kinds = ["accepted"] if joint.score > joint.band else ["rejected", "harmful", "unseen", "copied", "malformed"]
+        proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, joint))
+    verdict = draw(st.sampled_from([CandidateVerdict(None, (), None), CandidateVerdict(HASH, (), draw_consensus())]))
     state = new_task(num_members, num_epochs=draw(st.integers(1, 5)), voter_share_bp=draw(st.integers(0, 10_000)))
     stakes = draw(st.lists(st.integers(0, 10**22), min_size=num_members, max_size=num_members))
     state = replace(
@@ -95,17 +95,17 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 
 
 @given(st.sampled_from(sorted(MECHANISMS)), outcomes(), st.booleans())
-def test_rewards_are_within_the_budget_and_go_to_who_took_part(name: str, one: Outcome, accepted: bool) -> None:
+def test_rewards_are_within_the_budget_and_go_to_who_took_part(name: str, drawn: Outcome, accepted: bool) -> None:
     mechanism = get_mechanism(name)
-    rewards = mechanism.rewards(one, accepted)
+    rewards = mechanism.rewards(drawn, accepted)
     assert all(wei >= 0 for wei in rewards.values())
-    assert sum(rewards.values()) <= one.budget <= one.state.pool_left
-    assert set(rewards) <= {*one.roles.voters, *one.roles.proposers}
-    slashed = mechanism.slashed(one, accepted)
-    assert set(slashed) <= {*one.roles.voters, *one.roles.proposers}
+    assert sum(rewards.values()) <= drawn.budget <= drawn.state.pool_left
+    assert set(rewards) <= {*drawn.roles.voters, *drawn.roles.proposers}
+    slashed = mechanism.slashed(drawn, accepted)
+    assert set(slashed) <= {*drawn.roles.voters, *drawn.roles.proposers}
     assert not set(slashed) & {member for member, wei in rewards.items() if wei}
     if not accepted:
-        assert not set(rewards) & set(one.roles.proposers)
+        assert not set(rewards) & set(drawn.roles.proposers)
 
 
 def test_the_budget_is_the_pool_over_the_epochs_left() -> None:
@@ -163,31 +163,31 @@ def test_voters_are_paid_by_closeness_and_seats_and_a_liar_is_not_slashed() -> N
     state = replace(new_task(8, voter_share_bp=10_000), pool_left=3 * 2_750)
     roles = Roles((0, 1, 0, 2), (4,))
     gains = {0: 50_000, 1: 100_000, 2: -(10**9)}
-    one = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), roles, state, (0, 1, 2))
-    assert paid(MARGINAL.rewards(one, True)) == {0: 2_000, 1: 750}
-    assert MARGINAL.slashed(one, True) == {}
+    case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), roles, state, (0, 1, 2))
+    assert paid(MARGINAL.rewards(case, True)) == {0: 2_000, 1: 750}
+    assert MARGINAL.slashed(case, True) == {}
 
 
 def test_in_a_rejected_epoch_voters_are_paid_and_proposers_are_not() -> None:
     gains = {0: 50_000, 1: 50_000, 2: 50_000, 3: 50_000}
-    one = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains, score=-9_000))
-    assert not MARGINAL.accepts(one)
-    rewards = MARGINAL.rewards(one, False)
+    case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains, score=-9_000))
+    assert not MARGINAL.accepts(case)
+    rewards = MARGINAL.rewards(case, False)
     assert set(rewards) == {0, 1, 2, 3}
-    assert sum(rewards.values()) <= one.budget * 3 // 10
+    assert sum(rewards.values()) <= case.budget * 3 // 10
 
 
 def test_without_scored_proposals_present_voters_share_alike() -> None:
-    one = outcome([ProposalVerdict(4, "missing")], CandidateVerdict(None, (), None), present=(0, 2, 3))
-    rewards = MARGINAL.rewards(one, False)
+    case = outcome([ProposalVerdict(4, "missing")], CandidateVerdict(None, (), None), present=(0, 2, 3))
+    rewards = MARGINAL.rewards(case, False)
     assert set(rewards) == {0, 2, 3}
     assert len(set(rewards.values())) == 1
 
 
 def test_an_absent_voter_is_unpaid_though_it_scored() -> None:
     gains = {0: 50_000, 1: 50_000, 2: 50_000, 3: 50_000}
-    one = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), present=(0, 1, 2))
-    assert set(MARGINAL.rewards(one, True)) == {0, 1, 2, 4}
+    case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), present=(0, 1, 2))
+    assert set(MARGINAL.rewards(case, True)) == {0, 1, 2, 4}
 
 
 @pytest.mark.parametrize(("score", "accepts"), [(0, True), (-1_000, True), (-1_001, False), (10**9, True)])
@@ -197,8 +197,8 @@ def test_a_candidate_is_accepted_down_to_minus_the_band(score: int, accepts: boo
 
 def test_harmful_proposers_are_slashed_whatever_became_of_the_epoch() -> None:
     proposals = [scored(4, "harmful", -90_000, 5_000, {0: 1}), scored(5, "rejected", 0, 5_000, {0: 1})]
-    one = outcome(proposals, candidate({}))
-    assert MARGINAL.slashed(one, True) == MARGINAL.slashed(one, False) == {4: "harmful"}
+    case = outcome(proposals, candidate({}))
+    assert MARGINAL.slashed(case, True) == MARGINAL.slashed(case, False) == {4: "harmful"}
 
 
 # flock
@@ -209,8 +209,8 @@ def flock_outcome(votes: Sequence[int], stakes: Sequence[int] = (100,) * 8, **te
     state = replace(new_task(8, mechanism="flock", **terms), pool_left=2_100)
     members = tuple(replace(member, stake=stake) for member, stake in zip(state.members, stakes, strict=True))
     proposals = [ProposalVerdict(member, "accepted", HASH) for member in ROLES.proposers]
-    found = candidate(dict(enumerate(votes)))
-    return outcome(proposals, found, state=replace(state, members=members))
+    verdict = candidate(dict(enumerate(votes)))
+    return outcome(proposals, verdict, state=replace(state, members=members))
 
 
 @pytest.mark.parametrize(
@@ -223,35 +223,35 @@ def test_the_sum_of_signs_decides_and_zero_accepts(votes: list[int], accepts: bo
 
 def test_a_vote_counts_by_its_sign_and_its_seats() -> None:
     assert FLOCK.accepts(flock_outcome([-(10**9), 1, 1, 1]))
-    one = flock_outcome([-1, 1, 1])
-    assert not FLOCK.accepts(replace(one, roles=Roles((0, 0, 0, 1, 2), (4, 5))))
+    case = flock_outcome([-1, 1, 1])
+    assert not FLOCK.accepts(replace(case, roles=Roles((0, 0, 0, 1, 2), (4, 5))))
 
 
 def test_when_accepted_proposers_and_the_majority_earn_by_stake_and_the_minority_is_slashed() -> None:
     """700 an epoch over the stake of all seven that were drawn."""
-    one = flock_outcome([5, 5, 5, -5], stakes=(100, 100, 200, 50, 100, 100, 50, 999))
-    assert FLOCK.rewards(one, True) == {0: 100, 1: 100, 2: 200, 4: 100, 5: 100, 6: 50}
-    assert FLOCK.slashed(one, True) == {3: "minority"}
+    case = flock_outcome([5, 5, 5, -5], stakes=(100, 100, 200, 50, 100, 100, 50, 999))
+    assert FLOCK.rewards(case, True) == {0: 100, 1: 100, 2: 200, 4: 100, 5: 100, 6: 50}
+    assert FLOCK.slashed(case, True) == {3: "minority"}
 
 
 def test_a_member_with_two_seats_has_one_stake_in_the_round() -> None:
     """700 an epoch over five members with 100 each."""
     roles = Roles((0, 0, 1, 2), (4, 4, 5))
-    one = replace(flock_outcome([5, 5, 5], stakes=(100,) * 8), roles=roles)
-    one = replace(one, proposals=tuple(ProposalVerdict(member, "accepted", HASH) for member in (4, 5)))
-    assert FLOCK.rewards(one, True) == dict.fromkeys((0, 1, 2, 4, 5), 140)
+    case = replace(flock_outcome([5, 5, 5], stakes=(100,) * 8), roles=roles)
+    case = replace(case, proposals=tuple(ProposalVerdict(member, "accepted", HASH) for member in (4, 5)))
+    assert FLOCK.rewards(case, True) == dict.fromkeys((0, 1, 2, 4, 5), 140)
 
 
 def test_when_rejected_proposers_share_their_fate_and_the_majority_earns() -> None:
-    one = flock_outcome([-5, -5, -5, 5])
-    assert FLOCK.rewards(one, False) == {0: 100, 1: 100, 2: 100}
-    assert FLOCK.slashed(one, False) == {3: "minority", 4: "rejected", 5: "rejected", 6: "rejected"}
+    case = flock_outcome([-5, -5, -5, 5])
+    assert FLOCK.rewards(case, False) == {0: 100, 1: 100, 2: 100}
+    assert FLOCK.slashed(case, False) == {3: "minority", 4: "rejected", 5: "rejected", 6: "rejected"}
 
 
 def test_without_a_voted_candidate_nothing_moves() -> None:
-    one = replace(flock_outcome([1, 1, 1, 1]), candidate=CandidateVerdict(None, (), None))
-    assert FLOCK.rewards(one, False) == {}
-    assert FLOCK.slashed(one, False) == {}
+    case = replace(flock_outcome([1, 1, 1, 1]), candidate=CandidateVerdict(None, (), None))
+    assert FLOCK.rewards(case, False) == {}
+    assert FLOCK.slashed(case, False) == {}
 
 
 def test_members_without_stake_share_nothing() -> None:
@@ -317,10 +317,10 @@ def test_open_pays_every_valid_proposal_alike_a_seat() -> None:
         ProposalVerdict(5, "malformed", HASH),
         ProposalVerdict(6, "accepted", HASH),
     ]
-    one = outcome(proposals, CandidateVerdict(HASH, (), None), roles, state)
-    assert OPEN.accepts(one)
-    assert OPEN.rewards(one, True) == {4: 333, 6: 666}
-    assert OPEN.rewards(one, False) == {}
-    assert OPEN.slashed(one, True) == {}
+    case = outcome(proposals, CandidateVerdict(HASH, (), None), roles, state)
+    assert OPEN.accepts(case)
+    assert OPEN.rewards(case, True) == {4: 333, 6: 666}
+    assert OPEN.rewards(case, False) == {}
+    assert OPEN.slashed(case, True) == {}
     assert not OPEN.scores_proposals
     assert not OPEN.scores_candidate

@@ -43,20 +43,20 @@ def message(kind: Kind, **body: Any) -> Message:
 
 
 def test_an_epoch_has_messages_of_every_kind_and_they_come_back_from_their_bytes() -> None:
-    assert {one.kind for one in MESSAGES} == set(Kind)
-    for one in MESSAGES:
-        parsed = parse_message(one.data)
-        assert parsed == one
-        assert parsed.data == one.data
-        assert parsed.digest == sha256(one.data)
+    assert {sent.kind for sent in MESSAGES} == set(Kind)
+    for sent in MESSAGES:
+        parsed = parse_message(sent.data)
+        assert parsed == sent
+        assert parsed.data == sent.data
+        assert parsed.digest == sha256(sent.data)
 
 
 @given(st.sampled_from(Kind), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
 def test_a_message_is_its_bytes(kind: Kind, epoch: int, member: int) -> None:
-    one = Message(kind, TASK, epoch, member, {"a": [1, None, "x"]})
-    assert Message.parse(one.data) == one
-    for other in (replace(one, epoch=epoch ^ 1), replace(one, member=member ^ 1), replace(one, task=keccak(TASK))):
-        assert other.digest != one.digest
+    sent = Message(kind, TASK, epoch, member, {"a": [1, None, "x"]})
+    assert Message.parse(sent.data) == sent
+    for other in (replace(sent, epoch=epoch ^ 1), replace(sent, member=member ^ 1), replace(sent, task=keccak(TASK))):
+        assert other.digest != sent.digest
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_hostile_bytes_only_ever_raise_value_errors(data: bytes) -> None:
 
 
 @given(st.sampled_from(MESSAGES), st.data())
-def test_a_changed_byte_is_refused_or_another_message(one: Message, draw: st.DataObject) -> None:
-    data = bytearray(one.data)
+def test_a_changed_byte_is_refused_or_another_message(sent: Message, draw: st.DataObject) -> None:
+    data = bytearray(sent.data)
     data[draw.draw(st.integers(0, len(data) - 1))] ^= draw.draw(st.integers(1, 255))
     try:
         parsed = parse_message(bytes(data))
     except ValueError:
         return
     assert parsed.data == bytes(data)
-    assert parsed.digest != one.digest
+    assert parsed.digest != sent.digest
 
 
 @settings(max_examples=150)
@@ -133,10 +133,10 @@ def test_any_body_is_read_or_refused(kind: Kind, body: Any) -> None:
 
 
 def test_kinds_are_sorted_as_an_epoch_runs_then_by_member() -> None:
-    ordered = sorted(MESSAGES, key=lambda one: one.sort_key)
-    assert [one.kind for one in ordered] == sorted((one.kind for one in ordered), key=list(Kind).index)
+    ordered = sorted(MESSAGES, key=lambda sent: sent.sort_key)
+    assert [sent.kind for sent in ordered] == sorted((sent.kind for sent in ordered), key=list(Kind).index)
     for kind in Kind:
-        members = [one.member for one in ordered if one.kind is kind]
+        members = [sent.member for sent in ordered if sent.kind is kind]
         assert members == sorted(members)
 
 

@@ -56,12 +56,12 @@ def test_every_field_is_in_the_bytes(name: str) -> None:
 def test_one_wei_of_a_reward_a_slash_or_a_stake_changes_the_digest() -> None:
     member = min(RECORD.rewards)
     (slash,) = RECORD.slashes
-    one = RECORD.members[3]
+    target = RECORD.members[3]
     for values in (
         {"rewards": {**RECORD.rewards, member: RECORD.rewards[member] + 1}},
         {"slashes": (replace(slash, amount=slash.amount - 1),)},
-        {"members": (*RECORD.members[:3], replace(one, stake=one.stake - 1), *RECORD.members[4:])},
-        {"members": (*RECORD.members[:3], replace(one, earned=one.earned + 1), *RECORD.members[4:])},
+        {"members": (*RECORD.members[:3], replace(target, stake=target.stake - 1), *RECORD.members[4:])},
+        {"members": (*RECORD.members[:3], replace(target, earned=target.earned + 1), *RECORD.members[4:])},
     ):
         assert replace(RECORD, **values).digest != RECORD.digest
 

@@ -49,7 +49,7 @@ def test_every_member_that_is_in_has_its_slots_and_nobody_else_any(counts: list[
         before, slots = slots, change_slots(slots, change)
         assert len(slots) == len(expected)
         assert set(slots) == expected
-        moved = sum(one != other for one, other in zip(before, slots, strict=False))
+        moved = sum(slot != other for slot, other in zip(before, slots, strict=False))
         assert moved <= change.slots, "no more slots change hands than the leaver had"
 
 

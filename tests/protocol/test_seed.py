@@ -31,7 +31,7 @@ def test_seeds_are_the_hashes_that_the_contract_makes() -> None:
 def test_each_reveal_hashes_up_to_the_tip_in_its_epoch_only(root: bytes, length: int, draw: st.DataObject) -> None:
     chain = HashChain(root, length)
     epoch = draw.draw(st.integers(1, length))
-    other = draw.draw(st.integers(1, length).filter(lambda one: one != epoch)) if length > 1 else 0
+    other = draw.draw(st.integers(1, length).filter(lambda number: number != epoch)) if length > 1 else 0
     assert reveal_matches(chain.tip, epoch, chain.preimage(epoch))
     assert not reveal_matches(chain.tip, other, chain.preimage(epoch))
     assert chain_link(chain.preimage(epoch)) == chain.preimage(epoch - 1)

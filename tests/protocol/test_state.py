@@ -73,7 +73,7 @@ def test_epochs_are_counted_down() -> None:
 
 def test_a_message_concerns_its_task_and_epoch_and_names_a_member() -> None:
     state = new_task(8)
-    one = message(state, Kind.COMMITMENT, 7, {"commitment": to_hex(bytes(32))})
-    assert state.concerns(one)
-    for other in (replace(one, member=8), replace(one, epoch=2), replace(one, task=keccak(one.task))):
+    sent = message(state, Kind.COMMITMENT, 7, {"commitment": to_hex(bytes(32))})
+    assert state.concerns(sent)
+    for other in (replace(sent, member=8), replace(sent, epoch=2), replace(sent, task=keccak(sent.task))):
         assert not state.concerns(other)

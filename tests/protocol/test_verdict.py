@@ -37,10 +37,10 @@ def test_the_half_quantile_is_the_lower_median(values: list[int]) -> None:
 
 @given(INTS, st.integers(0, 10_000))
 def test_a_quantile_is_a_value_with_enough_values_at_or_below(values: list[int], quantile_bp: int) -> None:
-    found = quantile(values, quantile_bp)
-    assert found in values
-    assert sum(value <= found for value in values) * 10_000 >= quantile_bp * len(values)
-    assert sum(value < found for value in values) * 10_000 <= quantile_bp * len(values)
+    result = quantile(values, quantile_bp)
+    assert result in values
+    assert sum(value <= result for value in values) * 10_000 >= quantile_bp * len(values)
+    assert sum(value < result for value in values) * 10_000 <= quantile_bp * len(values)
 
 
 @given(INTS)
@@ -69,8 +69,8 @@ def test_z_counts_in_basis_points_and_floors() -> None:
 
 def test_a_seat_is_a_vote_and_a_member_may_hold_two() -> None:
     roles = Roles((0, 1, 0), (2,))
-    found = consensus({0: Score(10, 4_000), 1: Score(-90, 1_000)}, roles, TERMS)
-    assert (found.score, found.band, found.gains) == (10, 8_000, {0: 10, 1: -90})
+    result = consensus({0: Score(10, 4_000), 1: Score(-90, 1_000)}, roles, TERMS)
+    assert (result.score, result.band, result.gains) == (10, 8_000, {0: 10, 1: -90})
     assert consensus({0: Score(10, 0), 1: Score(-90, 0)}, Roles((0, 1), (2,)), TERMS).score == -90
 
 
@@ -152,10 +152,10 @@ def candidate_of(ballots: Sequence[BallotB], accepted: Sequence[int] = (4, 6), s
 
 def test_the_candidate_is_the_one_that_a_quorum_names() -> None:
     other = ballot(10**9, keccak(b"other"))
-    found = candidate_of([ballot(3_000), ballot(1_000), other, ballot(2_000)])
-    assert (found.candidate, found.weights) == (PAYLOAD, WEIGHTS)
-    assert found.consensus is not None
-    assert (found.consensus.score, found.consensus.gains) == (2_000, {0: 3_000, 1: 1_000, 3: 2_000})
+    verdict = candidate_of([ballot(3_000), ballot(1_000), other, ballot(2_000)])
+    assert (verdict.candidate, verdict.weights) == (PAYLOAD, WEIGHTS)
+    assert verdict.consensus is not None
+    assert (verdict.consensus.score, verdict.consensus.gains) == (2_000, {0: 3_000, 1: 1_000, 3: 2_000})
     assert candidate_of([ballot(1), ballot(1), other, other]) == NOTHING
 
 

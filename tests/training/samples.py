@@ -80,5 +80,5 @@ def train_one(engine: Engine, adapter: Adapter, batches: list[list[Example]], se
 
 
 def losses_of(engine: Engine, adapter: Adapter, examples: list[Example]) -> list[SequenceLoss]:
-    [found] = engine.losses([LossJob(adapter, examples)])
-    return found
+    [losses] = engine.losses([LossJob(adapter, examples)])
+    return losses

@@ -12,9 +12,9 @@ SIZES = st.lists(st.integers(1, 5_000), max_size=40)
 
 @given(SIZES, st.integers(1, 8_192))
 def test_every_job_is_in_one_cohort_within_the_budget(sizes: list[int], budget: int) -> None:
-    found = cohorts(sizes, budget)
-    assert sorted(index for cohort in found for index in cohort) == list(range(len(sizes)))
-    for cohort in found:
+    packed = cohorts(sizes, budget)
+    assert sorted(index for cohort in packed for index in cohort) == list(range(len(sizes)))
+    for cohort in packed:
         assert cohort == sorted(cohort)
         assert len(cohort) == 1 or max(sizes[index] for index in cohort) * len(cohort) <= budget
 

@@ -79,7 +79,7 @@ def test_no_chunk_holds_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_chunks_change_no_loss_of_a_model(base: BaseModel, tiny_model_dir: Path) -> None:
     packed = pack(random_examples(4), torch.device("cpu"))
-    found = []
+    results = []
     for chunk_tokens in (None, 7):
         fresh = load_base(tiny_spec(tiny_model_dir)).model
         stack = StackedAdapters(fresh, LORA)
@@ -87,7 +87,7 @@ def test_chunks_change_no_loss_of_a_model(base: BaseModel, tiny_model_dir: Path)
         loss = PackedLoss(fresh, chunk_tokens)(packed)
         loss.sum().backward()
         stack.collect_gradients()
-        found.append((loss.detach(), stack.gradient))
-    (whole, gradient), (chunked, other) = found
+        results.append((loss.detach(), stack.gradient))
+    (whole, gradient), (chunked, other) = results
     assert torch.allclose(whole, chunked, rtol=1e-5)
     assert torch.allclose(gradient, other, rtol=1e-4, atol=1e-5) and gradient.abs().max() > 1e-3

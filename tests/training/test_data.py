@@ -51,7 +51,8 @@ def test_split(kinds: list[int], fraction: float, wanted: int, seed: int) -> Non
     tokens = [example.num_labels for example in silo.heldout]
     assert sum(tokens[:-1]) < wanted <= sum(tokens)
     assert len(silo.train) <= len(examples) - int(len(examples) * fraction)
-    assert not Counter(one.sample_id for one in silo.train + silo.heldout) - Counter(one.sample_id for one in examples)
+    kept = Counter(example.sample_id for example in silo.train + silo.heldout)
+    assert not kept - Counter(example.sample_id for example in examples)
     assert silo.num_train_tokens == sum(example.num_labels for example in silo.train)
 
 
@@ -65,7 +66,7 @@ def test_sizes_of_the_parts() -> None:
 
 def test_split_depends_on_seed_and_member_alone() -> None:
     first, again = (split("x", rows(50), SPEC, member=0) for _ in range(2))
-    assert [one.sample_id for one in first.train] == [one.sample_id for one in again.train]
+    assert [example.sample_id for example in first.train] == [example.sample_id for example in again.train]
     assert ids(first.heldout) != ids(split("x", rows(50), SPEC, member=1).heldout)
     assert ids(first.heldout) != ids(split("x", rows(50), replace(SPEC, seed=2), member=0).heldout)
 
@@ -105,14 +106,14 @@ def test_batches_pass_over_the_silo() -> None:
 
 def test_batches_depend_on_the_seed_alone() -> None:
     first, again, other = (
-        [[one.sample_id for one in batch] for batch in batches(SILO, 5, 4, seed)] for seed in (1, 1, 2)
+        [[example.sample_id for example in batch] for batch in batches(SILO, 5, 4, seed)] for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
 def test_batches_larger_than_the_silo() -> None:
     [batch] = batches(SILO, steps=1, batch_size=20, seed=0)
-    assert sorted(Counter(one.sample_id for one in batch).values()) == [2] + [3] * 6
+    assert sorted(Counter(example.sample_id for example in batch).values()) == [2] + [3] * 6
 
 
 def test_sample_digest_is_salted_and_without_order() -> None:

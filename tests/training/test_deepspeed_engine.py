@@ -79,8 +79,8 @@ def check(ours: Answers, theirs: Answers, tolerance: float, loss_tolerance: floa
             assert mine.num_tokens == other.num_tokens
         else:
             assert isinstance(other, list)
-            assert [one.num_tokens for one in mine] == [one.num_tokens for one in other]
-            assert [one.nll for one in mine] == pytest.approx([one.nll for one in other], rel=loss_tolerance)
+            assert [loss.num_tokens for loss in mine] == [loss.num_tokens for loss in other]
+            assert [loss.nll for loss in mine] == pytest.approx([loss.nll for loss in other], rel=loss_tolerance)
 
 
 def check_ranks_agree(left: Answers, right: Answers) -> None:
@@ -177,11 +177,11 @@ def test_a_rank_holds_its_share_of_the_base_model_from_the_start(
 ) -> None:
     spec = tiny_spec(tiny_model_dir, dtype)
     whole = load_base(spec)
-    for found in ranks.ask(partial(Loaded, spec), facts):
-        assert found.whole == (whole.num_parameters, whole.dtype, whole.hash)
-        assert found.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
-        assert found.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
-        assert found.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)
+    for loaded in ranks.ask(partial(Loaded, spec), facts):
+        assert loaded.whole == (whole.num_parameters, whole.dtype, whole.hash)
+        assert loaded.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
+        assert loaded.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
+        assert loaded.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)
 
 
 def test_a_sharded_base_model_that_lacks_weights_is_refused(ranks: Ranks, tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ tokens = st.integers(1, 2_048)
 
 
 def losses(nll: list[float], numbers: list[int]) -> list[SequenceLoss]:
-    return [SequenceLoss(one, number) for one, number in zip(nll, numbers, strict=True)]
+    return [SequenceLoss(value, number) for value, number in zip(nll, numbers, strict=True)]
 
 
 def test_mean_is_over_tokens() -> None:

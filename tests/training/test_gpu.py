@@ -81,13 +81,13 @@ def test_variable_length_kernel_equals_the_exact_products(lengths: list[int], ke
     generator = torch.Generator().manual_seed(1)
     parts = [torch.randn(1, heads, sum(lengths), 64, generator=generator) for heads in (6, key_heads, key_heads)]
     weights = torch.randn(1, sum(lengths), 6, 64, generator=generator)
-    found: list[list[torch.Tensor]] = []
+    results: list[list[torch.Tensor]] = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
         query, key, value = (x.to(device, dtype).requires_grad_() for x in parts)
         out, _ = packed_attention(layer, query, key, value, None, packed=pack(examples, torch.device(device)))
         slopes = torch.autograd.grad(out, (query, key, value), weights.to(device, dtype))
-        found.append([x.detach().float().cpu() for x in (out, *slopes)])
-    for reference, half in zip(*found, strict=True):
+        results.append([x.detach().float().cpu() for x in (out, *slopes)])
+    for reference, half in zip(*results, strict=True):
         assert float((half - reference).norm() / reference.norm()) < 1e-2
 
 
@@ -111,7 +111,7 @@ def test_bfloat16_with_every_switch_follows_the_exact_losses(exact: TorchEngine,
         assert apart(mine.adapter, other.adapter) < 0.5 * apart(other.adapter, job.adapter)
     scores = [LossJob(outcome.adapter, job.batches[0]) for outcome, job in zip(trained(exact, jobs), jobs, strict=True)]
     for ours, theirs in zip(engine.losses(scores), exact.losses(scores), strict=True):
-        assert [one.nll for one in ours] == pytest.approx([one.nll for one in theirs], rel=0.02)
+        assert [loss.nll for loss in ours] == pytest.approx([loss.nll for loss in theirs], rel=0.02)
 
 
 @pytest.mark.usefixtures("deterministic")

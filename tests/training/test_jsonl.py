@@ -53,8 +53,8 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture(params=["tokenizer", "smollm2"])
 def either(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     """The tests' own tokenizer, and the packaged model's with its real chat template."""
-    found: PreTrainedTokenizerBase = request.getfixturevalue(request.param)
-    return found
+    tokenizer: PreTrainedTokenizerBase = request.getfixturevalue(request.param)
+    return tokenizer
 
 
 def test_loss_is_on_the_assistants_text_alone(either: PreTrainedTokenizerBase, write: Write) -> None:

@@ -23,7 +23,7 @@ def of_lengths(lengths: list[int]) -> Packed:
 def test_every_label_is_predicted_by_the_token_before_it(masks: list[list[bool]]) -> None:
     examples = [Example.of([10 * row + i for i in range(len(mask))], mask) for row, mask in enumerate(masks)]
     packed = pack(examples, CPU)
-    found = {
+    result = {
         (owner, int(packed.input_ids[predictor]), target)
         for owner, predictor, target in zip(
             packed.owners.tolist(), packed.predictors.tolist(), packed.targets.tolist(), strict=True
@@ -32,7 +32,7 @@ def test_every_label_is_predicted_by_the_token_before_it(masks: list[list[bool]]
     wanted = {
         (row, 10 * row + i - 1, 10 * row + i) for row, mask in enumerate(masks) for i in range(1, len(mask)) if mask[i]
     }
-    assert found == wanted
+    assert result == wanted
     assert packed.lengths == tuple(len(mask) for mask in masks)
     assert packed.position_ids.tolist() == [i for mask in masks for i in range(len(mask))]
     assert packed.ends.tolist() == [sum(packed.lengths[:row]) for row in range(len(masks) + 1)]

@@ -85,8 +85,8 @@ def vmapped_gradients(base: BaseModel, adapters: list[Adapter], batches: list[li
 
     stacked = {key: torch.stack([adapter[key] for adapter in adapters]) for key in adapters[0]}
     ids, labels = (torch.stack(part) for part in zip(*(collate(b, torch.device("cpu")) for b in batches), strict=True))
-    found = torch.func.vmap(torch.func.grad(loss))(stacked, ids, labels)
-    return [{key: value[member] for key, value in found.items()} for member in range(len(adapters))]
+    gradients = torch.func.vmap(torch.func.grad(loss))(stacked, ids, labels)
+    return [{key: value[member] for key, value in gradients.items()} for member in range(len(adapters))]
 
 
 def relative(left: Adapter, right: Adapter) -> float:
@@ -144,10 +144,10 @@ def test_ragged_cohort_trains_as_one_after_the_other(
 @pytest.mark.parametrize("backend", ONE_BATCH)
 def test_equal_cohorts_give_equal_bytes(trainers: dict[str, Engine], base: BaseModel, backend: str) -> None:
     first, second = (trainers[backend].train(ragged_jobs(base)) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        assert isinstance(one, TrainOutcome)
+    for outcome, other in zip(first, second, strict=True):
+        assert isinstance(outcome, TrainOutcome)
         assert isinstance(other, TrainOutcome)
-        assert canonical_bytes(one.adapter) == canonical_bytes(other.adapter)
+        assert canonical_bytes(outcome.adapter) == canonical_bytes(other.adapter)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -247,16 +247,16 @@ def test_losses_of_many_adapters_are_those_of_each(
     options = StackedOptions(grouped=backend == "grouped", max_tokens=max_tokens)
     ours = StackedEngine(load_base(tiny_spec(tiny_model_dir)), LORA, options).losses(jobs)
     for mine, other, job in zip(ours, trainers["sequential"].losses(jobs), jobs, strict=True):
-        assert [one.nll for one in mine] == pytest.approx([one.nll for one in other], rel=1e-5)
-        assert [one.num_tokens for one in mine] == [example.num_labels for example in job.examples]
+        assert [loss.nll for loss in mine] == pytest.approx([loss.nll for loss in other], rel=1e-5)
+        assert [loss.num_tokens for loss in mine] == [example.num_labels for example in job.examples]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_progress_is_told_step_by_step(trainers: dict[str, Engine], base: BaseModel, backend: str) -> None:
-    told: list[int] = []
+    ticks: list[int] = []
     jobs = ragged_jobs(base)
-    trainers[backend].train(jobs, lambda: told.append(1))
-    assert len(told) == sum(len(job.batches) for job in jobs)
-    told.clear()
-    trainers[backend].losses([LossJob(job.adapter, job.batches[0]) for job in jobs], lambda: told.append(1))
-    assert len(told) == len(jobs)
+    trainers[backend].train(jobs, lambda: ticks.append(1))
+    assert len(ticks) == sum(len(job.batches) for job in jobs)
+    ticks.clear()
+    trainers[backend].losses([LossJob(job.adapter, job.batches[0]) for job in jobs], lambda: ticks.append(1))
+    assert len(ticks) == len(jobs)

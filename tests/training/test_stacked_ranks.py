@@ -79,7 +79,9 @@ def poisoned(job: MemberJob) -> MemberJob:
 
 
 def harmless(examples: Sequence[Example]) -> list[Example]:
-    return [replace(one, input_ids=one.input_ids.masked_fill(one.input_ids == POISON, POISON + 1)) for one in examples]
+    ids = [example.input_ids for example in examples]
+    healed = [row.masked_fill(row == POISON, POISON + 1) for row in ids]
+    return [replace(example, input_ids=row) for example, row in zip(examples, healed, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +101,12 @@ def work(base: BaseModel, jobs: list[MemberJob]) -> Work:
 def same(left: Any, right: Any) -> bool:
     """Byte for byte, but for the clock."""
     if isinstance(left, TrainOutcome) and isinstance(right, TrainOutcome):
-        facts = [(one.losses, one.num_tokens, canonical_bytes(one.adapter)) for one in (left, right)]
+        facts = [(outcome.losses, outcome.num_tokens, canonical_bytes(outcome.adapter)) for outcome in (left, right)]
         return facts[0] == facts[1]
     if isinstance(left, TrainingError):
         return str(left) == str(right)
     if isinstance(left, list):
-        return len(left) == len(right) and all(same(one, other) for one, other in zip(left, right, strict=True))
+        return len(left) == len(right) and all(same(outcome, other) for outcome, other in zip(left, right, strict=True))
     return bool(left == right)
 
 
@@ -131,13 +133,13 @@ def test_two_ranks_do_the_work_of_one_process(
     for ours, theirs in zip(left.cohorts, expected.cohorts, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
             assert close(mine, other, tolerance=1e-5)
-    assert [str(one) for one in left.cohorts[2] if not isinstance(one, TrainOutcome)] == [
+    assert [str(result) for result in left.cohorts[2] if not isinstance(result, TrainOutcome)] == [
         "the loss of local step 2 is nan: lower training.learning_rate"
     ]
-    for found, wanted in zip(left.losses, expected.losses, strict=True):
-        for one, other in zip(found, wanted, strict=True):
-            assert [loss.nll for loss in one] == pytest.approx([loss.nll for loss in other], rel=1e-5)
-            assert [loss.num_tokens for loss in one] == [loss.num_tokens for loss in other]
+    for measured, wanted in zip(left.losses, expected.losses, strict=True):
+        for losses, other in zip(measured, wanted, strict=True):
+            assert [loss.nll for loss in losses] == pytest.approx([loss.nll for loss in other], rel=1e-5)
+            assert [loss.num_tokens for loss in losses] == [loss.num_tokens for loss in other]
     steps = [sum(len(job.batches) for job in cohort) for cohort in work.cohorts]
     for rank in (left, right):
         del rank.ticks[2]  # only who holds the member that stops knows when it did
@@ -148,10 +150,10 @@ def test_a_rank_trains_its_members_as_if_there_were_no_others(
     ranks: Ranks, jobs: list[MemberJob], tiny_model_dir: Path
 ) -> None:
     make = partial(stacked, tiny_model_dir, "float32", StackedOptions(), False)
-    [found, _] = ranks.ask(make, partial(do, Work([jobs], [])))
+    [answers, _] = ranks.ask(make, partial(do, Work([jobs], [])))
     alone = StackedEngine(poisoned_base(tiny_model_dir, "float32"), LORA, StackedOptions())
     for rank in range(WORLD):
-        assert same(found.cohorts[0][rank::WORLD], alone.train(jobs[rank::WORLD]))
+        assert same(answers.cohorts[0][rank::WORLD], alone.train(jobs[rank::WORLD]))
 
 
 @pytest.mark.parametrize("rows", [False, True], ids=["members", "rows"])

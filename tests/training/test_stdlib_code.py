@@ -35,7 +35,7 @@ def test_silos_of_members(tokenizer: PreTrainedTokenizerBase) -> None:
     first, second = load_silo(SPEC, 0, tokenizer), load_silo(SPEC, 1, tokenizer)
     assert (first.name, second.name) == ("json", "wsgiref")
     again = load_silo(SPEC, 0, tokenizer)
-    assert [one.sample_id for one in first.heldout] == [one.sample_id for one in again.heldout]
+    assert [example.sample_id for example in first.heldout] == [example.sample_id for example in again.heldout]
 
 
 @pytest.mark.parametrize(

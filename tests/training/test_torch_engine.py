@@ -100,9 +100,9 @@ def test_training_lowers_the_loss(base: BaseModel, engine: TorchEngine) -> None:
 
 def test_losses_are_those_of_training(base: BaseModel, engine: TorchEngine) -> None:
     adapter, batch = starting_adapter(base), random_examples(5)
-    found = losses_of(engine, adapter, batch)
-    assert [one.num_tokens for one in found] == [example.num_labels for example in batch]
-    assert mean_loss(found) == pytest.approx(train_one(engine, adapter, [batch], SETTINGS).losses[0], abs=1e-5)
+    losses = losses_of(engine, adapter, batch)
+    assert [loss.num_tokens for loss in losses] == [example.num_labels for example in batch]
+    assert mean_loss(losses) == pytest.approx(train_one(engine, adapter, [batch], SETTINGS).losses[0], abs=1e-5)
 
 
 def test_mixed_precision_keeps_float32_factors(base: BaseModel, engine: TorchEngine, tiny_model_dir: Path) -> None:

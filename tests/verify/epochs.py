@@ -40,8 +40,8 @@ def tasks(draw: st.DrawFn) -> TaskState:
         solvent=mechanism != "flock" or random.random() < 0.5,
     )
     members = tuple(
-        replace(one, slots=random.choice([1, 1, 2, 5]), stake=random.choice([0, 5, 10**21, 3 * 10**21]))
-        for one in state.members
+        replace(member, slots=random.choice([1, 1, 2, 5]), stake=random.choice([0, 5, 10**21, 3 * 10**21]))
+        for member in state.members
     )
     return replace(state, members=members)
 
@@ -88,7 +88,7 @@ def mischief(random: Random, state: TaskState) -> list[Message]:
 def contradictions(random: Random, state: TaskState, member: int, sent: list[Message]) -> list[Message]:
     """Up to three more messages of a member, of any kind."""
     kind = random.choice(list(Kind))
-    bodies = [one.body for one in sent if one.kind is kind]
+    bodies = [message.body for message in sent if message.kind is kind]
     if not bodies or kind in (Kind.COMMITMENT, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_B_COMMITMENT):
         marks = random.sample(range(9), random.choice([1, 2, 2, 3]))
         bodies = [{"commitment": to_hex(keccak(b"contradiction %d" % mark))} for mark in marks]

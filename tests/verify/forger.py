@@ -110,7 +110,7 @@ class Forger:
             reveals_digest=from_hex(record["reveals_digest"]),
             rewards_root=tree.root,
             rewards_total=sum(wei for _, wei in record["leaves"]),
-            slashes=tuple(ReportedSlash(one["member"], one["amount"]) for one in record["slashes"]),
+            slashes=tuple(ReportedSlash(slash["member"], slash["amount"]) for slash in record["slashes"]),
             model_hash=from_hex(record["adapter"]),
             record_hash=digest,
             relayer=self.task["relayer"],
@@ -121,10 +121,12 @@ class Forger:
         state = self.first_state()
         for epoch in self.epochs:
             receipt = self.read(f"receipts/{epoch}.json")
-            receipt["messages"] = {name: one for name, one in receipt["messages"].items() if name not in drop}
+            receipt["messages"] = {
+                name: signature for name, signature in receipt["messages"].items() if name not in drop
+            }
             self.write(f"receipts/{epoch}.json", receipt)
             messages = [parse_message(self.blob(name).read_bytes()) for name in receipt["messages"]]
-            record = derive(state, Inbox([one for one in messages if state.concerns(one)]))
+            record = derive(state, Inbox([message for message in messages if state.concerns(message)]))
             (self.path / f"records/{epoch}.json").write_bytes(record.data)
             state = advance(state, record, report_hash(self.report_of(json.loads(record.data), record.digest)))
         self.reseal()

@@ -78,7 +78,7 @@ def a_score_is_raised(forger: Forger) -> None:
 @forgery(r"epoch 1 record\.proposals\[\d\]\.status: claimed accepted, found harmful")
 def a_harmful_proposal_is_accepted(forger: Forger) -> None:
     def accept(record: Any) -> None:
-        next(one for one in record["proposals"] if one["status"] == "harmful")["status"] = "accepted"
+        next(proposal for proposal in record["proposals"] if proposal["status"] == "harmful")["status"] = "accepted"
 
     forger.forge_record(1, accept)
 
@@ -150,31 +150,31 @@ def a_ballot_of_another_epoch_is_replayed(forger: Forger) -> None:
 
 @forgery(r"epoch 1: message 0x\w+…: member \d did not sign this ballot_a")
 def a_ballot_is_changed(forger: Forger) -> None:
-    name, said = forger.message(1, "ballot_a")
-    ballot, salt = read_ballot_a(said)
+    name, message = forger.message(1, "ballot_a")
+    ballot, salt = read_ballot_a(message)
     entries = tuple(replace(entry, score=replace(entry.score, gain=7)) for entry in ballot.entries if entry.score)
-    forger.replace_message(1, name, replace(said, body=ballot_body(replace(ballot, entries=entries), salt)))
+    forger.replace_message(1, name, replace(message, body=ballot_body(replace(ballot, entries=entries), salt)))
 
 
 @forgery(r"epoch 1: message 0x\w+…: member \d did not sign this ballot_b")
 def a_ballot_is_signed_by_the_attacker(forger: Forger) -> None:
-    name, said = forger.message(1, "ballot_b")
-    ballot, salt = read_ballot_b(said)
+    name, message = forger.message(1, "ballot_b")
+    ballot, salt = read_ballot_b(message)
     reveal = replace(ballot, reveal=sha256(b"a better seed"))
-    forger.replace_message(1, name, replace(said, body=ballot_body(reveal, salt)), ATTACKER)
+    forger.replace_message(1, name, replace(message, body=ballot_body(reveal, salt)), ATTACKER)
 
 
 @forgery(r"epoch 1: message 0x\w+…: member \d did not sign this seen")
 def a_list_passes_for_another_voter_s(forger: Forger) -> None:
-    name, said = forger.message(1, "seen")
+    name, message = forger.message(1, "seen")
     other = forger.message(1, "seen", 1)[1].member
-    forger.replace_message(1, name, replace(said, member=other))
+    forger.replace_message(1, name, replace(message, member=other))
 
 
 @forgery(r"epoch 1: message 0x\w+…: a commitment of epoch 1 of task 0x")
 def a_commitment_to_another_task_is_used(forger: Forger) -> None:
-    name, said = forger.message(1, "commitment")
-    forger.replace_message(1, name, replace(said, task=sha256(b"another task")), ATTACKER)
+    name, message = forger.message(1, "commitment")
+    forger.replace_message(1, name, replace(message, task=sha256(b"another task")), ATTACKER)
 
 
 @forgery(r"epoch 1: message 0x\w+…: no message of the schema")
@@ -185,9 +185,9 @@ def garbage_passes_for_a_message(forger: Forger) -> None:
 
 @forgery(r"epoch 1: message 0x\w+…: a manifest of member 99, whom")
 def a_stranger_speaks(forger: Forger) -> None:
-    name, said = forger.message(1, "manifest")
-    message = Message(Kind.MANIFEST, said.task, 1, 99, said.body)
-    new = to_hex(forger.store.put(message.data))
+    name, message = forger.message(1, "manifest")
+    foreign = Message(Kind.MANIFEST, message.task, 1, 99, message.body)
+    new = to_hex(forger.store.put(foreign.data))
     forger.change("receipts/1.json", lambda receipt: receipt["messages"].update({new: "0x" + "11" * 65}))
     assert new != name
 
@@ -208,7 +208,7 @@ def a_stored_message_is_removed(forger: Forger) -> None:
 
 def accepted_payload(forger: Forger, epoch: int = 1) -> str:
     proposals = forger.read(f"records/{epoch}.json")["proposals"]
-    return str(next(one["payload"] for one in proposals if one["status"] == "accepted"))
+    return str(next(proposal["payload"] for proposal in proposals if proposal["status"] == "accepted"))
 
 
 @forgery(r"blob \w+ has other bytes than its hash says")
@@ -226,11 +226,11 @@ def a_payload_is_removed(forger: Forger) -> None:
 
 @forgery(r"message 0x\w+…: member \d did not sign this manifest")
 def a_manifest_names_another_payload(forger: Forger) -> None:
-    name, said = forger.message(1, "manifest")
-    data = bytearray(forger.blob(str(said.body["payload"])).read_bytes())
+    name, manifest = forger.message(1, "manifest")
+    data = bytearray(forger.blob(str(manifest.body["payload"])).read_bytes())
     data[-1] ^= 1
     payload = to_hex(forger.store.put(bytes(data)))
-    forger.replace_message(1, name, replace(said, body={**said.body, "payload": payload}))
+    forger.replace_message(1, name, replace(manifest, body={**manifest.body, "payload": payload}))
 
 
 @forgery(r"the global adapter 0x\w+ is not in the store")
@@ -496,8 +496,8 @@ def the_creator_escrows_less(forger: Forger) -> None:
     first = settlements(forger)[0]
 
     def change(number: int, raw: bytes) -> list[bytes]:
-        found, nonce, data = call_of(raw)
-        if found != selector:
+        called, nonce, data = call_of(raw)
+        if called != selector:
             return [raw] if number < first else []
         pool = 4 + 4 * 32
         data = data[:pool] + (10**18).to_bytes(32, "big") + data[pool + 32 :]

@@ -109,9 +109,9 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
             monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr("flock_ray.protocol.state.roles", refuse)
     monkeypatch.setattr(Inbox, "__init__", refuse)
-    found = [replay(state, messages) for state, messages in zip(states, sent, strict=True)]
-    assert [one.record for one in found] == expected
-    assert all(one.report(SigningDomain(1, bytes(20), bytes(20)), bytes(20)).rewards_root for one in found)
+    replays = [replay(state, messages) for state, messages in zip(states, sent, strict=True)]
+    assert [replayed.record for replayed in replays] == expected
+    assert all(replayed.report(SigningDomain(1, bytes(20), bytes(20)), bytes(20)).rewards_root for replayed in replays)
 
 
 def test_a_task_with_too_few_slots_has_no_epoch() -> None:

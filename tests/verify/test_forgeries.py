@@ -42,9 +42,9 @@ def test_a_forger_is_caught(whole_run: Run, tmp_path: Path, name: str) -> None:
 @pytest.mark.integration
 def test_the_run_itself_holds_and_so_does_its_anchor(whole_run: Run, tmp_path: Path) -> None:
     forger = Forger(whole_run.path, tmp_path / "run")
-    told = forger.verify()
-    anchor = next(line.split()[1] for line in told if line.startswith("anchor"))
-    assert [line.split()[0] for line in told[:-1]] == [
+    lines = forger.verify()
+    anchor = next(line.split()[1] for line in lines if line.startswith("anchor"))
+    assert [line.split()[0] for line in lines[:-1]] == [
         "genesis", "anchor", "epoch", "epoch", "adapter", "summary", "contracts", "members", "settled", "money"
     ]  # fmt: skip
     assert "is the one given" in "".join(forger.verify(anchor))
@@ -67,21 +67,24 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
 ) -> None:
     """What no forger without keys can write: here the replay itself is changed."""
     forger = Forger(whole_run.path, tmp_path / "run")
-    said = [parse_message(forger.blob(name).read_bytes()) for name in forger.read("receipts/1.json")["messages"]]
-    found = replay(forger.first_state(), said)
+    messages = [parse_message(forger.blob(name).read_bytes()) for name in forger.read("receipts/1.json")["messages"]]
+    replayed = replay(forger.first_state(), messages)
     folder = RunFolder(forger.path)
-    assert Payloads(folder, "dense", 64.0).check(found) == len(found.proposals)
-    heavier = tuple((member, 2 * weight + member) for member, weight in found.candidate.weights)
-    slandered = tuple(replace(one, status="malformed") for one in found.proposals)
+    assert Payloads(folder, "dense", 64.0).check(replayed) == len(replayed.proposals)
+    heavier = tuple((member, 2 * weight + member) for member, weight in replayed.candidate.weights)
+    slandered = tuple(replace(verdict, status="malformed") for verdict in replayed.proposals)
     for changed, caught in (
-        (replace(found, candidate=replace(found.candidate, adapter=sha256(b"mine"))), "candidate adapter from the"),
-        (replace(found, candidate=replace(found.candidate, weights=heavier)), "candidate weights"),
-        (replace(found, proposals=slandered), "judged malformed, decodes"),
+        (
+            replace(replayed, candidate=replace(replayed.candidate, adapter=sha256(b"mine"))),
+            "candidate adapter from the",
+        ),
+        (replace(replayed, candidate=replace(replayed.candidate, weights=heavier)), "candidate weights"),
+        (replace(replayed, proposals=slandered), "judged malformed, decodes"),
     ):
         with pytest.raises(VerificationError, match=caught):
             Payloads(folder, "dense", 64.0).check(changed)
     with pytest.raises(VerificationError, match="is malformed"):
-        Payloads(folder, "dense", 1e-9).check(found)
+        Payloads(folder, "dense", 1e-9).check(replayed)
 
 
 # Whatever is written in a file, it is checked or known to be free.

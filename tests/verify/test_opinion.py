@@ -26,7 +26,7 @@ RELAYER = Signer(keccak(b"relayer")).address
 
 def keyed(state: TaskState) -> TaskState:
     """The state with members whose keys are here."""
-    members = (replace(one, account=signer.address) for one, signer in zip(state.members, SIGNERS, strict=True))
+    members = (replace(member, account=signer.address) for member, signer in zip(state.members, SIGNERS, strict=True))
     return replace(state, members=tuple(members))
 
 
@@ -41,7 +41,7 @@ def signed(message: Message, signer: Signer | None = None) -> SignedMessage:
     return SignedMessage(message.data, (signer or SIGNERS[message.member]).sign_digest(digest))
 
 
-BULLETIN = [signed(one) for one in Play().messages(STATE)]
+BULLETIN = [signed(message) for message in Play().messages(STATE)]
 
 
 def opinion(bulletin: list[SignedMessage], relayer: str = RELAYER, distributor: str = DISTRIBUTOR) -> str:
@@ -49,9 +49,9 @@ def opinion(bulletin: list[SignedMessage], relayer: str = RELAYER, distributor: 
     verifier = MessageVerifier(DOMAIN)
     record = derive(STATE, verifier.inbox(bulletin, STATE))
     asked = (STATE, bulletin, relayer, distributor, record.data, report_hash(report_of(record, DOMAIN, RELAYER)))
-    said = disagreement(*asked)
-    assert disagreement(*asked, verifier.parsed) == said
-    return said
+    reason = disagreement(*asked)
+    assert disagreement(*asked, verifier.parsed) == reason
+    return reason
 
 
 def test_both_agree_on_what_was_signed_and_leave_out_what_was_not() -> None:
@@ -64,15 +64,15 @@ def test_both_agree_on_what_was_signed_and_leave_out_what_was_not() -> None:
 @pytest.mark.parametrize(
     ("where", "wrong"),
     [
-        ("flock_ray.protocol.mechanism.closeness", lambda own, found: 1 + abs(own)),
+        ("flock_ray.protocol.mechanism.closeness", lambda own, consensus: 1 + abs(own)),
         ("flock_ray.protocol.epoch.next_seed", lambda seed, digest: seed),
-        ("flock_ray.verify.accounting._closeness", lambda own, found: 1 + abs(own)),
+        ("flock_ray.verify.accounting._closeness", lambda own, consensus: 1 + abs(own)),
         ("flock_ray.verify.scores.quantile", lambda values, basis_points: max(values)),
         ("flock_ray.verify.accounting.MAX_SLASHES", -1),
     ],
 )
 def test_a_mistake_of_either_side_is_a_disagreement(monkeypatch: pytest.MonkeyPatch, where: str, wrong: object) -> None:
-    bulletin = [signed(one) for one in Play(gain=lambda v, p: -90_000 - 17_000 * v).messages(STATE)]
+    bulletin = [signed(message) for message in Play(gain=lambda v, p: -90_000 - 17_000 * v).messages(STATE)]
     assert opinion(bulletin) == ""
     monkeypatch.setattr(where, wrong)
     assert opinion(bulletin) == "the second opinion comes to another record"
