@@ -22,6 +22,7 @@ from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_c
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore
@@ -32,7 +33,6 @@ from flock_ray.telemetry.table import Console
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
 
-MAX_ADAPTER_BYTES = 1 << 34
 _PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
 
 

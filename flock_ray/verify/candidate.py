@@ -7,13 +7,12 @@ from flock_ray.aggregation.registry import get_rule
 from flock_ray.codec.codec import Codec, MalformedPayload
 from flock_ray.codec.registry import get_codec
 from flock_ray.errors import VerificationError
-from flock_ray.lora.serialization import Adapter, Shapes, adapter_hash
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES, Adapter, Shapes, adapter_hash
 from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import RunFolder
 
-MAX_ADAPTER = 1 << 33
 _MAX_HEADER = 1 << 24
 
 
@@ -79,7 +78,7 @@ class Payloads:
     def _adapter(self, digest: bytes) -> tuple[Adapter, Shapes]:
         """A global adapter, and the shapes that its own bytes state."""
         if self._global is None or self._global[0] != digest:
-            data = self._folder.blob(digest, MAX_ADAPTER)
+            data = self._folder.blob(digest, MAX_ADAPTER_BYTES)
             if data is None:
                 raise VerificationError(f"the global adapter {to_hex(digest)} is not in the store")
             shapes, dense = _stated_shapes(data), get_codec("dense")
