@@ -17,6 +17,7 @@ from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
+from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster
@@ -202,4 +203,6 @@ def run_alliance(
     """
     with ray_cluster(config.cluster), EventLog(run.events) as events:
         plan.check_fit(machines())
-        return Session(config, run, plan, console, events).play(arrivals)
+        summary = Session(config, run, plan, console, events).play(arrivals)
+    prune(run, config.store, console.line)
+    return summary

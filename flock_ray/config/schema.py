@@ -69,6 +69,14 @@ class ClusterMode(Enum):
     existing = "existing"
 
 
+class Keep(Enum):
+    """What a whole run keeps of its blobs: `all`, what a `replay` by jobs/verify.py reads, or the final `adapter`."""
+
+    all = "all"
+    replay = "replay"
+    adapter = "adapter"
+
+
 @dataclass
 class ModelConfig:
     """The frozen base model.
@@ -292,9 +300,18 @@ class ClusterConfig:
 
 @dataclass
 class StoreConfig:
-    """Content-addressed blobs; `url` is an fsspec url that every node reaches (empty: `store/` in the run folder)."""
+    """Content-addressed blobs.
+
+    Attributes:
+        url: an fsspec url that every node reaches (empty: `store/` in the run folder).
+        keep: what stays once the run is whole and everybody is paid; nobody can verify a run that kept its `adapter`.
+        shared: whether other runs may use `url`: then nothing is removed there, as runs that compute the same name the
+            same blobs.
+    """
 
     url: str = ""
+    keep: Keep = Keep.replay
+    shared: bool = True
 
 
 @dataclass

@@ -12,6 +12,7 @@ from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.verify.compare import hold, require
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.scores import DECODED
 
 _MAX_HEADER = 1 << 24
 
@@ -32,7 +33,7 @@ class Payloads:
         """
         epoch, decoded = replay.state.epoch, 0
         accepted: dict[int, Adapter] = {}
-        judged = [one for one in replay.proposals if one.status in ("accepted", "rejected", "harmful", "malformed")]
+        judged = [one for one in replay.proposals if one.status in DECODED]
         for one in judged:
             assert one.payload is not None
             what = f"epoch {epoch}: payload {to_hex(one.payload)[:18]}… of member {one.member}, judged {one.status},"
@@ -69,7 +70,7 @@ class Payloads:
         _, shapes = self._adapter(start)
         data = self._folder.blob(payload, 2 * self._codec.max_bytes(shapes))
         if data is None:
-            raise VerificationError(f"{what} is not in the store")
+            raise self._folder.lacking(what)
         try:
             return self._codec.decode(data, shapes, self._max_abs)
         except MalformedPayload:
@@ -80,7 +81,7 @@ class Payloads:
         if self._global is None or self._global[0] != digest:
             data = self._folder.blob(digest, MAX_ADAPTER_BYTES)
             if data is None:
-                raise VerificationError(f"the global adapter {to_hex(digest)} is not in the store")
+                raise self._folder.lacking(f"the global adapter {to_hex(digest)}")
             shapes, dense = _stated_shapes(data), get_codec("dense")
             self._global = digest, _decoded(dense, data, shapes), shapes
         return self._global[1], self._global[2]

@@ -42,7 +42,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, tell: Tell) -> None:
 
     Raises:
         VerificationError: the first thing that does not hold.
-        RunDirectoryError: the run is unfinished, or lacks what no check can do without.
+        RunDirectoryError: the run is unfinished or pruned, or lacks what no check can do without.
         ChainError: the node at `rpc` does not answer.
     """
     genesis = read_genesis(folder)
@@ -140,7 +140,7 @@ def _messages(folder: RunFolder, genesis: TaskGenesis, state: TaskState, receipt
             raise VerificationError(f"receipt of {what}: a message or its signature is no hex text") from None
         data = folder.blob(digest, MAX_BYTES)
         if data is None:
-            raise VerificationError(f"{what}: message {name} is not in the store")
+            raise folder.lacking(f"{what}: message {name}")
         try:
             messages.append(open_message(SignedMessage(data, signed), state, genesis.domain))
         except VerificationError as error:

@@ -15,6 +15,9 @@ from flock_ray.verify.message_set import MessageSet
 SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
 """Mechanism -> whether it asks for scores of proposals (ballot A), of the candidate (ballot B)."""
 
+DECODED = frozenset(("accepted", "rejected", "harmful", "malformed"))
+"""What became of proposals whose payload a quorum had: a replay decodes it again."""
+
 
 @dataclass(frozen=True)
 class Consensus:
