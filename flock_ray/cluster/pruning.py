@@ -40,8 +40,8 @@ def prune(run: RunDirectory, config: StoreConfig, tell: Callable[[str], None]) -
         if freed:
             with EventLog(run.events) as events:
                 events.emit("store_pruned", keep=config.keep, blobs=len(freed), bytes=sum(freed))
-            megabytes = f"{sum(freed) / 1e6:.1f} MB"
-            tell(f"Store pruned (store.keep={config.keep.value}): {len(freed)} blobs removed, {megabytes}")
+            blobs = f"{len(freed)} blob{'s' * (len(freed) > 1)}"
+            tell(f"Store pruned (store.keep={config.keep.value}): {blobs} removed, {sum(freed) / 1e6:.1f} MB")
     except Exception as error:  # the run is whole, whatever it is
         tell(f"Store not pruned to the end, resume={run.path} goes on with it: {' '.join(str(error).split())}")
 

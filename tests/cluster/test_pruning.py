@@ -61,7 +61,7 @@ def test_a_replay_keeps_messages_payloads_and_the_first_and_final_adapters(whole
     gone = before.keys() - blobs(run).keys()
     assert gone == {between}
     (line,) = told
-    assert line == f"Store pruned (store.keep=replay): 1 blobs removed, {before[between] / 1e6:.1f} MB"
+    assert line == f"Store pruned (store.keep=replay): 1 blob removed, {before[between] / 1e6:.1f} MB"
     (event,) = run.logged("store_pruned")
     assert (event["keep"], event["blobs"], event["bytes"]) == ("replay", 1, before[between])
     earlier, state = run.signed_epochs(
@@ -142,7 +142,7 @@ def test_private_copies_of_payloads_go_and_count_where_they_take_room(whole: tup
     (vault / "copied").write_bytes(b"x" * 1000)
     told = list[str]()
     prune(run, StoreConfig(f"{run.store}", Keep.replay), told.append)
-    assert told == ["Store pruned (store.keep=replay): 1 blobs removed, 0.0 MB"]
+    assert told == ["Store pruned (store.keep=replay): 1 blob removed, 0.0 MB"]
     assert list(vault.iterdir()) == [] and journal.exists() and payload in blobs(run)
 
 
