@@ -146,12 +146,12 @@ class VerificationError(FlockRayError):
 
 
 class StoreError(FlockRayError):
-    """A blob is missing, has other bytes than its hash says, or the store is not reachable from every node."""
+    """A blob is missing or has other bytes than its hash says, or the store is full, away, or another on each node."""
 
     exit_code: ClassVar[int] = 60
 
 
 class RunDirectoryError(FlockRayError):
-    """A folder holds no run, no whole run where one is needed, or a run that another configuration made."""
+    """A run's folder holds no run, or no whole run where one is needed, or another configuration's; or is full."""
 
     exit_code: ClassVar[int] = 61

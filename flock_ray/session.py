@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from flock_ray.alliance import Alliance, Arrivals
 from flock_ray.cluster.chain_ledger import ChainLedger
@@ -17,6 +18,7 @@ from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.placement import Plan
+from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
@@ -24,9 +26,12 @@ from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
-from flock_ray.store.blob_store import BlobStore
+from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
+from flock_ray.store.failures import run_folder_errors
+from flock_ray.store.retry import retried
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary, write_json
@@ -34,8 +39,9 @@ from flock_ray.telemetry.table import Console
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
 
-MAX_ADAPTER_BYTES = 1 << 34
 _PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
+
+T = TypeVar("T")
 
 
 class Session:
@@ -97,13 +103,13 @@ class Session:
     def _probe_store(self, groups: NodeGroups) -> None:
         """Write here, read there, both ways: refuse a store that is another folder on another machine."""
         store, token = BlobStore(self.store_url), secrets.token_hex(8)
-        store.probe_write(token)
+        _patiently(store.probe_write, token)
         for _ in groups.run("probe", token):
             pass
         for index in range(len(self.plan.nodes)):
-            store.probe_read(f"{token}{index:04x}")
-            store.probe_remove(f"{token}{index:04x}")
-        store.probe_remove(token)
+            _patiently(store.probe_read, f"{token}{index:04x}")
+            _patiently(store.probe_remove, f"{token}{index:04x}")
+        _patiently(store.probe_remove, token)
 
     def _ledger(self, accounts: dict[int, str]) -> Ledger:
         if self.config.chain.backend is ChainBackend.none:
@@ -142,7 +148,8 @@ class Session:
         _, _, balances = run.read_task()
         state = run.first_state(terms)
         ledger.adopt(state)
-        earlier, state = run.signed_epochs(state, ledger.domain, ledger.relayer, BlobStore(self.store_url))
+        store = BlobStore(self.store_url)
+        earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
         notes = [*run.logged("factor_averaging_error"), *run.logged("local_training")]
         reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
@@ -154,9 +161,10 @@ class Session:
     ) -> dict[str, Any]:
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
-        adapter = BlobStore(self.store_url).get(state.adapter, MAX_ADAPTER_BYTES)
+        adapter = _patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
         spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
-        save_peft(run.adapter, adapter, spec, base.model_name)
+        with run_folder_errors(run.adapter):
+            save_peft(run.adapter, adapter, spec, base.model_name)
         totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
         summary = build_summary(
@@ -184,6 +192,11 @@ class Session:
         return summary
 
 
+def _patiently(access: Callable[..., T], *args: Any) -> T:
+    """An access of the driver's own to the store, made again while the store does not answer."""
+    return retried(partial(access, *args), StoreUnavailableError)
+
+
 def run_alliance(
     config: Config,
     run: RunDirectory,
@@ -207,4 +220,6 @@ def run_alliance(
     """
     with ray_cluster(config.cluster), EventLog(run.events) as events:
         plan.check_fit(machines())
-        return Session(config, run, plan, console, events, worker).play(arrivals)
+        summary = Session(config, run, plan, console, events, worker).play(arrivals)
+    prune(run, config.store, console.line)
+    return summary

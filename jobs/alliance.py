@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from flock_ray.cluster.interrupts import stop_on_signals
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
+from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import ClusterMode, Config, check, describe_risk, explain_bad_key, register, to_config
 from flock_ray.errors import ConfigError, FlockRayError
@@ -81,6 +82,7 @@ def play(config: Config, named: Collection[str]) -> None:
     if config.plan_only:
         return
     if run and run.whole:
+        prune(run, config.store, console.line)  # as far as an interrupted one did not
         console.line(f"The run in {run.path} is complete already; nothing to do.")
         return
     # These import torch and Ray, so only after the configuration was checked.

@@ -21,7 +21,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="jobs/verify.py",
         description="Replay a finished run from its signed messages; name the first thing that does not hold.",
-        epilog="Exit codes: 0 everything held, 51 something does not, 61 no finished run, 41 the RPC does not answer.",
+        epilog="Exit codes: 0 everything held, 51 something does not, 61 no finished run, or one that was pruned,"
+        " 41 the RPC does not answer.",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of the run")
     parser.add_argument(

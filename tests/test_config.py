@@ -15,6 +15,7 @@ from flock_ray.config import (
     CAPTURE_LIMIT,
     ChainBackend,
     Config,
+    Keep,
     basis_points,
     chain_urls,
     check,
@@ -133,11 +134,21 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         ({"chain__backend": ChainBackend.rpc, "chain__url": [""]}, ["chain.backend=rpc", "chain.url"]),
         ({"chain__url": 8545}, ["chain.url must be an address, or a list of addresses"]),
         ({"chain__url": ["http://one", 2]}, ["chain.url must be an address, or a list of addresses"]),
+        (
+            {"store__url": "s3://bucket/run", "store__keep": Keep.adapter},
+            ["store.keep=adapter would remove nothing", "store.shared=false"],
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(values: dict[str, Any], parts: list[str]) -> None:
     text = refusal(configured(**values))
     assert [part for part in parts if part not in text] == []
+
+
+def test_a_store_that_no_other_run_uses_may_keep_the_adapter_only() -> None:
+    check(configured(store__url="s3://bucket/run", store__keep=Keep.adapter, store__shared=False))
+    check(configured(store__keep=Keep.adapter))
+    check(configured(store__url="s3://bucket/run"))
 
 
 @pytest.mark.parametrize(

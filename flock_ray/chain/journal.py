@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flock_ray.errors import RunDirectoryError
+from flock_ray.store.failures import run_folder_errors
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,15 @@ class ChainJournal:
         return blocks
 
     def append(self, block: Block) -> None:
-        """Write a block to disk."""
-        self._file.write(block.to_line())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write a block to disk.
+
+        Raises:
+            RunDirectoryError: the disk is full, say.
+        """
+        with run_folder_errors(self._path):
+            self._file.write(block.to_line())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

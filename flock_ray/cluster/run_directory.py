@@ -34,6 +34,7 @@ from flock_ray.protocol.message import MAX_BYTES, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
+from flock_ray.store.failures import run_folder_errors
 from flock_ray.telemetry.summary import write_json, write_text
 
 
@@ -61,15 +62,20 @@ class RunDirectory:
 
     @classmethod
     def create(cls, output_dir: Path, config: Config) -> RunDirectory:
-        """Make the folder of a new run and write its resolved configuration."""
+        """Make the folder of a new run and write its resolved configuration.
+
+        Raises:
+            RunDirectoryError: it cannot be written, as whatever is written to it later.
+        """
         now = datetime.now()
         name = now.strftime("%Y-%m-%d/%H-%M-%S")
         path, attempt = output_dir / name, 1
         while path.exists():
             attempt += 1
             path = output_dir / f"{name}-{attempt}"
-        for folder in ("records", "receipts"):
-            (path / folder).mkdir(parents=True)
+        with run_folder_errors(path):
+            for folder in ("records", "receipts"):
+                (path / folder).mkdir(parents=True)
         write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         return cls(path)
 
@@ -139,8 +145,9 @@ class RunDirectory:
         write_json(self.path / "task.json", value)
         output_dir = self.path.parent.parent
         link = output_dir / f".latest-{os.getpid()}"
-        link.symlink_to(self.path.relative_to(output_dir))
-        link.replace(output_dir / "latest")
+        with run_folder_errors(link):
+            link.symlink_to(self.path.relative_to(output_dir))
+            link.replace(output_dir / "latest")
 
     def read_task(self) -> tuple[dict[str, Any], Addresses, dict[int, int]]:
         """The created task as written, its contracts, and {member: wei that it owned}."""
@@ -178,10 +185,11 @@ class RunDirectory:
         """
         for folder in ("records", "receipts"):
             void = self.path / "void" / str(first) / folder
-            void.mkdir(parents=True, exist_ok=True)
-            for path in (self.path / folder).glob("*.json"):
-                if int(path.stem) >= first:
-                    path.replace(void / path.name)
+            with run_folder_errors(void):
+                void.mkdir(parents=True, exist_ok=True)
+                for path in (self.path / folder).glob("*.json"):
+                    if int(path.stem) >= first:
+                        path.replace(void / path.name)
         for epoch in range(first, following):
             write_json(self._receipt(epoch), {"epoch": epoch, "abandoned": True})
 

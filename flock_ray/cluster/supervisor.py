@@ -18,10 +18,9 @@ from flock_ray.errors import (
     HangError,
     NodeGroupError,
     PlacementError,
-    StoreError,
     WorkerMemoryError,
 )
-from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobTooLargeError
+from flock_ray.store.failures import StoreUnavailableError
 
 
 class Cause(Enum):
@@ -32,9 +31,9 @@ class Cause(Enum):
     PREEMPTED = "its machine was taken away"
     OUT_OF_MEMORY = "a worker ran out of memory"
     HANG = "a worker hangs"
-    STORE = "the store could not be read or written"
+    STORE = "the store did not answer"
     NO_CAPACITY = "no machine has room for it"
-    INPUT = "data, configuration or model cannot be used"
+    INPUT = "what only its user can repair"
     UNEXPECTED = "an unexpected error"
 
 
@@ -130,9 +129,8 @@ def cause_of(error: Exception) -> Cause:
         return Cause.NO_CAPACITY
     if isinstance(error, OutOfMemoryError):
         return Cause.OUT_OF_MEMORY
-    if isinstance(error, StoreError):
-        final = isinstance(error, BlobMissingError | BlobTooLargeError | BlobCorruptedError)
-        return Cause.INPUT if final else Cause.STORE
+    if isinstance(error, StoreUnavailableError):
+        return Cause.STORE
     if isinstance(error, FlockRayError):
         return Cause.INPUT
     if isinstance(error, NodeDiedError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.schema import ChainBackend, Config, chain_urls
+from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanism import MECHANISMS
@@ -119,6 +119,11 @@ def check(config: Config) -> None:
     _require(
         bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,
         "chain.backend=rpc needs chain.url, the address of the chain's RPC",
+    )
+    store = config.store
+    _require(
+        store.keep is not Keep.adapter or not store.url or not store.shared,
+        "store.keep=adapter would remove nothing: other runs may use store.url; add store.shared=false if none does",
     )
     risk = committee_risk(config)
     if max(risk.median, risk.quorum) > CAPTURE_LIMIT and not alliance.force:

@@ -77,6 +77,14 @@ class HostsMove(Enum):
     never = "never"
 
 
+class Keep(Enum):
+    """What a whole run keeps of its blobs: `all`, what a `replay` by jobs/verify.py reads, or the final `adapter`."""
+
+    all = "all"
+    replay = "replay"
+    adapter = "adapter"
+
+
 @dataclass
 class ModelConfig:
     """The frozen base model.
@@ -310,9 +318,18 @@ class ClusterConfig:
 
 @dataclass
 class StoreConfig:
-    """Content-addressed blobs; `url` is an fsspec url that every node can reach (empty: `store/` in the run folder)."""
+    """Content-addressed blobs.
+
+    Attributes:
+        url: an fsspec url that every node can reach (empty: `store/` in the run folder).
+        keep: what stays once the run is whole and everybody is paid; nobody can verify a run that kept its `adapter`.
+        shared: whether other runs may use `url`: then nothing is removed there, as runs that compute the same name the
+            same blobs.
+    """
 
     url: str = ""
+    keep: Keep = Keep.replay
+    shared: bool = True
 
 
 @dataclass

@@ -18,6 +18,9 @@ Adapter = dict[str, torch.Tensor]
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 """Suffixes of the keys of a layer's two factors."""
 
+MAX_ADAPTER_BYTES = 1 << 34
+"""More than any adapter has: a reader of a store or a folder reads no further."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 """PEFT state dict key -> shape of its factor."""
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from flock_ray.store.failures import store_error
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _FEW = 4  # files that are synced one by one; more cost less with one sync of their whole filesystem
 
@@ -21,7 +23,8 @@ T = TypeVar("T")
 class Batch:
     """A context: what is added to it is on disk once it is left, and nobody sees a new file before.
 
-    A file that is left half written by a crash has a name that nobody reads. Threads may add at the same time.
+    A file that is left half written by a crash has a name that nobody reads. Threads may add at the same time. Adding,
+    and leaving it, raise StoreError when a file cannot be written: the disk is full, say.
     """
 
     def __init__(self) -> None:
@@ -33,13 +36,16 @@ class Batch:
 
     def write(self, path: str | Path, data: bytes) -> None:
         """Have `data` appear at `path`, in place of what is there; missing folders are made."""
-        file = self._draft(str(path), _create)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(file, view) :]
-        finally:
-            os.close(file)
+            file = self._draft(str(path), _create)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(file, view) :]
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise store_error(error, "written", str(path)) from error
 
     def create(self, path: str | Path, data: bytes) -> None:
         """Have `data` appear at `path`, before all else of the batch.
@@ -59,11 +65,14 @@ class Batch:
 
     def append(self, path: str | Path, data: bytes) -> None:
         """Add to the end of a file; readers may see it at once, and the disk has it when the batch is left."""
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            os.write(file, data)
-        finally:
-            os.close(file)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                os.write(file, data)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise store_error(error, "written", str(path)) from error
         self._appended.append(str(path))
 
     def _draft(self, path: str, make: Callable[[str], T]) -> T:
@@ -92,6 +101,11 @@ class Batch:
                 for draft, path in self._drafts:
                     os.rename(draft, path)
                 sync({path.rpartition("/")[0] for _, path in drafts})
+        except FileExistsError:
+            raise
+        except OSError as failed:
+            first = next(iter([path for _, path in drafts] + self._appended))
+            raise store_error(failed, "written", first) from failed
         finally:
             for draft, _ in [*self._once, *self._drafts]:
                 with suppress(FileNotFoundError):

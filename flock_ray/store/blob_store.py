@@ -13,6 +13,9 @@ from fsspec.implementations.local import LocalFileSystem
 from flock_ray.errors import StoreError
 from flock_ray.protocol.hashing import sha256
 from flock_ray.store.batch import Batch
+from flock_ray.store.failures import StoreUnavailableError, store_error
+
+__all__ = ["BlobCorruptedError", "BlobMissingError", "BlobStore", "BlobTooLargeError", "StoreUnavailableError"]
 
 
 class BlobMissingError(StoreError):
@@ -30,7 +33,9 @@ class BlobCorruptedError(StoreError):
 class BlobStore:
     """Blobs at `<url>/<first 2 hex digits>/<64 hex digits>`; several processes and machines may share one.
 
-    Objects can be pickled; each process may as well make its own from the same url.
+    Objects can be pickled; each process may as well make its own from the same url. Whatever reaches the store raises
+    `StoreUnavailableError` where the same may succeed a little later, and another `StoreError` where it will not: the
+    disk is full, permission is denied. Nothing is tried twice here.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,6 +116,25 @@ class BlobStore:
             raise BlobCorruptedError(f"blob {digest.hex()} is corrupted: its bytes have another SHA-256")
         return data
 
+    def remove(self, digest: bytes) -> int | None:
+        """Remove the blob of this hash, for good and for everybody who shares the store.
+
+        Returns:
+            How many bytes it had, None if it was not there.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        path = self._path(digest)
+        if (size := self._size(path)) is None:
+            return None
+        try:
+            with self._explained("removed", path):
+                self._fs.rm_file(path)
+        except BlobMissingError:  # another process was faster
+            return None
+        return size
+
     def has(self, digest: bytes) -> bool:
         """Whether a blob of this hash is there (its bytes are not read).
 
@@ -181,13 +205,13 @@ class BlobStore:
             raise StoreError(f"{path} holds other bytes than another node wrote; every node must reach store.url")
 
     def probe_remove(self, token: str) -> None:
-        """Take a mark away again.
+        """Take a mark away again, if it is there still.
 
         Raises:
             StoreError: it cannot be removed.
         """
         path = self._probe_path(token)
-        with self._explained("removed", path):
+        with suppress(BlobMissingError), self._explained("removed", path):
             self._fs.rm_file(path)
 
     def _path(self, digest: bytes) -> str:
@@ -200,13 +224,14 @@ class BlobStore:
 
     @contextmanager
     def _explained(self, verb: str, path: str) -> Iterator[None]:
-        """Turn whatever a driver raises (each has its own classes) into a StoreError that names the path."""
         try:
             yield
+        except StoreError:
+            raise
         except FileNotFoundError as error:
             raise BlobMissingError(f"{path} is not in the store") from error
         except Exception as error:
-            raise StoreError(f"{path} cannot be {verb}: {type(error).__name__}: {error}") from error
+            raise store_error(error, verb, path) from error
 
     def _size(self, path: str) -> int | None:
         if self._local and not os.path.exists(path):

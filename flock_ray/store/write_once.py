@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flock_ray.errors import StoreError
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobMissingError, BlobStore
+from flock_ray.store.failures import StoreUnavailableError
 
 
-class SegmentTakenError(StoreError):
+class SegmentTakenError(StoreUnavailableError):
     """Another process created the segment first: read the log again before writing to it."""
 
 

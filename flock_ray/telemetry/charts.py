@@ -91,14 +91,14 @@ def score_chart(epochs: Sequence[EpochView]) -> str:
         band = max((epoch.band or 0 for epoch in epochs), default=0) / 1e6
         axes.axvspan(-band, band, color=_STAND_IN["grid"], alpha=0.45, linewidth=0)
         axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
-        marks = {"accepted": ("o", "good"), "rejected": ("o", "muted")}
         for order, epoch in enumerate(epochs):
             lane = 0.5 * (order + 0.5) / len(epochs) - 0.25
             for position, member in enumerate(epoch.members):
                 if member.score is None:
                     continue
-                marker, colour = marks.get(member.status or "", ("X", "bad"))
-                fill = _STAND_IN["surface" if member.status == "rejected" else colour]
+                colour = "good" if member.status == "accepted" else "bad" if member.cheated else "muted"
+                marker = "X" if member.cheated else "o"
+                fill = _STAND_IN["surface" if colour == "muted" else colour]
                 point = (member.score / 1e6, position + lane)
                 axes.plot(*point, marker, color=fill, markeredgecolor=_STAND_IN[colour], markersize=6)
                 axes.annotate(

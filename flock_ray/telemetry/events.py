@@ -8,28 +8,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from flock_ray.store.failures import run_folder_errors
 from flock_ray.telemetry.summary import plain
 
 
 class EventLog:
     """Appends events to a file; what it holds already, from a run that is resumed, stays.
 
-    Callers pass counts, hashes, losses and times, never rows or text of anybody's data.
+    Callers pass counts, hashes, losses and times, never rows or text of anybody's data. A log that cannot be written,
+    on a full disk say, is a RunDirectoryError.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the log
-        if self._file.tell() and not Path(path).read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a crash cut the last line short: it stays one bad line
+        self._path = path
+        with run_folder_errors(path):
+            self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the log
+            if self._file.tell() and not Path(path).read_bytes().endswith(b"\n"):
+                self._file.write("\n")  # a crash cut the last line short: it stays one bad line
 
     def emit(self, kind: str, **fields: object) -> None:
         """Write one event: `time` (seconds since 1970), `kind`, then the fields. Bytes become 0x-hex, NaN null."""
         event = {"time": round(time.time(), 3), "kind": kind, **{name: plain(value) for name, value in fields.items()}}
-        self._file.write(json.dumps(event, allow_nan=False, separators=(",", ":")) + "\n")
+        line = json.dumps(event, allow_nan=False, separators=(",", ":")) + "\n"
+        with run_folder_errors(self._path):
+            self._file.write(line)
 
     def close(self) -> None:
         """Close the file; events after it are an error."""
-        self._file.close()
+        with run_folder_errors(self._path):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

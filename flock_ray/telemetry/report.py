@@ -12,8 +12,6 @@ from flock_ray.telemetry import charts, text
 from flock_ray.telemetry.summary import silo_labels, write_text
 from flock_ray.telemetry.views import EpochView, MemberTotal, honest_with_more
 
-_CHEATS = {"harmful", "malformed", "copied", "equivocated"}
-
 
 def write_report(
     path: str | Path, summary: Mapping[str, Any], epochs: Sequence[EpochView], members: Sequence[MemberTotal]
@@ -86,7 +84,7 @@ def _headline(epochs: Sequence[EpochView], members: Sequence[MemberTotal]) -> li
     if before is not None and after is not None:
         tiles.append((text.percent(before, after), f"mean held-out loss: {text.loss(before)} to {text.loss(after)}"))
     tiles.append((f"{sum(epoch.accepted for epoch in epochs)} of {len(epochs)}", "epochs accepted"))
-    caught = sum(member.status in _CHEATS for epoch in epochs for member in epoch.members)
+    caught = sum(member.cheated for epoch in epochs for member in epoch.members)
     slashed = sum(member.slashed for member in members)
     tiles.append((str(caught), f"cheating proposals excluded, {text.tokens(slashed)} tokens slashed"))
     with_more, num_honest = honest_with_more(members)

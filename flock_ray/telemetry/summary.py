@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from flock_ray.store.failures import run_folder_errors
 from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, honest_with_more
 
 
@@ -46,14 +47,19 @@ def write_json(path: str | Path, obj: object) -> None:
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write a file whole or not at all: a reader never sees half of it, and a crash leaves the old one."""
+    """Write a file whole or not at all: a reader never sees half of it, and a crash leaves the old one.
+
+    Raises:
+        RunDirectoryError: the disk is full, or the folder cannot be written.
+    """
     path = Path(path)
     draft = path.with_name(path.name + ".part")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    with run_folder_errors(path):
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
 
 
 def silo_labels(members: Sequence[MemberEpoch | MemberTotal]) -> dict[int, str]:

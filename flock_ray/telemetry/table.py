@@ -19,8 +19,6 @@ from flock_ray.telemetry.views import PHASES, EpochView, MemberEpoch, MemberTota
 PLAIN_WIDTH = 120
 MAX_ROWS = 64  # of an epoch's table: laying out a thousand takes a second
 
-_STATUS_STYLE = {"accepted": "green", "rejected": "yellow", "missing": "yellow"}  # all others prove a cheat
-
 
 class Console:
     """Prints to a terminal with colour and a transient bar, to anything else as plain lines of `PLAIN_WIDTH`."""
@@ -136,7 +134,7 @@ def _epoch_row(member: MemberEpoch) -> list[Text]:
         Text(member.role, style="" if member.role != "observer" else "dim"),
         Text(losses if losses != "- -> -" else "-"),
         Text(text.score(member.score) if member.score is not None else ""),
-        Text(member.status or "", style=_STATUS_STYLE.get(member.status or "", "bold red")),
+        _verdict(member),
         _amount(member.reward),
         _amount(-member.slashed),
     ]
@@ -156,6 +154,11 @@ def _member_row(member: MemberTotal) -> list[Text]:
         Text(text.tokens(member.balance_end)),
         Text(text.tokens(member.gain, signed=True), style="green" if member.gain > 0 else "red" if member.gain else ""),
     ]
+
+
+def _verdict(member: MemberEpoch) -> Text:
+    style = "green" if member.status == "accepted" else "bold red" if member.cheated else "yellow"
+    return Text(member.status or "", style=style)
 
 
 def _silo(member: MemberEpoch | MemberTotal) -> Text:

@@ -17,6 +17,10 @@ SAT_OUT = "sat out"
 """Status of a member, proposer or voter, that could not know what it had signed and so signed nothing."""
 
 
+PROVEN_CHEATS = frozenset(("harmful", "malformed", "copied", "equivocated"))
+"""What `MemberEpoch.status` says of a cheat; every other status may befall an honest proposer."""
+
+
 @dataclass(frozen=True)
 class MemberEpoch:
     """One member in one epoch.
@@ -26,8 +30,11 @@ class MemberEpoch:
         loss_before: held-out loss of the global adapter that the epoch started from; None if it was not measured.
         loss_after: held-out loss of the global adapter that the epoch ended with.
         score: the consensus score of the member's proposal; None if it made none or none was scored.
-        status: what became of the proposal: `accepted`, `rejected`, `harmful`, `malformed`, `copied`, `equivocated`
-            or `missing`, or `SAT_OUT`; None if it made none.
+        status: what became of the proposal; None if it was not the member's turn to make one. `accepted`; `rejected`
+            (no clear gain), `unseen` (fewer than a quorum of seats had it), `refused` (its manifest does not fit what
+            was committed to, or the task), `missing` (nothing was opened), `SAT_OUT`; and those of `PROVEN_CHEATS`:
+            `harmful` (a clear loss), `malformed` (does not decode), `copied` (two proposers sent the same bytes),
+            `equivocated` (two messages of one kind).
         bits_per_byte: `loss_after` in bits a byte of the held-out text, which compares across tokenizers.
     """
 
@@ -43,6 +50,11 @@ class MemberEpoch:
     reward: int
     slashed: int
     bits_per_byte: float | None = None
+
+    @property
+    def cheated(self) -> bool:
+        """Whether what became of the proposal proves a cheat."""
+        return self.status in PROVEN_CHEATS
 
 
 @dataclass(frozen=True)

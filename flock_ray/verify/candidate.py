@@ -7,13 +7,13 @@ from flock_ray.aggregation.registry import get_rule
 from flock_ray.codec.codec import Codec, MalformedPayload
 from flock_ray.codec.registry import get_codec
 from flock_ray.errors import VerificationError
-from flock_ray.lora.serialization import Adapter, Shapes, adapter_hash
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES, Adapter, Shapes, adapter_hash
 from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.scores import DECODED
 
-MAX_ADAPTER = 1 << 33
 _MAX_HEADER = 1 << 24
 
 
@@ -33,8 +33,7 @@ class Payloads:
         """
         epoch, decoded = replay.state.epoch, 0
         accepted: dict[int, Adapter] = {}
-        judged = ("accepted", "rejected", "harmful", "malformed")
-        for proposal in (proposal for proposal in replay.proposals if proposal.status in judged):
+        for proposal in (proposal for proposal in replay.proposals if proposal.status in DECODED):
             member, payload, status = proposal.member, proposal.payload, proposal.status
             assert payload is not None
             what = f"epoch {epoch}: payload {to_hex(payload)[:18]}… of member {member}, judged {status},"
@@ -73,7 +72,7 @@ class Payloads:
         _, shapes = self._adapter(start)
         data = self._folder.blob(payload, 2 * self._codec.max_bytes(shapes))
         if data is None:
-            raise VerificationError(f"{what} is not in the store")
+            raise self._folder.lacking(what)
         try:
             return self._codec.decode(data, shapes, self._max_abs)
         except MalformedPayload:
@@ -82,9 +81,9 @@ class Payloads:
     def _adapter(self, digest: bytes) -> tuple[Adapter, Shapes]:
         """A global adapter, and the shapes that its header states."""
         if self._global is None or self._global[0] != digest:
-            data = self._folder.blob(digest, MAX_ADAPTER)
+            data = self._folder.blob(digest, MAX_ADAPTER_BYTES)
             if data is None:
-                raise VerificationError(f"the global adapter {to_hex(digest)} is not in the store")
+                raise self._folder.lacking(f"the global adapter {to_hex(digest)}")
             shapes, dense = _stated_shapes(data), get_codec("dense")
             self._global = digest, _decoded(dense, data, shapes), shapes
         return self._global[1], self._global[2]

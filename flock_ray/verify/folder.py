@@ -114,6 +114,16 @@ class RunFolder:
             raise VerificationError(f"blob {digest.hex()} has other bytes than its hash says")
         return data
 
+    def lacking(self, what: str) -> RunDirectoryError | VerificationError:
+        """The error for a blob that is not in the store: of a run that says it was pruned, it proves nothing."""
+        store = self.config().get("store")
+        if isinstance(store, dict) and store.get("keep") == "adapter":
+            return RunDirectoryError(
+                f"this run's store was pruned by store.keep=adapter: {what} is gone, with all else that a replay reads,"
+                " so the run can be neither verified nor refuted without a full copy of its store (--store URL)"
+            )
+        return VerificationError(f"{what} is not in the store")
+
 
 def _parse_yaml(text: str) -> Any:
     """The value of a YAML text; before the loader recurses, deep nesting and aliases are refused."""

@@ -42,7 +42,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
 
     Raises:
         VerificationError: the first claim that fails.
-        RunDirectoryError: the run is unfinished, or lacks a file that the checks need.
+        RunDirectoryError: the run is unfinished or pruned, or lacks a file that the checks need.
         ChainError: the node at `rpc` does not answer.
     """
     genesis = read_genesis(folder)
@@ -142,7 +142,7 @@ def _messages(folder: RunFolder, genesis: TaskGenesis, state: TaskState, receipt
             raise VerificationError(f"receipt of {what}: a message or its signature is no hex text") from None
         data = folder.blob(digest, MAX_BYTES)
         if data is None:
-            raise VerificationError(f"{what}: message {name} is not in the store")
+            raise folder.lacking(f"{what}: message {name}")
         try:
             messages.append(open_message(SignedMessage(data, signed), state, genesis.domain))
         except VerificationError as error:

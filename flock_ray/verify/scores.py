@@ -15,6 +15,9 @@ from flock_ray.verify.message_set import MessageSet
 SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
 """Mechanism -> (whether it needs scores of proposals, in ballot A; of the candidate, in ballot B)."""
 
+DECODED = frozenset(("accepted", "rejected", "harmful", "malformed"))
+"""What became of proposals whose payload a quorum had: a replay decodes it again."""
+
 
 @dataclass(frozen=True)
 class Consensus:

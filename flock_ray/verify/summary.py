@@ -7,11 +7,10 @@ from statistics import fmean
 from typing import Any
 
 from flock_ray.errors import VerificationError
-from flock_ray.lora.serialization import LORA_A
+from flock_ray.lora.serialization import LORA_A, MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.state import TaskState
-from flock_ray.verify.candidate import MAX_ADAPTER
 from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.folder import RunFolder
@@ -30,7 +29,7 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
     Raises:
         VerificationError: it does not.
     """
-    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER)
+    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
     require_equal(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
     config = folder.json("adapter/adapter_config.json")
     agreed = genesis.configuration

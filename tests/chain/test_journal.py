@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +81,18 @@ def test_two_owners_are_one_too_many(folder: Path) -> None:
         ChainJournal(folder, GENESIS)
     first.close()
     assert reopen(folder) == BLOCKS
+
+
+def test_a_full_disk_is_one_line_and_the_blocks_before_it_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal = ChainJournal(folder, GENESIS)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunDirectoryError, match=r"jsonl cannot be written: no space"),
+    ):
+        patch.setattr(os, "fsync", full)
+        journal.append(Block(4, 1_700_000_004, b"\4" * 40, b"\4" * 32))
+    journal.close()
+    assert reopen(folder)[:3] == BLOCKS

@@ -26,6 +26,7 @@ from flock_ray.errors import (
     WorkerMemoryError,
 )
 from flock_ray.store.blob_store import BlobCorruptedError
+from flock_ray.store.failures import StoreUnavailableError
 
 
 def failures(cause: Cause, times: int, group: int = 0) -> list[Failure]:
@@ -84,7 +85,8 @@ def died(text: str) -> RayActorError:
     (OutOfMemoryError("low"), Cause.OUT_OF_MEMORY),
     (HangError("no answer"), Cause.HANG),
     (PlacementError("no room"), Cause.NO_CAPACITY),
-    (StoreError("slow down"), Cause.STORE),
+    (StoreUnavailableError("slow down"), Cause.STORE),
+    (StoreError("no space left on the device"), Cause.INPUT),
     (BlobCorruptedError("another hash"), Cause.INPUT),
     (DataError("line 3"), Cause.INPUT),
     (ZeroDivisionError("ours"), Cause.UNEXPECTED),

@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_nothing(local: BlobStore, tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left"):
+    with pytest.raises(StoreError, match="no space left"):
         local.put(b"one")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not local.has(hashlib.sha256(b"one").digest())
@@ -115,6 +115,14 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError, match="cannot be"):
         BlobStore(str(tmp_path / "file")).put(b"one")
+
+
+def test_a_removed_blob_is_gone_and_may_come_back(store: BlobStore) -> None:
+    first, second = store.put(b"one"), store.put(b"and another")
+    assert store.remove(second) == len(b"and another")
+    assert not store.has(second) and store.has(first)
+    assert store.remove(second) is None
+    assert store.put(b"and another") == second and store.has(second)
 
 
 @pytest.mark.parametrize("digest", [b"", b"x" * 31, b"x" * 64])

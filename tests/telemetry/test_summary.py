@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from flock_ray.errors import RunDirectoryError
+from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.summary import silo_labels, write_json
 from flock_ray.telemetry.views import EpochView, MemberTotal, honest_with_more
 
@@ -57,3 +59,13 @@ def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path: Path, summary: di
         write_json(path, {"bad": object()})
     assert json.loads(path.read_text()) == summary
     assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"summary\.json cannot be written: no such file or directory"):
+        write_json(tmp_path / "gone" / "summary.json", {})
+    with (
+        pytest.raises(RunDirectoryError, match=r"full cannot be written: no space left on device"),
+        EventLog("/dev/full") as log,
+    ):
+        log.emit("event")

@@ -374,8 +374,6 @@ def a_larger_committee_is_claimed(forger: Forger) -> None:
 def the_last_epoch_is_cut_off(forger: Forger) -> None:
     for folder in ("records", "receipts"):
         (forger.path / folder / "2.json").unlink()
-    adapter = forger.read("records/1.json")["adapter"]
-    (forger.path / "adapter/adapter_model.safetensors").write_bytes(forger.blob(adapter).read_bytes())
     forger.change("summary.json", lambda summary: summary.update(epochs=summary["epochs"][:1]))
 
 

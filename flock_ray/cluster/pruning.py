@@ -1,0 +1,97 @@
+"""What of its blobs a run keeps once it is whole (`store.keep`), and the removal of the rest.
+
+Only what the run's own records and receipts name is removed, so a prune that was cut short is finished by another, and
+at every moment between them the run verifies as far as its level lets it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.config import Keep, StoreConfig
+from flock_ray.protocol.encoding import from_hex
+from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
+from flock_ray.store.retry import retried
+from flock_ray.telemetry.events import EventLog
+from flock_ray.verify.scores import DECODED
+
+Removal = Callable[[], int | None]
+"""Removes one thing for good; gives the bytes that this frees, None where it frees none."""
+
+
+def prune(run: RunDirectory, config: StoreConfig, tell: Callable[[str], None]) -> None:
+    """Remove what `config.keep` does not keep, if the run is whole; what fails costs one line and never the run.
+
+    Args:
+        run: nothing of it is running any more.
+        config: of the run.
+        tell: takes a line for people.
+    """
+    if config.keep is Keep.all or not run.whole:
+        return
+    try:
+        sizes = [retried(remove, StoreUnavailableError) for remove in _removals(run, config)]
+        freed = [size for size in sizes if size is not None]
+        if freed:
+            with EventLog(run.events) as events:
+                events.emit("store_pruned", keep=config.keep, blobs=len(freed), bytes=sum(freed))
+            blobs = f"{len(freed)} blob{'s' * (len(freed) > 1)}"
+            tell(f"Store pruned (store.keep={config.keep.value}): {blobs} removed, {sum(freed) / 1e6:.1f} MB")
+    except Exception as error:  # the run is whole, whatever it is
+        tell(f"Store not pruned to the end, resume={run.path} goes on with it: {' '.join(str(error).split())}")
+
+
+def _removals(run: RunDirectory, config: StoreConfig) -> Iterator[Removal]:
+    """Everything that goes. Other names that a run leaves in its store, and that nobody needs of a whole one, go here.
+
+    Payloads that members hold privately go first: where the store links to them, they take no room of their own.
+    """
+    for path in sorted(run.path.glob("members/*/vault/*/*")):
+        yield partial(_remove_file, path)
+    if config.url and config.shared:
+        return  # another run may have put the same blobs there, and need them
+    store = BlobStore(config.url or str(run.store))
+    for digest in sorted(superfluous(run, config.keep)):
+        yield partial(store.remove, digest)
+
+
+def superfluous(run: RunDirectory, keep: Keep) -> set[bytes]:
+    """Hashes of the blobs that a whole run names and need not keep.
+
+    `replay` keeps all signed messages, the payloads that the verifier decodes, and the first and the final adapter:
+    those between come out of the payloads again. `adapter` keeps the final adapter.
+    """
+    receipts = [_read(path) for path in _written(run, "receipts")]
+    messages = {from_hex(name) for receipt in receipts for name in receipt.get("messages", ())}
+    current = {path: _read(path) for path in sorted((run.path / "records").glob("*.json"))}
+    records = [_read(path) for path in _written(run, "records")]
+    payloads = {one["payload"] for record in records for one in record["proposals"]}
+    adapters = {name for record in records for name in (record["adapter"], record["candidate"]["adapter"])}
+    decoded = {one["payload"] for record in current.values() for one in record["proposals"] if one["status"] in DECODED}
+    first, final = run.read_task()[0]["adapter"], _read(run.summary)["final_adapter_hash"]
+    named = messages | {from_hex(name) for name in payloads | adapters | {first} if name}
+    kept = {from_hex(final)}
+    if keep is Keep.replay:
+        kept |= messages | {from_hex(name) for name in decoded | {first}}
+    return set() if keep is Keep.all else named - kept
+
+
+def _written(run: RunDirectory, folder: str) -> list[Path]:
+    """Files of `folder`, those that an abandoned epoch made void among them."""
+    return sorted([*(run.path / folder).glob("*.json"), *run.path.glob(f"void/*/{folder}/*.json")])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_bytes())
+    return value
+
+
+def _remove_file(path: Path) -> int | None:
+    found = path.stat()
+    path.unlink()
+    return found.st_size if found.st_nlink == 1 else None
