@@ -20,6 +20,7 @@ from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster
 from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.protocol.encoding import to_hex
@@ -39,9 +40,17 @@ _PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
 class Session:
     """The parts of one run, in the order in which they come to life."""
 
-    def __init__(self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        plan: Plan,
+        console: Console,
+        events: EventLog,
+        worker: type[Worker] = Worker,
+    ) -> None:
         self.config, self.run_directory, self.plan = config, run, plan
-        self.console, self.events = console, events
+        self.console, self.events, self.worker = console, events, worker
         self.store_url = config.store.url or str(run.store)
 
     def play(self, arrivals: Arrivals) -> dict[str, Any]:
@@ -72,7 +81,8 @@ class Session:
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
         specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url)
-        groups = NodeGroups(specs, self.plan, self.config.cluster.placement_timeout, self.events.emit)
+        timeout = self.config.cluster.placement_timeout
+        groups = NodeGroups(specs, self.plan, timeout, self.events.emit, self.worker)
         groups.progress = self.console.progress
         try:
             yield groups
@@ -175,6 +185,7 @@ def run_alliance(
     plan: Plan,
     console: Console,
     arrivals: Arrivals = lambda results: results,
+    worker: type[Worker] = Worker,
 ) -> dict[str, Any]:
     """Run a task to its end and return its summary.
 
@@ -184,10 +195,11 @@ def run_alliance(
         plan: where members run.
         console: where progress is told.
         arrivals: order in which results reach the committee; tests shuffle it.
+        worker: class of the workers; benchmarks put a simulated one here.
 
     Raises:
         FlockRayError: whatever a user can repair, one class a cause.
     """
     with ray_cluster(config.cluster), EventLog(run.events) as events:
         plan.check_fit(machines())
-        return Session(config, run, plan, console, events).play(arrivals)
+        return Session(config, run, plan, console, events, worker).play(arrivals)
