@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import earlier_result, environment, store
+from benchmarks.common import ROOT, earlier_result, environment, store
 from benchmarks.peers.chaos_run import MEBIBYTE, PHASES, SMALL, Order, Strike, damage, mount, play
 from flock_ray.chain.anvil import AnvilProcess, find_anvil
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
@@ -246,6 +246,12 @@ class Played:
         return next(iter(self.all("ended")), lost)
 
     @property
+    def clear(self) -> bool:
+        """Whether an early end was said in one line with an exit code of its own, or was what the case wanted."""
+        wanted = any(one["fault"] == "leave" for one in self.all("struck"))
+        return wanted or (self.ended["code"] > 1 and bool(self.ended["error"]))
+
+    @property
     def run(self) -> Path:
         """The run's folder."""
         return Path(self.all("began")[0]["run"])
@@ -409,6 +415,7 @@ class Theatre:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["RAY_TMPDIR"] = str(folder)
+        os.environ["PYTHONPATH"] = str(ROOT)  # for the workers, and for what the drivers are forked from
         os.environ["OMP_NUM_THREADS"] = "1"
         self._folder, self._number = folder, 0
         self._stage: Stage | None = None
@@ -471,7 +478,8 @@ class Theatre:
         """Play a case, or those of a sweep; one row each."""
         whole = self.undisturbed(case)
         if case.small and not self.mounts:
-            return [{"case": case.name, "outcome": "skipped", "line": "no filesystem can be mounted here"}]
+            skipped = {"outcome": "skipped", "line": "no filesystem can be mounted here", "rebuild_seconds": []}
+            return [{"case": case.name, "phase": case.strikes[0].phase, **skipped}]
         folder = self._new_folder()
         try:
             row = self._play(case, whole, folder)
@@ -499,46 +507,42 @@ class Theatre:
         if case.small in ("run", "store"):
             assert mount(folder / ("runs" if case.small == "run" else "store"), SMALL)
         played = run_driver(order, folder, case.silence, seen)
-        outcome, line, code = self._judge(case, whole, played), played.ended["error"], played.ended["code"]
-        resumed = ""
-        if outcome == "ended_early" or (outcome == "broken" and played.all("began")):
-            ended_well = outcome == "ended_early"
-            if case.between:
-                spoilt = damage(played.run / case.between, folder)
-                again = self._resume(case, played, folder / "spoilt")
-                line, code = again.ended["error"], again.ended["code"]
-                ended_well = not again.hung and code not in (0, 1) and bool(line)
-                outcome = "broken" if not again.hung else "hang"
-                shutil.move(spoilt["whole"], spoilt["damaged"])
-                if code == 0:
-                    outcome, ended_well = self._judge(case, whole, again), False
-            if not (case.between and code == 0):
-                self._repair(played)
-                again = self._resume(case, played, folder / "resumed")
-                resumed = "same" if self._judge(case, whole, again) == "same" else again.ended["error"] or "other"
-                if outcome != "hang":
-                    outcome = "refused" if ended_well and resumed == "same" else "broken"
+        verdict = self._verdict(case, whole, played, folder)
         struck, rebuilds = played.all("struck"), played.rebuilds()
         extra = None
-        if outcome == "same" and struck and not order.resume:
+        if verdict["outcome"] == "same" and struck and not order.resume:
             extra = (played.wall - whole.wall - sum(rebuilds)) / len(struck)
         return {
             "case": case.name,
             "phase": case.strikes[0].phase,
-            "strikes": len(struck),
-            "outcome": outcome,
-            "intended": outcome in case.intended,
-            "code": code,
-            "line": line,
-            "resumed": resumed,
-            "facts": [{name: one[name] for name in ("spared", "mebibytes") if name in one} for one in struck],
+            **verdict,
+            "intended": verdict["outcome"] in case.intended,
+            "spared": [one["spared"] for one in struck if "spared" in one],
             "rebuild_seconds": rebuilds,
             "extra_seconds_per_kill": extra,
             "served": self._served(played),
             "seconds": time.monotonic() - began,
         }
 
+    def _verdict(self, case: Case, whole: Played, played: Played, folder: Path) -> dict[str, Any]:
+        """How a run ended, its exit code and error; where it ended early, what it came to when it was resumed."""
+        last, resumed = played, ""
+        outcome = self._judge(case, whole, played)
+        if not outcome and case.between:
+            spoilt = damage(played.run / case.between, folder)
+            last = self._resume(case, played, folder / "spoilt")
+            shutil.move(spoilt["whole"], spoilt["damaged"])
+            outcome = self._judge(case, whole, last)
+        if not outcome:
+            self._repair(played)
+            again = self._resume(case, played, folder / "resumed")
+            resumed = self._judge(case, whole, again) or again.ended["error"] or "ended early"
+            outcome = "refused" if last.clear and resumed == "same" else "broken"
+        return {"outcome": outcome, "code": last.ended["code"], "line": last.ended["error"], "resumed": resumed}
+
     def _resume(self, case: Case, played: Played, folder: Path) -> Played:
+        if case.alone:
+            self._close_stage()
         order = self._order(case, folder.parent)
         if order.chain == "rpc":
             assert self._chain
@@ -554,17 +558,15 @@ class Theatre:
                 shutil.move(strike["whole"], strike["damaged"])
 
     def _judge(self, case: Case, whole: Played, played: Played) -> str:
-        """How a run ended; `ended_early` for one that has to be resumed before it can be told."""
+        """How a run ended; nothing of one that ended early, which has to be resumed before it can be told."""
         if played.hung:
             return "hang"
         ended = played.ended
-        if ended["code"] == 0:
-            if (ended["hash"], ended["records"]) == (whole.ended["hash"], whole.ended["records"]):
-                return "same"
-            return "said" if self._explained(case, played) else "silent_change"
-        deliberate = any(one["fault"] == "leave" for one in played.all("struck"))
-        clear = played.all("ended") and ended["code"] != 1 and ended["error"]
-        return "ended_early" if clear or deliberate else "broken"
+        if ended["code"]:
+            return "" if played.all("began") else "broken"
+        if (ended["hash"], ended["records"]) == (whole.ended["hash"], whole.ended["records"]):
+            return "same"
+        return "said" if self._explained(case, played) else "silent_change"
 
     def _explained(self, case: Case, played: Played) -> bool:
         """Whether an event or the table of verdicts says why this run ended otherwise."""
@@ -606,7 +608,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     kills = [row for row in played if "killed" in row["case"] and row["outcome"] == "same"]
     if rebuilds := [seconds for row in kills for seconds in row["rebuild_seconds"]]:
         figures["rebuild_seconds"] = median(rebuilds)
-    if extras := [row["extra_seconds_per_kill"] for row in kills if row["extra_seconds_per_kill"] is not None]:
+    extras = [row["extra_seconds_per_kill"] for row in kills if row["rebuild_seconds"]]
+    if extras := [one for one in extras if one is not None]:
         figures["extra_seconds_per_kill"] = median(extras)
     return figures
 
@@ -614,12 +617,15 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 @contextmanager
 def theatre() -> Iterator[Theatre]:
     """A place for cases, for the length of a block."""
+    variables = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as name:
         made = Theatre(Path(name))
         try:
             yield made
         finally:
             made.close()
+            os.environ.clear()
+            os.environ.update(variables)
 
 
 def show(row: Mapping[str, Any]) -> str:
