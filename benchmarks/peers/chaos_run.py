@@ -247,8 +247,8 @@ class Faults:
         return {**damage(self._store / digest[:2] / digest, self._folder), **self.kill(strike)}
 
     def damage_payload(self, strike: Strike) -> dict[str, Any]:
-        """The newest stored update of a member has other bytes; its own copy is whole."""
-        kept = self._run.path.glob(f"members/{strike.target}/vault/*/*")
+        """The newest stored update has other bytes; its member's own copy is whole."""
+        kept = self._run.path.glob("members/*/vault/*/*")
         newest = max(kept, key=lambda path: path.stat().st_mtime_ns)
         return damage(self._store / newest.parent.name / newest.name, self._folder)
 
@@ -322,7 +322,9 @@ def play(order: Order, folder: Path) -> int:
         if order.resume:
             run = RunDirectory.open(Path(order.resume))
             earlier = load_config(run.path)
-            config = replace(earlier, cluster=config.cluster, chain=config.chain, resume=order.resume)
+            config = replace(
+                earlier, model=config.model, cluster=config.cluster, chain=config.chain, resume=order.resume
+            )
         else:
             run = RunDirectory.create(Path(order.output), config)
             if order.small:
