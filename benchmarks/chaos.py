@@ -9,6 +9,7 @@ and scoring, on a Ray cluster of several machines (raylets) on this one. It ends
     broken         another exit code without that
     silent_change  exit code 0 with others, and nothing says why
     hang           nothing happened for longer than any phase, reload or wait may take
+    not_struck     the fault itself did not come about: the case says nothing
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ LOAD_SILENCE, SILENCE = 90.0, 40.0
 ROUNDS = 40
 EXPLAINS = ("message_dropped", "refused_to_sign", "epoch_abandoned")
 """Kinds of events that say why a run ended otherwise than an undisturbed one."""
+
+AT_WORKERS = ("kill", "stop", "lose_node", "lose_folder", "damage_adapter")
+"""Faults after which a group has to be built again, if they strike a worker."""
 
 MEMBERS = 8
 CHAIN_ID = 4_711
@@ -264,17 +268,12 @@ class Played:
         return max(line["time"] for line in self.all("answered")) - began
 
     def rebuilds(self) -> list[float]:
-        """Seconds from each strike at a node group to the group's next answer."""
+        """Seconds from each strike at a worker to its group's next answer."""
         found = []
         for strike in self.all("struck"):
-            kind, _, rest = strike["target"].partition("-")
-            if kind == "node":
-                group = int(rest.split("-")[0])
-                later = (
-                    line["time"]
-                    for line in self.all("answered")
-                    if line["group"] == group and line["time"] > strike["time"]
-                )
+            if strike["fault"] in AT_WORKERS and strike["target"].startswith("node-"):
+                group, answers = int(strike["target"].split("-")[1]), self.all("answered")
+                later = (one["time"] for one in answers if one["group"] == group and one["time"] > strike["time"])
                 found += [first - strike["time"] for first in [next(later, None)] if first]
         return found
 
@@ -510,6 +509,8 @@ class Theatre:
         played = run_driver(order, folder, case.silence, seen)
         verdict = self._verdict(case, whole, played, folder)
         struck, rebuilds = played.all("struck"), played.rebuilds()
+        if verdict["outcome"] == "same" and len(struck) < len(case.strikes):
+            verdict["outcome"] = "not_struck"
         extra = None
         if verdict["outcome"] == "same" and struck and not (order.resume or order.seconds):
             extra = (played.wall - whole.wall - sum(rebuilds)) / len(struck)
