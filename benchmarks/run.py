@@ -17,9 +17,8 @@ sys.path.insert(0, str(ROOT.parent))
 
 def main() -> None:
     """Dispatch to the script of that name."""
-    names = sorted(
-        path.stem for path in ROOT.glob("*.py") if path.stem not in ("run", "common", "delegation", "tables")
-    )
+    shared = ("run", "common", "delegation", "simulated", "tables")
+    names = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in shared)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")

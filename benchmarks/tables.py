@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and README.md, written from the committed results.
+"""The tables of docs/performance.md, docs/chaos.md and README.md, written from the committed results.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; `python benchmarks/tables.py` writes all of them anew.
 """
@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "chaos.md")
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -71,6 +72,16 @@ GPU = (
     Row("… with compiled layers", "swap_ratio_1b_t256_compiled"),
     Row("8 members in one batch, against adapters swapped in turn, 8B, 1,024 tokens", "swap_ratio_8b_t1024"),
     Row("… with compiled layers", "swap_ratio_8b_t1024_compiled"),
+)  # fmt: skip
+CHAOS = (
+    Row("cases", "chaos_cases", "{:.0f}", "≥ 30"),
+    Row("… that ended as they should", "chaos_as_intended", "{:.0f}", "all"),
+    Row("silent changes", "chaos_silent_changes", "{:.0f}", "0"),
+    Row("hangs", "chaos_hangs", "{:.0f}", "0"),
+    Row("of 40 rounds, a worker killed in each, those that served every proposer", "served_of_40_with_kills", "{:.0f}",
+        "40"),
+    Row("from a kill to the group's next answer", "rebuild_seconds", "{:.1f} s"),
+    Row("what a kill costs beside that and the work done again", "extra_seconds_per_kill", "{:.2f} s"),
 )  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "training": ("training_throughput", TRAINING),
@@ -133,6 +144,22 @@ def _switches_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _chaos_table(result: dict[str, Any]) -> str:
+    """Fault by fault what became of the run; phases at which it was the same share a line."""
+    lines: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        fault = row["case"].removesuffix(f", {row['phase']}")
+        code = f" ({row['code']})" if row["outcome"] in ("refused", "broken") else ""
+        lines.setdefault((fault, row["outcome"].replace("_", " "), code), []).append(row)
+    found = ["| fault | before or in | outcome (exit code) | rebuilt in |", "|---|---|---|---:|"]
+    for (fault, outcome, code), rows in lines.items():
+        phases = ", ".join(f"`{row['phase']}`" for row in rows)
+        seconds = [one for row in rows for one in row["rebuild_seconds"]]
+        rebuilt = f"{median(seconds):.1f} s" if seconds else ""
+        found.append(f"| {fault} | {phases} | {outcome}{code} | {rebuilt} |")
+    return "\n".join(found) + "\n"
+
+
 def _summary_table() -> str:
     """The first figures of every benchmark that has a result."""
     lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
@@ -146,6 +173,8 @@ def _summary_table() -> str:
 OTHER_TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "switches": ("training_throughput", _switches_table),
     "gpu_points": ("training_gpu", _gpu_points_table),
+    "chaos": ("chaos", _chaos_table),
+    "chaos_headline": ("chaos", lambda result: _headline_table("chaos", CHAOS, result)),
 }
 
 

@@ -50,9 +50,8 @@ class Session:
     def __init__(
         self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog, worker: type[Worker]
     ) -> None:
-        self.worker = worker
         self.config, self.run_directory, self.plan = config, run, plan
-        self.console, self.events = console, events
+        self.console, self.events, self.worker = console, events, worker
         self.store_url = config.store.url or str(run.store)
 
     def play(self, arrivals: Arrivals) -> dict[str, Any]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from benchmarks.peers.turns import Turns
+from benchmarks.simulated import SimulatedWorker, Simulation
 from flock_ray.alliance import Alliance
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.groups import NodeGroups
@@ -26,8 +24,6 @@ from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import frozen_garbage_collection, ray_cluster
-from flock_ray.cluster.workbench import Workbench
-from flock_ray.cluster.worker import Worker
 from flock_ray.config import (
     AllianceConfig,
     ChainBackend,
@@ -44,83 +40,9 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
-from flock_ray.training.data import Example, Silo
-from flock_ray.training.engine import (
-    LossJob,
-    MemberJob,
-    Rendezvous,
-    Result,
-    SequenceLoss,
-    Tick,
-    TrainOutcome,
-    no_tick,
-)
 
-NUM_LAYERS, RANK = 2, 8
+RANK = 8
 MAX_EPOCHS = 32
-
-
-class SimulatedEngine:
-    """Training that costs one copy of the adapter, and scoring that costs nothing."""
-
-    def __init__(self, node: int) -> None:
-        self._trained = node << 20
-
-    def train(self, jobs: Sequence[MemberJob], tick: Tick = no_tick) -> list[Result]:
-        """Adapters that were moved, each by an amount that no other is moved by."""
-        results: list[Result] = []
-        for job in jobs:
-            self._trained += 1
-            moved = {key: factor + self._trained * 2.0**-24 for key, factor in job.adapter.items()}
-            results.append(TrainOutcome(moved, [1.0], 1, 0.0))
-        return results
-
-    def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
-        """Lower the more the adapter was moved, so that every update is accepted."""
-        found = []
-        for job in jobs:
-            moved = float(next(iter(job.adapter.values()))[0, 0])
-            found.append([SequenceLoss(400.0 - 1e4 * moved, 100)] * len(job.examples))
-        return found
-
-    def close(self) -> None:
-        """Nothing to leave."""
-
-
-class SimulatedBench(Workbench):
-    """The real workbench over a base model that has shapes only, one tiny silo for all, and the engine above."""
-
-    def _load_base(self, rendezvous: Rendezvous) -> Any:
-        width = int(self.spec.model.path)
-        model = torch.nn.Module()
-        model.layers = torch.nn.ModuleList(torch.nn.Linear(width, width, device="meta") for _ in range(NUM_LAYERS))
-        model.head = torch.nn.Linear(1, 1)
-        model.get_output_embeddings = lambda: model.head
-        model.config = SimpleNamespace(hidden_size=width, num_attention_heads=1, num_hidden_layers=NUM_LAYERS)
-        return SimpleNamespace(
-            model=model,
-            tokenizer=SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets]),
-            name="shapes only",
-            hash=bytes(32),
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-            num_parameters=0,
-        )
-
-    def _load_silo(self, member: int) -> Silo:
-        return SILO
-
-    def _make_engine(self, rendezvous: Rendezvous) -> SimulatedEngine:
-        return SimulatedEngine(self.spec.index)
-
-
-SILO = Silo("simulated", (Example.of([1, 2], [True, True]),), tuple(Example.of([1, n], [True, True]) for n in (3, 4)))
-
-
-class SimulatedWorker(Worker):
-    """A node over the simulated workbench."""
-
-    workbench = SimulatedBench
 
 
 class TurnTaker(RunReporter):
@@ -151,7 +73,7 @@ def configure(case: Mapping[str, Any]) -> Config:
     """The configuration of a case."""
     cpus = max(1, available_cpus() // case["nodes"])
     config = Config(
-        model=ModelConfig(source="simulated", path=str(case["width"])),
+        model=ModelConfig(source="simulated", path=Simulation(case["width"]).path),
         lora=LoraConfig(rank=RANK),
         training=TrainingConfig(steps=1, batch_size=1),
         alliance=AllianceConfig(

@@ -70,19 +70,19 @@ def tiny_config(model: Path) -> Config:
     )
 
 
-def load_node(spec: GroupSpec) -> tuple[Worker, GroupInfo]:
+def load_node(spec: GroupSpec, worker: type[Worker] = Worker) -> tuple[Worker, GroupInfo]:
     """A node as a fresh process has it."""
-    node = Worker(spec, 0)
+    node = worker(spec, 0)
     return node, node.load("localhost", 0, 1)
 
 
 class PlainAlliance:
     """The nodes stay loaded; every `found` begins another task with them."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Config, worker: type[Worker] = Worker) -> None:
         self.config = config
         self.specs = group_specs(config, make_plan(config), folder, str(folder / "store"))
-        loaded = [load_node(spec) for spec in self.specs]
+        loaded = [load_node(spec, worker) for spec in self.specs]
         self.nodes = [node for node, _ in loaded]
         self.reports = [report for _, report in loaded]
         self.hosted = {member.number: member for report in self.reports for member in report.members}

@@ -1,0 +1,39 @@
+"""Faults that a run must survive to the same bytes, or refuse in one line: a few of those of `benchmarks/chaos.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.chaos import Case, Theatre, cases, show, theatre
+
+pytestmark = pytest.mark.integration
+
+CHOSEN = (
+    "worker killed in the middle of training",
+    "worker stopped, commit_ballots_a",
+    "worker killed twice in one epoch",
+    "coordinator killed, reveal_ballots_a",
+    "coordinator stopped, sign",
+    "group moved without its folders, ballots A sealed",
+    "machine lost, one to spare",
+    "head's state server killed",
+)
+
+
+def single(name: str) -> Case:
+    every = [part for case in cases() for part in (case.parts() if case.sweep else (case,))]
+    return next(case for case in every if case.name == name)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Theatre]:
+    with theatre() as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", map(single, CHOSEN), ids=CHOSEN)
+def test_the_run_ends_as_it_should_after(place: Theatre, case: Case) -> None:
+    [row] = place.play(case)
+    assert row["intended"], show(row)
