@@ -13,7 +13,7 @@ from flock_ray.errors import ChainError, FlockRayError, ProtocolError
 from flock_ray.protocol.message import Kind
 from tests.runs import Head, Run, timeless, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 @pytest.mark.parametrize(("victim", "error"), [("committee", ProtocolError), ("chain", ChainError)])

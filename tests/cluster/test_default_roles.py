@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from benchmarks.default_experiment import SEEDS
 from flock_ray.adversary.attack import Attack
 from flock_ray.chain.keys import run_signer
@@ -14,6 +16,8 @@ from flock_ray.protocol.roles import Roles, roles
 from flock_ray.protocol.seed import fixed_genesis, next_seed, reveals_digest
 from flock_ray.training.model import prepare_packaged, weights_hash
 from tests.runs import configure
+
+pytestmark = pytest.mark.model
 
 
 def drawn(config: Config, folder: Path) -> list[Roles]:

@@ -20,8 +20,9 @@ from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
 from tests.jobs.command import alliance
 from tests.runs import ROOT, Head, Run, configure, read_summary, tiny
+from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 TWO_RANKS = ("training.engine=deepspeed", "cluster.workers_per_node=2")
 GPUS = 4
@@ -57,7 +58,7 @@ def members_shared(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.Te
 
 def test_a_job_whose_ranks_share_out_members_can_be_verified(members_shared: Run, whole_run: Run) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "verify.py"), str(members_shared.path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "Everything that can be checked holds."
     assert final_losses(members_shared) == pytest.approx(final_losses(whole_run), abs=0.05)
@@ -98,7 +99,7 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
     config = configure(*tiny(tiny_model_dir, "cluster.gpus_per_worker=1", f"cluster.workers_per_node={GPUS}"))
     plan = make_plan(config)
     [spec] = group_specs(config, plan, tmp_path, str(tmp_path / "store"))
-    group = NodeGroup(spec, plan, "gpus", timeout=60)
+    group = NodeGroup(spec, plan, "gpus", timeout=PATIENCE)
     try:
         group.start()
         actors = [ray.get_actor(f"gpus-{rank}") for rank in range(GPUS)]
