@@ -51,6 +51,9 @@ MARKED_WHOLE = re.compile(rf"^pytestmark = .*\bmark\.({'|'.join(NEEDS)})\b", re.
 HEAVY: tuple[str, ...] = ("ray", "transformers", "peft", "deepspeed", "eth_tester")
 """What no test of `--fast` imports: each takes seconds, and is there for what a mark stands for."""
 
+FAST_EXAMPLES = 25
+"""Of a property that names no number; else 100."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help=f"only tests without a mark of {', '.join(NEEDS)}")
@@ -60,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fast"):  # what needs one of these lacks a mark, and fails
         sys.modules.update(dict.fromkeys(HEAVY))  # type: ignore[arg-type]
         os.environ["FLOCK_RAY_ANVIL"] = "nothing (--fast)"
+        settings.register_profile("tests", settings.get_profile("tests"), max_examples=FAST_EXAMPLES)
+        settings.load_profile("tests")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
