@@ -17,7 +17,7 @@ PROOFS := Proofs$$|^StakePoolsTest$$
 SKIPPED := skipped: node not found (contract tests and artifact check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-deep lint contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
+.PHONY: help setup demo test test-fast test-deep lint contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
   contracts-slither contracts-coverage contracts-mutants lock clean FORCE
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ test: setup  ## run every check and test; Hydra overrides of the end-to-end run 
 	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 $(if $(NODE),check-contracts) lint
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that need no Ray, no chain and no model: under a minute
+	@$(BIN)/python -m pytest --fast
 
 test-deep: setup contracts-deep  ## every test, the long ones too, and all that contracts-deep does (hours; needs node)
 	@$(BIN)/python -m pytest -m ""

@@ -1,4 +1,4 @@
-"""What every result file says about where and with what it was measured."""
+"""What every result file says about where and with what it was measured, and the lines that tell how far it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 import os
 import platform
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,33 @@ from flock_ray.telemetry.summary import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "ray", "deepspeed", "peft", "transformers", "web3")
+REMINDER = 10.0  # seconds between two lines about the same step
+_BEGAN = time.perf_counter()
+
+
+def tell(what: str) -> None:
+    """A line of progress, after the seconds since the benchmark began."""
+    print(f"{time.perf_counter() - _BEGAN:6.1f} s  {what}", flush=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Tell that a step begins, every ten seconds that it goes on, and what it took."""
+    tell(what)
+    began, ended = time.perf_counter(), threading.Event()
+
+    def remind() -> None:
+        while not ended.wait(REMINDER):
+            tell(f"{what}: for {time.perf_counter() - began:.0f} s now")
+
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reminder.join()
+    tell(f"{what}: took {time.perf_counter() - began:.1f} s")
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.common import ROOT, environment, store
+from benchmarks.common import ROOT, environment, step, store
 
 SEEDS = (8, 22, 4)
 """Seeds under which the adversary is drawn to propose, and every member gets a role."""
@@ -139,12 +139,21 @@ def headline(runs: Sequence[dict[str, Any]], honest: Sequence[dict[str, Any]]) -
     }
 
 
+def played(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Play one run, and measure it."""
+    name = " ".join([f"seed={seed}", *overrides])
+    with step(f"{name}: the run"):
+        folder, seconds = play([f"seed={seed}", *overrides])
+    with step(f"{name}: losses in plain transformers and PEFT"):
+        return measure(folder, seconds)
+
+
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store."""
     seeds = SEEDS[:1] if quick else SEEDS
     short = ["experiment=tiny"] if quick else []
-    runs = [measure(*play([*short, f"seed={seed}", *overrides])) for seed in seeds]
-    honest = [measure(*play([*short, f"seed={seed}", "adversary=none", *overrides])) for seed in seeds]
+    runs = [played(seed, [*short, *overrides]) for seed in seeds]
+    honest = [played(seed, [*short, "adversary=none", *overrides]) for seed in seeds]
     result = {
         "environment": environment(),
         "overrides": list(overrides),

@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks.common import ROOT, environment, store
+from benchmarks.common import ROOT, environment, step, store, tell
 from benchmarks.peers.environments import PEERS, python_of
 from benchmarks.peers.flower_task import Task
 from benchmarks.peers.process_tree import Watched, watch
@@ -167,22 +167,27 @@ def take_turns(point: Point, overrides: Sequence[str]) -> tuple[dict[str, list[R
 
     def note(name: str, measured: Rounds) -> None:
         runs.setdefault(name, []).append(measured)
-        print(f"{point.name}, {name}: {median(measured.seconds):.1f} s a round", flush=True)
+        tell(f"{point.name}, {name}: {median(measured.seconds):.1f} s a round")
 
     for turn, rounds in enumerate(point.turns):
         final: dict[str, Adapter] = {}
         for mode, chosen in MODES.items():
-            folder, measured = play([*point.overrides(rounds), *chosen, *overrides])
+            with step(f"{point.name}, {mode}: a run of {rounds} rounds"):
+                folder, measured = play([*point.overrides(rounds), *chosen, *overrides])
             note(mode, measured)
             final[mode] = load_file(folder / "adapter" / "adapter_model.safetensors")
             if mode == "plain":
-                task, dumped = Task.of(folder), ROOT / "outputs" / "flower_peer" / f"turn-{turn + 1}"
-                task.dump(dumped)
+                with step(f"{point.name}: the task for Flower"):
+                    task, dumped = Task.of(folder), ROOT / "outputs" / "flower_peer" / f"turn-{turn + 1}"
+                    task.dump(dumped)
                 for name, cpus in FLOWER.items():
-                    note(name, play_flower(dumped, cpus))
+                    with step(f"{point.name}, {name}: a run of {rounds} rounds"):
+                        played = play_flower(dumped, cpus)
+                    note(name, played)
                     final[name] = load_file(dumped / "final.safetensors")
-        cosine = task.cosine(final["plain"], final["flower"])
-        ends.append({"losses": task.losses(final), "cosine_of_plain_and_flower": cosine})
+        with step(f"{point.name}: losses of the adapters"):
+            cosine = task.cosine(final["plain"], final["flower"])
+            ends.append({"losses": task.losses(final), "cosine_of_plain_and_flower": cosine})
     return runs, ends
 
 

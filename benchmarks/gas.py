@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import delegation
 from benchmarks.baselines import compile_contracts
-from benchmarks.common import environment, store
+from benchmarks.common import environment, step, store
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import Contract, contract
 from flock_ray.chain.anvil import find_anvil
@@ -386,19 +386,25 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
 def measure(chain: Chain, quick: bool) -> dict[str, Any]:
     """All figures; a quick run takes fewer epochs and leaves out the larger tree and the larger committee."""
     epochs = STEADY if quick else EPOCHS - 4
-    compiled = compile_contracts("PerTransaction", "PushTransfer")
-    thousand = Task.create(chain, 1_000, SEATS)
-    settled = {"1000": settlements(thousand, epochs)}
-    result: dict[str, Any] = {"settlements": settled, "claims": claims(thousand)}
+    with step("compiling the two designs without a committee"):
+        compiled = compile_contracts("PerTransaction", "PushTransfer")
+    with step("settlements and claims of 1,000 members"):
+        thousand = Task.create(chain, 1_000, SEATS)
+        settled = {"1000": settlements(thousand, epochs)}
+        result: dict[str, Any] = {"settlements": settled, "claims": claims(thousand)}
     if not quick:
-        settled["10000"] = settlements(Task.create(chain, 10_000, SEATS), epochs)
-        risk = smallest_committee(1_000)
-        result["capture"] = {**asdict(risk), "limit": CAPTURE_LIMIT}
-        settled["secure_1000"] = settlements(Task.create(chain, 1_000, risk.num_voters), epochs)
-    pool = delegation.Pool(chain)
-    result["delegation"] = delegation.measure(pool, Task.create(chain, POOL_MEMBERS, SEATS))
-    result["per_transaction"] = per_transaction(chain, compiled["PerTransaction"])
-    result["push_transfers"] = push_transfers(chain, compiled["PushTransfer"], list(thousand.earned))
+        with step("settlements of 10,000 members"):
+            settled["10000"] = settlements(Task.create(chain, 10_000, SEATS), epochs)
+        with step("settlements of 1,000 members with a committee that is hard to capture"):
+            risk = smallest_committee(1_000)
+            result["capture"] = {**asdict(risk), "limit": CAPTURE_LIMIT}
+            settled["secure_1000"] = settlements(Task.create(chain, 1_000, risk.num_voters), epochs)
+    with step("delegation"):
+        pool = delegation.Pool(chain)
+        result["delegation"] = delegation.measure(pool, Task.create(chain, POOL_MEMBERS, SEATS))
+    with step("the two designs without a committee"):
+        result["per_transaction"] = per_transaction(chain, compiled["PerTransaction"])
+        result["push_transfers"] = push_transfers(chain, compiled["PushTransfer"], list(thousand.earned))
     return result
 
 

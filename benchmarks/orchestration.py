@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from benchmarks.common import ROOT, earlier_result, environment, store
+from benchmarks.common import ROOT, earlier_result, environment, step, store
 from benchmarks.peers.environments import python_of
 from flock_ray.chain.anvil import find_anvil
 
@@ -49,6 +49,7 @@ class Size:
         peers: that take part.
         fewer: {side: rounds} of sides whose rounds take long.
         voting: whether ours is measured with voting too; ten thousand members would stake for half an hour first.
+        voters: of ours with voting.
     """
 
     members: int
@@ -57,6 +58,7 @@ class Size:
     peers: tuple[str, ...] = ("flower", "pfl")
     fewer: Mapping[str, int] | None = None
     voting: bool = True
+    voters: int = VOTERS
 
     @property
     def name(self) -> str:
@@ -86,7 +88,7 @@ SIZES = (
     Size(100, 0.2, 7),
     Size(20, 51.0, 3, voting=False),  # runs keep a gigabyte of payloads a round: with a second one memory is full
 )
-QUICK = (Size(20, 0.2, 2), Size(100, 0.2, 2), Size(4, 6.5, 2))
+QUICK = (Size(8, 0.2, 1, voters=4),)  # to start four sides is what takes long
 
 
 class Side:
@@ -143,7 +145,7 @@ def commands(size: Size, folder: Path) -> dict[str, list[str]]:
     for side, voting in (("ours", False), ("ours_voting", True))[: 1 + size.voting]:
         case = {
             "proposers": size.members,
-            "voters": VOTERS if voting else 1,
+            "voters": size.voters if voting else 1,
             "voting": voting,
             "width": size.width,
             "nodes": NODES,
@@ -185,12 +187,14 @@ def measure(size: Size) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name, ExitStack() as stack:
         sides = []
         for side, command in commands(size, Path(name)).items():
-            print(f"{size.name}: starting {side}", flush=True)
-            sides.append(stack.enter_context(Side(side, command)))
+            with step(f"{size.name}: starting {side}"):
+                sides.append(stack.enter_context(Side(side, command)))
         for turn in range(size.rounds + 1):
             for side in sides:
-                if turn <= size.rounds_of(side.name):
-                    print(f"{size.name}: {side.name} {side.play()['seconds']:.2f} s", flush=True)
+                rounds = size.rounds_of(side.name)
+                if turn <= rounds:
+                    with step(f"{size.name}: {side.name}, round {turn} of {rounds} after a first one"):
+                        side.play()
         return {side.name: summarise(size, side) for side in sides}
 
 
@@ -229,7 +233,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         found[size.name] = {"environment": environment(), **measure(size)}
         result = {
             "environment": before,
-            "voters": {"ours": 1, "ours_voting": VOTERS},
+            "voters": {"ours": 1, "ours_voting": (QUICK if quick else SIZES)[0].voters},
             "folder": "memory" if MEMORY.is_dir() else "disk",
             "sizes": found,
             "targets": TARGETS,

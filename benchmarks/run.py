@@ -1,7 +1,8 @@
 """Run one benchmark: `python benchmarks/run.py NAME [--quick] [overrides]`; results go to benchmarks/results.
 
 The tables of the documentation are written anew from them. `--quick` runs the same code with fewer points and writes
-nothing into the repository.
+nothing into the repository: within five minutes on two cores, besides the peers' environments that the first run makes.
+Every run tells what it is at, and after how many seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the runs")
     arguments = parser.parse_intermixed_args()
-    importlib.import_module(f"benchmarks.{arguments.name}").run(arguments.quick, arguments.overrides)
+    from benchmarks.common import step
+
+    with step(f"{arguments.name}: importing"):
+        benchmark = importlib.import_module(f"benchmarks.{arguments.name}")
+    benchmark.run(arguments.quick, arguments.overrides)
     if not arguments.quick:
         importlib.import_module("benchmarks.tables").main()
 

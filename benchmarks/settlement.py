@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import ROOT, environment, store
+from benchmarks.common import ROOT, environment, step, store, tell
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -61,14 +61,14 @@ def random_schedules(number: int, folder: Path) -> tuple[Counter[str], list[str]
     began = time.perf_counter()
     for first in range(0, number, PER_STAGE):
         last = min(first + PER_STAGE, number)
-        with fresh_stage(folder / f"stage-{first}") as stage:
+        with step(f"schedules {first + 1} to {last} of {number}"), fresh_stage(folder / f"stage-{first}") as stage:
             for seed in range(first, last):
                 try:
                     fired += play(stage, folder / str(seed), draw(seed)).fired
                 except Exception as error:
                     failures.append(f"schedule {seed}: {error}")
         pace = (time.perf_counter() - began) / last
-        print(f"{last} of {number} schedules, {pace:.2f} s each, {len(failures)} failed", flush=True)
+        tell(f"{last} of {number} schedules, {pace:.2f} s each, {len(failures)} failed")
     return fired, failures
 
 
@@ -76,10 +76,11 @@ def schedules(number: int, folder: Path) -> dict[str, Any]:
     """Play random schedules, and kill and crash the settling process at each step."""
     began = time.perf_counter()
     fired, failures = random_schedules(number, folder)
-    print("a kill at every step of the journal, then a crash at every step under faults", flush=True)
     with fresh_stage(folder / "stage") as stage:
-        kills = kill_everywhere(stage, folder)
-        crashes = 0 if number < NUM_SCHEDULES else crash_everywhere(stage, folder, HARD)
+        with step("a kill at every step of the journal"):
+            kills = kill_everywhere(stage, folder)
+        with step("a crash at every step under faults"):
+            crashes = 0 if number < NUM_SCHEDULES else crash_everywhere(stage, folder, HARD)
     return {
         "run": number,
         "exactly_once": number - len(failures),
@@ -108,10 +109,10 @@ def tree() -> dict[str, float]:
     return {**dict(zip(("leaves", "root", "proofs"), parts, strict=True)), "all": sum(parts)}
 
 
-def cold_start(backend: str, folder: Path) -> list[float]:
+def cold_start(backend: str, folder: Path, times: int) -> list[float]:
     """Wall seconds of fresh processes that import web3, start an embedded chain and deploy all contracts."""
     seconds = []
-    for number in range(COLD_STARTS):
+    for number in range(times):
         command = [sys.executable, "-c", _COLD_START, backend, str(folder / f"{backend}-{number}")]
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -126,8 +127,12 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
     before = environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        starts = {backend: cold_start(backend, folder) for backend in ("anvil", "eth_tester")}
-        leaves = min((tree() for _ in range(3)), key=lambda one: one["all"])
+        starts = {}
+        for backend in ("anvil", "eth_tester"):
+            with step(f"cold starts on {backend}"):
+                starts[backend] = cold_start(backend, folder, 1 if quick else COLD_STARTS)
+        with step(f"a tree of {NUM_LEAVES:,} rewards"):
+            leaves = min((tree() for _ in range(1 if quick else 3)), key=lambda one: one["all"])
         faults = schedules(10 if quick else NUM_SCHEDULES, folder)
     result = {
         "environment": before,

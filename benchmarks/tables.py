@@ -44,7 +44,7 @@ TRAINING = (
     Row("one member, against a plain PEFT loop", "k1_vs_peft_ratio", target="≥ 1×"),
     Row("share of the matrix products' rate at the best point (MFU)", "gemm_fraction_best", "{:.0%}", "≥ 50 %"),
     Row("… in float32, 8 members, 64 tokens", "gemm_fraction_float32", "{:.0%}"),
-    Row("… the rate in bfloat16, TFLOP/s", "gemm_tflops_per_second", "{:.2f}"),
+    Row("… the rate of these products, TFLOP/s", "gemm_tflops_per_second", "{:.2f}"),
     Row("useful tokens a second, 8 members, 64 tokens", "tokens_per_second_k8_t64", "{:,.0f}"),
 )  # fmt: skip
 FLOWER = (

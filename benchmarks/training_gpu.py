@@ -11,7 +11,6 @@ import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks.common import environment, store
+from benchmarks.common import environment, step, store, tell
 from benchmarks.training_throughput import (
     SETTINGS,
     Contender,
@@ -29,6 +28,7 @@ from benchmarks.training_throughput import (
     stacked,
     summary,
     timed,
+    twin,
 )
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
@@ -59,6 +59,7 @@ COMPILED: dict[str, tuple[tuple[int, int], ...]] = {
     "tiny": ((4, 64),),
 }
 """Those measured with compiled layers too."""
+QUICK = 2  # points of a shape, one of them compiled
 
 
 def random_base(shape: str, device: torch.device) -> PreTrainedModel:
@@ -72,11 +73,6 @@ def random_base(shape: str, device: torch.device) -> PreTrainedModel:
         torch.set_default_dtype(torch.float32)
     model.set_attn_implementation("sdpa")
     return model.requires_grad_(False)
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Other layers with the same weights in memory."""
-    return deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def timed_on_gpu(contender: Contender) -> dict[str, float]:
@@ -99,13 +95,16 @@ class Bench:
 
     def __init__(self, shape: str, device: torch.device, steps: int) -> None:
         """Make them, measure the device; members take so many local steps."""
-        model = random_base(shape, device)
+        with step(f"{shape}: making the model"):
+            model = random_base(shape, device)
         self.steps, self.timer = steps, timed_on_gpu if device.type == "cuda" else timed
         self.flops = FlopCounter.of(model, SPEC.target_modules, SPEC.rank)
         self.adapter = initial_adapter(adapter_shapes(model, SPEC.target_modules, SPEC.rank), seed=1)
-        self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0], self.timer)
-        self.peft = self.loop.fresh()
-        self.rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
+        with step(f"{shape}: how the others cast best"):
+            self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0], device.type, self.timer)
+            self.peft = self.loop.fresh()
+        with step(f"{shape}: matrix products"):
+            self.rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
         size = sum(parameter.numel() for parameter in model.parameters())
         base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device)  # type: ignore[arg-type]  # no tokenizer
         self.engine = StackedEngine(base, SPEC, StackedOptions())
@@ -125,31 +124,33 @@ class Bench:
                 "peft": lambda: self.loop.steps(self.peft, one),
             }
         try:
-            in_turn(contenders, 1, self.timer)  # warm up
-            found = in_turn(contenders, rounds, self.timer)
+            in_turn("warming up", contenders, 1, self.timer)
+            found = in_turn(f"{members} x {tokens} tokens", contenders, rounds, self.timer)
         except torch.OutOfMemoryError:
             return {"out_of_memory": True}
         work, rate = self.flops.training([tokens] * self.steps, (tokens - 1) * self.steps), max(self.rates.values())
         return {name: summary(each, work * (members if name == "stacked" else 1), rate) for name, each in found.items()}
 
 
-def measure(shape: str, device: torch.device, rounds: int, steps: int) -> Iterator[dict[str, Any]]:
+def measure(shape: str, device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
     """What is known of a shape after each point."""
-    bench = Bench(shape, device, steps)
+    bench = Bench(shape, device, 2 if quick else SETTINGS.steps)
     points: list[dict[str, Any]] = []
-    plan = [(False, False, point) for point in POINTS[shape]] + [(True, False, point) for point in COMPILED[shape]]
-    for compiled, deterministic, (members, tokens) in [*plan, (True, True, COMPILED[shape][-1])]:
+    plain, compiled_too = (POINTS[shape][:QUICK], POINTS[shape][:1]) if quick else (POINTS[shape], COMPILED[shape])
+    plan = [(False, False, point) for point in plain] + [(True, False, point) for point in compiled_too]
+    for compiled, deterministic, (members, tokens) in [*plan, (True, True, compiled_too[-1])]:
         if compiled:
             bench.compile()
         set_deterministic(deterministic)
         gc.collect()
         torch.cuda.empty_cache()
-        found = bench.point(members, tokens, rounds, not compiled)
         how = {"members": members, "tokens": tokens, "compiled": compiled, "deterministic": deterministic}
+        with step(f"{shape} {how}"):
+            found = bench.point(members, tokens, 1 if quick else ROUNDS, not compiled)
         points.append({**how, **found})
         shown = [f"{name} {one['useful_tokens_per_second']:.0f} tokens/s, MFU {one['mfu']:.2f}"
                  for name, one in found.items() if name != "out_of_memory"]  # fmt: skip
-        print(f"{shape} {how}: {', '.join(shown) or 'out of memory'}", flush=True)
+        tell(f"{shape} {how}: {', '.join(shown) or 'out of memory'}")
         yield {"gemm_flops_per_second": bench.rates, "autocast_of_others": bench.loop.autocast, "points": points}
     set_deterministic(False)
 
@@ -178,7 +179,8 @@ def headline(shapes: dict[str, Any]) -> dict[str, float]:
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store."""
     settings = OmegaConf.merge(
-        {"shapes": ["llama_1b", "llama_8b"], "device": "cuda"}, OmegaConf.from_dotlist(list(overrides))
+        {"shapes": ["llama_1b"] if quick else ["llama_1b", "llama_8b"], "device": "cuda"},
+        OmegaConf.from_dotlist(list(overrides)),
     )
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -192,7 +194,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         "shapes": {},
     }
     for shape in settings.shapes:
-        for found in measure(shape, device, 1 if quick else ROUNDS, 2 if quick else SETTINGS.steps):
+        for found in measure(shape, device, quick):
             result["shapes"][shape] = found
             result["headline"] = headline(result["shapes"])
             store("training_gpu", result, quick or device.type != "cuda")

@@ -5,9 +5,10 @@ makes base model, adapter and optimizer anew for every member, `swap` copies ada
 model, `peft` is that model's loop over one member, `stacked` is this project's cohort. Members of `reload` and `swap`
 come one after the other, so a round times one of them, whatever K. The others may cast as they like best: with PEFT's
 own casts or under autocast, whichever is faster here. Contenders take turns; ratios are of medians. Imports and the
-packaged model's first conversion are not counted. Needs no Ray. Takes about half an hour on two cores and stores each
-section as it is done; `only=float32` measures that section anew and keeps the others. `training_gpu` is the same on a
-GPU.
+packaged model's first conversion are not counted. Needs no Ray. Everything is measured in the type that a run takes:
+bfloat16 where the device has instructions for it, and then the short comparison in float32 too; else float32 alone.
+Takes about half an hour on two cores and stores each section as it is done; `only=float32` measures that section anew
+and keeps the others. `training_gpu` is the same on a GPU.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.common import earlier_result, environment, store
+from benchmarks.common import earlier_result, environment, step, store, tell
 from benchmarks.peers.local_loops import PeftLoop
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
@@ -33,25 +36,86 @@ from flock_ray.training import attention
 from flock_ray.training.data import IGNORED, Example
 from flock_ray.training.engine import MemberJob, TrainOutcome, TrainSettings
 from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
-from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
+from flock_ray.training.model import ModelSpec, choose_dtype, load_base, prepare_packaged
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 SPEC = LoraSpec(8, 16, ("all-linear",))
 SETTINGS = TrainSettings(steps=10, batch_size=1, learning_rate=1e-4, weight_decay=0.01, max_grad_norm=1.0)
-MEMBERS, TOKENS, ROUNDS = 8, (64, 256), 5
-SEARCH = ((4, 256), (16, 64), (16, 128), (32, 64))
-"""K and tokens a member-step that the best point is looked for among, besides those of the comparison."""
-GEMM_SIZES = (1024, 2048, 4096)
 CPU = torch.device("cpu")
-OURS, OURS_COMPILED = f"stacked_k{MEMBERS}", f"stacked_k{MEMBERS}_compiled"
 
 Contender = Callable[[], int]
 """Trains; returns how many labelled tokens it trained on."""
 
 
-def base_model(dtype: torch.dtype) -> BaseModel:
-    """A base of its own for a contender."""
-    return load_base(ModelSpec("packaged", "", "main", str(dtype).removeprefix("torch."), "cpu"))
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured.
+
+    Attributes:
+        members: in one batch in the comparisons.
+        steps: of each of them.
+        tokens: a member-step of each comparison; the first one is that of the switches, too.
+        warm_up: steps of every contender that do not count, before a comparison and before the switches.
+        rounds: of every contender.
+        search: K and tokens a member-step that the best point is looked for among, besides the comparisons.
+        search_rounds, search_steps: of each of these points.
+        switch_members, switch_steps: of the switches.
+        gemm_sizes: of the square matrix products that are the measure.
+        compiled: whether layers are compiled as well, which takes minutes where it pays.
+    """
+
+    members: int
+    steps: int
+    tokens: tuple[int, ...]
+    warm_up: int
+    rounds: int
+    search: tuple[tuple[int, int], ...]
+    search_rounds: int
+    search_steps: int
+    switch_members: int
+    switch_steps: int
+    gemm_sizes: tuple[int, ...]
+    compiled: bool
+
+    @property
+    def ours(self) -> str:
+        """The name of the contender that counts."""
+        return f"stacked_k{self.members}"
+
+
+WHOLE = Extent(
+    members=8,
+    steps=SETTINGS.steps,
+    tokens=(64, 256),
+    warm_up=2,
+    rounds=5,
+    search=((4, 256), (16, 64), (16, 128), (32, 64)),
+    search_rounds=3,
+    search_steps=2,
+    switch_members=8,
+    switch_steps=2,
+    gemm_sizes=(1024, 2048, 4096),
+    compiled=True,
+)
+QUICK = Extent(
+    members=2,
+    steps=1,
+    tokens=(32,),
+    warm_up=0,
+    rounds=1,
+    search=((2, 64),),
+    search_rounds=1,
+    search_steps=1,
+    switch_members=2,
+    switch_steps=1,
+    gemm_sizes=(1024,),
+    compiled=False,
+)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Other layers with the same weights in memory."""
+    return deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def from_files(dtype: torch.dtype) -> PreTrainedModel:
@@ -100,13 +164,17 @@ def timed(contender: Contender) -> dict[str, float]:
 
 
 def in_turn(
-    contenders: dict[str, Contender], rounds: int, measure: Callable[[Contender], dict[str, float]] = timed
+    what: str,
+    contenders: dict[str, Contender],
+    rounds: int,
+    measure: Callable[[Contender], dict[str, float]] = timed,
 ) -> dict[str, list[dict[str, float]]]:
     """A B C A B C ..."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for name, contender in contenders.items():
-            found[name].append(measure(contender))
+            with step(f"{what}: {name}, round {turn} of {rounds}"):
+                found[name].append(measure(contender))
     return found
 
 
@@ -129,9 +197,12 @@ def faster_loop(
     load: Callable[[], PreTrainedModel],
     spec: LoraSpec,
     job: MemberJob,
+    device: str,
     measure: Callable[[Contender], dict[str, float]] = timed,
 ) -> PeftLoop:
-    """The others' loop with the casts that suit this device."""
+    """The others' loop with the casts that suit this device; autocast to bfloat16 only where there are instructions."""
+    if choose_dtype("auto", device) != torch.bfloat16:
+        return PeftLoop(load, spec, autocast=False)
     seconds: dict[PeftLoop, float] = {}
     for autocast in (False, True):
         loop = PeftLoop(load, spec, autocast)
@@ -145,64 +216,85 @@ def faster_loop(
 class Bench:
     """One type's resident models: a PEFT one for `swap` and `peft`, a stacked one, in bfloat16 a compiled one too."""
 
-    def __init__(self, dtype: torch.dtype, steps: int) -> None:
-        """Load them, measure the device; members take so many local steps."""
-        self.dtype, self.steps = dtype, steps
-        base = base_model(dtype)
-        self.flops = FlopCounter.of(base.model, SPEC.target_modules, SPEC.rank)
-        self.adapter = initial_adapter(adapter_shapes(base.model, SPEC.target_modules, SPEC.rank), seed=1)
-        self.engine = StackedEngine(base, SPEC, StackedOptions())
-        self.compiled = StackedEngine(base_model(dtype), SPEC, StackedOptions(compiled=True))
-        [job] = jobs(1, TOKENS[0], self.adapter, 2)
-        self.loop = faster_loop(lambda: from_files(dtype), SPEC, job)
-        self.peft = self.loop.fresh()
-        self.rates = gemm_rate(dtype, CPU, GEMM_SIZES)
+    def __init__(self, dtype: torch.dtype, extent: Extent) -> None:
+        """Load them, measure the device."""
+        self.dtype, self.extent, self.name = dtype, extent, str(dtype).removeprefix("torch.")
+        with step(f"{self.name}: loading"):
+            self.base = load_base(ModelSpec("packaged", "", "main", self.name, CPU.type))
+            shapes = adapter_shapes(self.base.model, SPEC.target_modules, SPEC.rank)
+            self.flops = FlopCounter.of(self.base.model, SPEC.target_modules, SPEC.rank)
+            self.adapter = initial_adapter(shapes, seed=1)
+            self.engine = self.stacked_engine()
+        with step(f"{self.name}: how the others cast best"):
+            [job] = jobs(1, extent.tokens[0], self.adapter, 2)
+            self.loop = faster_loop(lambda: from_files(dtype), SPEC, job, CPU.type)
+            self.peft = self.loop.fresh()
+        self.rates = self.products()
+
+    @cached_property
+    def compiled(self) -> StackedEngine:
+        """One with compiled layers."""
+        return self.stacked_engine(compiled=True)
+
+    def stacked_engine(self, kind: type[StackedEngine] = StackedEngine, **switches: Any) -> StackedEngine:
+        """One over the resident weights, with layers of its own."""
+        return kind(replace(self.base, model=twin(self.base.model)), SPEC, StackedOptions(**switches))
+
+    def products(self) -> dict[int, float]:
+        """Operations a second of matrix products now, by their size."""
+        with step(f"{self.name}: matrix products"):
+            return gemm_rate(self.dtype, CPU, self.extent.gemm_sizes)
 
     def work(self, members: int, tokens: int, steps: int) -> int:
         """Operations of the local training of so many members."""
         return self.flops.training([tokens] * members * steps, (tokens - 1) * members * steps)
 
-    def compare(self, tokens: int, rounds: int) -> dict[str, Any]:
+    def compare(self, tokens: int) -> dict[str, Any]:
         """All contenders at so many tokens a member-step."""
-        [job], many = jobs(1, tokens, self.adapter, self.steps), jobs(MEMBERS, tokens, self.adapter, self.steps)
+        what, extent, steps = f"{self.name}, {tokens} tokens", self.extent, self.extent.steps
+        [job], many = jobs(1, tokens, self.adapter, steps), jobs(extent.members, tokens, self.adapter, steps)
+        ours, compiled = extent.ours, f"{extent.ours}_compiled"
         contenders: dict[str, Contender] = {
             "reload": lambda: self.loop.reload(job),
             "swap": lambda: self.loop.swap(self.peft, job),
             "peft": lambda: self.loop.steps(self.peft, job),
             "stacked_k1": lambda: stacked(self.engine, [job]),
-            OURS: lambda: stacked(self.engine, many),
+            ours: lambda: stacked(self.engine, many),
         }
-        self.loop.steps(self.peft, jobs(1, tokens, self.adapter, 2)[0])  # warm up
-        for members in (1, MEMBERS):
-            stacked(self.engine, jobs(members, tokens, self.adapter, 2))
-        if self.dtype == torch.bfloat16:
-            began = time.perf_counter()
-            stacked(self.compiled, jobs(MEMBERS, tokens, self.adapter, 1))
-            print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
-            contenders[OURS_COMPILED] = lambda: stacked(self.compiled, many)
-        found = in_turn(contenders, rounds)
-        for size, rate in gemm_rate(self.dtype, CPU, GEMM_SIZES).items():
+        if extent.warm_up:
+            with step(f"{what}: warming up"):
+                self.loop.steps(self.peft, jobs(1, tokens, self.adapter, extent.warm_up)[0])
+                for members in (1, extent.members):
+                    stacked(self.engine, jobs(members, tokens, self.adapter, extent.warm_up))
+        if extent.compiled and self.dtype == torch.bfloat16:
+            with step(f"{what}: compiling"):
+                stacked(self.compiled, jobs(extent.members, tokens, self.adapter, 1))
+            contenders[compiled] = lambda: stacked(self.compiled, many)
+        found = in_turn(what, contenders, extent.rounds)
+        for size, rate in self.products().items():
             self.rates[size] = max(rate, self.rates[size])
         works = {
-            name: self.work(MEMBERS if name in (OURS, OURS_COMPILED) else 1, tokens, self.steps) for name in contenders
+            name: self.work(extent.members if name in (ours, compiled) else 1, tokens, steps) for name in contenders
         }
         points = {name: summary(found[name], works[name], max(self.rates.values())) for name in contenders}
         for name, one in points.items():
             speed, share = one["useful_tokens_per_second"], one["mfu"]
-            print(f"{self.dtype}, {tokens} tokens, {name}: {speed:.0f} tokens/s, MFU {share:.2f}", flush=True)
+            tell(f"{what}, {name}: {speed:.0f} tokens/s, MFU {share:.2f}")
         return points
 
 
-def search(bench: Bench, points: Sequence[tuple[int, int]], steps: int) -> list[dict[str, Any]]:
+def search(bench: Bench) -> list[dict[str, Any]]:
     """Speed of the cohort at other points."""
-    found = []
-    for members, tokens in points:
+    found, extent = [], bench.extent
+    for members, tokens in extent.search:
+        what, steps = f"{bench.name}, K={members}, {tokens} tokens", extent.search_steps
         drawn = jobs(members, tokens, bench.adapter, steps)
-        stacked(bench.engine, jobs(members, tokens, bench.adapter, 1))
-        one = [timed(lambda drawn=drawn: stacked(bench.engine, drawn)) for _ in range(3)]
+        with step(what):
+            stacked(bench.engine, jobs(members, tokens, bench.adapter, 1))
+            one = [timed(lambda drawn=drawn: stacked(bench.engine, drawn)) for _ in range(extent.search_rounds)]
         result = summary(one, bench.work(members, tokens, steps), max(bench.rates.values()))
         found.append({"members": members, "tokens": tokens, **result})
-        print(f"K={members} tokens={tokens}: MFU {result['mfu']:.2f}", flush=True)
+        tell(f"{what}: MFU {result['mfu']:.2f}")
     return found
 
 
@@ -242,21 +334,15 @@ def fill(example: Example, longest: int) -> Example:
     return Example.of(example.input_ids.tolist() + [0] * missing, mask + [False] * missing)
 
 
-def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
+def ablation(bench: Bench) -> dict[str, Any]:
     """Each switch of the step against the step without it, at 8 x 64 tokens; gain is time without over time with."""
-    dtype, default = bench.dtype, bench.engine
-    members = jobs(MEMBERS, TOKENS[0], bench.adapter, steps)
+    default, extent, engine = bench.engine, bench.extent, bench.stacked_engine
+    members = jobs(extent.switch_members, extent.tokens[0], bench.adapter, extent.switch_steps)
     prompts, uneven = half_labelled(members), ragged(members)
 
-    def engine(**switches: Any) -> StackedEngine:
-        return StackedEngine(base_model(dtype), SPEC, StackedOptions(**switches))
-
-    all_logits = engine(chunk_tokens=None)
+    all_logits, below, padded = engine(chunk_tokens=None), engine(), engine(PaddedEngine)
     all_logits.loss.whole_logits = True
-    from_inputs = base_model(dtype)
-    from_inputs.model.enable_input_require_grads()
-    below = StackedEngine(from_inputs, SPEC, StackedOptions())
-    padded = PaddedEngine(base_model(dtype), SPEC, StackedOptions())
+    below.loss.model.enable_input_require_grads()
     whole, grouped, checkpointing = engine(chunk_tokens=None), engine(grouped=True), engine(checkpointing=True)
     variants: dict[str, Contender] = {
         "default": lambda: stacked(default, members),
@@ -264,16 +350,17 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
         "fused_attention": lambda: with_fused_attention(lambda: stacked(default, members)),
         "gradient_to_embeddings": lambda: stacked(below, members),
         "checkpointing": lambda: stacked(checkpointing, members),
-        "compiled": lambda: stacked(bench.compiled, members),
         "half_labelled": lambda: stacked(default, prompts),
         "half_labelled_all_logits": lambda: stacked(all_logits, prompts),
         "uneven": lambda: stacked(default, uneven),
         "uneven_padded": lambda: stacked(padded, uneven),
         "uneven_grouped": lambda: stacked(grouped, uneven),
     }
-    for variant in variants.values():
-        variant()
-    found = in_turn(variants, rounds)
+    if extent.compiled:
+        variants["compiled"] = lambda: stacked(bench.compiled, members)
+    if extent.warm_up:
+        in_turn("switches, warming up", variants, 1)
+    found = in_turn("switches", variants, extent.rounds)
     seconds = {name: median(one["seconds"] for one in each) for name, each in found.items()}
     peaks = {name: max(one["peak_mb"] for one in each) for name, each in found.items()}
     return {
@@ -285,7 +372,7 @@ def ablation(bench: Bench, rounds: int, steps: int) -> dict[str, Any]:
             "sequence_packing": seconds["uneven_padded"] / seconds["uneven"],
             "explicit_attention": seconds["fused_attention"] / seconds["default"],
             "no_gradient_below_first_layer": seconds["gradient_to_embeddings"] / seconds["default"],
-            "compiled_layers": seconds["default"] / seconds["compiled"],
+            **({"compiled_layers": seconds["default"] / seconds["compiled"]} if extent.compiled else {}),
             "grouped_instead_of_stacked": seconds["uneven"] / seconds["uneven_grouped"],
             "checkpointing": seconds["default"] / seconds["checkpointing"],
             "checkpointing_memory": peaks["default"] / peaks["checkpointing"],
@@ -302,86 +389,96 @@ def with_fused_attention(contender: Contender) -> int:
         attention.EXPLICIT_LENGTH = usual
 
 
-def ratios(points: dict[str, Any]) -> dict[str, float]:
+def ratios(points: Mapping[str, Any], members: int) -> dict[str, float]:
     """Useful tokens a second of all members in one batch over those of the others."""
     figures: dict[str, float] = {}
     for tokens, point in points.items():
         speed = {name: float(one["useful_tokens_per_second"]) for name, one in point.items()}
         for name in ("swap", "reload"):
-            figures[f"{name}_ratio_k{MEMBERS}_t{tokens}"] = speed[OURS] / speed[name]
-            if OURS_COMPILED in speed:
-                figures[f"{name}_ratio_k{MEMBERS}_t{tokens}_compiled"] = speed[OURS_COMPILED] / speed[name]
+            for suffix in ("", "_compiled"):
+                if ours := speed.get(f"stacked_k{members}{suffix}"):
+                    figures[f"{name}_ratio_k{members}_t{tokens}{suffix}"] = ours / speed[name]
     return figures
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
-    """The figures that count as far as they are there, in bfloat16 unless they say otherwise."""
-    found = result["bfloat16"]
-    points = found["points"]
-    short = points[str(TOKENS[0])]
+    """The figures that count as far as they are there, in the type that a run takes unless they say otherwise."""
+    found, members = result[result.get("dtype", "bfloat16")], int(result.get("members", WHOLE.members))
+    points: Mapping[str, Any] = found["points"]
+    tokens, short = next(iter(points.items()))
     speed = {name: float(one["useful_tokens_per_second"]) for name, one in short.items()}
     every = [one["mfu"] for one in [*found["search"], *(one for point in points.values() for one in point.values())]]
     exact = result.get("float32", {}).get("points", {})
-    figures = {f"{name}_float32": value for name, value in ratios(exact).items()}
+    figures = {f"{name}_float32": value for name, value in ratios(exact, members).items()}
     if exact:
         figures["gemm_fraction_float32"] = max(one["mfu"] for point in exact.values() for one in point.values())
     return {
-        **ratios(points),
+        **ratios(points, members),
         **figures,
         "gemm_fraction_best": max(every),
         "gemm_tflops_per_second": max(found["gemm_flops_per_second"].values()) / 1e12,
         "k1_vs_peft_ratio": speed["stacked_k1"] / speed["peft"],
-        f"tokens_per_second_k{MEMBERS}_t{TOKENS[0]}": speed[OURS],
+        f"tokens_per_second_k{members}_t{tokens}": speed[f"stacked_k{members}"],
     }
 
 
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store."""
-    if list(overrides) == ["only=float32"]:
-        return measure_float32(earlier_result("training_throughput", quick), quick)
+    extent, dtype = QUICK if quick else WHOLE, choose_dtype("auto", CPU.type)
+    both = dtype == torch.bfloat16
+    if list(overrides) == ["only=float32"] and both:
+        result = earlier_result("training_throughput", quick)
+        measure_float32(result, extent, quick)
+        return show(result["headline"])
     if overrides:
-        raise SystemExit("error: training_throughput takes one override, only=float32")
+        raise SystemExit("error: training_throughput takes one override, only=float32, where a CPU has bfloat16 too")
+    with step("the packaged model"):
+        prepare_packaged()
+    bench = Bench(dtype, extent)
+    points: dict[str, Any] = {}
+    others: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "environment": environment(),
         "model": "SmolLM2-135M-Instruct",
+        "dtype": bench.name,
         "lora": {"rank": SPEC.rank, "alpha": SPEC.alpha, "target_modules": SPEC.target_modules},
-        "local_steps": 2 if quick else SETTINGS.steps,
+        "members": extent.members,
+        "local_steps": extent.steps,
         "threads": torch.get_num_threads(),
+        "autocast_of_others": bench.loop.autocast,
+        bench.name: {"gemm_flops_per_second": bench.rates, "points": points, "search": others},
     }
-    prepare_packaged()
-    rounds = 1 if quick else ROUNDS
-    short, *longer = TOKENS
-    steps = 2 if quick else SETTINGS.steps
-    bench = Bench(torch.bfloat16, steps)
-    points: dict[str, Any] = {}
-    others: list[dict[str, Any]] = []
-    result["autocast_of_others"] = bench.loop.autocast
-    result["bfloat16"] = {"gemm_flops_per_second": bench.rates, "points": points, "search": others}
 
     def keep() -> None:
         """What there is: the whole takes long, and a part of it is worth having."""
         result["headline"] = headline(result)
         store("training_throughput", result, quick)
 
-    points[str(short)] = bench.compare(short, rounds)
+    short, *longer = extent.tokens
+    points[str(short)] = bench.compare(short)
     keep()
-    others += search(bench, SEARCH[:1] if quick else SEARCH, 1 if quick else 2)
+    others += search(bench)
     keep()
-    result["switches"] = ablation(bench, rounds, 1 if quick else 2)
+    result["switches"] = ablation(bench)
     keep()
-    for tokens in () if quick else longer:
-        points[str(tokens)] = bench.compare(tokens, rounds)
+    for tokens in longer:
+        points[str(tokens)] = bench.compare(tokens)
         keep()
-    measure_float32(result, quick)
+    if both and not quick:
+        measure_float32(result, extent, quick)
+    show(result["headline"])
 
 
-def measure_float32(result: dict[str, Any], quick: bool) -> None:
-    """The short comparison once more in float32, and the end of the result."""
-    prepare_packaged()
-    bench, tokens = Bench(torch.float32, result["local_steps"]), TOKENS[0]
-    points = {str(tokens): bench.compare(tokens, 1 if quick else ROUNDS)}
+def measure_float32(result: dict[str, Any], extent: Extent, quick: bool) -> None:
+    """The short comparison once more in float32, besides one in bfloat16."""
+    bench, tokens = Bench(torch.float32, extent), extent.tokens[0]
+    points = {str(tokens): bench.compare(tokens)}
     result["float32"] = {"environment": environment(), "gemm_flops_per_second": bench.rates, "points": points}
     result["headline"] = headline(result)
     store("training_throughput", result, quick)
-    for name, value in result["headline"].items():
+
+
+def show(figures: Mapping[str, float]) -> None:
+    """A line for each figure."""
+    for name, value in figures.items():
         print(f"{name}: {value:.3g}")

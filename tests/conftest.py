@@ -1,6 +1,14 @@
+"""What tests need is a mark; fixtures of whole runs and models; `--fast` for the tests that need nothing.
+
+A module that imports Ray or transformers, or whose tests all need the same, says so in one line, `pytestmark = …`: with
+`--fast` it isn't even imported. Tests of other modules carry marks of their own, or get them from their fixtures here.
+"""
+
 from __future__ import annotations
 
+import gc
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -8,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.runs import Head, Run
@@ -16,10 +25,79 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # for a head, its clients and job submission alike
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+gc.disable()  # until the tests are collected: what is loaded by then stays, and takes long to look through
+
+# A busy machine is no failure: neither an example nor drawing it has a time limit.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+NEEDS = ("ray", "chain", "anvil", "model", "deep")
+"""Marks of tests that `--fast` leaves out; `pyproject.toml` says what each stands for."""
+NEEDS_OF_FIXTURES = {
+    "head": "ray",
+    "ranks": "ray",
+    "tiny_model_dir": "model",
+    "smollm2": "model",
+    "backend": "chain",
+    "shared_world": "chain",
+}
+"""Tests that use one of these, also by way of others, get its mark."""
+MARKED_WHOLE = re.compile(rf"^pytestmark = .*\bmark\.({'|'.join(NEEDS)})\b", re.MULTILINE)
+HEAVY: tuple[str, ...] = ("ray", "transformers", "peft", "deepspeed", "eth_tester")
+"""What no test of `--fast` imports: each takes seconds, and is there for what a mark stands for."""
+
+FAST_EXAMPLES = 25
+"""Of a property that names no number; else 100."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help=f"only tests without a mark of {', '.join(NEEDS)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):  # what needs one of these lacks a mark, and fails
+        sys.modules.update(dict.fromkeys(HEAVY))  # type: ignore[arg-type]
+        os.environ["FLOCK_RAY_ANVIL"] = "nothing (--fast)"
+        settings.register_profile("tests", settings.get_profile("tests"), max_examples=FAST_EXAMPLES)
+        settings.load_profile("tests")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--fast") or collection_path.suffix != ".py":
+        return None
+    return bool(MARKED_WHOLE.search(collection_path.read_text())) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for need in {need for name, need in NEEDS_OF_FIXTURES.items() if name in getattr(item, "fixturenames", ())}:
+            item.add_marker(need)
+        if item.get_closest_marker("anvil"):
+            item.add_marker("chain")
+    if config.getoption("--fast"):
+        needy = [item for item in items if any(map(item.get_closest_marker, NEEDS))]
+        config.hook.pytest_deselected(items=needy)
+        items[:] = [item for item in items if item not in needy]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("anvil"):
+        from flock_ray.chain.anvil import find_anvil
+
+        if find_anvil() is None:
+            pytest.skip("no anvil binary (npm install in contracts/ brings one)")
 
 
 def _save_tokenizer(folder: Path) -> int:

@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.config import ClusterMode, Config, register, to_config
 from flock_ray.session import run_alliance
 from flock_ray.telemetry.table import Console
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[1]
 ALLIANCE = (sys.executable, str(ROOT / "jobs" / "alliance.py"))
@@ -45,6 +45,7 @@ TINY = (
     "alliance.band_ceiling=2000",
     "alliance.band_z=1",
     "cluster.nodes=1",
+    f"cluster.placement_timeout={PATIENCE:g}",
     "chain=eth_tester",
 )
 """Overrides of a run of seconds, in which proposals are accepted and the adversary (member 3) proposes harm."""
@@ -130,7 +131,7 @@ def ray_head() -> Iterator[Head]:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
         with command_running([*command, *(f"--{key}={value}" for key, value in options.items())], folder) as process:
             head = Head(folder, process, gcs, dashboard)
-            wait_until(lambda: answers(gcs) and answers(dashboard), 120, process)
+            wait_until(lambda: answers(gcs) and answers(dashboard), process=process)
             yield head
 
 
@@ -195,15 +196,6 @@ def processes(mark: str) -> dict[int, str]:
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 found[int(folder.name)] = command
     return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Poll until something holds; fail when time is up, or when `process` ends before."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, "the process ended too early"
-        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
-        time.sleep(0.02)
 
 
 def read_summary(run: Path) -> Run:

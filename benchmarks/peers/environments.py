@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.common import step
+
 PEERS = Path(__file__).resolve().parent
 MADE = PEERS.parent.parent / "outputs" / "peers"
 
@@ -21,12 +23,12 @@ def python_of(name: str) -> Path:
     wanted = f"{torch}\n{requirements.read_text()}"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    print(f"making {folder} from {requirements.name}", flush=True)
-    _run([sys.executable, "-m", "venv", "--clear", str(folder)], f"cannot make {folder}")
     pip = [str(python), "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
-    # torch by itself: an install that resolves it together with the rest may take another build of it.
-    _run([*pip, *torch.split()], f"cannot install {torch} for {name}")
-    _run([*pip, "-r", str(requirements)], f"cannot install {requirements.name}")
+    with step(f"making {folder} from {requirements.name}"):
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], f"cannot make {folder}")
+        # torch by itself: an install that resolves it together with the rest may take another build of it.
+        _run([*pip, *torch.split()], f"cannot install {torch} for {name}")
+        _run([*pip, "-r", str(requirements)], f"cannot install {requirements.name}")
     stamp.write_text(wanted)  # last, so that an interrupted install starts again
     return python
 

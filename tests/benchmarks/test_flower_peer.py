@@ -18,6 +18,8 @@ from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter
 from flock_ray.lora.serialization import Adapter
 from tests.runs import Run
 
+pytestmark = pytest.mark.model
+
 
 def train(folder: Path, number: int, member: int, start: Adapter) -> list[float]:
     """The loss of each local step in plain PEFT, from the files of a dumped task alone."""
@@ -41,7 +43,6 @@ def train(folder: Path, number: int, member: int, start: Adapter) -> list[float]
     return losses
 
 
-@pytest.mark.integration
 def test_the_dumped_task_is_what_the_run_trained(whole_run: Run, tmp_path: Path) -> None:
     task = Task.of(whole_run.path)
     task.dump(tmp_path / "task")
@@ -55,7 +56,6 @@ def test_the_dumped_task_is_what_the_run_trained(whole_run: Run, tmp_path: Path)
         assert [losses[0], losses[-1]] == pytest.approx([event["first_loss"], event["last_loss"]], abs=1e-4)
 
 
-@pytest.mark.integration
 def test_losses_and_cosine_tell_adapters_apart(whole_run: Run) -> None:
     task = Task.of(whole_run.path)
     final = load_file(whole_run.path / "adapter" / "adapter_model.safetensors")

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gas
-from flock_ray.chain.anvil import find_anvil
-from tests.runs import ROOT
+from benchmarks.common import ROOT
+from tests.waiting import PATIENCE
 
 COMMITTED = ROOT / "benchmarks" / "results" / "gas.json"
 
 
-@pytest.mark.integration
-@pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)")
+@pytest.mark.anvil
 def test_a_quick_run_measures_what_is_committed(tmp_path: Path) -> None:
     before = COMMITTED.read_bytes()
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "gas", "--quick"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / "outputs" / "gas.json").read_text())
     committed = json.loads(before)

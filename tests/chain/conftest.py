@@ -6,17 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from flock_ray.chain.anvil import find_anvil
 from tests.chain.world import World, spec
 
-needs_anvil = pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)")
-
-# An EVM call takes as long as the machine is busy; and a run that passes passes again.
-settings.register_profile("chain", deadline=None, derandomize=True)
+settings.register_profile("chain", settings.get_profile("tests"), derandomize=True)  # a run that passes passes again
 settings.load_profile("chain")
 
 
-@pytest.fixture(params=["eth_tester", pytest.param("anvil", marks=needs_anvil)])
+@pytest.fixture(params=["eth_tester", pytest.param("anvil", marks=pytest.mark.anvil)])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

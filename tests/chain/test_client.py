@@ -22,8 +22,9 @@ from flock_ray.chain.merkle import reward_leaf
 from flock_ray.chain.values import TaskStatus, TxContext
 from flock_ray.errors import ChainError, ConfigError, FundsError, RunDirectoryError, WrongChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.conftest import needs_anvil
 from tests.chain.world import SUPPLY, TASK, TOKEN, World, spec
+
+pytestmark = pytest.mark.chain
 
 
 def total(world: World) -> int:
@@ -222,7 +223,7 @@ def test_a_chain_goes_on_with_the_backend_that_made_it(tmp_path: Path) -> None:
         ChainClient(spec("eth_tester", num_members=6), str(tmp_path))
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_anvil_serves_the_chain_id_asked_for(tmp_path: Path) -> None:
     client = ChainClient(spec("anvil", chain_id=777), str(tmp_path))
     assert client.info().chain_id == 777

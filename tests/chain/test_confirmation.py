@@ -24,10 +24,9 @@ from flock_ray.chain.keys import run_signer
 from flock_ray.chain.outbox import Outbox, State, intent_id
 from flock_ray.chain.transactions import max_fee_of
 from flock_ray.errors import ChainError
-from tests.chain.conftest import needs_anvil
 from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
 
-pytestmark = needs_anvil
+pytestmark = pytest.mark.anvil
 ALL = 0b1111
 RELAYER = run_signer(RUN_SEED, "relayer")
 
@@ -39,7 +38,7 @@ def mined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     alloc = {run_signer(RUN_SEED, name).address: GAS_MONEY for name in names}
     process = AnvilProcess(Genesis("anvil", 4_711, GENESIS_TIME, alloc))
     monkeypatch.setenv("FLOCK_RAY_RELAYER_KEY", RELAYER._key.to_hex())
-    world = World(spec("rpc", url=process.url, timeout=5.0), tmp_path)
+    world = World(spec("rpc", url=process.url), tmp_path)
     world.deploy()
     world.create(join_deadline=world.client.timestamp() + 1_000)
     world.earned = {member.address: TOKEN for member in world.members}

@@ -22,10 +22,10 @@ from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.values import NOBODY
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
-from tests.chain.conftest import needs_anvil
 from tests.chaos.proxy import Proxy, fields_of
+from tests.waiting import PATIENCE
 
-pytestmark = needs_anvil
+pytestmark = pytest.mark.anvil
 
 DEPLOYER, TREASURY, GUARDIAN, PROPOSER = (run_signer(3, f"member-{i}") for i in range(4))
 SETTINGS = Settings(
@@ -56,7 +56,7 @@ def begin(node: RpcNode, path: Path, settings: Settings = SETTINGS, signer: Sign
     genesis = "0x" + node.genesis().hex()
     book = AddressBook.read(path) or AddressBook(path, node.chain_id, genesis, signer.address, settings.as_json())
     book.require(node.chain_id, genesis, signer.address, settings.as_json())
-    return Deployment(node, signer, settings, book, 20)
+    return Deployment(node, signer, settings, book, PATIENCE)
 
 
 def whole(node: RpcNode, path: Path) -> Deployment:
@@ -72,7 +72,7 @@ def act(node: RpcNode, signer: Signer, to: str, data: bytes = b"") -> None:
         "type": 2, "chainId": node.chain_id, "nonce": node.nonce(signer.address), "gas": 500_000, "to": to, "value": 0,
         "data": data, "maxFeePerGas": max_fee, "maxPriorityFeePerGas": tip,
     }  # fmt: skip
-    node.wait([node.send(signer.sign_transaction(fields), 0)], 20)
+    node.wait([node.send(signer.sign_transaction(fields), 0)], PATIENCE)
 
 
 def test_cut_off_before_and_after_every_transaction_it_is_finished_by_the_next(

@@ -21,6 +21,8 @@ from tests.chain.test_eip712 import reports
 from tests.chain.vectors import account
 from tests.chain.world import TASK, World, spec
 
+pytestmark = pytest.mark.chain
+
 words = st.binary(min_size=32, max_size=32)
 gains = st.dictionaries(st.integers(0, 30).map(account), st.integers(0, 10**15), min_size=1, max_size=8)
 reveals = st.dictionaries(st.integers(0, 4), words, max_size=4)

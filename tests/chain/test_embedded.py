@@ -20,7 +20,9 @@ from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.node import NonceUsedError
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, RunDirectoryError, WrongChainError
-from tests.chain.conftest import needs_anvil
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.chain
 
 ALICE, BOB, PAUPER = (run_signer(1, name) for name in ("alice", "bob", "pauper"))
 FUNDED = [ALICE.address, BOB.address]
@@ -142,7 +144,7 @@ def test_other_accounts_make_another_chain(start: Open) -> None:
         start(funded=[ALICE.address])
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
@@ -164,23 +166,17 @@ def test_without_anvil_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_anvil_dies_with_its_parent() -> None:
     code = (
         "import time; from flock_ray.chain.anvil import *; from flock_ray.chain.journal import Genesis;"
-        "p = AnvilProcess(Genesis('anvil', 1, 1, {})); print(p._process.pid, flush=True); time.sleep(60)"
+        "p = AnvilProcess(Genesis('anvil', 1, 1, {})); print(p._process.pid, flush=True); time.sleep(3_000)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -188,16 +184,16 @@ def test_anvil_dies_with_its_parent() -> None:
     os.kill(child, 0)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert gone(child)
+    wait_until(lambda: gone(child))
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_close_ends_anvil_and_may_come_twice() -> None:
     process = AnvilProcess(Genesis("anvil", 1, 1, {}))
     pid = process._process.pid
     process.close()
     process.close()
-    assert gone(pid)
+    wait_until(lambda: gone(pid))
 
 
 def test_anvil_is_looked_for_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.roster import Change, Roster, due_epoch, founders
 from tests.chain.world import TOKEN, World, spec
 
+pytestmark = pytest.mark.chain
+
 MEMBERS, NUM_VOTERS, MAX_UNSETTLED, STAKE = 9, 4, 1, 10 * TOKEN
 TASKS = count()
 

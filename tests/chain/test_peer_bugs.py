@@ -25,8 +25,9 @@ from flock_ray.chain.outbox import intent_id
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.conftest import needs_anvil
 from tests.chain.vectors import DOMAIN, TASK, account
+
+pytestmark = pytest.mark.chain
 
 DAY = 86_400.0
 SENDER = run_signer(11, "sender")
@@ -71,7 +72,7 @@ def test_eigenlayer_leaves_made_of_text() -> None:
     assert reward_leaf(DOMAIN, TASK, who, wei) != reward_leaf(DOMAIN, TASK, who, wei - 1)  # both are the same float
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_web3_floor_of_one_gwei_for_the_tip(node: RpcNode) -> None:
     """web3.py proposes a gwei at least, 200 times the fee of a cheap chain: the tip stays below the base fee."""
     node._request("anvil_setNextBlockBaseFeePerGas", [hex(BASE_FEE)])
@@ -81,7 +82,7 @@ def test_web3_floor_of_one_gwei_for_the_tip(node: RpcNode) -> None:
     assert (max_fee, tip) == (2 * BASE_FEE + tip, BASE_FEE)
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_web3_retry_of_a_send_that_worked(node: RpcNode) -> None:
     """The provider sends again by itself, and the answer to the second is an error although the first was taken."""
     raws = [
@@ -93,7 +94,7 @@ def test_web3_retry_of_a_send_that_worked(node: RpcNode) -> None:
     assert (node.mined_nonce(SENDER.address), node.nonce(SENDER.address)) == (1, 2)
 
 
-@needs_anvil
+@pytest.mark.anvil
 @pytest.mark.parametrize("whole", [True, False])
 def test_web3_follows_urls_that_a_contract_reverts_with(node: RpcNode, whole: bool) -> None:
     """EIP-3668 lets a reverting contract send the client to any url: a call of ours goes to the chain only."""
@@ -112,7 +113,7 @@ def test_web3_follows_urls_that_a_contract_reverts_with(node: RpcNode, whole: bo
         assert select.select([elsewhere], [], [], 0) == ([], [], [])
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_lido_nonce_of_the_latest_block(node: RpcNode) -> None:
     """Its oracle took the nonce of mined transactions: a second one took the place of the first that was pending."""
     node._request("evm_setAutomine", [False])

@@ -25,7 +25,6 @@ from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.values import Addresses
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, KeyMissingError, WrongChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.conftest import needs_anvil
 from tests.chain.world import RUN_SEED, World, spec
 
 CHAIN_ID = 4_711
@@ -108,7 +107,7 @@ def test_something_else_is_there(answer: dict[str, Any] | bytes, status: int, re
     assert "hunter2" not in str(caught.value) and "secret-token" not in str(caught.value)
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_another_chain(foreign: str) -> None:
     with pytest.raises(WrongChainError, match=r"serves chain id 4711, chain\.chain_id is 8453"):
         RpcNode(foreign, 8_453)
@@ -117,7 +116,7 @@ def test_another_chain(foreign: str) -> None:
     node.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_fees_are_twice_the_base_fee_and_a_tip_below_it(foreign: str) -> None:
     node = RpcNode(foreign)
     max_fee, tip = node.fees()
@@ -131,14 +130,14 @@ def test_fees_are_twice_the_base_fee_and_a_tip_below_it(foreign: str) -> None:
     node.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_the_relayer_needs_a_key(foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyMissingError, match="no key for relayer"):
         ChainClient(spec("rpc", url=foreign), str(tmp_path))
     assert not (tmp_path / "chain").exists()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_task_lives_on_an_existing_chain(foreign: str, relayer: Signer, tmp_path: Path) -> None:
     world = World(spec("auto", url=foreign, chain_id=CHAIN_ID), tmp_path)
     assert (world.client.info().backend, world.client.info().relayer) == ("rpc", relayer.address)
@@ -158,7 +157,7 @@ def test_a_task_lives_on_an_existing_chain(foreign: str, relayer: Signer, tmp_pa
     world.client.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_addresses_without_the_contracts_are_refused(foreign: str, relayer: Signer, tmp_path: Path) -> None:
     world = World(spec("rpc", url=foreign), tmp_path)
     world.deploy()
@@ -177,7 +176,7 @@ def test_addresses_without_the_contracts_are_refused(foreign: str, relayer: Sign
     world.client.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_member_without_gas_money(foreign: str, relayer: Signer, tmp_path: Path) -> None:
     world = World(spec("rpc", url=foreign), tmp_path)
     world.deploy()

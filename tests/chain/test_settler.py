@@ -21,8 +21,8 @@ from flock_ray.chain.transactions import max_fee_of, settle, settle_call, settle
 from flock_ray.chain.values import TxContext
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.conftest import needs_anvil
 from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
+from tests.waiting import PATIENCE
 
 ALL = 0b1111
 RELAYER = run_signer(RUN_SEED, "relayer")
@@ -172,32 +172,34 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     alloc = {run_signer(RUN_SEED, name).address: GAS_MONEY for name in names}
     process = AnvilProcess(Genesis("anvil", 4_711, GENESIS_TIME, alloc))
     monkeypatch.setenv("FLOCK_RAY_RELAYER_KEY", RELAYER._key.to_hex())
-    world = World(spec("rpc", url=process.url, timeout=0.3), tmp_path)
+    world = World(spec("rpc", url=process.url), tmp_path)
     world.deploy()
     world.create(join_deadline=world.client.timestamp() + 1_000)
     world.earned = {member.address: TOKEN for member in world.members}
     world.client._node._request("evm_setAutomine", [False])
+    world.client._settler._timeout = 1.0
     yield world
     world.client.close()
     process.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_slow_chain_gets_the_same_transaction_again(slow: World, tmp_path: Path) -> None:
     report, _ = slow.report()
     signatures = slow.sign(report, ALL)
     for _ in range(2):
-        with pytest.raises(ChainError, match=r"is not mined after 0\.3 s \(chain\.confirmation_timeout\)"):
+        with pytest.raises(ChainError, match=r"is not mined after 1 s \(chain\.confirmation_timeout\)"):
             slow.client.settle(report, ALL, signatures)
     outbox = reopened(tmp_path)
     (attempt,) = outbox.attempts(intent_of(slow, report))
     assert outbox.state(intent_of(slow, report)) is State.SENT
     slow.client._node._request("evm_mine", [])
+    slow.client._settler._timeout = PATIENCE
     assert slow.settle(report).hash == attempt.hash
     outbox.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_lost_transaction_is_sent_again_after_a_restart(slow: World, tmp_path: Path) -> None:
     report, _ = slow.report()
     signatures = slow.sign(report, ALL)
@@ -217,7 +219,7 @@ def test_a_lost_transaction_is_sent_again_after_a_restart(slow: World, tmp_path:
     old.close()
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_a_transaction_that_became_too_cheap_is_outbid(slow: World, tmp_path: Path) -> None:
     report, _ = slow.report()
     signatures = slow.sign(report, ALL)
@@ -232,6 +234,7 @@ def test_a_transaction_that_became_too_cheap_is_outbid(slow: World, tmp_path: Pa
     cheap, dear = outbox.attempts(intent_of(slow, report))
     assert max_fee_of(dear.raw) >= 1.125 * max_fee_of(cheap.raw)
     node._request("evm_mine", [])
+    slow.client._settler._timeout = PATIENCE
     assert slow.settle(report).hash == dear.hash
     assert slow.client.context(RELAYER.address).nonce == 1
     outbox.close()

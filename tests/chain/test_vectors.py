@@ -13,6 +13,7 @@ import pytest
 
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from tests.chain.vectors import DOMAIN, FILE, TASK, account, encoded, text, vectors
+from tests.waiting import PATIENCE
 
 CONTRACTS = FILE.parents[1]
 TYPES = ["uint256", "address", "bytes32", "address", "uint256"]
@@ -31,7 +32,7 @@ def openzeppelin(tables: list[tuple[list[tuple[str, int]], list[int]]]) -> list[
     command = [str(NODE), str(CONTRACTS / "tools" / "merkle.mjs")]
     text_in = json.dumps({"types": TYPES, "tables": asked})
     made: list[dict[str, Any]] = json.loads(
-        subprocess.run(command, input=text_in, capture_output=True, text=True, check=True, timeout=300).stdout
+        subprocess.run(command, input=text_in, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     )
     return made
 

@@ -16,6 +16,7 @@ from flock_ray.chain.values import ChainSpec, TaskTerms, TxContext, TxReceipt
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import fixed_genesis
+from tests.waiting import PATIENCE
 
 TOKEN = 10**18
 RUN_SEED = 5
@@ -24,7 +25,7 @@ TASK = keccak(b"task")
 
 
 def spec(
-    backend: str, *, url: str = "", chain_id: int = 0, port: int = 0, num_members: int = 5, timeout: float = 20.0
+    backend: str, *, url: str = "", chain_id: int = 0, port: int = 0, num_members: int = 5, timeout: float = PATIENCE
 ) -> ChainSpec:
     funded = [run_signer(RUN_SEED, name).address for name in ["creator", *(f"member-{i}" for i in range(num_members))]]
     return ChainSpec(backend, (url,) if url else (), chain_id, "", port, RUN_SEED, funded, "", "", "", timeout)

@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.chain.anvil import find_anvil
 from tests.chaos.schedule import FAULTS, Stage, Violation, draw, hurried, kill_everywhere, play
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)"),
-]
+pytestmark = pytest.mark.anvil
 
 NUM_SCHEDULES = 20
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from flock_ray.chain.anvil import find_anvil
-from tests.runs import ALLIANCE, command_running, processes, tiny, wait_until
+from tests.runs import ALLIANCE, command_running, processes, tiny
+from tests.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 def test_ctrl_c_reaches_every_process_of_the_terminal(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -27,14 +28,14 @@ def interrupted(model: Path, tmp_path: Path, chain: str, to_the_group: bool, num
     log = tmp_path / "output"
     overrides = tiny(model, f"output_dir={tmp_path}", f"chain={chain}", "training.steps=20000")
     with command_running([*ALLIANCE, *overrides], tmp_path) as process:
-        wait_until(lambda: "\ntrain" in log.read_text(), 240, process)
+        wait_until(lambda: "\ntrain" in log.read_text(), process=process)
         mark = process.mark  # type: ignore[attr-defined]
         names = " ".join(processes(mark).values())
         assert "raylet" in names and ("anvil" in names) == (chain == "anvil")
         send = os.killpg if to_the_group else os.kill
         send(process.pid, number)
-        assert process.wait(120) == 130, log.read_text()
-        wait_until(lambda: not processes(mark), 60)
+        assert process.wait(PATIENCE) == 130, log.read_text()
+        wait_until(lambda: not processes(mark))
     run = (tmp_path / "latest").resolve()
     lines = log.read_text().splitlines()
     assert [line for line in lines if "resume=" in line] == [f"Interrupted; go on with: resume={run}"]

@@ -13,7 +13,7 @@ from flock_ray.errors import ChainError
 from flock_ray.protocol.message import Kind
 from tests.runs import Head, Run, timeless, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 def test_a_run_whose_coordinator_dies_goes_on_and_whose_chain_actor_dies_can_be_resumed(

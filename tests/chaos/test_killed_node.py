@@ -15,7 +15,7 @@ from flock_ray.cluster.groups import NodeGroups
 from flock_ray.errors import NodeGroupError
 from tests.runs import Head, Run, timeless, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 def process_of(group: int) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from flock_ray.chain.anvil import find_anvil
-from tests.runs import ALLIANCE, Head, Run, command_running, processes, read_summary, timeless, tiny, wait_until
+from tests.runs import ALLIANCE, Head, Run, command_running, processes, read_summary, timeless, tiny
+from tests.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -27,16 +28,16 @@ def only_run(output: Path) -> Path:
 def play_until(reached: Callable[[], bool], log: Path, *overrides: str) -> None:
     """Start a run as a command, kill it with SIGKILL once `reached`, and see that nothing of ours stays alive."""
     with command_running([*ALLIANCE, *overrides], log) as process:
-        wait_until(reached, 240, process)
+        wait_until(reached, process=process)
         process.send_signal(signal.SIGKILL)
         process.wait()
         mark = process.mark  # type: ignore[attr-defined]
-        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)], 60)
+        wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)])
 
 
 def play_to_the_end(log: Path, *overrides: str) -> None:
     with command_running([*ALLIANCE, *overrides], log) as process:
-        assert process.wait(240) == 0, (log / "output").read_text()[-3000:]
+        assert process.wait(PATIENCE) == 0, (log / "output").read_text()[-3000:]
 
 
 def signed_places(run: Path) -> list[tuple[str, int, str]]:

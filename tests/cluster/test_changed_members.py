@@ -11,6 +11,8 @@ from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.roster import Change
 
+pytestmark = pytest.mark.model
+
 TASK = keccak(b"task")
 
 

@@ -23,6 +23,8 @@ from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.verdict import CandidateVerdict
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, Play
 
+pytestmark = pytest.mark.model
+
 
 @dataclass
 class Signing:

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.default_experiment import SEEDS
 from tests.golden import drawn
 from tests.runs import configure
+
+pytestmark = pytest.mark.model
 
 
 def test_the_demonstration_shows_a_cheat_that_proposes_and_members_that_all_earn(tmp_path: Path) -> None:

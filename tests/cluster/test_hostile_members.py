@@ -19,6 +19,8 @@ from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
 from tests.cluster.plain_alliance import Intercept, PlainAlliance, Play
 
+pytestmark = pytest.mark.model
+
 Change = Callable[[list[SignedMessage]], list[SignedMessage]]
 
 dense = get_codec("dense")

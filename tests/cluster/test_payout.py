@@ -21,6 +21,8 @@ from flock_ray.cluster.worker import Worker
 from flock_ray.telemetry.summary import write_json
 from tests.chain.world import TASK, TOKEN, World, spec
 
+pytestmark = pytest.mark.chain
+
 DELAY = 4 * SECONDS_PER_EPOCH
 EARNED = [number * TOKEN for number in range(5)]  # the first one nothing
 STAKE = 3_000 * TOKEN

@@ -20,7 +20,8 @@ from flock_ray.errors import (
     ModelError,
     WrongChainError,
 )
-from tests.chain.conftest import needs_anvil
+
+pytestmark = pytest.mark.model
 
 CHAIN_ID = 4_711
 
@@ -81,7 +82,7 @@ def test_a_taken_port_is_refused() -> None:
     check_before_start(Config(chain=chain))
 
 
-@needs_anvil
+@pytest.mark.anvil
 def test_the_rpc_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WrongChainError, match=r"serves chain id 4711, chain\.chain_id is 1"):
         check_before_start(rpc(url=url, chain_id=1))

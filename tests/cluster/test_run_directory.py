@@ -14,6 +14,8 @@ from flock_ray.protocol.epoch import advance, skip
 from flock_ray.store.blob_store import BlobStore
 from tests.cluster.plain_alliance import PlainAlliance, Play
 
+pytestmark = pytest.mark.model
+
 
 def test_a_new_run_is_no_latest_one_until_its_task_is_founded(alliance: PlainAlliance, tmp_path: Path) -> None:
     first = RunDirectory.create(tmp_path, Config(seed=5))

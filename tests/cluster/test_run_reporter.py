@@ -4,6 +4,8 @@ import pytest
 
 from flock_ray.cluster.run_reporter import _rate
 
+pytestmark = pytest.mark.model
+
 
 def noted(tokens: int, flops: float, seconds: float, rate: float) -> dict[str, float]:
     return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": rate}

@@ -22,6 +22,8 @@ from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.stacked_engine import StackedEngine
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node, tiny_config
 
+pytestmark = pytest.mark.model
+
 
 class Counted:
     """Jobs of the engine, counted while it works as ever."""

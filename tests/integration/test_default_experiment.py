@@ -10,15 +10,16 @@ from statistics import fmean
 import pytest
 
 from tests.runs import ALLIANCE, command_running, read_summary
+from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.model]
 
 
 def test_one_epoch_of_the_default_experiment(tmp_path: Path) -> None:
     overrides = ["alliance.num_epochs=1", "chain=eth_tester", *shlex.split(os.environ.get("FLOCK_RAY_TEST_ARGS", ""))]
     log = tmp_path / "output"
     with command_running([*ALLIANCE, f"output_dir={tmp_path}", *overrides], tmp_path, OMP_NUM_THREADS="2") as process:
-        assert process.wait(1700) == 0, log.read_text()[-4000:]
+        assert process.wait(PATIENCE) == 0, log.read_text()[-4000:]
 
     run = read_summary((tmp_path / "latest").resolve())
     summary = run.summary

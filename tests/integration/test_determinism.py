@@ -11,7 +11,7 @@ import pytest
 from flock_ray.cluster.spec import PhaseResult
 from tests.runs import Head, Run, timeless, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 CHANCE = random.Random(1)
 

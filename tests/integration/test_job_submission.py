@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs import ROOT, Head, Run, command_running, read_summary, tiny
+from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 UPLOAD_LIMIT = 20 << 20  # bytes
 
@@ -23,7 +24,7 @@ def test_a_submitted_job_runs_on_its_own_cluster(
     submit += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps(environment)]
     log = tmp_path / "output"
     with command_running([*submit, "--", "python", "jobs/alliance.py", *tiny(tiny_model_dir)], tmp_path) as process:
-        assert process.wait(240) == 0, log.read_text()[-4000:]
+        assert process.wait(PATIENCE) == 0, log.read_text()[-4000:]
 
     run = (tmp_path / "flock_ray_outputs" / "latest").resolve()
     said = [line for line in log.read_text().splitlines() if line.startswith("Run folder: ")]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import Head, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 def test_flock_pays_and_slashes_by_the_vote_on_the_mean(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:

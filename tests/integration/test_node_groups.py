@@ -21,8 +21,9 @@ from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
 from tests.jobs.command import alliance
 from tests.runs import ROOT, Head, Run, configure, read_summary, tiny
+from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 TWO_RANKS = ("training.engine=deepspeed", "cluster.workers_per_node=2")
 GPUS = 4
@@ -58,7 +59,7 @@ def members_shared(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.Te
 
 def test_a_job_whose_ranks_share_out_members_can_be_verified(members_shared: Run, whole_run: Run) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "verify.py"), str(members_shared.path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "Everything that can be checked holds."
     assert final_losses(members_shared) == pytest.approx(final_losses(whole_run), abs=0.05)
@@ -100,7 +101,8 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
     plan = make_plan(config)
     [spec] = group_specs(config, plan, tmp_path, str(tmp_path / "store"))
     [placed, another] = [
-        NodeGroups([spec], plan, Deadlines(60), seconds, 300, lambda kind, **fields: None) for seconds in (60.0, 0.1)
+        NodeGroups([spec], plan, Deadlines(60), seconds, 300, lambda kind, **fields: None)
+        for seconds in (PATIENCE, 0.1)
     ]
     another._groups[0]._name = "another"
     try:

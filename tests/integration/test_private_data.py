@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from tests.runs import Head, Run, processes, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 CANARY = "zebrafinch{member:02}quartz"
 """Stands in every row of a member's file."""

@@ -23,8 +23,9 @@ from flock_ray.protocol.hashing import word
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.data import DataSpec, load_silo
 from tests.runs import Run
+from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 ADVERSARY = 3
 
@@ -39,7 +40,7 @@ def chain(whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     funded = [run_signer(config.seed, "creator").address, *members]
     contracts = facts["contracts"]
     named = (contracts[name] for name in ("token", "task", "settlement"))
-    spec = ChainSpec(facts["backend"], (), 0, "", 0, config.seed, funded, *named, confirmation_timeout=30)
+    spec = ChainSpec(facts["backend"], (), 0, "", 0, config.seed, funded, *named, confirmation_timeout=PATIENCE)
     client = ChainClient(spec, str(copy))
     yield client
     client.close()

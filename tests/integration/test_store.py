@@ -9,7 +9,7 @@ import pytest
 from flock_ray.errors import StoreError
 from tests.runs import Head, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 
 def test_a_store_that_each_process_has_for_itself_is_refused(head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.runs import ALLIANCE, MARK, processes, wait_until
+from tests.runs import ALLIANCE, MARK, processes
+from tests.waiting import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Ended:
         return lines[0]
 
 
-def alliance(folder: Path, *overrides: str, env: Mapping[str, str] | None = None, timeout: float = 240) -> Ended:
+def alliance(folder: Path, *overrides: str, env: Mapping[str, str] | None = None) -> Ended:
     """Run `jobs/alliance.py` in `folder` to its end; keys and passwords are in its environment only from `env`."""
     mark = uuid.uuid4().hex
     kept = {name: value for name, value in os.environ.items() if not name.endswith(("_KEY", "_PASSWORD"))}
@@ -48,10 +49,10 @@ def alliance(folder: Path, *overrides: str, env: Mapping[str, str] | None = None
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=PATIENCE,
         start_new_session=True,
     )
     seconds = time.monotonic() - began
-    wait_until(lambda: not processes(mark), 60)
+    wait_until(lambda: not processes(mark))
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     return Ended(ended.returncode, ended.stdout, ended.stderr, left, seconds)

@@ -12,7 +12,7 @@ from flock_ray.config import Config, valid_keys
 from tests.jobs.command import Ended, alliance
 from tests.runs import configure
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 CONF = Path(__file__).parents[2] / "conf"
 SLOW_TO_IMPORT = {"torch", "transformers", "peft", "ray", "web3", "eth_account"}

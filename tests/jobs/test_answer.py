@@ -24,11 +24,10 @@ from flock_ray.chain.values import RESPONSE_WINDOW
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.telemetry.summary import write_json
-from tests.chain.conftest import needs_anvil
 from tests.chain.world import RUN_SEED, TASK, World, spec
 from tests.runs import ROOT
 
-pytestmark = needs_anvil
+pytestmark = pytest.mark.anvil
 
 CHAIN_ID = 4_711
 ABSENT = 3  # the seat

@@ -23,7 +23,7 @@ from flock_ray.errors import (
 from tests.jobs.command import Ended, alliance
 from tests.runs import Head, free_ports, tiny
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 AT_ONCE: dict[str, tuple[list[str], type[Exception], list[str]]] = {
     "unknown key": (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flock_ray.chain.abi import contract
-from flock_ray.chain.anvil import AnvilProcess, find_anvil
+from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import run_signer
@@ -21,11 +21,9 @@ from flock_ray.chain.rpc import RpcNode
 from flock_ray.errors import AddressBookError, ConfigError, KeyMissingError, WrongChainError
 from tests.jobs.command import Ended
 from tests.runs import ROOT
+from tests.waiting import PATIENCE
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)"),
-]
+pytestmark = pytest.mark.anvil
 
 CHAIN_ID = 4_711
 ADMIN_ROLE = bytes(32)
@@ -53,7 +51,7 @@ def chosen(url: str) -> list[str]:
 def job(folder: Path, *overrides: str, env: dict[str, str] | None = None) -> Ended:
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        [*COMMAND, *overrides], cwd=folder, env=env or WITH_KEY, capture_output=True, text=True, timeout=240
+        [*COMMAND, *overrides], cwd=folder, env=env or WITH_KEY, capture_output=True, text=True, timeout=PATIENCE
     )
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     return Ended(done.returncode, done.stdout, done.stderr, left, 0)

@@ -23,7 +23,7 @@ from eth_account import Account
 
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
-from flock_ray.chain.anvil import AnvilProcess, find_anvil
+from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import PASSWORD_VARIABLE, Signer, run_signer
@@ -40,12 +40,10 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.run import verify_run
 from tests.chaos.proxy import Proxy
 from tests.jobs.command import Ended, alliance
-from tests.runs import ROOT, Head, Run, ray_head, tiny, wait_until
+from tests.runs import ROOT, Head, Run, ray_head, tiny
+from tests.waiting import PATIENCE, wait_until
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(find_anvil() is None, reason="no anvil binary (npm install in contracts/ brings one)"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.anvil]
 
 CHAIN_ID = 4_711
 NUM_MEMBERS = 5
@@ -179,7 +177,7 @@ def deploy_with_the_job(url: str, keystore: Path, folder: Path) -> list[str]:
     """Contracts made by `jobs/deploy.py`; the overrides that it prints. The creator is the treasury."""
     command = [sys.executable, str(ROOT / "jobs" / "deploy.py"), f"chain.url={url}", f"chain.keystore={keystore}"]
     command += [f"book={folder / 'book.json'}", f"timelock.proposers=[{signer('member-0').address}]"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout.splitlines()[-1].removeprefix("Contracts: ").split()
 
 
@@ -190,7 +188,7 @@ def give(url: str, token: str, grants: list[tuple[str, int]]) -> None:
     nonce, total = node.nonce(creator.address), sum(amount for _, amount in grants)
     context = TxContext(node.chain_id, nonce, max_fee, tip, GAS_MONEY, total, token, "", "", "", "")
     for raw in transactions.transfer(creator, context, grants):
-        node.wait([node.send(raw, 0)], 20)
+        node.wait([node.send(raw, 0)], PATIENCE)
     node.close()
 
 
@@ -300,7 +298,7 @@ class Away:
         self.proxy.ask("anvil_impersonateAccount", sender)
         call = {"from": sender, "to": contracts.settlement, "data": "0x" + data.hex()}
         sent = self.proxy.ask("eth_sendTransaction", call)
-        wait_until(lambda: self.proxy.ask("eth_getTransactionReceipt", sent) is not None, 20)
+        wait_until(lambda: self.proxy.ask("eth_getTransactionReceipt", sent) is not None)
         assert self.proxy.ask("eth_getTransactionReceipt", sent)["status"] == "0x1"
 
     def come_back(self) -> None:
@@ -338,7 +336,7 @@ def test_a_chain_that_is_away_for_two_epochs_loses_nothing(away: Away) -> None:
     output = io.StringIO()
 
     def back_when_the_run_waits() -> None:
-        wait_until(lambda: "wait since" in output.getvalue(), 120)
+        wait_until(lambda: "wait since" in output.getvalue())
         away.come_back()
 
     thread = threading.Thread(target=back_when_the_run_waits, daemon=True)
@@ -359,7 +357,7 @@ def play_while_abandoned(away: Away, name: str, *epochs: int) -> tuple[RunDirect
 
     def abandon_when_the_run_waits() -> None:
         try:
-            wait_until(lambda: "wait since" in output.getvalue(), 120)
+            wait_until(lambda: "wait since" in output.getvalue())
             for epoch in epochs:
                 away.abandon(run, epoch)
         finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flock_ray.errors import RunDirectoryError, VerificationError
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.runs import Run
@@ -31,7 +32,6 @@ def main() -> Callable[[list[str]], int]:
     return module.main  # type: ignore[no-any-return]
 
 
-@pytest.mark.integration
 def test_a_true_run_holds(whole_run: Run, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(whole_run.path)]) == 0
     output, errors = capsys.readouterr()
@@ -43,7 +43,6 @@ def test_a_true_run_holds(whole_run: Run, main: Callable[[list[str]], int], caps
     assert whole_run.hash in output
 
 
-@pytest.mark.integration
 def test_a_false_one_ends_in_one_line_and_its_own_code(
     whole_run: Run, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -59,7 +58,6 @@ def test_a_false_one_ends_in_one_line_and_its_own_code(
     assert line.startswith("does not hold: epoch 2 record.pool_left: claimed ")
 
 
-@pytest.mark.integration
 def test_an_unfinished_run_is_told_from_a_false_one(
     whole_run: Run, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -76,6 +74,7 @@ def test_an_unfinished_run_is_told_from_a_false_one(
     assert "made by an earlier version" in capsys.readouterr().err
 
 
+@pytest.mark.chain
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -98,7 +97,7 @@ def test_a_wrong_command_line_is_told(
 
 
 def test_help_is_quick_and_says_what_an_anchor_is() -> None:
-    ended = subprocess.run([sys.executable, str(JOB), "--help"], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, str(JOB), "--help"], capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0
     assert "--anchor HASH" in ended.stdout
     assert "a forger who made up all members would pass" in " ".join(ended.stdout.split())

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flock_ray.lora.algebra import add, factor_averaging_error, initial_adapter, product_inner, subtract
@@ -47,7 +47,6 @@ def test_product_inner_equals_the_dense_one(left: int, right: int) -> None:
 
 
 @given(st.lists(st.tuples(seeds, st.floats(1e-4, 10)), min_size=2, max_size=6, unique_by=lambda pair: pair[0]))
-@settings(deadline=None)
 def test_factor_averaging_error_equals_the_dense_one(parts: list[tuple[int, float]]) -> None:
     deltas = [random_adapter(seed, scale) for seed, scale in parts]
     assert factor_averaging_error(deltas) == pytest.approx(dense_factor_averaging_error(deltas), rel=1e-6)

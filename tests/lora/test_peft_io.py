@@ -12,6 +12,8 @@ from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, read_adapter, save_peft
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 
+pytestmark = pytest.mark.model
+
 ALL = LoraSpec(rank=4, alpha=8, target_modules=("all-linear",))
 
 

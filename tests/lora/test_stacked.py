@@ -15,6 +15,8 @@ from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.lora.stacked import Ownership, StackedAdapters, StackedLinear, grouped_product
 from tests.lora.test_peft_io import ALL, llama, logits, random_adapter
 
+pytestmark = pytest.mark.model
+
 MEMBERS = 3
 
 

@@ -34,7 +34,7 @@ def blob_path(tmp_path: Path, data: bytes) -> Path:
 
 
 @given(data=st.binary(max_size=2000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=30)
 def test_what_was_put_is_got_under_its_sha256(store: BlobStore, data: bytes) -> None:
     digest = store.put(data)
     assert digest == hashlib.sha256(data).digest()

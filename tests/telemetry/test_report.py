@@ -37,13 +37,15 @@ class Page(HTMLParser):
                 self.resources.append(f"{tag} {name}={value}")
 
 
-def test_the_report_needs_nothing_outside_it(
+def test_the_report_needs_nothing_outside_it_and_is_the_same_each_time(
     tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
 ) -> None:
     path = tmp_path / "report.html"
     write_report(path, summary, epochs, members)
     html = path.read_text(encoding="utf-8")
     page = Page(html)
+    write_report(tmp_path / "again", summary, epochs, members)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
     assert page.resources == []
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert "@import" not in html
@@ -59,14 +61,6 @@ def test_the_report_needs_nothing_outside_it(
         "-7.68%",
     ):
         assert str(fact) in html
-
-
-def test_the_same_run_gives_the_same_bytes(
-    tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
-) -> None:
-    for name in ("one", "two"):
-        write_report(tmp_path / name, summary, epochs, members)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -137,4 +131,4 @@ def test_many_members_and_epochs_stay_readable(epochs: list[EpochView]) -> None:
     assert losses.count(">epoch ") <= charts.MAX_TICKS
     assert ">silo 7" not in losses
     for chart in CHARTS[1:]:
-        chart(views[:6])
+        chart(views[:3])

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 
 from flock_ray.training.engine import Rendezvous
+from tests.waiting import PATIENCE
 
 WORLD = 2
 
@@ -46,7 +47,7 @@ class Ranks:
             port = probe.getsockname()[1]
         places = [Rendezvous("127.0.0.1", port, rank, len(self._actors)) for rank in range(len(self._actors))]
         calls = [actor.ask.remote(make, question, place) for actor, place in zip(self._actors, places, strict=True)]
-        answers: list[Answer] = ray.get(calls, timeout=300)
+        answers: list[Answer] = ray.get(calls, timeout=PATIENCE)
         return answers
 
 

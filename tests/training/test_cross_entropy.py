@@ -14,6 +14,8 @@ from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.packing import pack
 from tests.training.samples import LORA, random_examples, starting_adapter, tiny_spec
 
+pytestmark = pytest.mark.model
+
 TOKENS, WIDTH, VOCABULARY = 21, 16, 97
 
 

@@ -35,7 +35,7 @@ from tests.training.samples import (
     train_one,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.ray, pytest.mark.model]
 
 HELD = replace(SETTINGS, learning_rate=3e-3, weight_decay=0.0, max_grad_norm=1e-7)
 

@@ -6,6 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
 
+pytestmark = pytest.mark.model
+
 # Two layers of width 16, four heads of four, of which two are keys', 32 wide inside; 64 tokens in the vocabulary.
 QUERY_AND_OUTPUT, KEY_AND_VALUE, INNER = 2 * 16 * 16, 2 * 16 * 8, 3 * 16 * 32
 LINEAR = 2 * (QUERY_AND_OUTPUT + KEY_AND_VALUE + INNER)

@@ -22,7 +22,7 @@ from flock_ray.training.torch_engine import TorchEngine
 from tests.training.samples import LORA, SETTINGS, adapters_of, distance, ragged_jobs, random_examples
 
 os.environ |= GPU_ENVIRONMENT
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.model, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 SWITCHES = [StackedOptions(*switches) for switches in product((False, True), repeat=3)]
 """All of grouped, compiled, checkpointing."""

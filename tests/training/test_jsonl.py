@@ -15,6 +15,8 @@ from flock_ray.errors import DataError
 from flock_ray.training.data import DataSpec, Example
 from flock_ray.training.jsonl import encode, read, resolve
 
+pytestmark = pytest.mark.model
+
 SPEC = DataSpec("jsonl", "", (), 512, 0.1, 30, 1)
 SECRET = "zanzibar"
 

@@ -15,6 +15,8 @@ from flock_ray.training.packing import pack
 from flock_ray.training.torch_engine import TorchEngine
 from tests.training.samples import losses_of, random_examples, starting_adapter, tiny_spec
 
+pytestmark = pytest.mark.model
+
 CPU = torch.device("cpu")
 
 

@@ -11,6 +11,8 @@ from flock_ray.training.attention import packed_attention
 from flock_ray.training.data import Example
 from flock_ray.training.packing import Packed, filler, pack
 
+pytestmark = pytest.mark.model
+
 CPU = torch.device("cpu")
 LAYER = torch.nn.Identity()
 

@@ -30,6 +30,8 @@ from tests.training.samples import (
     tiny_spec,
 )
 
+pytestmark = pytest.mark.model
+
 BACKENDS = ("sequential", "stacked", "grouped")
 ONE_BATCH = ("stacked", "grouped")
 

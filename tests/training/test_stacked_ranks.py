@@ -23,7 +23,7 @@ from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from tests.training.ranks import WORLD, Ranks
 from tests.training.samples import LORA, adapters_of, distance, ragged_jobs, random_examples, tiny_spec
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.ray, pytest.mark.model]
 
 POISON = 7
 """A token whose embedding is not a number: the rank that holds its row is the only one that meets it."""

@@ -11,6 +11,8 @@ from flock_ray.errors import DataError
 from flock_ray.training.data import IGNORED, DataSpec, load_silo
 from flock_ray.training.stdlib_code import read
 
+pytestmark = pytest.mark.model
+
 SPEC = DataSpec("stdlib_code", "", ("json", "wsgiref", "no_such_package", "unittest", "../json", ""), 64, 0.1, 200, 1)
 
 

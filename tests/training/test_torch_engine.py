@@ -30,6 +30,8 @@ from tests.training.samples import (
     train_one,
 )
 
+pytestmark = pytest.mark.model
+
 
 def test_equal_trainings_give_equal_bytes(base: BaseModel, engine: TorchEngine, tiny_model_dir: Path) -> None:
     adapter = starting_adapter(base)

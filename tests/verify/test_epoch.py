@@ -43,7 +43,7 @@ def agree(state: TaskState, theirs: Record, ours: Replay) -> TaskState:
     return following
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks(), st.randoms(use_true_random=False))
 def test_both_implementations_give_the_same_records_and_states(state: TaskState, random: Random) -> None:
     while not state.finished:

@@ -27,8 +27,9 @@ from tests.verify.forgeries import FORGERIES
 if TYPE_CHECKING:
     from tests.runs import Run
 
+pytestmark = pytest.mark.ray
 
-@pytest.mark.integration
+
 @pytest.mark.parametrize("name", sorted(FORGERIES))
 def test_a_forger_is_caught(whole_run: Run, tmp_path: Path, name: str) -> None:
     forge, caught = FORGERIES[name]
@@ -39,7 +40,6 @@ def test_a_forger_is_caught(whole_run: Run, tmp_path: Path, name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.integration
 def test_the_run_itself_holds_and_so_does_its_anchor(whole_run: Run, tmp_path: Path) -> None:
     forger = Forger(whole_run.path, tmp_path / "run")
     lines = forger.verify()
@@ -52,7 +52,6 @@ def test_the_run_itself_holds_and_so_does_its_anchor(whole_run: Run, tmp_path: P
         forger.verify("0x" + "00" * 32)
 
 
-@pytest.mark.integration
 def test_rereading_and_resealing_alone_forge_nothing(whole_run: Run, tmp_path: Path) -> None:
     """The forger's tools keep a true run true, so what is caught is the forgery."""
     forger = Forger(whole_run.path, tmp_path / "run")
@@ -61,7 +60,6 @@ def test_rereading_and_resealing_alone_forge_nothing(whole_run: Run, tmp_path: P
     forger.verify()
 
 
-@pytest.mark.integration
 def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payloads(
     whole_run: Run, tmp_path: Path
 ) -> None:
@@ -118,7 +116,6 @@ def other(value: Any) -> Any:
     return f"{value}x" if isinstance(value, str) else 7
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("name", ["task.json", "records/1.json", "receipts/1.json", "summary.json"])
 def test_every_value_is_checked_or_known_to_be_free(
     whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -178,7 +175,6 @@ FILES = ["task.json", "config.yaml", "records/1.json", "receipts/2.json", "summa
          "chain/blocks.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]  # fmt: skip
 
 
-@pytest.mark.integration
 @pytest.mark.usefixtures("lifted_recursion_limit")
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_files_end_in_one_line(whole_run: Run, tmp_path: Path, name: str) -> None:
