@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.chaos import Case, Theatre, cases, show, theatre
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 
 CHOSEN = (
     "worker killed in the middle of training",

@@ -3,7 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.golden import GOLDEN, default_experiment, simulated_run
+
+pytestmark = pytest.mark.model
 
 
 def test_a_simulated_run_signs_what_it_always_did(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.write_once import SegmentTakenError
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node
 
+pytestmark = pytest.mark.model
+
 
 class Moved:
     """A task whose group of one of its voters is rebuilt where its members' folders are not."""

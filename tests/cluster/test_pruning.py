@@ -18,6 +18,8 @@ from flock_ray.store.blob_store import BlobStore
 from flock_ray.telemetry.summary import write_json
 from tests.cluster.plain_alliance import PlainAlliance, Play
 
+pytestmark = pytest.mark.chain
+
 
 @pytest.fixture
 def whole(alliance: PlainAlliance, tmp_path: Path) -> tuple[Play, RunDirectory]:

@@ -28,6 +28,8 @@ from flock_ray.errors import (
 from flock_ray.store.blob_store import BlobCorruptedError
 from flock_ray.store.failures import StoreUnavailableError
 
+pytestmark = pytest.mark.ray  # its exceptions
+
 
 def failures(cause: Cause, times: int, group: int = 0) -> list[Failure]:
     return [Failure(group, "train", cause, RuntimeError("what it said"), "10.0.0.5")] * times

@@ -24,7 +24,7 @@ from flock_ray.verify.run import verify_run
 if TYPE_CHECKING:
     from tests.runs import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.ray
 JOBS = Path(__file__).parents[2] / "jobs"
 
 
