@@ -25,6 +25,7 @@ from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collectio
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
+from flock_ray.errors import RayLostError
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
@@ -56,7 +57,7 @@ class Session:
 
     def play(self, arrivals: Arrivals) -> dict[str, Any]:
         """Load, found or resume the task, run its epochs, pay out, write the results; returns the summary."""
-        started = time.perf_counter()
+        config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
             self._probe_store(groups)
@@ -70,11 +71,15 @@ class Session:
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             alliance = Alliance(
-                groups, ledger, self.run_directory, self.events, reporter, self.config.alliance.max_unsettled,
-                self.config.cluster.load_timeout, arrivals,
+                groups, ledger, self.run_directory, self.events, reporter, config.alliance.max_unsettled,
+                config.cluster.load_timeout, arrivals,
             )  # fmt: skip
-            with frozen_garbage_collection():
-                final = alliance.run(state, earlier)
+            try:
+                with frozen_garbage_collection():
+                    final = alliance.run(state, earlier)
+            except RayLostError as error:
+                signed = self.run_directory.num_signed
+                raise RayLostError(f"{signed} of {config.alliance.num_epochs} epochs are signed; {error}") from None
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))

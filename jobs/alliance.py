@@ -21,7 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from flock_ray.cluster.interrupts import stop_on_signals
+from flock_ray.cluster.interrupts import end_process, stop_on_signals
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, load_config
@@ -134,7 +134,7 @@ def one_line_errors(show_traceback: bool, interrupted: str) -> Iterator[None]:
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print one line on standard error and exit."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(exit_code)
+    end_process(exit_code)
 
 
 if __name__ == "__main__":
@@ -145,3 +145,4 @@ if __name__ == "__main__":
         main()
     except Exception as error:  # Hydra's, for a bad key, value or option
         fail(explain_bad_key(error), ConfigError.exit_code)
+    end_process(0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from typing import NoReturn
 
 _interrupted = threading.Event()
 _pending: list[BaseException] = []
+_stuck = threading.Event()
 
 
 def stop_on_signals() -> None:
@@ -37,3 +40,22 @@ def check_interrupted() -> None:
         raise _pending.pop()
     if _interrupted.is_set():
         raise KeyboardInterrupt
+
+
+def forget_pending() -> None:
+    """The run that other threads had something to raise in is over."""
+    _pending.clear()
+
+
+def teardown_is_stuck() -> None:
+    """What a run started cannot be ended: the process has to end without waiting for it, see `end_process`."""
+    _stuck.set()
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End the process with this code, whatever of its libraries does not want to end."""
+    if _stuck.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

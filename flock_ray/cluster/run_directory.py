@@ -256,6 +256,11 @@ class RunDirectory:
         receipts = {int(path.stem): json.loads(path.read_bytes()) for path in (self.path / "receipts").glob("*.json")}
         return sorted(epoch for epoch, receipt in receipts.items() if receipt.get("abandoned"))
 
+    @property
+    def num_signed(self) -> int:
+        """How many epochs are signed."""
+        return len(list((self.path / "records").glob("*.json")))
+
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind, oldest first; a torn last line is left out."""
         found = []

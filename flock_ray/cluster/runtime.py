@@ -14,13 +14,17 @@ from contextlib import contextmanager, suppress
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flock_ray.cluster.interrupts import raise_in_waiting
+from flock_ray.cluster.interrupts import forget_pending, raise_in_waiting, teardown_is_stuck
 from flock_ray.cluster.placement import available_cpus
 from flock_ray.config import ClusterConfig, ClusterMode
 from flock_ray.errors import ClusterError, RayLostError
 
-TEARDOWN_SECONDS = 20.0
-"""What ending the actors, and Ray, may take each."""
+TEARDOWN_SECONDS = 15.0
+"""What ending the actors may take: with a lost head it never ends."""
+SHUTDOWN_SECONDS, LOST_SHUTDOWN_SECONDS = 60.0, 5.0
+"""What ending Ray may take, and what it may where the head is silent, since Ray kills the process a minute after that."""
+SILENCE = 10.0
+"""Seconds without an answer of the head after which it is taken to be lost, once the run is over."""
 
 _ASK_EVERY = 3.0  # seconds between two questions to the head
 _GRACE = 15.0  # seconds after which a main thread that does not wait in our loops is taken to be stuck in Ray
@@ -53,8 +57,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         watchdog.stop()
-        if not within(TEARDOWN_SECONDS, ray.shutdown):
-            raise TeardownError("Ray does not shut down")
+        if not within(SHUTDOWN_SECONDS if watchdog.silent < SILENCE else LOST_SHUTDOWN_SECONDS, ray.shutdown):
+            teardown_is_stuck()
 
 
 def here() -> NodeAffinitySchedulingStrategy:
@@ -62,12 +66,8 @@ def here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-class TeardownError(Exception):
-    """What a run started could not be ended in time; the process has to end without it."""
-
-
 def within(seconds: float, call: Callable[[], object]) -> bool:
-    """Whether a call that is the best that can be done returned, or raised, in time; it goes on in a thread if not."""
+    """Whether a call whose errors do not matter any more returned in time; if not, it is left alone in its thread."""
 
     def run() -> None:
         with suppress(Exception):
@@ -98,9 +98,15 @@ class HeadWatchdog:
         for work in (self._ask, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
+    @property
+    def silent(self) -> float:
+        """Seconds since the head answered last."""
+        return time.monotonic() - self._answered
+
     def stop(self) -> None:
         """Watch no more."""
         self._stopped.set()
+        forget_pending()
 
     def _ask(self) -> None:
         while not self._stopped.wait(_ASK_EVERY):
@@ -113,13 +119,13 @@ class HeadWatchdog:
     def _watch(self) -> None:
         raised = False
         while not self._stopped.wait(1.0):
-            silent = time.monotonic() - self._answered
+            silent = self.silent
             if silent < self._timeout:
                 raised = False
                 continue
             error = RayLostError(
                 f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout); start it"
-                " again, and go on with resume=RUN_DIR"
+                " again and go on with resume=RUN_DIR"
             )
             if not raised:
                 raised = True
