@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.signing_log import entries_of
 from flock_ray.config import Keep, StoreConfig
 from flock_ray.protocol.encoding import from_hex
 from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
@@ -39,15 +40,14 @@ def prune(run: RunDirectory, config: StoreConfig, tell: Callable[[str], None]) -
         freed = [size for size in sizes if size is not None]
         if freed:
             with EventLog(run.events) as events:
-                events.emit("store_pruned", keep=config.keep, blobs=len(freed), bytes=sum(freed))
-            blobs = f"{len(freed)} blob{'s' * (len(freed) > 1)}"
-            tell(f"Store pruned (store.keep={config.keep.value}): {blobs} removed, {sum(freed) / 1e6:.1f} MB")
+                events.emit("store_pruned", keep=config.keep, removed=len(freed), bytes=sum(freed))
+            tell(f"Store pruned (store.keep={config.keep.value}): {len(freed)} removed, {sum(freed) / 1e6:.1f} MB")
     except Exception as error:  # the run is whole, whatever it is
         tell(f"Store not pruned to the end, resume={run.path} goes on with it: {' '.join(str(error).split())}")
 
 
 def _removals(run: RunDirectory, config: StoreConfig) -> Iterator[Removal]:
-    """Everything that goes. Other names that a run leaves in its store, and that nobody needs of a whole one, go here.
+    """Everything that goes.
 
     Payloads that members hold privately go first: where the store links to them, they take no room of their own.
     """
@@ -56,6 +56,7 @@ def _removals(run: RunDirectory, config: StoreConfig) -> Iterator[Removal]:
     if config.url and config.shared:
         return  # another run may have put the same blobs there, and need them
     store = BlobStore(config.url or str(run.store))
+    yield partial(store.remove_named, entries_of(from_hex(run.read_task()[0]["task"])))
     for digest in sorted(superfluous(run, config.keep)):
         yield partial(store.remove, digest)
 

@@ -22,7 +22,7 @@ from flock_ray.errors import ClusterError, RayLostError
 TEARDOWN_SECONDS = 15.0
 """What ending the actors may take: with a lost head it never ends."""
 SHUTDOWN_SECONDS, LOST_SHUTDOWN_SECONDS = 60.0, 5.0
-"""What ending Ray may take, and what it may where the head is silent, since Ray kills the process a minute after that."""
+"""What ending Ray may take, and what where its head is silent: Ray kills the process after a minute of that."""
 SILENCE = 10.0
 """Seconds without an answer of the head after which it is taken to be lost, once the run is over."""
 

@@ -18,6 +18,11 @@ from flock_ray.store.write_once import WriteOnceLog
 MAX_SEGMENT_BYTES = 1 << 30
 
 
+def entries_of(task: bytes) -> str:
+    """The folder of the store in which the entries of a task lie; nobody needs them once it is over."""
+    return f"signed/{task.hex()}"
+
+
 @dataclass(frozen=True)
 class SigningEntry:
     """One member's entry: `sealed` is what only the member can open, see `Member.sealed_entry`."""
@@ -32,7 +37,7 @@ class SigningLog:
 
     def __init__(self, store: BlobStore, task: bytes, epoch: int, seed: bytes, host: int) -> None:
         """The log of a host for the epoch with this seed; epoch 0 holds that its members joined the task."""
-        self._log = WriteOnceLog(store, f"signed/{task.hex()}/{epoch}-{seed.hex()[:16]}/{host}")
+        self._log = WriteOnceLog(store, f"{entries_of(task)}/{epoch}-{seed.hex()[:16]}/{host}")
 
     def read(self) -> list[SigningEntry]:
         """The entries that were not read before; what does not read as one is left out: it proves nothing.

@@ -177,6 +177,23 @@ class BlobStore:
                 pass
         raise FileExistsError(path)
 
+    def remove_named(self, folder: str) -> int | None:
+        """Remove everything that was stored under names in a folder, such as `signed/7`, for good.
+
+        Returns:
+            How many bytes it had, None if there was nothing.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        path = f"{self._root}/{folder}"
+        with self._explained("removed", path):
+            if not self._fs.exists(path):
+                return None
+            size = int(self._fs.du(path, total=True))
+            self._fs.rm(path, recursive=True)
+        return size
+
     def probe_write(self, token: str) -> None:
         """Leave a mark that `probe_read` finds from any machine that reaches the same store.
 

@@ -12,6 +12,7 @@ import pytest
 from flock_ray.cluster.launch import configuration_hash
 from flock_ray.cluster.pruning import prune, superfluous
 from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.signing_log import entries_of
 from flock_ray.config import Config, Keep, StoreConfig
 from flock_ray.errors import StoreError
 from flock_ray.store.blob_store import BlobStore
@@ -36,7 +37,7 @@ def whole(alliance: PlainAlliance, tmp_path: Path) -> tuple[Play, RunDirectory]:
 
 
 def blobs(run: RunDirectory) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in run.store.glob("*/*")}
+    return {path.name: path.stat().st_size for path in run.store.glob("??/*")}
 
 
 def records(run: RunDirectory) -> list[dict[str, Any]]:
@@ -62,10 +63,11 @@ def test_a_replay_keeps_messages_payloads_and_the_first_and_final_adapters(whole
     prune(run, StoreConfig(keep=Keep.replay), told.append)
     gone = before.keys() - blobs(run).keys()
     assert gone == {between}
-    (line,) = told
-    assert line == f"Store pruned (store.keep=replay): 1 blob removed, {before[between] / 1e6:.1f} MB"
+    assert not (run.store / entries_of(play.state.scope.task)).exists() and (run.store / "signed").exists()
     (event,) = run.logged("store_pruned")
-    assert (event["keep"], event["blobs"], event["bytes"]) == ("replay", 1, before[between])
+    assert (event["keep"], event["removed"]) == ("replay", 2) and event["bytes"] > before[between]
+    (line,) = told
+    assert line == f"Store pruned (store.keep=replay): 2 removed, {event['bytes'] / 1e6:.1f} MB"
     earlier, state = run.signed_epochs(
         run.first_state(play.state.terms), play.domain, play.relayer, BlobStore(str(run.store))
     )
