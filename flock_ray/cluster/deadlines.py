@@ -67,6 +67,11 @@ class Liveness:
         self._answered = self._moved = now
         self._last: Vitals | None = None
 
+    def not_looked_at(self, seconds: float) -> None:
+        """Nobody looked for so long: the driver was suspended, or busy with something else."""
+        self._answered += seconds
+        self._moved += seconds
+
     def answered(self, now: float, vitals: Vitals) -> None:
         """The actor told its vitals."""
         last, self._answered = self._last, now

@@ -39,11 +39,13 @@ from flock_ray.cluster.supervisor import (
 )
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.worker import Worker
-from flock_ray.errors import HangError, NodeGroupError, PlacementError
+from flock_ray.errors import HangError, PlacementError, WorkerMemoryError
 from flock_ray.protocol.roles import Roles
 from flock_ray.training.device import GPU_ENVIRONMENT
 
-_TICK = 1.0  # seconds between two looks at those that are waited for
+_TICK = 1.0  # seconds between two questions about a worker's vitals; more where there are hundreds of workers
+_LOOK = 0.1  # seconds between two looks at all that are waited for
+_AWAY = 10.0  # seconds between two looks after which the driver was not there to hear an answer
 _COLLATERAL_SECONDS = 5.0  # in which the ranks of a group fail with the first one
 _PLACE = "place"  # a step that waits for the placement group
 _LOADING = ("open_rendezvous", "load")  # a process starts, imports and reads: nothing tells a hang from slowness
@@ -281,21 +283,27 @@ class NodeGroups:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def _gather(self, waits: dict[int, _Waiting]) -> Iterator[tuple[int, Any]]:
+        looked = time.monotonic()
         while waits:
             now = time.monotonic()
             for index, waiting in waits.items():
                 self._ask(index, waiting, now)
             refs = {ref: index for index, waiting in waits.items() for ref in waiting.refs}
-            ready = ray.wait(list(refs), timeout=self._pause(waits, now))[0] if refs else self._sleep(waits, now)
+            ready = _ready(list(refs), self._pause(waits, now))
             check_interrupted()
             now = time.monotonic()
             for ref in ready:
-                if refs[ref] in waits and ref in waits[refs[ref]].refs:
-                    self._take(waits[refs[ref]], ref, now)
+                self._take(waits[refs[ref]], ref, now)
             for index in sorted({refs[ref] for ref in ready}):
-                if index in waits and not waits[index].refs and not waits[index].errors:
+                if not waits[index].refs and not waits[index].errors:
                     yield from self._step_done(index, waits, now)
+            away, now = time.monotonic() - looked, time.monotonic()
+            if away < _LOOK:
+                continue
+            looked = now
             for index in list(waits):
+                for liveness in waits[index].liveness.values() if away > _AWAY else ():
+                    liveness.not_looked_at(away)
                 self._look_after(index, waits, now)
             self._show_progress(waits)
 
@@ -303,11 +311,7 @@ class NodeGroups:
         """Seconds until something is due without an answer."""
         placing = any(waiting.method == _PLACE for waiting in waits.values())
         due = [waiting.ask_at - now for waiting in waits.values() if waiting.ask_at > now]
-        return max(0.01, min([0.05 if placing else _TICK, *due]))
-
-    def _sleep(self, waits: Mapping[int, _Waiting], now: float) -> list[Any]:
-        time.sleep(self._pause(waits, now))
-        return []
+        return max(0.01, min([_LOOK if placing else _TICK, *due]))
 
     def _ask(self, index: int, waiting: _Waiting, now: float) -> None:
         """Ask a group for its running step, unless it was asked or is not to be asked yet."""
@@ -391,7 +395,8 @@ class NodeGroups:
                     waiting.liveness[rank].answered(now, waiting.vitals[rank])
                 except RayError:
                     pass  # the phase fails with it
-        if not waiting.health and now - waiting.health_asked >= _TICK:
+        often = _TICK * max(1.0, len(self._alive) * self._plan.workers / 100)
+        if not waiting.health and now - waiting.health_asked >= often:
             waiting.health_asked = now
             waiting.health = {ref: rank for rank, ref in enumerate(group.ask_vitals())}
 
@@ -447,7 +452,7 @@ class NodeGroups:
             return error
         peak = max((vitals.peak_bytes for vitals in waiting.vitals.values()), default=0)
         limit = ray.cluster_resources().get("memory", 0)
-        return NodeGroupError(
+        return WorkerMemoryError(
             f"a worker ran out of memory: it held up to {peak / 1e9:.1f} GB, and the machines have"
             f" {limit / 1e9:.1f} GB for workers; lower training.cohort_tokens or the members of a host"
         )
@@ -486,6 +491,17 @@ class NodeGroups:
         """Stop all groups."""
         for group in self._groups:
             group.stop()
+
+
+def _ready(refs: Sequence[Any], timeout: float) -> list[Any]:
+    """All references whose answers are there, once one is or the time is over."""
+    if not refs:
+        time.sleep(timeout)
+        return []
+    if not ray.wait(list(refs), timeout=timeout)[0]:
+        return []
+    ready: list[Any] = ray.wait(list(refs), num_returns=len(refs), timeout=0)[0]
+    return ready
 
 
 _TOLD = {Retry: "it is asked again", Rebuild: "it is rebuilt", Move: "its hosts go to the other groups"}

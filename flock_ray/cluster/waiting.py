@@ -15,6 +15,7 @@ from flock_ray.cluster.supervisor import own_error
 from flock_ray.errors import HangError
 
 _TICK = 1.0  # seconds between two looks
+_AWAY = 10.0  # seconds between two looks after which the driver was not there to hear an answer
 
 
 class WatchedActor:
@@ -58,9 +59,13 @@ class WatchedActor:
         began = time.monotonic()
         liveness, health, late = Liveness(began, self._may_idle), None, False
         budget = self._deadlines.budget(f"{self._name}.{method}", 0)
+        looked = began
         while not ray.wait([ref], timeout=_TICK)[0]:
             check_interrupted()
             now = time.monotonic()
+            if now - looked > _AWAY:
+                liveness.not_looked_at(now - looked)
+            looked = now
             if health is None:
                 health = self.actor.vitals.options(concurrency_group="health").remote()
             elif ray.wait([health], timeout=0)[0]:

@@ -63,3 +63,10 @@ def test_slowness_is_no_hang(working: list[Vitals]) -> None:
     for second, vitals in enumerate(working, 1):
         liveness.answered(float(second), vitals)
         assert liveness.hang(float(second), BUDGET) is None
+
+
+def test_an_actor_does_not_hang_because_nobody_listened() -> None:
+    liveness = Liveness(0.0)
+    liveness.not_looked_at(3_600.0)
+    assert liveness.hang(3_601.0, BUDGET) is None
+    assert liveness.hang(3_621.0, BUDGET) is not None

@@ -170,7 +170,9 @@ def test_a_prune_that_fails_is_one_line_and_another_finishes_it(
     assert told == [f"Store not pruned to the end, resume={run.path} goes on with it: the store is read-only"]
     assert len(named(run)) == len(own) - 3
     prune(run, StoreConfig(keep=Keep.adapter), told.append)
-    assert named(run) == {play.state.adapter.hex()} and f": {len(own) - 4} removed" in told[-1]  # the signing entries went before
+    assert (
+        named(run) == {play.state.adapter.hex()} and f": {len(own) - 4} removed" in told[-1]
+    )  # the signing entries went before
     prune(run, StoreConfig(keep=Keep.adapter), told.append)
     assert len(told) == 2, "nothing is left to do and nothing is told"
 
