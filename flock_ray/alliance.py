@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -20,7 +20,7 @@ from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import here
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.cluster.waiting import WatchedActor
-from flock_ray.errors import HangError, ProtocolError
+from flock_ray.errors import ClusterError, FlockRayError, HangError
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
@@ -31,11 +31,20 @@ CoordinatorActor = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"h
 MAX_COORDINATORS = 3
 """That may be lost one after the other in an epoch before the run ends."""
 
+T = TypeVar("T")
 Arrivals = Callable[[Iterable[tuple[int, PhaseResult]]], Iterable[tuple[int, PhaseResult]]]
 
 
-class CoordinatorLostError(ProtocolError):
-    """The coordinator died or hangs."""
+class CoordinatorLostError(Exception):
+    """The coordinator died or hangs.
+
+    Attributes:
+        error: what a run ends with that loses one after the other.
+    """
+
+    def __init__(self, error: FlockRayError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Alliance:
@@ -77,12 +86,12 @@ class Alliance:
             self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
                 self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
-        self._begin(state)
+        self._with_coordinator(self._begin, state)
         while True:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
             if state.finished:
                 return state
-            state = self._epoch_with_any_coordinator(state)
+            state = self._with_coordinator(self._epoch, state)
 
     def _start_coordinator(self) -> None:
         """The coordinator lies on the driver's machine, so that the loss of another one does not take it along."""
@@ -93,20 +102,22 @@ class Alliance:
             actor, "coordinator", self.nodes.deadlines, self.start_timeout, self.reporter.line
         )
 
-    def _epoch_with_any_coordinator(self, state: TaskState) -> TaskState:
-        """One epoch, again and to the same bytes when its coordinator is lost: members repeat what they signed."""
-        for attempt in range(MAX_COORDINATORS):
+    def _with_coordinator(self, work: Callable[[TaskState], T], state: TaskState) -> T:
+        """`work(state)`, again with another coordinator when it is lost: members repeat what they signed."""
+        lost: CoordinatorLostError | None = None
+        for _ in range(MAX_COORDINATORS):
             try:
-                return self._epoch(state)
+                if lost:
+                    self._start_coordinator()
+                    self._begin(state)
+                return work(state)
             except CoordinatorLostError as error:
-                if attempt + 1 == MAX_COORDINATORS:
-                    raise
+                lost = error
                 self.events.emit("coordinator_lost", epoch=state.epoch, error=str(error))
-                self.reporter.line(f"{error}; epoch {state.epoch} runs again with another coordinator")
+                self.reporter.line(f"{error}; epoch {state.epoch} is played again with another coordinator")
                 ray.kill(self.coordinator.actor)
-                self._start_coordinator()
-                self._begin(state)
-        raise AssertionError
+        assert lost
+        raise lost.error from lost
 
     def _begin(self, state: TaskState) -> None:
         """Every node takes up the task and measures the global adapter on its members' held-out parts."""
@@ -204,13 +215,14 @@ class Alliance:
             state = self.ledger.follow(self._before[first])
             self.run_directory.write_abandoned(first, state.epoch)
             self.reporter.abandoned(first, state.epoch)
-            self._begin(state)
+            self._with_coordinator(self._begin, state)
         return state
 
     def _ask(self, method: str, *args: Any) -> Any:
         try:
             return self.coordinator.call(method, *args)
         except RayActorError as error:
-            raise CoordinatorLostError(f"the coordinator died in {method}") from error
+            lost: FlockRayError = ClusterError(f"the coordinator died in {method}")
+            raise CoordinatorLostError(lost) from error
         except HangError as error:
-            raise CoordinatorLostError(str(error)) from error
+            raise CoordinatorLostError(error) from error

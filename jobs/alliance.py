@@ -31,7 +31,10 @@ from flock_ray.telemetry.table import Console
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 INTERRUPTED = 130
-MOVABLE = ("mode", "address", "nodes", "cpus_per_worker", "placement_timeout")
+MOVABLE = (
+    "mode", "address", "nodes", "cpus_per_worker", "placement_timeout", "load_timeout", "phase_floor", "head_timeout",
+    "hosts_move",
+)  # fmt: skip
 """Settings of `cluster` that the command line may change for a resumed run: the others shape its bytes."""
 
 

@@ -28,11 +28,20 @@ class Deadlines:
         """
         self._floor = floor
         self._seconds: dict[str, deque[float]] = {}
+        self._counted: set[str] = set()
         self.estimate = 0.0
         """Seconds that an epoch is estimated to take: what a phase may take that was not seen before, ten times."""
 
     def note(self, phase: str, seconds: float, units: int) -> None:
-        """A phase with so many units of work (0: it has none to count) took so long."""
+        """A phase with so many units of work (0: it has none to count) took so long.
+
+        Groups that had nothing to do in a phase that counts its work say nothing about it.
+        """
+        if units and phase not in self._counted:
+            self._counted.add(phase)
+            self._seconds.pop(phase, None)
+        elif not units and phase in self._counted:
+            return
         self._seconds.setdefault(phase, deque(maxlen=KEPT)).append(seconds / max(units, 1))
 
     def budget(self, phase: str, units: int) -> float:

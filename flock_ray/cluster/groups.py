@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from flock_ray.cluster.deadlines import Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.placement import Plan, place_hosts, spans
-from flock_ray.cluster.spec import GroupInfo, GroupSpec
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
 from flock_ray.cluster.supervisor import (
     Cause,
     Fail,
@@ -35,6 +35,7 @@ from flock_ray.cluster.supervisor import (
     Retry,
     cause_of,
     decide,
+    is_collateral,
     root_cause,
 )
 from flock_ray.cluster.vitals import Vitals
@@ -55,12 +56,14 @@ class NodeGroup:
     """The workers of one node group.
 
     Attributes:
-        spec: what they host now.
-        where: the machine that they are on, once placed.
+        spec: what they are to host.
+        carried: the logical hosts that they carry; None while they are not loaded.
+        where: the machine that they are on, once placed; memory: bytes that Ray counts there for workers.
     """
 
     def __init__(self, spec: GroupSpec, plan: Plan, name: str, worker: type[Worker] = Worker) -> None:
-        self.spec, self.where = spec, ""
+        self.spec, self.where, self.memory = spec, "", 0.0
+        self.carried: dict[int, tuple[int, ...]] | None = None
         self._plan, self._name = plan, name
         self._actor = ray.remote(concurrency_groups={"health": 1})(worker)
         self._actors: list[Any] = []
@@ -77,8 +80,9 @@ class NodeGroup:
         if not self._placement.wait(0):
             return False
         placed_on = placement_group_table(self._placement)["bundles_to_node_id"][0]
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        self.where = f"{addresses.get(placed_on, 'an unknown address')} (Ray node {placed_on[:12]})"
+        machine: dict[str, Any] = next((node for node in ray.nodes() if node["NodeID"] == placed_on), {})
+        self.where = f"{machine.get('NodeManagerAddress', 'an unknown address')} (Ray node {placed_on[:12]})"
+        self.memory = machine.get("Resources", {}).get("memory", 0.0)
         self._actors = [self._create(rank) for rank in range(self._plan.workers)]
         return True
 
@@ -129,7 +133,7 @@ class NodeGroup:
             ray.kill(actor)
         if self._placement is not None:
             remove_placement_group(self._placement)
-        self._actors, self._placement = [], None
+        self._actors, self._placement, self.carried = [], None, None
 
 
 _Step = tuple[str, tuple[Any, ...]]
@@ -210,6 +214,7 @@ class NodeGroups:
         self._roles: Roles | None = None
         self._begin: tuple[Any, ...] | None = None
         self._failures: list[Failure] = []
+        self._events: dict[int, Sequence[tuple[str, Mapping[str, object]]]] = {}
         self._shown: dict[int, Vitals] = {}
         self._told = ("", 0, 0)
         self.deadlines = deadlines
@@ -218,10 +223,7 @@ class NodeGroups:
 
     def start(self) -> list[GroupInfo]:
         """Place and load all groups at once; what each tells, in the order of the plan."""
-        waits = {}
-        for index, group in enumerate(self._groups):
-            group.reserve()
-            waits[index] = _Waiting([], list(_LOADING_STEPS))
+        waits = {index: self._waiting(index) for index in range(len(self._groups))}
         return [info for _, info in sorted(self._gather(waits), key=lambda answer: answer[0])]
 
     def place(self, roles: Roles) -> None:
@@ -230,9 +232,9 @@ class NodeGroups:
         waits = {}
         for index, hosts in self._placement().items():
             group = self._groups[index]
-            if group.spec.hosts != hosts:
-                group.spec = replace(group.spec, hosts=hosts)
-                waits[index] = self._waiting(("assign", (hosts,)))
+            group.spec = replace(group.spec, hosts=hosts)
+            if group.carried != hosts:
+                waits[index] = self._waiting(index)
         if waits:
             self._report("hosts_moved", hosts={index: sorted(self._groups[index].spec.hosts) for index in waits})
             for _ in self._gather(waits):
@@ -274,10 +276,18 @@ class NodeGroups:
             FlockRayError: what a worker raised, or a group failed more often than the policy allows.
         """
         shared = tuple(arg if isinstance(arg, ray.ObjectRef) else ray.put(arg) for arg in args)
-        return self._gather({index: self._waiting((method, shared)) for index in sorted(self._alive)})
+        return self._gather({index: self._waiting(index, (method, shared)) for index in sorted(self._alive)})
 
-    @staticmethod
-    def _waiting(*asked: _Step) -> _Waiting:
+    def _waiting(self, index: int, *asked: _Step) -> _Waiting:
+        """What is asked of a group, after what it lacks: loading, if a wait before this one was given up, or hosts."""
+        group = self._groups[index]
+        if group.carried is None:
+            group.stop()
+            group.reserve()
+            return _Waiting(list(asked), [*_LOADING_STEPS, *self._taken_up(asked)])
+        if group.carried != group.spec.hosts:
+            assign = ("assign", (group.spec.hosts,))
+            return _Waiting(list(asked), [assign, *(self._taken_up(asked) if asked else ())])
         return _Waiting(list(asked), list(asked))
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -339,12 +349,20 @@ class NodeGroups:
 
     def _step_done(self, index: int, waits: dict[int, _Waiting], now: float) -> Iterator[tuple[int, Any]]:
         """All ranks answered: on to the group's next step, or its answer."""
-        waiting = waits[index]
-        method, _ = waiting.steps.pop(0)
-        self.deadlines.note(method, now - waiting.since, getattr(waiting.answer, "units", 0))
+        waiting, group = waits[index], self._groups[index]
+        method, args = waiting.steps.pop(0)
+        answer = waiting.answer
+        self.deadlines.note(method, now - waiting.since, getattr(answer, "units", 0))
+        if method in ("load", "assign"):
+            group.carried = args[0] if method == "assign" else group.spec.hosts
+        if isinstance(answer, PhaseResult):
+            events = (*self._events.pop(index, ()), *answer.events)
+            answer = replace(answer, events=events)
+            if waiting.steps or not waiting.asked:
+                self._events[index] = events  # its next answer brings them
         if not waiting.steps:
             del waits[index]
-            yield index, waiting.answer
+            yield index, answer
             return
         following = list(waiting.steps)
         if method == "open_rendezvous":
@@ -420,8 +438,13 @@ class NodeGroups:
             Exception: the policy says that the run fails.
         """
         group, waiting = self._groups[index], waits[index]
-        failure = Failure(index, waiting.method, cause_of(error), self._explained(error, waiting), group.where)
-        action = decide(failure, self._failures, can_move=self._plan.hosts_move and len(self._alive) > 1)
+        cause = cause_of(error)
+        if self._plan.workers > 1 and is_collateral(error):
+            cause = Cause.WORKER_DIED  # another rank, which did not come to say so
+        explained = self._explained(error, waiting, group) if cause is Cause.OUT_OF_MEMORY else error
+        failure = Failure(index, waiting.method, cause, explained, group.where)
+        can_move = self._plan.hosts_move and len(self._alive) > 1 and self._begin is not None
+        action = decide(failure, self._failures, can_move)
         self._failures.append(failure)
         if isinstance(action, Retry) and self._plan.workers > 1:
             action = Rebuild()  # the other ranks may wait for the one that failed
@@ -446,20 +469,18 @@ class NodeGroups:
         else:
             self._give_up(index, waits)
 
-    def _explained(self, error: Exception, waiting: _Waiting) -> Exception:
-        """What a run that ends by this failure says."""
-        if cause_of(error) is not Cause.OUT_OF_MEMORY:
-            return error
+    @staticmethod
+    def _explained(error: Exception, waiting: _Waiting, group: NodeGroup) -> Exception:
+        """What a run says that ends because a worker's memory did not suffice."""
         peak = max((vitals.peak_bytes for vitals in waiting.vitals.values()), default=0)
-        limit = ray.cluster_resources().get("memory", 0)
         return WorkerMemoryError(
-            f"a worker ran out of memory: it held up to {peak / 1e9:.1f} GB, and the machines have"
-            f" {limit / 1e9:.1f} GB for workers; lower training.cohort_tokens or the members of a host"
+            f"a worker ran out of memory: it held up to {peak / 1e9:.1f} GB, and its machine has"
+            f" {group.memory / 1e9:.1f} GB for workers; lower training.cohort_tokens or the members of a host"
         )
 
     def _taken_up(self, asked: Sequence[_Step]) -> list[_Step]:
         """What is asked, after the running epoch was taken up where that is not what is asked."""
-        if self._begin is None or not asked or asked[-1][0] == "begin":
+        if self._begin is None or (asked and asked[-1][0] == "begin"):
             return list(asked)
         return [("begin", tuple(ray.put(arg) for arg in self._begin)), *asked]
 
@@ -467,14 +488,15 @@ class NodeGroups:
         """Have the other groups take over the hosts of a group for which there is no machine."""
         self._groups[index].stop()
         self._alive.discard(index)
-        asked = self._taken_up(waits.pop(index).asked)
+        asked = waits.pop(index).asked
+        steps = self._taken_up(asked)
         for other, hosts in self._placement().items():
             group = self._groups[other]
             if group.spec.hosts != hosts:
                 group.spec = replace(group.spec, hosts=hosts)
                 waiting = waits.setdefault(other, _Waiting([], []))
                 waiting.asked += asked
-                waiting.steps += [("assign", (hosts,)), *asked]
+                waiting.steps += [("assign", (hosts,)), *steps]
 
     def _show_progress(self, waits: Mapping[int, _Waiting]) -> None:
         for index, waiting in waits.items():

@@ -30,7 +30,7 @@ class HostedMembers:
     A member that cannot know what it signed sits the epoch out, so that it never signs two things.
 
     Attributes:
-        members: {number: member}.
+        members: {number: member}; the same object for good, since others look members up in it.
         sitting_out: {number: why it signs nothing more in this epoch}.
     """
 
@@ -47,6 +47,7 @@ class HostedMembers:
         self._logs: dict[int, SigningLog] = {}
         self._unread: set[int] = set()
         self._restored: set[int] = set()  # in the running epoch
+        self._epoch: tuple[bytes, int, bytes] | None = None
         self._events: Events = []
         self.members: dict[int, Member] = {}
         self.sitting_out: dict[int, str] = {}
@@ -55,10 +56,11 @@ class HostedMembers:
         """Carry these logical hosts, {number: members}, and no others."""
         self._hosts = dict(hosts)
         self._host_of = {member: host for host, members in hosts.items() for member in members}
-        kept = {number: member for number, member in self.members.items() if number in self._host_of}
-        new = [number for number in self._host_of if number not in kept]
-        self.members = dict(sorted((kept | {number: self._open_member(number) for number in new}).items()))
-        self._unread.update(new)
+        for number in self.members.keys() - self._host_of.keys():
+            del self.members[number]
+        for number in sorted(self._host_of.keys() - self.members.keys()):
+            self.members[number] = self._open_member(number)
+            self._unread.add(number)
 
     def join(self, task: bytes) -> None:
         """Note, in folders and store, that the members join a task."""
@@ -79,7 +81,10 @@ class HostedMembers:
         """
         if self.sitting_out and not anew:
             self.join(state.scope.task)  # what it signs from now on is known
-        self.sitting_out, self._restored, self._logs = {}, set(), {}
+        epoch = state.scope.task, state.epoch, state.seed
+        if epoch != self._epoch:
+            self._epoch, self.sitting_out, self._restored = epoch, {}, set()
+        self._logs = {}
         if anew:
             self._unread = set(self.members)
         self._restore(state)
@@ -144,7 +149,7 @@ class HostedMembers:
         try:
             with batch:
                 yield batch
-        except (StoreError, OSError):
+        except StoreError:
             self._logs, self._unread = {}, set(self.members)  # whether entries were written is not known
             raise
         for number, kind in batch.repeated:

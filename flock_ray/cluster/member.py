@@ -16,6 +16,7 @@ from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
 from flock_ray.cluster.signing_log import SigningEntry
 from flock_ray.cluster.slashing_protection import SlashingProtection
+from flock_ray.errors import ProtocolError
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
 from flock_ray.protocol.message import Message, SignedMessage
@@ -114,9 +115,13 @@ class Member:
             ProtocolError: another digest was signed.
         """
         task, epoch, seed = self._of_epoch(state)
+        if self._entries.get(kind, digest) != digest:
+            raise ProtocolError(
+                f"refusing to sign a second {kind} of epoch {epoch}: member {self.number}'s entry in the store holds"
+                " another digest"
+            )
         self._protection.record(task, epoch, seed, kind, digest, batch)
         if kind in self._entries:
-            assert self._entries[kind] == digest
             return None
         opened = digest + (canonical_json(private) if private else b"")
         self._remember(kind, opened)

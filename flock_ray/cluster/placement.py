@@ -145,8 +145,9 @@ def _best_move(
         target = min(placed, key=lambda group: (totals[group][kind], group))
         for host in placed[source] if source != target else ():
             moved = dict(totals)
-            moved[source] = _total(set(placed[source]) - {host}, load)
-            moved[target] = _total({*placed[target], host}, load)
+            (proposers, voters), (ours, theirs) = load[host], (totals[source], totals[target])
+            moved[source] = ours[0] - proposers, ours[1] - voters
+            moved[target] = theirs[0] + proposers, theirs[1] + voters
             if (maxima := _maxima(moved.values())) < least:
                 least, best = maxima, (host, source, target)
     return best

@@ -26,6 +26,7 @@ SHUTDOWN_SECONDS, LOST_SHUTDOWN_SECONDS = 60.0, 5.0
 SILENCE = 10.0
 """Seconds without an answer of the head after which it is taken to be lost, once the run is over."""
 
+_TICK = 1.0  # seconds between two looks of the watchdog
 _ASK_EVERY = 3.0  # seconds between two questions to the head
 _GRACE = 15.0  # seconds after which a main thread that does not wait in our loops is taken to be stuck in Ray
 
@@ -82,6 +83,9 @@ def within(seconds: float, call: Callable[[], object]) -> bool:
 class HeadWatchdog:
     """Notices that Ray's head (its GCS) does not answer, before Ray ends the process without a word.
 
+    Attributes:
+        silent: seconds since the last answer, not counting those in which this process was suspended.
+
     The waiting loops raise RayLostError then. If none runs in the main thread, a second limit ends the process here.
     """
 
@@ -93,15 +97,11 @@ class HeadWatchdog:
         """
         self._timeout = timeout
         self._address = ray.get_runtime_context().gcs_address
-        self._answered = time.monotonic()
+        self._answers = 0
+        self.silent = 0.0
         self._stopped = threading.Event()
         for work in (self._ask, self._watch):
             threading.Thread(target=work, daemon=True).start()
-
-    @property
-    def silent(self) -> float:
-        """Seconds since the head answered last."""
-        return time.monotonic() - self._answered
 
     def stop(self) -> None:
         """Watch no more."""
@@ -114,14 +114,21 @@ class HeadWatchdog:
                 ray.nodes()
             except Exception:
                 continue
-            self._answered = time.monotonic()
+            self._answers += 1
 
     def _watch(self) -> None:
-        raised = False
-        while not self._stopped.wait(1.0):
+        raised, answers, looked = False, 0, time.monotonic()
+        while not self._stopped.wait(_TICK):
+            now = time.monotonic()
+            self.silent += min(now - looked, 2 * _TICK)
+            looked = now
+            if self._answers != answers:
+                answers, self.silent = self._answers, 0.0
+                if raised:
+                    raised = False
+                    forget_pending()
             silent = self.silent
             if silent < self._timeout:
-                raised = False
                 continue
             error = RayLostError(
                 f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout); start it"

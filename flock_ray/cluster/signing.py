@@ -9,11 +9,11 @@ from typing import Any, Self
 from flock_ray.chain.eip712 import Domain
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing_log import SigningEntry, SigningLog
+from flock_ray.errors import ProtocolError
 from flock_ray.protocol.message import MAX_BYTES, Kind, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
-from flock_ray.store.blob_store import BlobMissingError, BlobStore
-from flock_ray.store.write_once import SegmentTakenError
+from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
 
 
 class SigningBatch:
@@ -54,12 +54,17 @@ class SigningBatch:
         if signed != message.digest:
             try:
                 message = Message.parse(self._store.get(signed, MAX_BYTES))
-            except BlobMissingError:
+            except (BlobMissingError, BlobTooLargeError, BlobCorruptedError):
                 self.unrepeatable.append((member.number, kind))
                 return
             self.repeated.append((member.number, kind))
+            private = None  # it belongs to what was signed, and is in the entry of that
+        try:
+            self.record(member, kind, message.digest, private)
+        except ProtocolError:  # folder and store tell of two
+            self.unrepeatable.append((member.number, kind))
+            return
         self._store.put(message.data, self.files)
-        self.record(member, kind, message.digest, private)
         self._messages.append((member, message))
 
     def record(self, member: Member, kind: str, digest: bytes, private: Mapping[str, Any] | None = None) -> None:
@@ -85,14 +90,11 @@ class SigningBatch:
         stored = False
         try:
             with self.files:
-                if error is None:
-                    for host, entries in sorted(self._entries.items()):
-                        self._logs[host].append(entries, self.files)
-                else:
+                if error is not None:
                     raise error
+                for host, entries in sorted(self._entries.items()):
+                    self._logs[host].append(entries, self.files)
             stored = True
-        except FileExistsError as taken:
-            raise SegmentTakenError(f"{taken.filename}: another process of the same host signed meanwhile") from taken
         finally:
             if not stored:
                 for member in self._members:

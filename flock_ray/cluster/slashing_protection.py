@@ -8,8 +8,9 @@ from pathlib import Path
 
 from flock_ray.errors import ProtocolError
 from flock_ray.store.batch import Batch
+from flock_ray.store.failures import store_error
 
-_Place = tuple[str, int, str]
+_EpochKey = tuple[str, int, str]
 
 
 class SlashingProtection:
@@ -21,19 +22,21 @@ class SlashingProtection:
 
     def __init__(self, folder: Path) -> None:
         """Open or create `folder/slashing_protection.jsonl`; a last line that a crash cut short is dropped."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "slashing_protection.jsonl"
         self._newest: dict[str, int] = {}  # of each task: nothing of a later epoch is in the file
-        self._place: _Place | None = None
+        self._place: _EpochKey | None = None
         self._signed: dict[str, str] = {}
-        if self._path.exists():
-            data = self._path.read_bytes()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            data = self._path.read_bytes() if self._path.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]
             if whole != data:
                 os.truncate(self._path, len(whole))
-            for line in whole.splitlines():
-                task, epoch, *_ = json.loads(line)
-                self._newest[task] = max(epoch, self._newest.get(task, 0))
+        except OSError as error:
+            raise store_error(error, "read", str(self._path)) from error
+        for line in whole.splitlines():
+            task, epoch, *_ = json.loads(line)
+            self._newest[task] = max(epoch, self._newest.get(task, 0))
 
     def _at(self, task: bytes, epoch: int, seed: bytes) -> dict[str, str]:
         """{kind: digest} of one epoch, read from the file unless it is the one that was asked for last."""
@@ -42,8 +45,8 @@ class SlashingProtection:
             self._place, self._signed = place, {}
             if epoch <= self._newest.get(place[0], -1):
                 for line in self._path.read_bytes().splitlines():
-                    *found, kind, digest = json.loads(line)
-                    if tuple(found) == place:
+                    *key, kind, digest = json.loads(line)
+                    if tuple(key) == place:
                         self._signed[kind] = digest
         return self._signed
 

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 
 from flock_ray.errors import (
     FlockRayError,
@@ -133,7 +140,7 @@ def cause_of(error: Exception) -> Cause:
         return Cause.STORE
     if isinstance(error, FlockRayError):
         return Cause.INPUT
-    if isinstance(error, NodeDiedError):
+    if isinstance(error, NodeDiedError | ObjectLostError | ActorUnschedulableError):
         return Cause.MACHINE_LOST
     if isinstance(error, RayActorError):
         return _cause_of_death(error)
@@ -158,7 +165,7 @@ def root_cause(errors: Sequence[Exception]) -> Exception:
     A rank that fails takes its peers' collectives and connections with it: the first error of another kind counts.
     """
     causes = [own_error(error) for error in errors]
-    return next((cause for cause in causes if not _is_collateral(cause)), causes[0])
+    return next((cause for cause in causes if not is_collateral(cause)), causes[0])
 
 
 def own_error(error: Exception) -> Exception:
@@ -173,6 +180,7 @@ _COLLATERAL = re.compile(
 )
 
 
-def _is_collateral(error: Exception) -> bool:
+def is_collateral(error: Exception) -> bool:
+    """Whether an error of a rank tells only that it lost another one."""
     text = str(error).strip().splitlines()[-1:]  # of a traceback the last line names the error
     return any(_COLLATERAL.search(line) for line in text)

@@ -88,7 +88,7 @@ class Workbench:
         self._updates: dict[bytes, Adapter | Check] = {}
         self._grid: tuple[bytes, Start] | None = None
         self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
-        self._trained: dict[tuple[int, bytes, tuple[int, ...]], dict[int, LocalUpdate]] = {}
+        self._trained: dict[tuple[int, bytes], dict[int, LocalUpdate]] = {}
         self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
 
     def _load_base(self, rendezvous: Rendezvous) -> BaseModel:
@@ -106,7 +106,7 @@ class Workbench:
         for member in self.spec.members:
             if member not in self.silos:
                 self.silos[member] = self._load_silo(member)
-            self._step()
+            self.step()
 
     def _load_silo(self, member: int) -> Silo:
         return load_silo(self.spec.data, member, self.base.tokenizer)
@@ -130,7 +130,8 @@ class Workbench:
         """Tell that `total` steps of a phase are ahead, for whoever asks for the progress."""
         self.progress = (phase, 0, total)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Tell that one more step of the phase is done."""
         phase, done, total = self.progress
         self.progress = (phase, min(done + 1, total), total)
 
@@ -194,18 +195,17 @@ class Workbench:
 
         Always ask for all of the epoch's hosted proposers: who trains in one batch shapes the last bits.
         """
-        key = (epoch, start, tuple(members))
-        if key not in self._trained:
-            with self.timed("train"):
-                jobs = {member: self._job(member, epoch, start) for member in members}
-                costs = {member: _largest_step(job) for member, job in jobs.items()}
-                trained: dict[int, LocalUpdate] = {}
-                for cohort in self._cohorts(costs, self._host.__getitem__):
-                    results = self._engine.train([jobs[member] for member in cohort], self._step)
-                    for member, result in zip(cohort, results, strict=True):
-                        trained[member] = self._local_update(member, jobs[member], result)
-            self._trained[key] = trained
-        return self._trained[key]
+        trained = self._trained.setdefault((epoch, start), {})
+        hosts = {self._host[member] for member in members if member not in trained}
+        missing = [member for member in members if self._host[member] in hosts]
+        with self.timed("train"):
+            jobs = {member: self._job(member, epoch, start) for member in missing}
+            costs = {member: _largest_step(job) for member, job in jobs.items()}
+            for cohort in self._cohorts(costs, self._host.__getitem__):
+                results = self._engine.train([jobs[member] for member in cohort], self.step)
+                for member, result in zip(cohort, results, strict=True):
+                    trained[member] = self._local_update(member, jobs[member], result)
+        return {member: trained[member] for member in members}
 
     def _job(self, member: int, epoch: int, start: bytes) -> MemberJob:
         settings = self.spec.settings.of_epoch(epoch, self.spec.num_epochs)
@@ -267,20 +267,26 @@ class Workbench:
     def collect(self, payloads: Sequence[bytes]) -> None:
         """Fetch, check and remember payloads, in threads; each once for all voters here."""
         missing = [payload for payload in dict.fromkeys(payloads) if payload not in self._updates]
+        if missing:
+            self.begin_phase("fetch", len(missing))
         with self.timed("transfer"):
             for payload, update in zip(missing, self.in_threads(self._fetch, missing), strict=True):
                 self._updates[payload] = update
+                self.step()
 
     def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
         """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
         distinct = list(dict.fromkeys(payloads))
         total, checks = RunningCandidate(self._start(start)), dict[bytes, Check]()
+        self.begin_phase("fetch", len(distinct))
         with self.timed("transfer"):
-            for payload, found in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
-                checks[payload] = found if isinstance(found, Check) else Check.VALID
-                if not isinstance(found, Check):
-                    total.add(found, 1)
-        self._running = start, frozenset(one for one, check in checks.items() if check is Check.VALID), total
+            for payload, update in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
+                checks[payload] = update if isinstance(update, Check) else Check.VALID
+                if not isinstance(update, Check):
+                    total.add(update, 1)
+                self.step()
+        valid = frozenset(payload for payload, check in checks.items() if check is Check.VALID)
+        self._running = start, valid, total
         return checks
 
     def mean_of(self, start: bytes, payloads: Sequence[bytes]) -> bytes | None:
@@ -340,7 +346,7 @@ class Workbench:
         costs = {pair: sum(len(one.input_ids) for one in self.silos[pair[0]].heldout) for pair in missing}
         for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
             jobs = [LossJob(adapter_of(name), self.silos[member].heldout) for member, name in cohort]
-            found.update(zip(cohort, self._engine.losses(jobs, self._step), strict=True))
+            found.update(zip(cohort, self._engine.losses(jobs, self.step), strict=True))
 
     def score_proposals(
         self, voters: Sequence[int], start: bytes, payloads: Sequence[bytes]

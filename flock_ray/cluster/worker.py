@@ -64,6 +64,7 @@ class Worker:
         self._spec = spec
         self._rank = rank
         self._listener: Any = None
+        self._signers: dict[int, Signer] = {}
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Listen where the ranks of the group meet: host and port, which stay this worker's; none where none meet."""
@@ -122,9 +123,12 @@ class Worker:
     def _open_member(self, number: int) -> Member:
         spec = self._spec
         name = f"member-{number}"
-        signer: Signer = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+        if number not in self._signers:  # a keystore file takes a second to open
+            self._signers[number] = (
+                run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+            )
         attack = get_attack(spec.attacks.get(number, "none"), spec.attack_scale)
-        return Member(number, signer, Path(spec.state_dir) / name, attack, spec.reveals)
+        return Member(number, self._signers[number], Path(spec.state_dir) / name, attack, spec.reveals)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.
@@ -165,12 +169,12 @@ class Worker:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
         if getattr(self, "_state", None) != state:
             self._payloads: dict[int, tuple[bytes, int]] = {}
+            self._commitments: dict[Kind, set[bytes]] = {}
             self._bench.forget_training()
         self._state, self._domain, self._relayer = state, domain, relayer
         rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
         self._ballots = BallotBuilder(self._bench, self._hosting.members, mechanism, rule)
         self._verifier = MessageVerifier(domain)
-        self._commitments: dict[Kind, set[bytes]] = {}
         self._hosting.open_epoch(state, anew=True)
         return self._result(losses=self._bench.evaluate(state.adapter))
 
@@ -247,8 +251,10 @@ class Worker:
         proposers = self._hosted(state.roles.proposers)
         updates = self._bench.train(proposers, state.epoch, state.adapter)
         self._keep_payloads(updates)
+        self._bench.begin_phase("publish", len(updates))
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
+                self._bench.step()
                 if member := self._committed_proposer(number):
                     salt = member.salt(state, "payload")
                     payload, _ = self._payloads[number]
@@ -382,9 +388,11 @@ class Worker:
             payload = member.attack.payload(updates[number].delta, self._bench.codec.encode)
             return number, member.keep(payload, batch), len(payload)
 
+        kept = {}
         with self._bench.timed("encode"), Batch() as batch:
             for number, digest, size in self._bench.in_threads(keep, missing):
-                self._payloads[number] = digest, size
+                kept[number] = digest, size
+        self._payloads |= kept  # on disk by now
         self._bench.drop_deltas()
 
     def _hosted(self, seats: tuple[int, ...]) -> list[int]:

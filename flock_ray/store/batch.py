@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import uuid
 from collections.abc import Callable, Collection
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from flock_ray.store.failures import store_error
+from flock_ray.store.failures import SegmentTakenError, store_error
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _FEW = 4  # files that are synced one by one; more cost less with one sync of their whole filesystem
@@ -50,7 +51,8 @@ class Batch:
     def create(self, path: str | Path, data: bytes) -> None:
         """Have `data` appear at `path`, before all else of the batch.
 
-        Leaving the batch raises FileExistsError, and nothing of it appears, when something is at `path` by then.
+        Leaving the batch raises SegmentTakenError when something is at `path` by then; but for files that were created
+        before it nothing of the batch appears.
         """
         self.write(path, data)
         self._once.append(self._drafts.pop())
@@ -68,7 +70,10 @@ class Batch:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                os.write(file, data)
+                size = os.fstat(file).st_size
+                if os.write(file, data) < len(data):  # the next line must not begin in the middle of this one
+                    os.truncate(path, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(file)
         except OSError as error:
@@ -101,7 +106,7 @@ class Batch:
                 for draft, path in self._drafts:
                     os.rename(draft, path)
                 sync({path.rpartition("/")[0] for _, path in drafts})
-        except FileExistsError:
+        except SegmentTakenError:
             raise
         except OSError as failed:
             first = next(iter([path for _, path in drafts] + self._appended))
@@ -113,14 +118,17 @@ class Batch:
 
 
 def _create_once(draft: str, path: str) -> None:
-    """Have a draft appear at a path where nothing is; of two processes that try one fails with FileExistsError."""
+    """Have a draft appear at a path where nothing is; of two processes that try one fails with SegmentTakenError."""
     try:
-        os.link(draft, path)
-    except FileExistsError as error:
-        raise FileExistsError(error.errno, error.strerror, path) from None
-    except OSError:  # no hard links there
-        os.close(_create(path))
-        os.rename(draft, path)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links there
+            os.close(_create(path))
+            os.rename(draft, path)
+    except FileExistsError:
+        raise SegmentTakenError(f"{path} exists: another process wrote it meanwhile") from None
 
 
 def _create(path: str) -> int:

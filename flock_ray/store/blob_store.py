@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from flock_ray.errors import StoreError
 from flock_ray.protocol.hashing import sha256
 from flock_ray.store.batch import Batch
-from flock_ray.store.failures import StoreUnavailableError, store_error
+from flock_ray.store.failures import SegmentTakenError, StoreUnavailableError, store_error
 
 __all__ = ["BlobCorruptedError", "BlobMissingError", "BlobStore", "BlobTooLargeError", "StoreUnavailableError"]
 
@@ -160,11 +160,14 @@ class BlobStore:
     def create_named(self, name: str, data: bytes, batch: Batch) -> None:
         """Store data under a name that nobody used, such as `signed/7/0`; on a local filesystem see `Batch.create`.
 
+        Drivers differ in how atomic this is, so what was stored elsewhere than on a local filesystem is read back.
+
         Raises:
-            FileExistsError: somebody did.
+            SegmentTakenError: somebody did.
             StoreError: the store cannot be written.
         """
         path = f"{self._root}/{name}"
+        taken = SegmentTakenError(f"{path} exists: another process wrote it meanwhile")
         with self._explained("written", path):
             if self._local:
                 batch.create(path, data)
@@ -172,10 +175,10 @@ class BlobStore:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             try:
                 self._fs.pipe_file(path, data, mode="create")
-                return
             except FileExistsError:
-                pass
-        raise FileExistsError(path)
+                raise taken from None
+        if self._read(path, len(data) + 1) != data:
+            raise taken
 
     def remove_named(self, folder: str) -> int | None:
         """Remove everything that was stored under names in a folder, such as `signed/7`, for good.

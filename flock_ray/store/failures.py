@@ -27,6 +27,10 @@ class StoreUnavailableError(StoreError):
     """The store did not answer, or not to the end; the same may well succeed a little later."""
 
 
+class SegmentTakenError(StoreUnavailableError):
+    """Another process created a write-once file first: read what it wrote before writing again."""
+
+
 def store_error(error: Exception, verb: str, path: str) -> StoreError:
     """What a disk or a driver raised (each driver has its own classes), as an error of ours that names the path.
 

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobMissingError, BlobStore
-from flock_ray.store.failures import StoreUnavailableError
-
-
-class SegmentTakenError(StoreUnavailableError):
-    """Another process created the segment first: read the log again before writing to it."""
 
 
 class WriteOnceLog:
@@ -42,13 +37,10 @@ class WriteOnceLog:
         """Create the next segment; on a local filesystem it appears once `batch` is left.
 
         Raises:
-            SegmentTakenError: it exists (from `batch`, on a local filesystem, as FileExistsError).
+            SegmentTakenError: it exists (on a local filesystem `batch` raises it).
             StoreError: the store cannot be written.
         """
-        try:
-            self._store.create_named(self._segment(), data, batch)
-        except FileExistsError as error:
-            raise SegmentTakenError(f"{self._segment()} exists: another process wrote it") from error
+        self._store.create_named(self._segment(), data, batch)
         self._next += 1
 
     def _segment(self) -> str:
