@@ -149,7 +149,7 @@ def cases() -> list[Case]:
         Case("group moved without its folders, ballots B sealed", (Strike("lose_folder", "reveal_ballots_b", 2),)),
         Case("group moved without its folders, payloads committed to", (Strike("lose_folder", "publish", 2),)),
         Case("head's state server killed", (Strike("lose_gcs", "publish", 1),), ("refused",),
-             {"seconds": 1.0, "epochs": 3}, alone=True, **slow),
+             {"seconds": 2.0, "epochs": 3}, alone=True, **slow),
         Case("object store full", (Strike("fill_objects", "publish", 2),)),
         Case(
             "disk full, members' folders",
