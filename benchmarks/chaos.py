@@ -63,6 +63,7 @@ class Case:
         name: of the fault and what it strikes.
         strikes: what happens to the run.
         intended: outcomes that are right.
+        codes: exit codes that a refusal may have; any if there are none.
         order: what differs from the usual run.
         machines: that stand beside the driver's.
         alone: the cluster does not outlive the case.
@@ -82,6 +83,7 @@ class Case:
     small: str = ""
     between: str = ""
     unseen: bool = False
+    codes: tuple[int, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -92,6 +94,11 @@ class Case:
     def sweep(self) -> bool:
         """Whether the strikes are cases of their own that share a run as long as it bears them."""
         return len(self.strikes) > 2 and len({one.fault for one in self.strikes}) == 1 and self.epochs != ROUNDS
+
+    def right(self, verdict: Mapping[str, Any]) -> bool:
+        """Whether a run ended as it should."""
+        coded = verdict["outcome"] != "refused" or not self.codes or verdict["code"] in self.codes
+        return verdict["outcome"] in self.intended and coded
 
     def parts(self) -> Iterator[Case]:
         """The cases of a sweep, each in a run of its own."""
@@ -138,7 +145,13 @@ def cases() -> list[Case]:
     found += [
         Case("machine lost, one to spare", (Strike("lose_node", "commit_ballots_a", 2),), machines=3, **slow),
         Case("machine lost while training, one to spare", (Strike("lose_node", "train", 2),), machines=3, **slow),
-        Case("machine lost, none to spare", (Strike("lose_node", "commit_ballots_a", 2),), ("refused",), **lost),
+        Case(
+            "machine lost, none to spare",
+            (Strike("lose_node", "commit_ballots_a", 2),),
+            ("refused",),
+            **lost,
+            codes=(30, 31),
+        ),
         Case(
             "coordinator's machine lost",
             (Strike("lose_node", "reveal_ballots_a", 2, "coordinator"),),
@@ -148,31 +161,65 @@ def cases() -> list[Case]:
         Case("group moved without its folders, ballots A sealed", (Strike("lose_folder", "reveal_ballots_a", 2),)),
         Case("group moved without its folders, ballots B sealed", (Strike("lose_folder", "reveal_ballots_b", 2),)),
         Case("group moved without its folders, payloads committed to", (Strike("lose_folder", "publish", 2),)),
-        Case("head's state server killed", (Strike("lose_gcs", "publish", 1),), ("refused",),
-             {"seconds": 1.0, "epochs": 3}, alone=True, **slow),
+        Case(
+            "head's state server killed",
+            (Strike("lose_gcs", "publish", 1),),
+            ("refused",),
+            {"seconds": 2.0, "epochs": 3},
+            alone=True,
+            **slow,
+            codes=(33,),
+        ),
         Case("object store full", (Strike("fill_objects", "publish", 2),)),
         Case(
             "disk full, members' folders",
             (Strike("fill_disk", "commit_ballots_a", 2, "{run}/members"),),
             ("refused",),
             small="members",
+            codes=(60,),
         ),
-        Case("disk full, run folder", (Strike("fill_disk", "sign", 2, "{run}"),), ("refused",), small="run"),
-        Case("disk full, store", (Strike("fill_disk", "publish", 2, "{folder}/store"),), ("refused",), small="store"),
-        Case("global adapter corrupted", (Strike("damage_adapter", "train", 2),), ("same", "refused")),
-        Case("stored update corrupted", (Strike("damage_payload", "commit_ballots_a", 2),),
-             ("same", "said"), unseen=True),
-        Case("checkpoint corrupted, record", (Strike("leave", "train", 2),), ("refused",), between="records/1.json"),
-        Case("checkpoint corrupted, receipt", (Strike("leave", "train", 2),), ("refused",), between="receipts/1.json"),
+        Case(
+            "disk full, run folder", (Strike("fill_disk", "sign", 2, "{run}"),), ("refused",), small="run", codes=(60,)
+        ),
+        Case(
+            "disk full, store",
+            (Strike("fill_disk", "publish", 2, "{folder}/store"),),
+            ("refused",),
+            small="store",
+            codes=(60,),
+        ),
+        Case("global adapter corrupted", (Strike("damage_adapter", "train", 2),), ("same", "refused"), codes=(60,)),
+        Case(
+            "stored update corrupted", (Strike("damage_payload", "commit_ballots_a", 2),), ("same", "said"), unseen=True
+        ),
+        Case(
+            "checkpoint corrupted, record",
+            (Strike("leave", "train", 2),),
+            ("refused",),
+            between="records/1.json",
+            codes=(61,),
+        ),
+        Case(
+            "checkpoint corrupted, receipt",
+            (Strike("leave", "train", 2),),
+            ("refused",),
+            between="receipts/1.json",
+            codes=(61,),
+        ),
         Case("driver killed", (Strike("leave", "reveal_ballots_b", 2),), ("refused",)),
-    ]  # fmt: skip
+    ]
     if find_anvil():
         away = Strike("chain_away", "see", 1, lasts=6.0)
         found += [
             Case("RPC away for 6 s", (away,), order={"chain": "rpc", "patience": 60.0}),
-            Case("RPC away for good", (replace(away, lasts=0.0),), ("refused",),
-                 {"chain": "rpc", "patience": 5.0}),
-        ]  # fmt: skip
+            Case(
+                "RPC away for good",
+                (replace(away, lasts=0.0),),
+                ("refused",),
+                {"chain": "rpc", "patience": 5.0},
+                codes=(41,),
+            ),
+        ]
     every_round = tuple(Strike("kill", "train", turn) for turn in range(1, ROUNDS + 1))
     found.append(Case("worker killed every round", every_round, order={"epochs": ROUNDS}))
     return found
@@ -518,7 +565,7 @@ class Theatre:
             "case": case.name,
             "phase": case.strikes[0].phase,
             **verdict,
-            "intended": verdict["outcome"] in case.intended,
+            "intended": case.right(verdict),
             "spared": [one["spared"] for one in struck if "spared" in one],
             "rebuild_seconds": rebuilds,
             "extra_seconds_per_kill": extra,

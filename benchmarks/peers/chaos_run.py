@@ -201,7 +201,7 @@ class Faults:
         if node == ray.get_runtime_context().get_node_id():
             return {"pids": [], "spared": "the driver's machine"}
         socket = next(one["RayletSocketName"] for one in ray.nodes() if one["NodeID"] == node)
-        [raylet] = _processes(f"--raylet_socket_name={socket}")
+        [raylet] = _processes("raylet", f"--raylet_socket_name={socket}")
         pids = [raylet, *_descendants(raylet)]
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -210,10 +210,10 @@ class Faults:
 
     def lose_gcs(self, strike: Strike) -> dict[str, Any]:
         """SIGKILL for the server that Ray's head keeps its state in."""
-        pids = _processes(f"--gcs_server_port={self._order.address.rpartition(':')[2]}")
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        return {"pids": pids}
+        session = ray._private.worker.global_worker.node.get_session_dir_path()
+        [pid] = _processes("gcs_server", f"--session-dir={session}")
+        os.kill(pid, signal.SIGKILL)
+        return {"pids": [pid]}
 
     def fill_objects(self, strike: Strike) -> dict[str, Any]:
         """Objects of twice the memory that the driver's object store has, all held."""
@@ -287,12 +287,15 @@ def _actor(name: str) -> dict[str, Any]:
     return next(one for one in living if name in (one["Name"], one["ActorClassName"].lower()))
 
 
-def _processes(argument: str) -> list[int]:
-    """Processes with this argument in their command line."""
+def _processes(program: str, argument: str) -> list[int]:
+    """Processes of a program with this argument in their command line."""
     found = []
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
-            if folder.name.isdigit() and argument.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+            line = (
+                (folder / "cmdline").read_bytes().decode(errors="replace").split("\0") if folder.name.isdigit() else []
+            )
+            if argument in line and line[0].endswith(program):
                 found.append(int(folder.name))
     return found
 

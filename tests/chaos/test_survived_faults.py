@@ -33,7 +33,7 @@ def place() -> Iterator[Theatre]:
         yield made
 
 
-@pytest.mark.parametrize("case", map(single, CHOSEN), ids=CHOSEN)
+@pytest.mark.parametrize("case", [single(name) for name in CHOSEN], ids=CHOSEN)
 def test_the_run_ends_as_it_should_after(place: Theatre, case: Case) -> None:
     [row] = place.play(case)
     assert row["intended"], show(row)
