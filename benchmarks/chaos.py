@@ -44,7 +44,7 @@ LOAD_SILENCE, SILENCE = 90.0, 40.0
 """Seconds without news until a run counts as hanging: while it loads, and from its first phase on."""
 
 ROUNDS = 40
-EXPLAINS = ("message_dropped", "refused_to_sign", "epoch_abandoned")
+EXPLAINS = ("message_dropped", "refused_to_sign", "epoch_abandoned", "sat_out")
 """Kinds of events that say why a run ended otherwise than an undisturbed one."""
 
 AT_WORKERS = ("kill", "stop", "lose_node", "lose_folder", "damage_adapter")
@@ -153,6 +153,12 @@ def cases() -> list[Case]:
             codes=(30, 31),
         ),
         Case(
+            "machine lost, none to spare, hosts may move",
+            (Strike("lose_node", "commit_ballots_a", 2),),
+            order={"placement_timeout": 10.0, "hosts_move": "always"},
+            **slow,
+        ),
+        Case(
             "coordinator's machine lost",
             (Strike("lose_node", "reveal_ballots_a", 2, "coordinator"),),
             machines=4,
@@ -238,7 +244,7 @@ QUICK = (
 # -- where it plays ------------------------------------------------------------------------------------------------
 
 
-class Stage:
+class ChaosCluster:
     """A Ray cluster of one machine for the driver, without CPUs for others, and some of one CPU each."""
 
     def __init__(self) -> None:
@@ -454,7 +460,7 @@ class RemoteChain:
 # -- a case from beginning to end ----------------------------------------------------------------------------------
 
 
-class Theatre:
+class ChaosHarness:
     """Plays cases, one after the other, on a cluster that lives as long as they let it."""
 
     def __init__(self, folder: Path) -> None:
@@ -465,7 +471,7 @@ class Theatre:
         os.environ["PYTHONPATH"] = str(ROOT)  # for the workers, and for what the drivers are forked from
         os.environ["OMP_NUM_THREADS"] = "1"
         self._folder, self._number = folder, 0
-        self._stage: Stage | None = None
+        self._stage: ChaosCluster | None = None
         self._chain: RemoteChain | None = None
         self._undisturbed: dict[tuple[Any, ...], Played] = {}
         self.mounts = can_mount(folder / "mount")
@@ -482,9 +488,9 @@ class Theatre:
             self._stage.close()
         self._stage = None
 
-    def _on(self, machines: int) -> Stage:
+    def _on(self, machines: int) -> ChaosCluster:
         if self._stage is None:
-            self._stage = Stage()
+            self._stage = ChaosCluster()
         self._stage.have(machines)
         return self._stage
 
@@ -505,8 +511,8 @@ class Theatre:
             changes["store"] = str(folder / "store")
         if case.small in ("members", "run"):
             changes["small"] = case.small
-        stage = self._on(case.machines)
-        return Order(**{"address": stage.address, "output": str(folder / "runs"), "epochs": case.epochs, **changes})
+        cluster = self._on(case.machines)
+        return Order(**{"address": cluster.address, "output": str(folder / "runs"), "epochs": case.epochs, **changes})
 
     def undisturbed(self, case: Case) -> Played:
         """The run that the case would be without its fault."""
@@ -664,11 +670,11 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 @contextmanager
-def theatre() -> Iterator[Theatre]:
+def chaos_harness() -> Iterator[ChaosHarness]:
     """A place for cases, for the length of a block."""
     variables = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        made = Theatre(Path(name))
+        made = ChaosHarness(Path(name))
         try:
             yield made
         finally:
@@ -700,7 +706,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
             earlier = [row for row in earlier_result("chaos", quick)["rows"] if not row["case"].startswith(only)]
     rows: list[dict[str, Any]] = []
     began = time.monotonic()
-    with theatre() as place:
+    with chaos_harness() as place:
         for case in chosen:
             for row in place.play(case):
                 rows.append(row)

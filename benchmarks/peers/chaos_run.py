@@ -38,6 +38,7 @@ from flock_ray.config import (
     ClusterConfig,
     ClusterMode,
     Config,
+    HostsMove,
     LoraConfig,
     ModelConfig,
     StoreConfig,
@@ -108,6 +109,7 @@ class Order:
     url: str = ""
     store: str = ""
     placement_timeout: float = 20.0
+    hosts_move: str = "never"
     patience: float = 60.0
     small: str = ""
     strikes: tuple[Strike, ...] = field(default_factory=tuple)
@@ -125,9 +127,9 @@ def configure(order: Order) -> Config:
         address=order.address,
         nodes=order.nodes,
         placement_timeout=order.placement_timeout,
+        phase_floor=PHASE_FLOOR,
+        hosts_move=HostsMove(order.hosts_move),
     )
-    if hasattr(cluster, "phase_floor"):
-        cluster = replace(cluster, phase_floor=PHASE_FLOOR)
     return Config(
         seed=8,
         model=ModelConfig(source="simulated", path=Simulation(16, order.seconds).path),

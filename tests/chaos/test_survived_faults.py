@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.chaos import Case, Theatre, cases, show, theatre
+from benchmarks.chaos import Case, ChaosHarness, cases, chaos_harness, show
 
 pytestmark = pytest.mark.ray
 
@@ -28,12 +28,12 @@ def single(name: str) -> Case:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Theatre]:
-    with theatre() as made:
+def harness() -> Iterator[ChaosHarness]:
+    with chaos_harness() as made:
         yield made
 
 
 @pytest.mark.parametrize("case", [single(name) for name in CHOSEN], ids=CHOSEN)
-def test_the_run_ends_as_it_should_after(place: Theatre, case: Case) -> None:
-    [row] = place.play(case)
+def test_the_run_ends_as_it_should_after(harness: ChaosHarness, case: Case) -> None:
+    [row] = harness.play(case)
     assert row["intended"], show(row)

@@ -14,11 +14,12 @@ from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing_log import SigningEntry, SigningLog, by_member
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.cluster.worker import Worker
+from flock_ray.errors import ProtocolError
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
-from flock_ray.store.write_once import SegmentTakenError
+from flock_ray.store.failures import SegmentTakenError
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node
 
 pytestmark = pytest.mark.model
@@ -72,7 +73,7 @@ def test_a_group_moved_between_commitment_and_reveal_reveals_the_same_ballots(mo
     worker, begun = moved.rebuilt()
     assert set(told(begun, "folder_restored")) == set(moved.members) and not told(begun, "sat_out")
     answer = getattr(worker, phase)(*moved.play.arguments(phase))
-    with pytest.raises(SegmentTakenError, match="another process of the same host signed meanwhile"):
+    with pytest.raises(SegmentTakenError, match="another process wrote it meanwhile"):
         moved.play.exchange(phase)  # the old process, which was only taken for dead
     moved.play.exchange(phase)  # asked again it knows what the other signed
     assert answer.messages == moved.play.results[phase][moved.index].messages != ()
@@ -148,6 +149,76 @@ def test_a_message_that_the_store_lost_too_is_not_repeated(moved: Moved, monkeyp
     assert answer.messages == ()
     voters = moved.of_role(moved.play.state.roles.voters)
     assert told(answer, "sat_out") == dict.fromkeys(voters, UNREPEATABLE)
+
+
+def test_a_member_that_sits_out_does_so_too_when_the_epoch_is_taken_up_again(moved: Moved) -> None:
+    """As it is when the coordinator is replaced, whose new bulletin shows nothing of what was signed."""
+    moved.until("reveal_ballots_a")
+    for folder in moved.signed():
+        shutil.rmtree(folder)
+    worker, _ = moved.rebuilt()
+    worker.reveal_ballots_a(*moved.play.arguments("reveal_ballots_a"))
+    before = dict(worker._hosting.sitting_out)
+    worker.begin(moved.play.state, moved.play.domain, moved.play.relayer)
+    assert worker._hosting.sitting_out == before != {}
+    proposers = moved.of_role(moved.play.state.roles.proposers)
+    assert not {Message.parse(message.data).member for message in worker.train().messages} & (proposers & before.keys())
+
+
+def test_an_old_message_without_its_entry_gets_no_new_ballot(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the commitment and the store lost the entry: the new ballot is not what it commits to."""
+    moved.until("commit_ballots_a")
+    moved.play.exchange("commit_ballots_a")
+    for folder in moved.signed():
+        shutil.rmtree(folder)
+    worker, _ = load_node(moved.alliance.specs[moved.index])
+    worker.begin(moved.play.state, moved.play.domain, moved.play.relayer)
+    monkeypatch.setattr("flock_ray.cluster.workbench.paired_score", other_score)
+    again = worker.commit_ballots_a(*moved.play.arguments("commit_ballots_a"))
+    assert again.messages == moved.play.results["commit_ballots_a"][moved.index].messages
+    assert worker.reveal_ballots_a(*moved.play.arguments("reveal_ballots_a")).messages == ()
+
+
+def test_folder_and_store_that_tell_of_two_digests_are_no_reason_to_sign_a_third(moved: Moved) -> None:
+    member, state = moved.alliance.member(moved.members[0]), moved.play.state
+    with Batch() as batch:
+        entry = member.record(state, "report", bytes(32), None, batch)
+    assert entry
+    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh.restore(state, [entry])
+    for digest in (b"\1" * 32, b"\2" * 32):
+        with pytest.raises(ProtocolError, match="refusing to sign a second report"), Batch() as batch:
+            fresh.record(state, "report", digest, None, batch)
+    assert fresh.signed(state) == {"report": bytes(32)}
+
+
+@pytest.mark.parametrize("swaps", [(True, False), (False, True), (True, True)])
+def test_hosts_that_move_between_groups_change_no_byte(alliance: PlainAlliance, swaps: tuple[bool, bool]) -> None:
+    """As roles fall: the groups have each other's hosts in the first epoch, or only in the second, or in both."""
+    seed = 5_000 + 2 * swaps[0] + swaps[1]
+    undisturbed = alliance.found(seed)
+    expected = [undisturbed.epoch().data for _ in range(2)]
+    shutil.rmtree(Path(alliance.specs[0].store_url) / "signed" / undisturbed.state.scope.task.hex())
+    play = alliance.found(seed)
+    homes = [spec.hosts for spec in alliance.specs]
+
+    def assign(swapped: bool) -> None:
+        for worker, hosts in zip(alliance.nodes, reversed(homes) if swapped else homes, strict=True):
+            worker.assign(hosts)
+
+    try:
+        assign(swaps[0])
+        for worker in alliance.nodes:
+            worker.begin(play.state, play.domain, play.relayer)
+        record, bulletin = play.until_signing()
+        signatures = play.signatures(record, bulletin)
+        attestation, play.state = play.committee.attest(record, signatures)
+        assign(swaps[1])
+        for worker in alliance.nodes:
+            worker.advance(attestation, bulletin)
+        assert [record.data, play.epoch().data] == expected
+    finally:
+        assign(False)
 
 
 def swapped(entries: list[SigningEntry]) -> list[SigningEntry]:
