@@ -56,7 +56,7 @@ class Session:
         self.store_url = config.store.url or str(run.store)
 
     def play(self, arrivals: Arrivals) -> dict[str, Any]:
-        """Load, found or resume the task, run its epochs, pay out, write the results; returns the summary."""
+        """Load, create or resume the task, run its epochs, pay out, write the results; returns the summary."""
         config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
@@ -120,9 +120,12 @@ class Session:
             return NoLedger(self.config, accounts)
         config = self.config
         if self.run_directory.started:
-            found = self.run_directory.read_task()[1]
+            addresses = self.run_directory.read_task()[1]
             config = replace(
-                config, chain=replace(config.chain, token=found.token, task=found.task, settlement=found.settlement)
+                config,
+                chain=replace(
+                    config.chain, token=addresses.token, task=addresses.task, settlement=addresses.settlement
+                ),
             )
         ledger = ChainLedger(config, self.run_directory.path, accounts)
         ledger.outage.progress, ledger.tell = self.console.progress, self.console.line

@@ -55,7 +55,7 @@ class MessageVerifier:
     def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:
         """The epoch's messages among `bulletin`; what does not open is left out.
 
-        The same messages give the same inbox, and so what was found in it is not computed again.
+        The same messages give the same inbox, so that what follows from it is computed once.
         """
         messages = []
         for signed in bulletin:

@@ -35,7 +35,10 @@ class BallotBuilder:
         if self.streams:
             checks = self._bench.check(state.adapter, payloads)
             ballot = BallotA(
-                tuple(ProposalEntry(who, one.payload, checks[one.payload], None) for who, one in manifests.items())
+                tuple(
+                    ProposalEntry(proposer, manifest.payload, checks[manifest.payload], None)
+                    for proposer, manifest in manifests.items()
+                )
             )
             return [(self._members[number], ballot) for number in voters if number in self._members]
         self._bench.collect(payloads)
@@ -60,8 +63,8 @@ class BallotBuilder:
 
     def _accepted(self, state: TaskState, inbox: Inbox) -> dict[int, bytes]:
         """{proposer: payload hash} of the accepted proposals."""
-        accepted = [one for one in judge_proposals(state, inbox) if one.status == "accepted"]
-        return {one.member: one.payload for one in accepted if one.payload}
+        accepted = [proposal for proposal in judge_proposals(state, inbox) if proposal.status == "accepted"]
+        return {proposal.member: proposal.payload for proposal in accepted if proposal.payload}
 
     def accepted_updates(self, state: TaskState, inbox: Inbox) -> dict[bytes, Adapter]:
         """{payload hash: update} of the accepted proposals that can be had here."""
@@ -102,7 +105,7 @@ class BallotBuilder:
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots
 
-    def _vote(self, number: int, found: Score) -> Score:
+    def _vote(self, number: int, score: Score) -> Score:
         """What the member says of an adapter: its score, or what its attack makes of it."""
         member = self._members.get(number)
-        return Score(member.attack.vote(found.gain), found.standard_error).clamped() if member else found
+        return Score(member.attack.vote(score.gain), score.standard_error).clamped() if member else score

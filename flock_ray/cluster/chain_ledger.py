@@ -187,7 +187,8 @@ class ChainLedger:
         if not joining:  # an earlier attempt went further, and its folder may be gone
             collect_enrolments(groups, self._task, {}, 0, 0)
         members = [
-            MemberState(one.account, one.slots, one.chain_tip, one.slots * terms.min_stake) for one in view.members
+            MemberState(member.account, member.slots, member.chain_tip, member.slots * terms.min_stake)
+            for member in view.members
         ]
         contract = bytes.fromhex(self._info.settlement[2:])
         scope = Scope(self._info.chain_id, contract, self._task)
@@ -279,7 +280,11 @@ class ChainLedger:
         ref = self._actor.confirm.options(concurrency_group="settle").remote()
         self._await(ref)
         now = {epoch: _settlement(epoch, receipt) for epoch, receipt in self._get(ref, "confirm").items()}
-        return {epoch: one for epoch, one in now.items() if epoch in self._settled and one != self._settled[epoch]}
+        return {
+            epoch: settlement
+            for epoch, settlement in now.items()
+            if epoch in self._settled and settlement != self._settled[epoch]
+        }
 
     def _await(self, ref: Any) -> None:
         """Wait for a settlement, tell what for, and give up after too long an outage."""

@@ -71,8 +71,8 @@ def collect_enrolments(
 ) -> dict[int, Enrolment]:
     """Every member's enrolment, by number."""
     enrolments: dict[int, Enrolment] = {}
-    for _, found in groups.run("enrol", task, contexts, amount, slots):
-        enrolments |= found
+    for _, enrolled in groups.run("enrol", task, contexts, amount, slots):
+        enrolments |= enrolled
     return dict(sorted(enrolments.items()))
 
 

@@ -129,7 +129,7 @@ def place_hosts(
 
     for group, hosts in enumerate(homes):
         for host in hosts if group not in placed else ():
-            move(host, None, min(placed, key=lambda one: (totals[one], len(placed[one]), one)))
+            move(host, None, min(placed, key=lambda group: (totals[group], len(placed[group]), group)))
     while best := _best_move(placed, totals, load):
         move(*best)
     return {group: tuple(hosts) for group, hosts in placed.items()}

@@ -71,9 +71,10 @@ def superfluous(run: RunDirectory, keep: Keep) -> set[bytes]:
     messages = {from_hex(name) for receipt in receipts for name in receipt.get("messages", ())}
     current = {path: _read(path) for path in sorted((run.path / "records").glob("*.json"))}
     records = [_read(path) for path in _written(run, "records")]
-    payloads = {one["payload"] for record in records for one in record["proposals"]}
+    payloads = {proposal["payload"] for record in records for proposal in record["proposals"]}
     adapters = {name for record in records for name in (record["adapter"], record["candidate"]["adapter"])}
-    decoded = {one["payload"] for record in current.values() for one in record["proposals"] if one["status"] in DECODED}
+    proposals = [proposal for record in current.values() for proposal in record["proposals"]]
+    decoded = {proposal["payload"] for proposal in proposals if proposal["status"] in DECODED}
     first, final = run.read_task()[0]["adapter"], _read(run.summary)["final_adapter_hash"]
     named = messages | {from_hex(name) for name in payloads | adapters | {first} if name}
     kept = {from_hex(final)}
@@ -93,6 +94,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _remove_file(path: Path) -> int | None:
-    found = path.stat()
+    status = path.stat()
     path.unlink()
-    return found.st_size if found.st_nlink == 1 else None
+    return status.st_size if status.st_nlink == 1 else None

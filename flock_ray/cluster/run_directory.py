@@ -165,7 +165,7 @@ class RunDirectory:
             "record": to_hex(record.digest),
             "report": report,
             "report_hash": to_hex(report_hash(attestation.report)),
-            "signatures": {str(voter): to_hex(one) for voter, one in attestation.signatures.items()},
+            "signatures": {str(voter): to_hex(signature) for voter, signature in attestation.signatures.items()},
             "messages": {to_hex(sha256(signed.data)): to_hex(signed.signature) for signed in bulletin},
             "wall_seconds": dict(wall_seconds),
             "settlement": None,
@@ -245,8 +245,8 @@ class RunDirectory:
         signatures = valid_signatures(report, named, state, domain)
         if record.data != self._record(state.epoch).read_bytes() or not has_quorum(signatures, state):
             raise RunDirectoryError(f"{self._record(state.epoch)} is not what its signed messages give")
-        found = receipt["settlement"]
-        settlement = Settlement(state.epoch, found["transaction"], found["gas_used"]) if found else None
+        settled = receipt["settlement"]
+        settlement = Settlement(state.epoch, settled["transaction"], settled["gas_used"]) if settled else None
         attestation = Attestation(record.data, report, signatures)
         return SignedEpoch(state, record, attestation, settlement, receipt["wall_seconds"])
 
@@ -263,15 +263,15 @@ class RunDirectory:
 
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind, oldest first; a torn last line is left out."""
-        found = []
+        events = []
         for line in self.events.read_text().splitlines() if self.events.exists() else ():
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:
                 continue
             if event.get("kind") == kind:
-                found.append(event)
-        return found
+                events.append(event)
+        return events
 
     def _record(self, epoch: int) -> Path:
         return self.path / "records" / f"{epoch}.json"

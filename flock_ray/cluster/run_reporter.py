@@ -61,9 +61,9 @@ class RunReporter:
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
         members = [
-            replace(one, loss_after=loss, bits_per_byte=_bits_per_byte(self._hosted[one.index], loss))
-            for one in view.members
-            for loss in [losses.get(one.index)]
+            replace(member, loss_after=loss, bits_per_byte=_bits_per_byte(self._hosted[member.index], loss))
+            for member in view.members
+            for loss in [losses.get(member.index)]
         ]
         return replace(view, members=tuple(members))
 
@@ -138,8 +138,8 @@ class RunReporter:
         for signed in epochs:
             view = self._view(signed.record, signed.wall_seconds)
             if signed.settlement:
-                found = signed.settlement
-                view = replace(view, settlement_tx=found.transaction, gas_used=found.gas_used)
+                settled = signed.settlement
+                view = replace(view, settlement_tx=settled.transaction, gas_used=settled.gas_used)
             self.views.append(view)
 
     def _view(self, record: Record, wall_seconds: Mapping[str, float]) -> EpochView:
@@ -150,7 +150,7 @@ class RunReporter:
         members = []
         for number, member in self._hosted.items():
             proposal = proposals.get(number)
-            found = proposal.consensus if proposal else None
+            consensus = proposal.consensus if proposal else None
             members.append(
                 MemberEpoch(
                     index=number,
@@ -160,20 +160,20 @@ class RunReporter:
                     role=record.roles.role(number),
                     loss_before=before.get(number),
                     loss_after=after.get(number),
-                    score=found.score if found else None,
+                    score=consensus.score if consensus else None,
                     status=SAT_OUT if number in sat_out else proposal.status if proposal else None,
                     reward=record.rewards.get(number, 0),
                     slashed=slashed.get(number, 0),
                     bits_per_byte=_bits_per_byte(member, after.get(number)),
                 )
             )
-        found = record.candidate.consensus
+        candidate = record.candidate.consensus
         return EpochView(
             epoch=record.epoch,
             members=tuple(members),
             accepted=record.accepted,
-            candidate_score=found.score if found else None,
-            band=found.band if found else None,
+            candidate_score=candidate.score if candidate else None,
+            band=candidate.band if candidate else None,
             factor_averaging_error=self._averaging_error.get(record.epoch),
             settlement_tx=None,
             gas_used=None,
@@ -188,8 +188,8 @@ class RunReporter:
         """Every member over the whole run."""
         totals = []
         for number, member in self._hosted.items():
-            seen = [one for view in self.views for one in view.members if one.index == number]
-            scores = [one.score for one in seen if one.score is not None]
+            epochs = [entry for view in self.views for entry in view.members if entry.index == number]
+            scores = [entry.score for entry in epochs if entry.score is not None]
             money = state.members[number]
             totals.append(
                 MemberTotal(
@@ -198,8 +198,8 @@ class RunReporter:
                     address=member.address,
                     adversary=number in self._adversaries,
                     num_tokens=member.num_train_tokens,
-                    times_proposer=sum(one.role == "proposer" for one in seen),
-                    times_voter=sum(one.role == "voter" for one in seen),
+                    times_proposer=sum(entry.role == "proposer" for entry in epochs),
+                    times_voter=sum(entry.role == "voter" for entry in epochs),
                     mean_score=fmean(scores) if scores else None,
                     earned=money.earned,
                     slashed=money.slashed,
@@ -215,9 +215,11 @@ def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:
     """The rate of all nodes together, from what each noted of its local training."""
     if not noted:
         return None
-    possible = sum(one["seconds"] * one["flops_per_second"] for one in noted)
-    slowest = max(one["seconds"] for one in noted)
-    return TrainingRate(sum(one["tokens"] for one in noted) / slowest, sum(one["flops"] for one in noted) / possible)
+    possible = sum(node["seconds"] * node["flops_per_second"] for node in noted)
+    slowest = max(node["seconds"] for node in noted)
+    return TrainingRate(
+        sum(node["tokens"] for node in noted) / slowest, sum(node["flops"] for node in noted) / possible
+    )
 
 
 def _bits_per_byte(member: HostedMember, loss: float | None) -> float | None:

@@ -338,15 +338,15 @@ class Workbench:
     def _measure(
         self,
         pairs: Iterable[tuple[int, bytes]],
-        found: dict[tuple[int, bytes], list[SequenceLoss]],
+        known: dict[tuple[int, bytes], list[SequenceLoss]],
         adapter_of: Callable[[bytes], Adapter],
     ) -> None:
-        """Held-out losses of members under adapters, (member, name of the adapter); those in `found` are not redone."""
-        missing = [pair for pair in dict.fromkeys(pairs) if pair not in found]
-        costs = {pair: sum(len(one.input_ids) for one in self.silos[pair[0]].heldout) for pair in missing}
+        """Held-out losses of members under adapters, (member, name of the adapter); those in `known` are not redone."""
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        costs = {pair: sum(len(example.input_ids) for example in self.silos[pair[0]].heldout) for pair in missing}
         for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
             jobs = [LossJob(adapter_of(name), self.silos[member].heldout) for member, name in cohort]
-            found.update(zip(cohort, self._engine.losses(jobs, self.step), strict=True))
+            known.update(zip(cohort, self._engine.losses(jobs, self.step), strict=True))
 
     def score_proposals(
         self, voters: Sequence[int], start: bytes, payloads: Sequence[bytes]
@@ -391,7 +391,7 @@ class Workbench:
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""
         self._adapters = {adapter: self.adapter(adapter)}
-        self._candidate_losses = {key: found for key, found in self._candidate_losses.items() if key[1] == adapter}
+        self._candidate_losses = {key: losses for key, losses in self._candidate_losses.items() if key[1] == adapter}
         self._proposal_losses.clear()
         self._updates.clear()
         self._running = None

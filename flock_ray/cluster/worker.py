@@ -335,7 +335,7 @@ class Worker:
             report_hash(report),
             self._verifier.parsed,
         )
-        present = {(one.kind, one.member): one.digest for one in inbox.messages}
+        present = {(message.kind, message.member): message.digest for message in inbox.messages}
         signers = []
         with self._hosting.signing(self._state) as signing:
             for voter in voters:
@@ -453,7 +453,8 @@ class Worker:
     def _late_commitment(self, inbox: Inbox) -> bool:
         """Whether a ballot's commitment is counted that was not there when the ballots were revealed."""
         return any(
-            one.kind in self._commitments and one.digest not in self._commitments[one.kind] for one in inbox.messages
+            message.kind in self._commitments and message.digest not in self._commitments[message.kind]
+            for message in inbox.messages
         )
 
     def _result(
