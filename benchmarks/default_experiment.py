@@ -151,7 +151,7 @@ def played(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store."""
     seeds = SEEDS[:1] if quick else SEEDS
-    short = ["experiment=tiny"] if quick else []
+    short = ["experiment=tiny", "training.steps=1", "data.heldout_tokens=128"] if quick else []
     runs = [played(seed, [*short, *overrides]) for seed in seeds]
     honest = [played(seed, [*short, "adversary=none", *overrides]) for seed in seeds]
     result = {

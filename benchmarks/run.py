@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the runs")
     arguments = parser.parse_intermixed_args()
+    if arguments.quick:  # on a busy machine two threads wait for each other in every one of thousands of products
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     from benchmarks.common import step
 
     with step(f"{arguments.name}: importing"):

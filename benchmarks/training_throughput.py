@@ -432,10 +432,6 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         return show(result["headline"])
     if overrides:
         raise SystemExit("error: training_throughput takes one override, only=float32, where a CPU has bfloat16 too")
-    if quick:
-        torch.set_num_threads(
-            1
-        )  # on a busy machine, threads wait for each other in each of a step's thousands of products
     with step("the packaged model"):
         prepare_packaged()
     bench = Bench(dtype, extent)
