@@ -94,14 +94,20 @@ QUICK = (Size(8, 0.2, 1, voters=4),)  # to start four sides is what takes long
 class Side:
     """A process that plays rounds."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        """Start it and wait until it is loaded."""
+    def __init__(self, name: str, command: Sequence[str], checkout: Path = ROOT) -> None:
+        """Start it and wait until it is loaded.
+
+        Args:
+            name: of the side; those that begin with `ours` are of this project.
+            command: that starts it.
+            checkout: of the project that it is of.
+        """
         self.name = name
         self.rounds: list[dict[str, Any]] = []
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        path = {"PYTHONPATH": str(ROOT) if name.startswith("ours") else ""}
+        path = {"PYTHONPATH": str(checkout) if name.startswith("ours") else ""}
         self._process = subprocess.Popen(
-            command, cwd=ROOT, text=True, env={**os.environ, **path},
+            command, cwd=checkout, text=True, env={**os.environ, **path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
         self.facts = self._answer()
