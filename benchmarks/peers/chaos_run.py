@@ -53,7 +53,8 @@ PHASES = (
     "begin", "train", "see", "publish", "commit_ballots_a", "reveal_ballots_a", "commit_ballots_b", "reveal_ballots_b",
     "sign", "advance",
 )  # fmt: skip
-PHASE_FLOOR = 3.0
+STOPPED_FLOOR, PHASE_FLOOR = 3.0, 30.0
+"""`cluster.phase_floor` of runs in which a process is stopped, which only a deadline tells, and of the others."""
 MEBIBYTE = 1 << 20
 SMALL, LARGE = 4 * MEBIBYTE, 64 * MEBIBYTE
 
@@ -127,7 +128,7 @@ def configure(order: Order) -> Config:
         address=order.address,
         nodes=order.nodes,
         placement_timeout=order.placement_timeout,
-        phase_floor=PHASE_FLOOR,
+        phase_floor=STOPPED_FLOOR if any(strike.fault == "stop" for strike in order.strikes) else PHASE_FLOOR,
         hosts_move=HostsMove(order.hosts_move),
     )
     return Config(
