@@ -166,10 +166,11 @@ def cases() -> list[Case]:
             "head's state server killed",
             (Strike("lose_gcs", "publish", 1),),
             ("refused",),
-            {"seconds": 2.0, "epochs": 3},
+            {"seconds": 20.0, "epochs": 3},
             alone=True,
             codes=(33,),
         ),
+        Case("head's state server killed near the end", (Strike("lose_gcs", "sign", 2),), alone=True),
         Case("object store full", (Strike("fill_objects", "publish", 2),)),
         Case(
             "disk full, members' folders",

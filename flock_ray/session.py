@@ -49,8 +49,17 @@ class Session:
     """The parts of one run, in the order in which they come to life."""
 
     def __init__(
-        self, config: Config, run: RunDirectory, plan: Plan, console: Console, events: EventLog, worker: type[Worker]
+        self,
+        config: Config,
+        run: RunDirectory,
+        plan: Plan,
+        console: Console,
+        events: EventLog,
+        worker: type[Worker],
+        whole: Callable[[], None],
     ) -> None:
+        """Join the parts; `whole` is called once the summary is written: what fails after that no longer matters."""
+        self.whole = whole
         self.config, self.run_directory, self.plan = config, run, plan
         self.console, self.events, self.worker = console, events, worker
         self.store_url = config.store.url or str(run.store)
@@ -196,6 +205,7 @@ class Session:
         )
         write_report(run.report, summary, reporter.views, totals)
         write_json(run.summary, summary)
+        self.whole()
         return summary
 
 
@@ -225,8 +235,8 @@ def run_alliance(
     Raises:
         FlockRayError: whatever a user can repair, one class a cause.
     """
-    with ray_cluster(config.cluster), EventLog(run.events) as events:
+    with ray_cluster(config.cluster) as watchdog, EventLog(run.events) as events:
         plan.check_fit(machines())
-        summary = Session(config, run, plan, console, events, worker).play(arrivals)
+        summary = Session(config, run, plan, console, events, worker, watchdog.stand_down).play(arrivals)
     prune(run, config.store, console.line)
     return summary

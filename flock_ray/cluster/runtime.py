@@ -32,8 +32,8 @@ _GRACE = 15.0  # seconds after which a main thread that does not wait in our loo
 
 
 @contextmanager
-def ray_cluster(config: ClusterConfig) -> Iterator[None]:
-    """Ray for the length of a block: started here (`local`) or joined (`existing`).
+def ray_cluster(config: ClusterConfig) -> Iterator[HeadWatchdog]:
+    """Ray for the length of a block: started here (`local`) or joined (`existing`); gives the watchdog of its head.
 
     Raises:
         ClusterError: Ray does not start, or no cluster answers at `cluster.address`.
@@ -55,11 +55,12 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler ends the process on the spot
     watchdog = HeadWatchdog(config.head_timeout)
     try:
-        yield
+        yield watchdog
     finally:
-        watchdog.stop()
+        watchdog.stand_down()
         if not within(SHUTDOWN_SECONDS if watchdog.silent < SILENCE else LOST_SHUTDOWN_SECONDS, ray.shutdown):
             teardown_is_stuck()
+        watchdog.stop()
 
 
 def here() -> NodeAffinitySchedulingStrategy:
@@ -99,9 +100,15 @@ class HeadWatchdog:
         self._address = ray.get_runtime_context().gcs_address
         self._answers = 0
         self.silent = 0.0
+        self._armed = True
         self._stopped = threading.Event()
         for work in (self._ask, self._watch):
             threading.Thread(target=work, daemon=True).start()
+
+    def stand_down(self) -> None:
+        """End no run any more: it is whole. How long the head is silent is counted on, for the teardown."""
+        self._armed = False
+        forget_pending()
 
     def stop(self) -> None:
         """Watch no more."""
@@ -128,7 +135,7 @@ class HeadWatchdog:
                     raised = False
                     forget_pending()
             silent = self.silent
-            if silent < self._timeout:
+            if silent < self._timeout or not self._armed:
                 continue
             error = RayLostError(
                 f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout); start it"

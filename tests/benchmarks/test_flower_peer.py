@@ -86,7 +86,7 @@ BURN = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() 
 
 
 def test_the_cpu_of_descendants_counts(tmp_path: Path) -> None:
-    both = f"import os\nchild = os.fork()\n{BURN}\nif child:\n    os.wait()\n    print('done')"
+    both = f"import os\nchild = os.fork()\n{BURN}\nif child:\n    os.wait()\n    print('done')\n    time.sleep(3)"
     watched = watch([sys.executable, "-c", both], tmp_path, every=0.05)
     assert watched.stdout == "done\n"
     assert watched.samples[-1].cpu >= 0.6  # more than its own half second

@@ -52,8 +52,8 @@ def test_killed_between_every_two_steps_of_the_journal(stage: Stage, tmp_path: P
 def test_a_stolen_nonce_is_given_up(stage: Stage, tmp_path: Path) -> None:
     assert play(stage, tmp_path, [[("nonce_theft", 0)], [], []]).fired == {"nonce_theft": 1}
     with sqlite3.connect(tmp_path / "chain" / "outbox.sqlite") as journal:
-        fates = journal.execute("SELECT nonce, fate FROM attempts ORDER BY number").fetchall()
-    assert fates == [(0, "lost"), (1, ""), (2, ""), (3, "")]
+        outcomes = journal.execute("SELECT nonce, outcome FROM attempts ORDER BY number").fetchall()
+    assert outcomes == [(0, "lost"), (1, ""), (2, ""), (3, "")]
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 8), (2, 3)])
