@@ -96,7 +96,9 @@ def watch(
 
         def sample() -> None:
             while not ended.wait(every):
-                samples.append(usage(process.pid))
+                taken = usage(process.pid)
+                if taken.cpu >= samples[-1].cpu:  # less is what is left of a tree that has just ended
+                    samples.append(taken)
 
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
