@@ -140,7 +140,7 @@ def describe_risk(config: Config) -> str:
     """The committee's odds as a line of text."""
     risk, alliance = committee_risk(config), config.alliance
     return (
-        f"Coordinator: {alliance.num_voters} voters (quorum {quorum(alliance.num_voters)}) and {alliance.num_proposers}"
+        f"Committee: {alliance.num_voters} voters (quorum {quorum(alliance.num_voters)}) and {alliance.num_proposers}"
         f" proposers of {risk.num_slots} slots; with {risk.num_malicious} of them dishonest, an epoch's median is"
         f" captured with probability {risk.median:.2g}, its quorum with {risk.quorum:.2g}, blocked with"
         f" {risk.blocked:.2g}"

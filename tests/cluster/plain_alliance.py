@@ -122,8 +122,8 @@ class Play:
         self.alliance, self.ledger, self.state = alliance, ledger, state
         self.first_roles, self.first_members, self.first_adapter = state.roles, state.members, state.adapter
         self.domain, self.relayer = ledger.domain, ledger.relayer
-        self.committee = Coordinator()
-        self.committee.begin(state, self.domain, self.relayer)
+        self.coordinator = Coordinator()
+        self.coordinator.begin(state, self.domain, self.relayer)
         self.first_losses: dict[int, float] = {}
         for _, result in alliance.run("begin", state, self.domain, self.relayer):
             self.first_losses |= result.losses
@@ -142,15 +142,15 @@ class Play:
         """One phase on all nodes; `intercept` may change the messages on their way to the committee."""
         self.results[phase] = [result for _, result in self.alliance.run(phase, *self.arguments(phase))]
         sent = [message for result in self.results[phase] for message in result.messages]
-        self.dropped += self.committee.collect(intercept(phase, sent), PHASES[phase])
-        self.bulletins[phase] = self.committee.bulletin()
+        self.dropped += self.coordinator.collect(intercept(phase, sent), PHASES[phase])
+        self.bulletins[phase] = self.coordinator.bulletin()
         return self.bulletins[phase]
 
     def until_signing(self, intercept: Intercept = lambda phase, messages: messages) -> tuple[Record, Bulletin]:
         """All messages of an epoch: the record that the committee proposes, and its bulletin."""
         for phase in PHASES:
             self.exchange(phase, intercept)
-        return self.committee.tally()
+        return self.coordinator.tally()
 
     def signatures(self, record: Record, bulletin: Bulletin) -> dict[int, bytes]:
         """Who signs a proposed record; why the others refuse is in `results`."""
@@ -164,7 +164,7 @@ class Play:
 
     def attest(self, record: Record, bulletin: Bulletin) -> Attestation:
         """Sign, and move committee and nodes on to the next epoch."""
-        attestation, following = self.committee.attest(record, self.signatures(record, bulletin))
+        attestation, following = self.coordinator.attest(record, self.signatures(record, bulletin))
         self.results["advance"] = [result for _, result in self.alliance.run("advance", attestation, bulletin)]
         self.state = following
         return attestation

@@ -134,7 +134,7 @@ def test_signatures_of_the_true_record_carry_no_other(signing: Signing, changed:
     signatures = play.signatures(signing.record, signing.bulletin)
     assert set(signatures) == signing.voters
     with pytest.raises(ProtocolError, match="0 of 4 voters signed the report, 3 seats are needed"):
-        play.committee.attest(record, signatures)
+        play.coordinator.attest(record, signatures)
     report = report_of(record, play.domain, play.relayer)
     for node in play.alliance.nodes:
         with pytest.raises(ProtocolError, match="not what the signed messages give"):
@@ -294,7 +294,7 @@ def test_a_quorum_of_other_keys_attests_nothing(signing: Signing) -> None:
         {},
     ):
         with pytest.raises(ProtocolError, match="seats are needed"):
-            play.committee.attest(signing.record, signatures)
+            play.coordinator.attest(signing.record, signatures)
 
 
 def test_three_of_four_seats_are_enough(alliance: PlainAlliance) -> None:
@@ -303,7 +303,7 @@ def test_three_of_four_seats_are_enough(alliance: PlainAlliance) -> None:
     signatures = play.signatures(record, bulletin)
     absent = record.roles.voters[2]
     del signatures[absent]
-    attestation, following = play.committee.attest(record, signatures)
+    attestation, following = play.coordinator.attest(record, signatures)
     assert set(attestation.signatures) == set(record.roles.voters) - {absent}
     assert attestation.seats(record.roles.voters) == 0b1011
     assert len(attestation.packed(record.roles.voters)) == 3 * 64

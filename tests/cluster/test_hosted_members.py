@@ -212,7 +212,7 @@ def test_hosts_that_move_between_groups_change_no_byte(alliance: PlainAlliance, 
             worker.begin(play.state, play.domain, play.relayer)
         record, bulletin = play.until_signing()
         signatures = play.signatures(record, bulletin)
-        attestation, play.state = play.committee.attest(record, signatures)
+        attestation, play.state = play.coordinator.attest(record, signatures)
         assign(swaps[1])
         for worker in alliance.nodes:
             worker.advance(attestation, bulletin)

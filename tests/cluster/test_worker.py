@@ -163,7 +163,7 @@ class Restarted:
         self.state = self.play.state
         self.record, self.bulletin = self.play.until_signing()
         self.signatures = self.play.signatures(self.record, self.bulletin)
-        self.attestation, _ = self.play.committee.attest(self.record, self.signatures)
+        self.attestation, _ = self.play.coordinator.attest(self.record, self.signatures)
 
     def node(self, index: int) -> Worker:
         """The node as a process started now on the same folder has it."""
@@ -212,7 +212,7 @@ def test_a_restarted_voter_still_refuses_what_it_refused(restarted: Restarted) -
 def test_an_attestation_without_a_quorum_moves_no_node_on(alliance: PlainAlliance) -> None:
     play = alliance.found()
     record, bulletin = play.until_signing()
-    attestation, _ = play.committee.attest(record, play.signatures(record, bulletin))
+    attestation, _ = play.coordinator.attest(record, play.signatures(record, bulletin))
     two = dict(list(attestation.signatures.items())[:2])
     for node in alliance.nodes:
         with pytest.raises(ProtocolError, match="epoch 1"):
@@ -229,7 +229,7 @@ def test_a_commitment_that_came_after_the_reveal_is_not_signed_for(alliance: Pla
             late = (Kind.BALLOT_A_COMMITMENT, play.state.roles.voters[0])
             seen = {m: Message.parse(m.data) for m in play.bulletins[phase]}
             play.bulletins[phase] = tuple(m for m, said in seen.items() if (said.kind, said.member) != late)
-    record, bulletin = play.committee.tally()
+    record, bulletin = play.coordinator.tally()
     assert play.signatures(record, bulletin) == {}
     assert set(play.refusals().values()) == {"a ballot was committed to after others were revealed"}
 

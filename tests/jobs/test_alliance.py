@@ -60,7 +60,7 @@ def test_the_plan_alone(tmp_path: Path) -> None:
         "  node 1: hosts 2-3, members 4-7",
         "  in all 2 CPU, 2 GPU; the committee and chain actors take none",
     ]
-    assert ended.output.splitlines()[4].startswith("Coordinator: 4 voters (quorum 3) and 4 proposers of 8 slots")
+    assert ended.output.splitlines()[4].startswith("Committee: 4 voters (quorum 3) and 4 proposers of 8 slots")
     assert len(ended.output.splitlines()) == 5
 
 
