@@ -15,13 +15,13 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from flock_ray.cluster.deadlines import Deadlines
-from flock_ray.cluster.groups import NodeGroups
+from flock_ray.cluster.groups import NodeGroup, NodeGroups
 from flock_ray.cluster.launch import group_specs
 from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
 from tests.jobs.command import alliance
 from tests.runs import ROOT, Head, Run, configure, read_summary, tiny
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -100,14 +100,12 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
     config = configure(*tiny(tiny_model_dir, "cluster.gpus_per_worker=1", f"cluster.workers_per_node={GPUS}"))
     plan = make_plan(config)
     [spec] = group_specs(config, plan, tmp_path, str(tmp_path / "store"))
-    [placed, another] = [
-        NodeGroups([spec], plan, Deadlines(60), seconds, 300, lambda kind, **fields: None)
-        for seconds in (PATIENCE, 0.1)
-    ]
-    another._groups[0]._name = "another"
+    group = NodeGroup(spec, plan, "gpus")
+    group.reserve()
+    another = NodeGroups([spec], plan, Deadlines(60), 0.1, PATIENCE, lambda kind, **fields: None)
     try:
-        placed.start()
-        actors = [ray.get_actor(f"node-0-{rank}") for rank in range(GPUS)]
+        wait_until(group.placed)
+        actors = [ray.get_actor(f"gpus-{rank}") for rank in range(GPUS)]
         places = ray.get(
             [actor.__ray_call__.options(concurrency_group="health").remote(whereabouts) for actor in actors]
         )
@@ -115,12 +113,12 @@ def test_a_node_group_lies_on_one_machine_with_a_gpu_a_worker(
         assert [machines[node] for node, _ in places] == [GPUS] * GPUS
         assert sorted(gpu for _, gpu in places) == [str(gpu) for gpu in range(GPUS)]
         table = placement_group_table().values()
-        [held] = [one for one in table if one["name"] == "node-0" and one["state"] == "CREATED"]
+        [held] = [one for one in table if one["name"] == "gpus" and one["state"] == "CREATED"]
         assert (held["strategy"], held["bundles"]) == ("STRICT_PACK", dict.fromkeys(range(GPUS), plan.bundle()))
-        with pytest.raises(PlacementError, match=rf"another: no machine gave {GPUS} x .*'GPU': 1.0"):
+        with pytest.raises(PlacementError, match=rf"node-0: no machine gave {GPUS} x .*'GPU': 1.0"):
             another.start()
     finally:
-        placed.stop()
+        group.stop()
         another.stop()
 
 

@@ -58,7 +58,7 @@ def test_the_plan_alone(tmp_path: Path) -> None:
         "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
         "  node 0: hosts 0-1, members 0-3",
         "  node 1: hosts 2-3, members 4-7",
-        "  in all 2 CPU, 2 GPU; the committee and chain actors take none",
+        "  in all 2 CPU, 2 GPU; the coordinator and the chain actor take none",
     ]
     assert ended.output.splitlines()[4].startswith("Committee: 4 voters (quorum 3) and 4 proposers of 8 slots")
     assert len(ended.output.splitlines()) == 5
