@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import ROOT, earlier_result, environment, store
+from benchmarks.common import ROOT, earlier_result, environment, result_path, store, tell
 from benchmarks.peers.chaos_run import MEBIBYTE, PHASES, SMALL, Order, Strike, damage, mount, play
 from flock_ray.chain.anvil import AnvilProcess, find_anvil
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
@@ -696,21 +696,22 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         chosen = [case for case in chosen if case.name.startswith(only)]
         if len(overrides) > 1 or not chosen:
             raise SystemExit("error: chaos takes one override, only=CASE with the beginning of a case's name")
-        if not quick:
+        if not quick and result_path("chaos", quick).exists():
             earlier = [row for row in earlier_result("chaos", quick)["rows"] if not row["case"].startswith(only)]
-    rows: list[dict[str, Any]] = []
+    rows, result = earlier, dict[str, Any]()
     began = time.monotonic()
-    with chaos_harness() as place:
+    with chaos_harness() as harness:
         for case in chosen:
-            for row in place.play(case):
+            for row in harness.play(case):
                 rows.append(row)
-                print(show(row), flush=True)
-    result = {
-        "environment": environment(),
-        "seconds": time.monotonic() - began,
-        "rows": [*earlier, *rows],
-        "headline": headline([*earlier, *rows]),
-    }
-    store("chaos", result, quick)
+                tell(show(row))
+            result = {
+                "environment": environment(),
+                "seconds": time.monotonic() - began,
+                "cases_of_matrix": sum(len(list(case.parts())) if case.sweep else 1 for case in cases()),
+                "rows": rows,
+                "headline": headline(rows),
+            }
+            store("chaos", result, quick)  # after each case: a matrix that is cut short is of use
     for name, value in result["headline"].items():
         print(f"{name}: {value:.3g}")
