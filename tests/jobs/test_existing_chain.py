@@ -269,6 +269,8 @@ class Away:
         shutil.copytree(self.whole.path, path, symlinks=True)
         for gone in ("records", "receipts", "chain", "adapter", "members"):
             shutil.rmtree(path / gone)
+        for signed in path.glob("store/signed/*/[1-9]*"):  # that the members joined stays
+            shutil.rmtree(signed)
         for made in ("records", "receipts"):
             (path / made).mkdir()
         for gone in ("summary.json", "report.html", "events.jsonl"):
@@ -322,7 +324,8 @@ def away(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awa
                 patch.setenv(name, value)
             proxy.before_send = remember
             folder = tmp_path_factory.mktemp("away")
-            overrides = [*place.base, f"chain.url={proxy.url}", "alliance.num_epochs=3", "alliance.max_unsettled=1"]
+            overrides = [*place.base, f"chain.url={proxy.url}", "alliance.num_epochs=3", "alliance.max_unsettled=1",
+                         "store.keep=all"]  # fmt: skip
             whole = place.head.run(folder / "whole", *overrides)
             yield Away(place.head, proxy, overrides, folder, whole, snapshots[0])
     finally:

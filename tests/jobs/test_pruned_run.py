@@ -86,7 +86,7 @@ def test_a_run_that_keeps_its_adapter_is_whole_and_can_no_more_be_verified(
     for _ in range(2):
         alliance.play(resumed, ())
     told = file.getvalue()
-    assert told.count("whole already; nothing to do") == 2 and told.count("Store pruned (store.keep=adapter)") == 1
+    assert told.count("complete already; nothing to do") == 2 and told.count("Store pruned (store.keep=adapter)") == 1
     after = blobs(run.path)
     assert after.keys() == {whole_run.hash[2:]}
     assert 8 * sum(after.values()) < sum(before.values())
