@@ -282,11 +282,13 @@ class Played:
         told: the lines that it told.
         hung: it was ended because nothing happened any more.
         exit_code: of the process.
+        error: its last line on the terminal that begins with `error: `, of a process that ended without telling more.
     """
 
     told: list[dict[str, Any]]
     hung: bool
     exit_code: int
+    error: str = ""
 
     def all(self, what: str) -> list[dict[str, Any]]:
         """The lines of one kind."""
@@ -295,7 +297,7 @@ class Played:
     @property
     def ended(self) -> dict[str, Any]:
         """Exit code, error, hash and records; of a process that was killed only its exit code."""
-        lost = {"code": self.exit_code, "error": "", "hash": "", "records": {}}
+        lost = {"code": self.exit_code, "error": self.error, "hash": "", "records": {}}
         return next(iter(self.all("ended")), lost)
 
     @property
@@ -372,7 +374,8 @@ def run_driver(order: Order, folder: Path, seen: Callable[[dict[str, Any]], None
             for pid in line.get("pids", ()):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-    return Played(told, hung, process.exitcode or 0)
+    errors = [line for line in (folder / "output").read_text().splitlines() if line.startswith("error: ")]
+    return Played(told, hung, process.exitcode or 0, errors[-1].removeprefix("error: ") if errors else "")
 
 
 # -- filesystems ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ CHOSEN = (
     "coordinator stopped, sign",
     "group moved without its folders, ballots A sealed",
     "machine lost, one to spare",
-    "head's state server killed",
 )
 
 
