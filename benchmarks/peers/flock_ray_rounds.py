@@ -17,6 +17,7 @@ from benchmarks.peers.turns import Turns
 from benchmarks.simulated import SimulatedWorker, Simulation
 from flock_ray.alliance import Alliance
 from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms
 from flock_ray.cluster.ledger import Ledger, NoLedger
@@ -100,8 +101,15 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
     config = configure(case)
     plan, run = make_plan(config), RunDirectory.create(folder, config)
     with ray_cluster(config.cluster), EventLog(run.events) as events, open(os.devnull, "w") as nowhere:
+        cluster = config.cluster
         groups = NodeGroups(
-            group_specs(config, plan, run.path, str(run.store)), plan, 120.0, events.emit, SimulatedWorker
+            group_specs(config, plan, run.path, str(run.store)),
+            plan,
+            Deadlines(cluster.phase_floor),
+            cluster.placement_timeout,
+            cluster.load_timeout,
+            events.emit,
+            SimulatedWorker,
         )
         try:
             reports = groups.start()
@@ -116,7 +124,9 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
             reporter = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
             turns.ready(chain=ledger.facts()["backend"])
             with frozen_garbage_collection():
-                Alliance(groups, ledger, run, events, reporter, max_unsettled=0).run(state, [])
+                Alliance(
+                    groups, ledger, run, events, reporter, max_unsettled=0, start_timeout=cluster.load_timeout
+                ).run(state, [])
         finally:
             groups.stop()
 
