@@ -35,7 +35,7 @@ test: setup  ## run every check and test; Hydra overrides of the end-to-end run 
 	@echo "== tests"
 	@$(BIN)/python -m pytest
 
-test-fast: setup  ## the tests that need no Ray, no chain and no model: under a minute
+test-fast: setup  ## the tests that need no Ray, no chain and no model: about a minute
 	@$(BIN)/python -m pytest --fast
 
 test-deep: setup contracts-deep  ## every test, the long ones too, and all that contracts-deep does (hours; needs node)

@@ -56,10 +56,10 @@ class Session:
         console: Console,
         events: EventLog,
         worker: type[Worker],
-        whole: Callable[[], None],
+        on_whole: Callable[[], None],
     ) -> None:
-        """Join the parts; `whole` is called once the summary is written: what fails after that no longer matters."""
-        self.whole = whole
+        """Join the parts; `on_whole` is called once the summary is written: what fails after that no longer matters."""
+        self.on_whole = on_whole
         self.config, self.run_directory, self.plan = config, run, plan
         self.console, self.events, self.worker = console, events, worker
         self.store_url = config.store.url or str(run.store)
@@ -166,7 +166,7 @@ class Session:
         ledger.adopt(state)
         store = BlobStore(self.store_url)
         earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
-        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training")]
+        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out")]
         reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
         self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")
@@ -205,7 +205,7 @@ class Session:
         )
         write_report(run.report, summary, reporter.views, totals)
         write_json(run.summary, summary)
-        self.whole()
+        self.on_whole()
         return summary
 
 

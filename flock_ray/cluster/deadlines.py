@@ -11,6 +11,9 @@ from flock_ray.cluster.vitals import Vitals
 KEPT = 20
 """Phases of one kind whose durations are remembered."""
 
+AWAY = 10.0
+"""Seconds between two looks at an actor after which whoever waits was not there to hear its answer."""
+
 _IDLE = 0.05  # of a core: a process that hangs still answers questions
 
 

@@ -14,17 +14,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from flock_ray.cluster.deadlines import Deadlines, Liveness
+from flock_ray.cluster.deadlines import AWAY, Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
-from flock_ray.cluster.placement import Plan, place_hosts, spans
+from flock_ray.cluster.node_group import NodeGroup
+from flock_ray.cluster.placement import Plan, place_hosts
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
 from flock_ray.cluster.supervisor import (
     Cause,
@@ -35,105 +29,18 @@ from flock_ray.cluster.supervisor import (
     Retry,
     cause_of,
     decide,
-    is_collateral,
     root_cause,
 )
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.worker import Worker
-from flock_ray.errors import HangError, PlacementError, WorkerMemoryError
+from flock_ray.errors import HangError, WorkerMemoryError
 from flock_ray.protocol.roles import Roles
-from flock_ray.training.device import GPU_ENVIRONMENT
 
 _TICK = 1.0  # seconds between two questions about a worker's vitals; more where there are hundreds of workers
 _LOOK = 0.1  # seconds between two looks at all that are waited for
-_AWAY = 10.0  # seconds between two looks after which the driver was not there to hear an answer
 _COLLATERAL_SECONDS = 5.0  # in which the ranks of a group fail with the first one
 _PLACE = "place"  # a step that waits for the placement group
 _LOADING = ("open_rendezvous", "load")  # a process starts, imports and reads: nothing tells a hang from slowness
-
-
-class NodeGroup:
-    """The workers of one node group.
-
-    Attributes:
-        spec: what they are to host.
-        carried: the logical hosts that they carry; None while they are not loaded.
-        where: the machine that they are on, once placed; memory: bytes that Ray counts there for workers.
-    """
-
-    def __init__(self, spec: GroupSpec, plan: Plan, name: str, worker: type[Worker] = Worker) -> None:
-        self.spec, self.where, self.memory = spec, "", 0.0
-        self.carried: dict[int, tuple[int, ...]] | None = None
-        self._plan, self._name = plan, name
-        self._actor = ray.remote(concurrency_groups={"health": 1})(worker)
-        self._actors: list[Any] = []
-        self._placement: PlacementGroup | None = None
-
-    def reserve(self) -> None:
-        """Ask for the bundles; `placed` tells when they are there."""
-        bundles = [self._plan.bundle()] * self._plan.workers
-        self._placement = placement_group(bundles, strategy="STRICT_PACK", name=self._name)
-
-    def placed(self) -> bool:
-        """Whether the bundles are there; creates the actors once they are."""
-        assert self._placement is not None
-        if not self._placement.wait(0):
-            return False
-        placed_on = placement_group_table(self._placement)["bundles_to_node_id"][0]
-        machine: dict[str, Any] = next((node for node in ray.nodes() if node["NodeID"] == placed_on), {})
-        self.where = f"{machine.get('NodeManagerAddress', 'an unknown address')} (Ray node {placed_on[:12]})"
-        self.memory = machine.get("Resources", {}).get("memory", 0.0)
-        self._actors = [self._create(rank) for rank in range(self._plan.workers)]
-        return True
-
-    def _create(self, rank: int) -> Any:
-        environment = {
-            "OMP_NUM_THREADS": str(self._plan.threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            **GPU_ENVIRONMENT,
-            "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other where cores are shared
-            "MALLOC_MMAP_THRESHOLD_": "1000000000",  # activations come back from the heap, not from the kernel:
-            "MALLOC_TRIM_THRESHOLD_": "8000000000",  # a step is a fifth faster
-            "MALLOC_TOP_PAD_": "100000000",
-            "MALLOC_ARENA_MAX": "1",  # the heap of the main thread; those of others give back all that is large
-        }
-        return self._actor.options(
-            num_cpus=self._plan.cpus,
-            num_gpus=self._plan.gpus,
-            max_restarts=0,
-            name=f"{self._name}-{rank}",
-            runtime_env={"env_vars": environment},
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
-        ).remote(self.spec, rank)
-
-    def lacking(self, timeout: float) -> PlacementError:
-        """The error of a group that was not placed in time."""
-        return PlacementError(
-            f"{self._name}: no machine gave {self._plan.workers} x {self._plan.bundle()} within {timeout:g} s"
-            " (cluster.placement_timeout)"
-        )
-
-    def call(self, method: str, *args: Any) -> list[Any]:
-        """Ask every rank; returns their references, rank 0 first. Only rank 0 opens the rendezvous."""
-        actors = self._actors[:1] if method == "open_rendezvous" else self._actors
-        return [getattr(actor, method).remote(*args) for actor in actors]
-
-    def ask_vitals(self) -> list[Any]:
-        """References to every rank's vitals, which are answered beside a running phase."""
-        return [actor.vitals.options(concurrency_group="health").remote() for actor in self._actors]
-
-    def describe(self) -> str:
-        """The group for people."""
-        where = f" on {self.where}" if self.where else ""
-        return f"node group {self.spec.index} (hosts {spans(tuple(self.spec.hosts))}{where})"
-
-    def stop(self) -> None:
-        """Kill the actors and give the bundles back."""
-        for actor in self._actors:
-            ray.kill(actor)
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-        self._actors, self._placement, self.carried = [], None, None
 
 
 _Step = tuple[str, tuple[Any, ...]]
@@ -230,17 +137,17 @@ class NodeGroups:
         """Share out the logical hosts for an epoch with these roles, where the plan lets them move."""
         self._roles = roles
         waits = {}
-        for index, hosts in self._placement().items():
+        for index, hosts in self._shares().items():
             group = self._groups[index]
             group.spec = replace(group.spec, hosts=hosts)
             if group.carried != hosts:
+                if group.carried is not None:
+                    self._report("hosts_moved", group=index, hosts=sorted(hosts))
                 waits[index] = self._waiting(index)
-        if waits:
-            self._report("hosts_moved", hosts={index: sorted(self._groups[index].spec.hosts) for index in waits})
-            for _ in self._gather(waits):
-                pass
+        for _ in self._gather(waits):
+            pass
 
-    def _placement(self) -> dict[int, dict[int, tuple[int, ...]]]:
+    def _shares(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """{living group: its logical hosts with their members}."""
         homes = [group.hosts for group in self._plan.nodes]
         roles = self._roles if self._plan.hosts_move else None
@@ -312,7 +219,7 @@ class NodeGroups:
                 continue
             looked = now
             for index in list(waits):
-                for liveness in waits[index].liveness.values() if away > _AWAY else ():
+                for liveness in waits[index].liveness.values() if away > AWAY else ():
                     liveness.not_looked_at(away)
                 self._look_after(index, waits, now)
             self._show_progress(waits)
@@ -438,16 +345,12 @@ class NodeGroups:
             Exception: the policy says that the run fails.
         """
         group, waiting = self._groups[index], waits[index]
-        cause = cause_of(error)
-        if self._plan.workers > 1 and is_collateral(error):
-            cause = Cause.WORKER_DIED  # another rank, which did not come to say so
+        cause, ranks = cause_of(error, self._plan.workers), self._plan.workers
         explained = self._explained(error, waiting, group) if cause is Cause.OUT_OF_MEMORY else error
         failure = Failure(index, waiting.method, cause, explained, group.where)
         can_move = self._plan.hosts_move and len(self._alive) > 1 and self._begin is not None
-        action = decide(failure, self._failures, can_move)
+        action = decide(failure, self._failures, can_move, can_retry=ranks == 1)
         self._failures.append(failure)
-        if isinstance(action, Retry) and self._plan.workers > 1:
-            action = Rebuild()  # the other ranks may wait for the one that failed
         self._report(
             "node_group_failed",
             group=index,
@@ -490,7 +393,7 @@ class NodeGroups:
         self._alive.discard(index)
         asked = waits.pop(index).asked
         steps = self._taken_up(asked)
-        for other, hosts in self._placement().items():
+        for other, hosts in self._shares().items():
             group = self._groups[other]
             if group.spec.hosts != hosts:
                 group.spec = replace(group.spec, hosts=hosts)

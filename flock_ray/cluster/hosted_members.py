@@ -66,7 +66,7 @@ class HostedMembers:
         """Note, in folders and store, that the members join a task."""
         for host in self._hosts:
             log = SigningLog(self._store, task, 0, ZERO, host)
-            known = {entry.member for entry in log.read() if self._owned(entry.member, entry, task)}
+            known = self._joined(task, log)
             with Batch() as batch:
                 entries = [m.joining(task, batch) for m in self._of_host(host) if m.number not in known]
                 if entries:
@@ -99,11 +99,10 @@ class HostedMembers:
             if not unread:
                 continue
             entries = by_member(self._logs[host].read())
+            if ignored := self._logs[host].num_ignored:
+                self._events.append(("entries_ignored", {"epoch": epoch, "host": host, "segments": ignored}))
             lost = [member for member in unread if not member.joined(task)]
-            joined = set()
-            if lost:
-                earlier = SigningLog(self._store, task, 0, ZERO, host).read()
-                joined = {entry.member for entry in earlier if self._owned(entry.member, entry, task)}
+            joined = self._joined(task, SigningLog(self._store, task, 0, ZERO, host)) if lost else set()
             for member in unread:
                 if member in lost and member.number not in joined:
                     self.sit_out(state, member.number, LOST)
@@ -119,8 +118,13 @@ class HostedMembers:
     def _of_host(self, host: int) -> list[Member]:
         return [self.members[number] for number in self._hosts[host] if number in self.members]
 
-    def _owned(self, number: int, entry: object, task: bytes) -> bool:
-        return number in self.members and self.members[number].owns(entry, task, 0, ZERO)  # type: ignore[arg-type]
+    def _joined(self, task: bytes, log: SigningLog) -> set[int]:
+        """Members whose entry of having joined a task is in the log of epoch 0."""
+        return {
+            entry.member
+            for entry in log.read()
+            if (member := self.members.get(entry.member)) and member.owns(entry, task, 0, ZERO)
+        }
 
     def active(self, number: int) -> Member | None:
         """A member that may sign in this epoch; None when it is not hosted here or sits the epoch out."""

@@ -20,7 +20,7 @@ from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
 
 _OF_RANKS = ("zero_", "rank_")
-"""How the names of settings begin that say what the ranks of a node group share out: a matter of where a run runs."""
+"""Prefixes of the settings that divide work among a node group's ranks."""
 
 
 def uses_rpc(config: Config) -> bool:
@@ -89,9 +89,10 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
 
 
 def configuration_texts(config: Config) -> dict[str, str]:
-    """Everything that shapes the training, by dotted name; `Terms.configuration` is the SHA-256 of its canonical JSON.
+    """What members agree on about the training, by dotted name; `Terms.configuration` hashes its canonical JSON.
 
-    Where it runs, who cheats and where members keep their data are no part of it.
+    Not in it: the run seed, which the task id covers; the base model's path, whose weights have a hash of their own;
+    paths and packages of the members' data; who cheats; the cluster; what divides work among the ranks of a group.
     """
     training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
     groups: dict[str, dict[str, object]] = {
@@ -101,14 +102,13 @@ def configuration_texts(config: Config) -> dict[str, str]:
         "training": training,
         "aggregation": vars(config.aggregation),
         "codec": vars(config.codec),
-        "privacy": {},
     }
     texts = {f"{group}.{name}": str(value) for group, values in groups.items() for name, value in values.items()}
     return {"schema": "flock_ray/configuration/1", **texts}
 
 
 def configuration_hash(config: Config) -> bytes:
-    """What a manifest and the terms say they were made with."""
+    """SHA-256 of the canonical JSON of `configuration_texts`: what a manifest and the terms say they were made with."""
     return sha256(canonical_json(configuration_texts(config)))
 
 

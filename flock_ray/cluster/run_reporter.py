@@ -82,7 +82,19 @@ class RunReporter:
         self._events.emit("roles", epoch=state.epoch, voters=roles.voters, proposers=roles.proposers)
 
     def noted(self, kind: str, fields: Mapping[str, object]) -> None:
-        """A node's fact that a view needs."""
+        """A node's fact that a view needs or people should know at once."""
+        self._remember(kind, fields)
+        if kind == "sat_out":
+            self._console.line(f"member {fields['member']} sits epoch {fields['epoch']} out: {fields['why']}")
+        elif kind == "folder_restored":
+            self._console.line(f"member {fields['member']} goes on without its folder, by its entries in the store")
+        elif kind == "repeated":
+            what = f"another {fields['message']} than it signed before"
+            self._console.line(f"member {fields['member']} computed {what}; the signed one stands")
+        elif kind == "entries_ignored":
+            self._console.line(f"host {fields['host']}: {fields['segments']} files among its signing entries hold none")
+
+    def _remember(self, kind: str, fields: Mapping[str, object]) -> None:
         value, epoch = fields.get("value"), fields.get("epoch")
         if kind == "factor_averaging_error" and isinstance(value, float) and isinstance(epoch, int):
             self._averaging_error[epoch] = value
@@ -90,9 +102,6 @@ class RunReporter:
             self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
         elif kind == "sat_out" and isinstance(epoch, int):
             self._sat_out.setdefault(epoch, set()).add(int(str(fields["member"])))
-            self._console.line(f"member {fields['member']} sits epoch {epoch} out: {fields['why']}")
-        elif kind == "folder_restored":
-            self._console.line(f"member {fields['member']} goes on without its folder, by its entries in the store")
 
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Show the table of a signed epoch."""
@@ -134,7 +143,7 @@ class RunReporter:
             if isinstance(losses, dict) and isinstance(epoch, int):
                 self._losses[epoch] = {int(member): loss for member, loss in losses.items()}
         for note in notes:
-            self.noted(str(note["kind"]), note)
+            self._remember(str(note["kind"]), note)
         for signed in epochs:
             view = self._view(signed.record, signed.wall_seconds)
             if signed.settlement:

@@ -33,19 +33,30 @@ class SigningEntry:
 
 
 class SigningLog:
-    """Entries of one logical host in one epoch, a segment for each phase in which its members sign."""
+    """Entries of one logical host in one epoch, a segment for each phase in which its members sign.
+
+    Attributes:
+        num_ignored: files in their place that hold none: others may write to the store as well.
+    """
 
     def __init__(self, store: BlobStore, task: bytes, epoch: int, seed: bytes, host: int) -> None:
         """The log of a host for the epoch with this seed; epoch 0 holds that its members joined the task."""
+        self.num_ignored = 0
         self._log = WriteOnceLog(store, f"{entries_of(task)}/{epoch}-{seed.hex()[:16]}/{host}")
 
     def read(self) -> list[SigningEntry]:
-        """The entries that were not read before; what does not read as one is left out: it proves nothing.
+        """The entries that were not read before; files that hold none are counted in `num_ignored`.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        return [entry for data in self._log.read(MAX_SEGMENT_BYTES) for entry in _entries(data)]
+        entries = []
+        for data in self._log.read(MAX_SEGMENT_BYTES):
+            try:
+                entries += _entries(data)
+            except ValueError:
+                self.num_ignored += 1
+        return entries
 
     def append(self, entries: Iterable[SigningEntry], batch: Batch) -> None:
         """Write entries, all of them or none; see `WriteOnceLog.append`."""
@@ -54,11 +65,10 @@ class SigningLog:
 
 
 def _entries(data: bytes) -> list[SigningEntry]:
-    try:
-        rows = parse_canonical(data, MAX_SEGMENT_BYTES)
-        return [SigningEntry(*_row(row)) for row in rows] if isinstance(rows, list) else []
-    except ValueError:
-        return []
+    rows = parse_canonical(data, MAX_SEGMENT_BYTES)
+    if not isinstance(rows, list):
+        raise ValueError("a segment is a list of entries")
+    return [SigningEntry(*_row(row)) for row in rows]
 
 
 def _row(row: object) -> tuple[int, str, bytes]:

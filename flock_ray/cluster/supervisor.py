@@ -34,6 +34,7 @@ class Cause(Enum):
     """Why a node group failed."""
 
     WORKER_DIED = "a worker's process died"
+    ANSWER_LOST = "an answer was lost with the process or machine that held it"
     MACHINE_LOST = "its machine was lost"
     PREEMPTED = "its machine was taken away"
     OUT_OF_MEMORY = "a worker ran out of memory"
@@ -89,20 +90,22 @@ class Fail:
 
 Action = Retry | Rebuild | Move | Fail
 
-ALLOWED = {Cause.WORKER_DIED: 3, Cause.OUT_OF_MEMORY: 1, Cause.HANG: 1, Cause.STORE: 3}
+ALLOWED = {Cause.WORKER_DIED: 3, Cause.ANSWER_LOST: 3, Cause.OUT_OF_MEMORY: 1, Cause.HANG: 1, Cause.STORE: 3}
 """How often a group may fail for a cause before a signed epoch; those not named: without limit, or never (below)."""
 
 _UNLIMITED = (Cause.MACHINE_LOST, Cause.PREEMPTED)
 _BACK_OFF = (1.0, 4.0, 16.0)  # seconds before the store is asked again
 
 
-def decide(failure: Failure, history: Sequence[Failure], can_move: bool) -> Action:
+def decide(failure: Failure, history: Sequence[Failure], can_move: bool, can_retry: bool = True) -> Action:
     """What to do about a failure.
 
     Args:
         failure: that just happened.
         history: failures before it since the last signed epoch, of all groups.
         can_move: whether another group lives that may carry the failed one's hosts.
+        can_retry: whether the group may be asked again as it is: of several ranks, others may wait for the one that
+            failed.
     """
     cause = failure.cause
     before = sum(earlier.group == failure.group and earlier.cause is cause for earlier in history)
@@ -112,14 +115,14 @@ def decide(failure: Failure, history: Sequence[Failure], can_move: bool) -> Acti
         return Rebuild()
     if before >= ALLOWED.get(cause, 0):
         return Fail(_final(failure, before + 1))
-    return Retry(_BACK_OFF[before]) if cause is Cause.STORE else Rebuild()
+    return Retry(_BACK_OFF[before]) if cause is Cause.STORE and can_retry else Rebuild()
 
 
 def _final(failure: Failure, times: int) -> Exception:
     """The error that a run ends with when a group failed once too often."""
     where = f" on {failure.where}" if failure.where else ""
     told = f"node group {failure.group}{where} failed in phase {failure.phase!r}"
-    if failure.cause is Cause.WORKER_DIED:
+    if failure.cause in (Cause.WORKER_DIED, Cause.ANSWER_LOST):
         return NodeGroupError(f"{told}: {failure.cause.value}, {times} times without a signed epoch in between")
     if failure.cause is Cause.OUT_OF_MEMORY:
         return WorkerMemoryError(f"{told}: {failure.error}")
@@ -128,8 +131,10 @@ def _final(failure: Failure, times: int) -> Exception:
     return failure.error
 
 
-def cause_of(error: Exception) -> Cause:
-    """The cause of what Ray, a worker or the driver raised."""
+def cause_of(error: Exception, num_ranks: int = 1) -> Cause:
+    """The cause of what Ray, a worker of a group with so many ranks, or the driver raised."""
+    if num_ranks > 1 and _is_collateral(error):
+        return Cause.WORKER_DIED  # another rank, which did not come to say so
     if isinstance(error, HangError):
         return Cause.HANG
     if isinstance(error, PlacementError):
@@ -140,7 +145,9 @@ def cause_of(error: Exception) -> Cause:
         return Cause.STORE
     if isinstance(error, FlockRayError):
         return Cause.INPUT
-    if isinstance(error, NodeDiedError | ObjectLostError | ActorUnschedulableError):
+    if isinstance(error, ObjectLostError):
+        return Cause.ANSWER_LOST
+    if isinstance(error, NodeDiedError | ActorUnschedulableError):
         return Cause.MACHINE_LOST
     if isinstance(error, RayActorError):
         return _cause_of_death(error)
@@ -165,7 +172,7 @@ def root_cause(errors: Sequence[Exception]) -> Exception:
     A rank that fails takes its peers' collectives and connections with it: the first error of another kind counts.
     """
     causes = [own_error(error) for error in errors]
-    return next((cause for cause in causes if not is_collateral(cause)), causes[0])
+    return next((cause for cause in causes if not _is_collateral(cause)), causes[0])
 
 
 def own_error(error: Exception) -> Exception:
@@ -180,7 +187,7 @@ _COLLATERAL = re.compile(
 )
 
 
-def is_collateral(error: Exception) -> bool:
+def _is_collateral(error: Exception) -> bool:
     """Whether an error of a rank tells only that it lost another one."""
     text = str(error).strip().splitlines()[-1:]  # of a traceback the last line names the error
     return any(_COLLATERAL.search(line) for line in text)

@@ -9,13 +9,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from flock_ray.cluster.deadlines import Deadlines, Liveness
+from flock_ray.cluster.deadlines import AWAY, Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.supervisor import own_error
 from flock_ray.errors import HangError
 
 _TICK = 1.0  # seconds between two looks
-_AWAY = 10.0  # seconds between two looks after which the driver was not there to hear an answer
 
 
 class WatchedActor:
@@ -63,7 +62,7 @@ class WatchedActor:
         while not ray.wait([ref], timeout=_TICK)[0]:
             check_interrupted()
             now = time.monotonic()
-            if now - looked > _AWAY:
+            if now - looked > AWAY:
                 liveness.not_looked_at(now - looked)
             looked = now
             if health is None:

@@ -260,4 +260,5 @@ def test_a_hostile_segment_holds_no_entries(tmp_path: Path, hostile: bytes) -> N
     path = tmp_path / "signed" / bytes(32).hex() / f"0-{ZERO.hex()[:16]}" / "3" / "0"
     path.parent.mkdir(parents=True)
     path.write_bytes(hostile)
-    assert SigningLog(BlobStore(str(tmp_path)), bytes(32), 0, ZERO, 3).read() == []
+    log = SigningLog(BlobStore(str(tmp_path)), bytes(32), 0, ZERO, 3)
+    assert log.read() == [] and log.num_ignored == 1

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from flock_ray.cluster.supervisor import (
     ALLOWED,
@@ -61,6 +61,7 @@ def test_the_store_is_asked_again_three_times_ever_later() -> None:
     waits = [decided(Cause.STORE, before) for before in range(3)]
     assert waits == [Retry(1.0), Retry(4.0), Retry(16.0)]
     assert isinstance(decided(Cause.STORE, 3), Fail)
+    assert decide(failures(Cause.STORE, 1)[0], [], can_move=True, can_retry=False) == Rebuild()
 
 
 @pytest.mark.parametrize("cause", [Cause.INPUT, Cause.UNEXPECTED])
@@ -84,6 +85,7 @@ def died(text: str) -> RayActorError:
     (RayActorError("ab12", "its node has died", preempted=True), Cause.PREEMPTED),
     (ActorDiedError(), Cause.WORKER_DIED),
     (NodeDiedError("gone"), Cause.MACHINE_LOST),
+    (ObjectLostError("ab12", None, ""), Cause.ANSWER_LOST),
     (OutOfMemoryError("low"), Cause.OUT_OF_MEMORY),
     (HangError("no answer"), Cause.HANG),
     (PlacementError("no room"), Cause.NO_CAPACITY),
@@ -106,5 +108,6 @@ def test_the_root_cause_is_the_first_error_that_no_other_rank_brought_about() ->
     ours = raised(ZeroDivisionError("division by zero"))
     assert root_cause([gloo, ours, gloo]) is ours
     assert root_cause([gloo, gloo]) is gloo
+    assert cause_of(gloo, num_ranks=2) is Cause.WORKER_DIED and cause_of(gloo) is Cause.UNEXPECTED
     diverged = TrainingError("member 3: its loss is not finite")
     assert root_cause([gloo, raised(diverged)]) is diverged

@@ -15,8 +15,9 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from flock_ray.cluster.deadlines import Deadlines
-from flock_ray.cluster.groups import NodeGroup, NodeGroups
+from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import group_specs
+from flock_ray.cluster.node_group import NodeGroup
 from flock_ray.cluster.placement import make_plan
 from flock_ray.errors import PlacementError
 from tests.jobs.command import alliance
