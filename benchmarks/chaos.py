@@ -9,7 +9,7 @@ and scoring, on a Ray cluster of several machines (raylets) on this one. It ends
     broken         another exit code without that
     silent_change  exit code 0 with others, and nothing says why
     hang           nothing happened for longer than any phase, reload or wait may take
-    not_struck     the fault itself did not come about: the case says nothing
+    not_injected   the fault itself did not come about: the case says nothing
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import ROOT, earlier_result, environment, result_path, store, tell
-from benchmarks.peers.chaos_run import MEBIBYTE, PHASES, SMALL, Order, Strike, damage, mount, play
+from benchmarks.peers.chaos_run import MEBIBYTE, PHASES, SMALL, Injection, Order, damage, mount, play
 from flock_ray.chain.anvil import AnvilProcess, find_anvil
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
@@ -48,7 +48,7 @@ EXPLAINS = ("message_dropped", "refused_to_sign", "epoch_abandoned", "sat_out")
 """Kinds of events that say why a run ended otherwise than an undisturbed one."""
 
 AT_WORKERS = ("kill", "stop", "lose_node", "lose_folder", "damage_adapter")
-"""Faults after which a group has to be built again, if they strike a worker."""
+"""Faults after which a group has to be built again, if they hit a worker."""
 
 MEMBERS = 8
 CHAIN_ID = 4_711
@@ -60,8 +60,8 @@ class Case:
     """A fault at a phase, or the same fault at each of several phases, an epoch each.
 
     Attributes:
-        name: of the fault and what it strikes.
-        strikes: what happens to the run.
+        name: of the fault and what it hits.
+        injections: what happens to the run.
         intended: outcomes that are right.
         codes: exit codes that a refusal may have; any if there are none.
         order: what differs from the usual run.
@@ -73,7 +73,7 @@ class Case:
     """
 
     name: str
-    strikes: tuple[Strike, ...]
+    injections: tuple[Injection, ...]
     intended: tuple[str, ...] = ("same",)
     order: Mapping[str, Any] | None = None
     machines: int = 2
@@ -85,13 +85,13 @@ class Case:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run: two, or as many as a sweep has strikes."""
-        return (self.order or {}).get("epochs", max(2, len(self.strikes)))
+        """Epochs of the run: two, or as many as a sweep has injections."""
+        return (self.order or {}).get("epochs", max(2, len(self.injections)))
 
     @property
     def sweep(self) -> bool:
-        """Whether the strikes are cases of their own that share a run as long as it bears them."""
-        return len(self.strikes) > 2 and len({one.fault for one in self.strikes}) == 1 and self.epochs != ROUNDS
+        """Whether the injections are cases of their own that share a run as long as it bears them."""
+        return len(self.injections) > 2 and len({one.fault for one in self.injections}) == 1 and self.epochs != ROUNDS
 
     def right(self, verdict: Mapping[str, Any]) -> bool:
         """Whether a run ended as it should."""
@@ -100,15 +100,15 @@ class Case:
 
     def parts(self) -> Iterator[Case]:
         """The cases of a sweep, each in a run of its own."""
-        for strike in self.strikes:
-            turn = 1 if strike.phase == "begin" else 2
-            yield replace(self, name=f"{self.name}, {strike.phase}", strikes=(replace(strike, turn=turn),))
+        for injection in self.injections:
+            turn = 1 if injection.phase == "begin" else 2
+            yield replace(self, name=f"{self.name}, {injection.phase}", injections=(replace(injection, turn=turn),))
 
 
-def sweep(fault: str, target: str, phases: Sequence[str] = PHASES) -> tuple[Strike, ...]:
+def sweep(fault: str, target: str, phases: Sequence[str] = PHASES) -> tuple[Injection, ...]:
     """A fault before each of these phases, in the first epoch before the first of them and so on."""
     return tuple(
-        Strike(fault, phase, 1 if phase == "begin" else turn, target) for turn, phase in enumerate(phases, start=1)
+        Injection(fault, phase, 1 if phase == "begin" else turn, target) for turn, phase in enumerate(phases, start=1)
     )
 
 
@@ -123,16 +123,18 @@ def cases() -> list[Case]:
     ]
     middle = {"order": {"seconds": 0.3}}
     found += [
-        Case("worker killed in the middle of training", (Strike("kill", "train", 2, after=0.4),), **middle),
-        Case("worker stopped in the middle of scoring", (Strike("stop", "commit_ballots_a", 2, after=0.4),), **middle),
-        Case("both workers killed in one epoch", (Strike("kill", "train", 2), Strike("kill", "sign", 2, other))),
-        Case("worker killed twice in one epoch", (Strike("kill", "train", 2), Strike("kill", "sign", 2))),
+        Case("worker killed in the middle of training", (Injection("kill", "train", 2, after=0.4),), **middle),
+        Case(
+            "worker stopped in the middle of scoring", (Injection("stop", "commit_ballots_a", 2, after=0.4),), **middle
+        ),
+        Case("both workers killed in one epoch", (Injection("kill", "train", 2), Injection("kill", "sign", 2, other))),
+        Case("worker killed twice in one epoch", (Injection("kill", "train", 2), Injection("kill", "sign", 2))),
     ]
     for verb, fault in (("killed", "kill"), ("stopped", "stop")):
         found += [
             Case(
                 f"chain actor {verb}, {phase}",
-                (Strike(fault, phase, turn, "chain"),),
+                (Injection(fault, phase, turn, "chain"),),
                 ("same", "refused"),
                 {"chain": chain},
             )
@@ -140,77 +142,84 @@ def cases() -> list[Case]:
         ]
     lost = {"order": {"placement_timeout": 10.0}}
     found += [
-        Case("machine lost, one to spare", (Strike("lose_node", "commit_ballots_a", 2),), machines=3),
-        Case("machine lost while training, one to spare", (Strike("lose_node", "train", 2),), machines=3),
+        Case("machine lost, one to spare", (Injection("lose_node", "commit_ballots_a", 2),), machines=3),
+        Case("machine lost while training, one to spare", (Injection("lose_node", "train", 2),), machines=3),
         Case(
             "machine lost, none to spare",
-            (Strike("lose_node", "commit_ballots_a", 2),),
+            (Injection("lose_node", "commit_ballots_a", 2),),
             ("refused",),
             **lost,
             codes=(30, 31),
         ),
         Case(
             "machine lost, none to spare, hosts may move",
-            (Strike("lose_node", "commit_ballots_a", 2),),
+            (Injection("lose_node", "commit_ballots_a", 2),),
             order={"placement_timeout": 10.0, "hosts_move": "always"},
         ),
         Case(
             "coordinator's machine lost",
-            (Strike("lose_node", "reveal_ballots_a", 2, "coordinator"),),
+            (Injection("lose_node", "reveal_ballots_a", 2, "coordinator"),),
             machines=4,
         ),
-        Case("group moved without its folders, ballots A sealed", (Strike("lose_folder", "reveal_ballots_a", 2),)),
-        Case("group moved without its folders, ballots B sealed", (Strike("lose_folder", "reveal_ballots_b", 2),)),
-        Case("group moved without its folders, payloads committed to", (Strike("lose_folder", "publish", 2),)),
+        Case("group moved without its folders, ballots A sealed", (Injection("lose_folder", "reveal_ballots_a", 2),)),
+        Case("group moved without its folders, ballots B sealed", (Injection("lose_folder", "reveal_ballots_b", 2),)),
+        Case("group moved without its folders, payloads committed to", (Injection("lose_folder", "publish", 2),)),
         Case(
             "head's state server killed",
-            (Strike("lose_gcs", "publish", 1),),
+            (Injection("lose_gcs", "publish", 1),),
             ("refused",),
             {"seconds": 20.0, "epochs": 3},
             alone=True,
             codes=(33,),
         ),
-        Case("head's state server killed near the end", (Strike("lose_gcs", "sign", 2),), alone=True),
-        Case("object store full", (Strike("fill_objects", "publish", 2),)),
+        Case("head's state server killed near the end", (Injection("lose_gcs", "sign", 2),), alone=True),
+        Case("object store full", (Injection("fill_objects", "publish", 2),)),
         Case(
             "disk full, members' folders",
-            (Strike("fill_disk", "commit_ballots_a", 2, "{run}/members"),),
+            (Injection("fill_disk", "commit_ballots_a", 2, "{run}/members"),),
             ("refused",),
             small="members",
             codes=(60,),
         ),
         Case(
-            "disk full, run folder", (Strike("fill_disk", "sign", 2, "{run}"),), ("refused",), small="run", codes=(60,)
+            "disk full, run folder",
+            (Injection("fill_disk", "sign", 2, "{run}"),),
+            ("refused",),
+            small="run",
+            codes=(60,),
         ),
         Case(
             "disk full, store",
-            (Strike("fill_disk", "publish", 2, "{folder}/store"),),
+            (Injection("fill_disk", "publish", 2, "{folder}/store"),),
             ("refused",),
             small="store",
             codes=(60,),
         ),
-        Case("global adapter corrupted", (Strike("damage_adapter", "train", 2),), ("same", "refused"), codes=(60,)),
+        Case("global adapter corrupted", (Injection("damage_adapter", "train", 2),), ("same", "refused"), codes=(60,)),
         Case(
-            "stored update corrupted", (Strike("damage_payload", "commit_ballots_a", 2),), ("same", "said"), unseen=True
+            "stored update corrupted",
+            (Injection("damage_payload", "commit_ballots_a", 2),),
+            ("same", "said"),
+            unseen=True,
         ),
         Case(
             "checkpoint corrupted, record",
-            (Strike("leave", "train", 2),),
+            (Injection("leave", "train", 2),),
             ("refused",),
             between="records/1.json",
             codes=(61,),
         ),
         Case(
             "checkpoint corrupted, receipt",
-            (Strike("leave", "train", 2),),
+            (Injection("leave", "train", 2),),
             ("refused",),
             between="receipts/1.json",
             codes=(61,),
         ),
-        Case("driver killed", (Strike("leave", "reveal_ballots_b", 2),), ("refused",)),
+        Case("driver killed", (Injection("leave", "reveal_ballots_b", 2),), ("refused",)),
     ]
     if find_anvil():
-        away = Strike("chain_away", "see", 1, lasts=6.0)
+        away = Injection("chain_away", "see", 1, lasts=6.0)
         found += [
             Case("RPC away for 6 s", (away,), order={"chain": "rpc", "patience": 60.0}),
             Case(
@@ -221,7 +230,7 @@ def cases() -> list[Case]:
                 codes=(41,),
             ),
         ]
-    every_round = tuple(Strike("kill", "train", turn) for turn in range(1, ROUNDS + 1))
+    every_round = tuple(Injection("kill", "train", turn) for turn in range(1, ROUNDS + 1))
     found.append(Case("worker killed every round", every_round, order={"epochs": ROUNDS}))
     return found
 
@@ -303,7 +312,7 @@ class Played:
     @property
     def clear(self) -> bool:
         """Whether an early end was said in one line with an exit code of its own, or was what the case wanted."""
-        wanted = any(one["fault"] == "leave" for one in self.all("struck"))
+        wanted = any(one["fault"] == "leave" for one in self.all("injected"))
         return wanted or (self.ended["code"] > 1 and bool(self.ended["error"]))
 
     @property
@@ -318,13 +327,13 @@ class Played:
         return max(line["time"] for line in self.all("answered")) - began
 
     def rebuilds(self) -> list[float]:
-        """Seconds from each strike at a worker to its group's next answer."""
+        """Seconds from each injection at a worker to its group's next answer."""
         found = []
-        for strike in self.all("struck"):
-            if strike["fault"] in AT_WORKERS and strike["target"].startswith("node-"):
-                group, answers = int(strike["target"].split("-")[1]), self.all("answered")
-                later = (one["time"] for one in answers if one["group"] == group and one["time"] > strike["time"])
-                found += [first - strike["time"] for first in [next(later, None)] if first]
+        for injection in self.all("injected"):
+            if injection["fault"] in AT_WORKERS and injection["target"].startswith("node-"):
+                group, answers = int(injection["target"].split("-")[1]), self.all("answered")
+                later = (one["time"] for one in answers if one["group"] == group and one["time"] > injection["time"])
+                found += [first - injection["time"] for first in [next(later, None)] if first]
         return found
 
 
@@ -437,9 +446,9 @@ class RemoteChain:
             (path / gone).unlink()
         return path
 
-    def struck(self, line: dict[str, Any]) -> None:
+    def injected(self, line: dict[str, Any]) -> None:
         """Go away when a run says so."""
-        if line["what"] == "struck" and line["fault"] == "chain_away":
+        if line["what"] == "injected" and line["fault"] == "chain_away":
             self.proxy.outage = FOREVER
             if line["lasts"]:
                 threading.Timer(line["lasts"], self.come_back).start()
@@ -529,7 +538,7 @@ class ChaosHarness:
         whole = self.undisturbed(case)
         if case.small and not self.mounts:
             skipped = {"outcome": "skipped", "line": "no filesystem can be mounted here", "rebuild_seconds": []}
-            return [{"case": case.name, "phase": case.strikes[0].phase, **skipped}]
+            return [{"case": case.name, "phase": case.injections[0].phase, **skipped}]
         folder = self._new_folder()
         try:
             row = self._play(case, whole, folder)
@@ -541,35 +550,35 @@ class ChaosHarness:
             return [row]
         if row["outcome"] == "same":
             shared = {name: value for name, value in row.items() if name not in ("case", "phase")}
-            shared["seconds"] /= len(case.strikes)
-            return [{**shared, "case": f"{case.name}, {one.phase}", "phase": one.phase} for one in case.strikes]
+            shared["seconds"] /= len(case.injections)
+            return [{**shared, "case": f"{case.name}, {one.phase}", "phase": one.phase} for one in case.injections]
         print(f"  {case.name}: {row['outcome']} ({row['line']}); now one by one", flush=True)
         return [found for part in case.parts() for found in self.play(part)]
 
     def _play(self, case: Case, whole: Played, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
-        order = replace(self._order(case, folder), strikes=case.strikes)
+        order = replace(self._order(case, folder), injections=case.injections)
         seen = ignore
         if order.chain == "rpc":
             assert self._chain
             order = replace(order, resume=str(self._chain.start_over(whole.run, folder)))
-            seen = self._chain.struck
+            seen = self._chain.injected
         if case.small in ("run", "store"):
             assert mount(folder / ("runs" if case.small == "run" else "store"), SMALL)
         played = run_driver(order, folder, seen)
         verdict = self._verdict(case, whole, played, folder)
-        struck, rebuilds = played.all("struck"), played.rebuilds()
-        if verdict["outcome"] == "same" and len(struck) < len(case.strikes):
-            verdict["outcome"] = "not_struck"
+        injected, rebuilds = played.all("injected"), played.rebuilds()
+        if verdict["outcome"] == "same" and len(injected) < len(case.injections):
+            verdict["outcome"] = "not_injected"
         extra = None
-        if verdict["outcome"] == "same" and struck and not (order.resume or order.seconds):
-            extra = (played.wall - whole.wall - sum(rebuilds)) / len(struck)
+        if verdict["outcome"] == "same" and injected and not (order.resume or order.seconds):
+            extra = (played.wall - whole.wall - sum(rebuilds)) / len(injected)
         return {
             "case": case.name,
-            "phase": case.strikes[0].phase,
+            "phase": case.injections[0].phase,
             **verdict,
             "intended": case.right(verdict),
-            "spared": [one["spared"] for one in struck if "spared" in one],
+            "spared": [one["spared"] for one in injected if "spared" in one],
             "rebuild_seconds": rebuilds,
             "extra_seconds_per_kill": extra,
             "served": self._served(played),
@@ -603,11 +612,11 @@ class ChaosHarness:
 
     def _repair(self, played: Played) -> None:
         """Put right what the fault did to files, as an operator would before resuming."""
-        for strike in played.all("struck"):
-            if "ballast" in strike:
-                Path(strike["ballast"]).unlink(missing_ok=True)
-            if "damaged" in strike:
-                shutil.move(strike["whole"], strike["damaged"])
+        for injection in played.all("injected"):
+            if "ballast" in injection:
+                Path(injection["ballast"]).unlink(missing_ok=True)
+            if "damaged" in injection:
+                shutil.move(injection["whole"], injection["damaged"])
 
     def _judge(self, case: Case, whole: Played, played: Played) -> str:
         """How a run ended; nothing of one that ended early, which has to be resumed before it can be told."""

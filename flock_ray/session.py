@@ -25,7 +25,6 @@ from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collectio
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
-from flock_ray.errors import RayLostError
 from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
@@ -83,12 +82,8 @@ class Session:
                 groups, ledger, self.run_directory, self.events, reporter, config.alliance.max_unsettled,
                 config.cluster.load_timeout, arrivals,
             )  # fmt: skip
-            try:
-                with frozen_garbage_collection():
-                    final = alliance.run(state, earlier)
-            except RayLostError as error:
-                signed = self.run_directory.num_signed
-                raise RayLostError(f"{signed} of {config.alliance.num_epochs} epochs are signed; {error}") from None
+            with frozen_garbage_collection():
+                final = alliance.run(state, earlier)
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
@@ -237,6 +232,7 @@ def run_alliance(
     """
     with ray_cluster(config.cluster) as watchdog, EventLog(run.events) as events:
         plan.check_fit(machines())
+        watchdog.describe = lambda: f"{run.num_signed} of {config.alliance.num_epochs} epochs of {run.path} are signed"
         summary = Session(config, run, plan, console, events, worker, watchdog.stand_down).play(arrivals)
     prune(run, config.store, console.line)
     return summary

@@ -1,7 +1,7 @@
 """One run with training and scoring simulated, under faults: `python -m benchmarks.peers.chaos_run CASE.json FOLDER`.
 
 CASE is what `Order` has, as JSON. What happens is written to FOLDER/told.jsonl line by line, so that it is known of a
-run that hangs or is killed as well: `asked` and `answered` of every phase, `struck` of every fault, and `ended` last.
+run that hangs or is killed as well: `asked` and `answered` of every phase, `injected` of every fault, and `ended` last.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ SMALL, LARGE = 4 * MEBIBYTE, 64 * MEBIBYTE
 
 
 @dataclass(frozen=True)
-class Strike:
+class Injection:
     """A fault and its moment.
 
     Attributes:
         fault: name of a method of `Faults`.
-        phase: before which it strikes; one of `PHASES`.
+        phase: before which it happens; one of `PHASES`.
         turn: the how many-th time that this process asks this phase.
         target: name of an actor, or of what the fault damages.
         after: seconds into the phase; 0 for before it is asked.
@@ -97,7 +97,7 @@ class Order:
         placement_timeout: seconds.
         patience: seconds that an outage of the chain is borne.
         small: what lies on a filesystem of a few MiB: `members`, `run` (all else in the run's folder), or nothing.
-        strikes: the faults.
+        injections: the faults.
     """
 
     address: str
@@ -113,12 +113,12 @@ class Order:
     hosts_move: str = "never"
     patience: float = 60.0
     small: str = ""
-    strikes: tuple[Strike, ...] = field(default_factory=tuple)
+    injections: tuple[Injection, ...] = field(default_factory=tuple)
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> Order:
         """Read JSON back."""
-        return cls(**{**value, "strikes": tuple(Strike(**one) for one in value["strikes"])})
+        return cls(**{**value, "injections": tuple(Injection(**one) for one in value["injections"])})
 
 
 def configure(order: Order) -> Config:
@@ -128,7 +128,7 @@ def configure(order: Order) -> Config:
         address=order.address,
         nodes=order.nodes,
         placement_timeout=order.placement_timeout,
-        phase_floor=STOPPED_FLOOR if any(strike.fault == "stop" for strike in order.strikes) else PHASE_FLOOR,
+        phase_floor=STOPPED_FLOOR if any(injection.fault == "stop" for injection in order.injections) else PHASE_FLOOR,
         hosts_move=HostsMove(order.hosts_move),
     )
     return Config(
@@ -145,7 +145,7 @@ def configure(order: Order) -> Config:
 
 
 class Faults:
-    """Strikes at their moments, and notes when phases were asked and answered."""
+    """Injections at their moments, and notes when phases were asked and answered."""
 
     def __init__(self, order: Order, run: RunDirectory, folder: Path, tell: Callable[..., None]) -> None:
         self._order, self._run, self._folder, self._tell = order, run, folder, tell
@@ -159,13 +159,13 @@ class Faults:
         def run(groups: NodeGroups, phase: str, *args: Any) -> Iterator[tuple[int, Any]]:
             self._turns[phase] += 1
             turn = self._turns[phase]
-            due = [one for one in self._order.strikes if (one.phase, one.turn) == (phase, turn)]
+            due = [one for one in self._order.injections if (one.phase, one.turn) == (phase, turn)]
             self._tell("asked", phase=phase, turn=turn)
-            for strike in due:
-                if strike.after:
-                    threading.Timer(strike.after, self._strike, [strike]).start()
+            for injection in due:
+                if injection.after:
+                    threading.Timer(injection.after, self._inject, [injection]).start()
                 else:
-                    self._strike(strike)
+                    self._inject(injection)
             return self._noted(plain(groups, phase, *args), phase, turn)
 
         NodeGroups.run = run  # type: ignore[method-assign]
@@ -175,32 +175,32 @@ class Faults:
             self._tell("answered", phase=phase, turn=turn, group=index)
             yield index, result
 
-    def _strike(self, strike: Strike) -> None:
-        facts = getattr(self, strike.fault)(strike) or {}
-        self._tell("struck", **{**asdict(strike), **facts})
+    def _inject(self, injection: Injection) -> None:
+        facts = getattr(self, injection.fault)(injection) or {}
+        self._tell("injected", **{**asdict(injection), **facts})
 
     # Processes and machines.
 
-    def kill(self, strike: Strike) -> dict[str, Any]:
+    def kill(self, injection: Injection) -> dict[str, Any]:
         """SIGKILL for an actor's process."""
-        pid = _actor(strike.target)["Pid"]
+        pid = _actor(injection.target)["Pid"]
         os.kill(pid, signal.SIGKILL)
         return {"pids": [pid]}
 
-    def stop(self, strike: Strike) -> dict[str, Any]:
+    def stop(self, injection: Injection) -> dict[str, Any]:
         """SIGSTOP for an actor's process, for good."""
-        pid = _actor(strike.target)["Pid"]
+        pid = _actor(injection.target)["Pid"]
         os.kill(pid, signal.SIGSTOP)
         return {"pids": [pid]}
 
-    def leave(self, strike: Strike) -> None:
+    def leave(self, injection: Injection) -> None:
         """SIGKILL for the driver itself."""
-        self._tell("struck", **asdict(strike))
+        self._tell("injected", **asdict(injection))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def lose_node(self, strike: Strike) -> dict[str, Any]:
+    def lose_node(self, injection: Injection) -> dict[str, Any]:
         """SIGKILL for everything on the machine that holds an actor; on the driver's own nothing happens."""
-        node = _actor(strike.target)["Address"]["NodeID"]
+        node = _actor(injection.target)["Address"]["NodeID"]
         if node == ray.get_runtime_context().get_node_id():
             return {"pids": [], "spared": "the driver's machine"}
         socket = next(one["RayletSocketName"] for one in ray.nodes() if one["NodeID"] == node)
@@ -211,14 +211,14 @@ class Faults:
                 os.kill(pid, signal.SIGKILL)
         return {"pids": pids, "node": node}
 
-    def lose_gcs(self, strike: Strike) -> dict[str, Any]:
+    def lose_gcs(self, injection: Injection) -> dict[str, Any]:
         """SIGKILL for the server that Ray's head keeps its state in."""
         session = ray._private.worker.global_worker.node.get_session_dir_path()
         [pid] = _processes("gcs_server", f"--session-dir={session}")
         os.kill(pid, signal.SIGKILL)
         return {"pids": [pid]}
 
-    def fill_objects(self, strike: Strike) -> dict[str, Any]:
+    def fill_objects(self, injection: Injection) -> dict[str, Any]:
         """Objects of twice the memory that the driver's object store has, all held."""
         here = ray.get_runtime_context().get_node_id()
         room = next(one["Resources"]["object_store_memory"] for one in ray.nodes() if one["NodeID"] == here)
@@ -228,28 +228,28 @@ class Faults:
 
     # Files.
 
-    def lose_folder(self, strike: Strike) -> dict[str, Any]:
+    def lose_folder(self, injection: Injection) -> dict[str, Any]:
         """The private folders of a group's members are gone, and its worker with them."""
-        group = int(strike.target.split("-")[1])
+        group = int(injection.target.split("-")[1])
         for member in make_plan(configure(self._order)).nodes[group].members:
             shutil.move(self._run.path / "members" / f"member-{member}", self._folder / "lost" / f"member-{member}")
-        return self.kill(strike)
+        return self.kill(injection)
 
-    def fill_disk(self, strike: Strike) -> dict[str, Any]:
+    def fill_disk(self, injection: Injection) -> dict[str, Any]:
         """A small filesystem is filled to its last byte; `target` is a folder on it."""
-        ballast = Path(strike.target.format(run=self._run.path, folder=self._folder)) / "ballast"
+        ballast = Path(injection.target.format(run=self._run.path, folder=self._folder)) / "ballast"
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         return {"ballast": str(ballast)}
 
-    def damage_adapter(self, strike: Strike) -> dict[str, Any]:
+    def damage_adapter(self, injection: Injection) -> dict[str, Any]:
         """The stored global adapter has other bytes, and the worker that remembers it is killed."""
         newest = max((self._run.path / "records").iterdir(), key=lambda path: int(path.stem))
         digest = json.loads(newest.read_bytes())["adapter"].removeprefix("0x")
-        return {**damage(self._store / digest[:2] / digest, self._folder), **self.kill(strike)}
+        return {**damage(self._store / digest[:2] / digest, self._folder), **self.kill(injection)}
 
-    def damage_payload(self, strike: Strike) -> dict[str, Any]:
+    def damage_payload(self, injection: Injection) -> dict[str, Any]:
         """The newest stored update has other bytes; its member's own copy is whole."""
         kept = self._run.path.glob("members/*/vault/*/*")
         newest = max(kept, key=lambda path: path.stat().st_mtime_ns)
@@ -261,7 +261,7 @@ class Faults:
 
     # Elsewhere.
 
-    def chain_away(self, strike: Strike) -> None:
+    def chain_away(self, injection: Injection) -> None:
         """Nothing here: whoever started this process takes the chain away when it reads of it."""
 
 

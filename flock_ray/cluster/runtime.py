@@ -86,6 +86,7 @@ class HeadWatchdog:
 
     Attributes:
         silent: seconds since the last answer, not counting those in which this process was suspended.
+        describe: how far the run is that ends by this, for the line that says so.
 
     The waiting loops raise RayLostError then. If none runs in the main thread, a second limit ends the process here.
     """
@@ -100,6 +101,7 @@ class HeadWatchdog:
         self._address = ray.get_runtime_context().gcs_address
         self._answers = 0
         self.silent = 0.0
+        self.describe: Callable[[], str] = lambda: "nothing is signed"
         self._armed = True
         self._stopped = threading.Event()
         for work in (self._ask, self._watch):
@@ -138,8 +140,8 @@ class HeadWatchdog:
             if silent < self._timeout or not self._armed:
                 continue
             error = RayLostError(
-                f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout); start it"
-                " again and go on with resume=RUN_DIR"
+                f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout);"
+                f" {self.describe()}; start it again and go on with resume=RUN_DIR"
             )
             if not raised:
                 raised = True
