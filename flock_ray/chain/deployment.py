@@ -224,6 +224,7 @@ class Deployment:
         for name, entry in self._book.entries.items():
             if not entry.tx and (raws := list(filter(None, map(self._pending_transaction, entry.attempts)))):
                 self._wait_until_mined(name, entry, raws)
+        self.recover()  # what was mined since this process started, and so is neither pending nor in the book
 
     def _pending_transaction(self, attempt: str) -> bytes | None:
         """The signed transaction of that hash if it is pending, rebuilt from its fields; else None."""

@@ -42,6 +42,11 @@ def check_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def is_pending() -> bool:
+    """Whether what was handed to `raise_in_waiting` has not been raised yet."""
+    return bool(_pending)
+
+
 def forget_pending() -> None:
     """The run that other threads had something to raise in is over."""
     _pending.clear()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flock_ray.cluster.interrupts import forget_pending, raise_in_waiting, teardown_is_stuck
+from flock_ray.cluster.interrupts import forget_pending, is_pending, raise_in_waiting, teardown_is_stuck
 from flock_ray.cluster.placement import available_cpus
 from flock_ray.config import ClusterConfig, ClusterMode
 from flock_ray.errors import ClusterError, RayLostError
@@ -146,7 +146,7 @@ class HeadWatchdog:
             if not raised:
                 raised = True
                 raise_in_waiting(error)
-            elif silent > self._timeout + _GRACE:
+            elif silent > self._timeout + _GRACE and is_pending():
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(error.exit_code)
 

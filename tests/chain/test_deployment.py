@@ -102,6 +102,28 @@ def test_cut_off_before_and_after_every_transaction_it_is_finished_by_the_next(
     assert set(json.loads(path.read_text())["addresses"]) == set(deployment.addresses())
 
 
+def test_what_is_mined_while_the_next_process_starts_is_not_sent_again(
+    node: RpcNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, send = tmp_path / "book.json", node.send
+
+    def cut(raw: bytes, epoch: int) -> bytes:
+        node.wait([send(raw, epoch)], PATIENCE)
+        raise Cut
+
+    for number in range(NUM_STEPS):
+        with monkeypatch.context() as patch, pytest.raises(Cut):
+            patch.setattr(node, "send", cut)
+            begin(node, path).execute(lambda _: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "receipt", lambda _: None)
+            deployment = begin(node, path)  # sees it unmined
+        assert len(deployment.missing()) == NUM_STEPS - number
+    deployment.execute(lambda _: None)
+    deployment.check()
+    assert node.mined_nonce(DEPLOYER.address) == NUM_STEPS
+
+
 def test_the_timelock_rules_and_what_it_changes_is_noticed(node: RpcNode, tmp_path: Path) -> None:
     deployment = whole(node, tmp_path / "book.json")
     at = deployment.addresses()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from flock_ray.cluster.interrupts import check_interrupted, forget_pending, raise_in_waiting
+from flock_ray.cluster.interrupts import check_interrupted, forget_pending, is_pending, raise_in_waiting
 from flock_ray.cluster.runtime import within
 from flock_ray.errors import RayLostError
 
@@ -28,8 +28,10 @@ def test_what_a_teardown_raises_does_not_matter() -> None:
 
 def test_an_error_of_another_thread_is_raised_by_the_loop_that_waits_and_by_no_later_run() -> None:
     raise_in_waiting(RayLostError("gone"))
+    assert is_pending()
     with pytest.raises(RayLostError, match="gone"):
         check_interrupted()
+    assert not is_pending()
     check_interrupted()
     raise_in_waiting(RayLostError("gone"))
     forget_pending()
