@@ -17,8 +17,16 @@ contract EpochSettlement is Misconduct {
     /// @notice Most slashes of one report; the rest is carried over to a later one.
     uint256 public constant MAX_SLASHES = 16;
 
+    /// @dev An epoch that somebody wants to abandon, and the time from which that may be done.
+    struct Announced {
+        uint64 epoch;
+        uint64 from;
+    }
+
     bytes32 private constant TAG_SEED = keccak256("flock_ray/seed/1");
     bytes32 private constant TAG_SKIP = keccak256("flock_ray/skip/1");
+
+    mapping(bytes32 task => Announced) private _abandonments;
 
     /// @notice An epoch was settled.
     event EpochSettled(
@@ -30,6 +38,8 @@ contract EpochSettlement is Misconduct {
         bytes32 modelHash,
         bytes32 recordHash
     );
+    /// @notice An epoch may be abandoned from this time on, unless it is settled before.
+    event AbandonmentAnnounced(bytes32 indexed task, uint64 indexed epoch, uint256 from);
     /// @notice An epoch was given up; the next one has this seed.
     event EpochAbandoned(bytes32 indexed task, uint64 indexed epoch, bytes32 nextSeed);
 
@@ -53,9 +63,14 @@ contract EpochSettlement is Misconduct {
     /// @param distributor_ Pools and claims.
     /// @param absenceBps_ Part of its stake that an absent voter loses, in basis points; zero: nothing.
     /// @param responseWindow_ Seconds in which a challenged voter may show its signature.
-    constructor(TaskRegistry registry_, RewardDistributor distributor_, uint16 absenceBps_, uint64 responseWindow_)
-        Misconduct(registry_, distributor_, absenceBps_, responseWindow_)
-    {}
+    /// @param grace_ Seconds between the two calls that abandon an epoch, or slash an absent voter.
+    constructor(
+        TaskRegistry registry_,
+        RewardDistributor distributor_,
+        uint16 absenceBps_,
+        uint64 responseWindow_,
+        uint64 grace_
+    ) Misconduct(registry_, distributor_, absenceBps_, responseWindow_, grace_) {}
 
     /// @inheritdoc ISettlement
     function open(bytes32 task, bytes32 seed, uint32 numEpochs, uint32 numSlots, uint32 numVoters) external {
@@ -71,12 +86,11 @@ contract EpochSettlement is Misconduct {
     }
 
     /// @inheritdoc ISettlement
-    function expectChange(bytes32 task) external returns (uint256 lastSettled) {
+    function expectChange(bytes32 task) external {
         if (msg.sender != address(registry)) revert Unauthorized(msg.sender);
         Clock memory clock = _clockOf(task);
         clock.changing = true;
         _heads[task].clock = Clocks.pack(clock);
-        return clock.lastSettled;
     }
 
     /// @notice Settles the next epoch of a task. Members that join or leave from this epoch on do so first. The task
@@ -112,7 +126,6 @@ contract EpochSettlement is Misconduct {
             report.recordHash
         );
 
-        // Before the report's slashes flow into the pool: an epoch does not pay itself with them.
         distributor.commit(report.task, report.rewardsRoot, report.rewardsTotal, epochsLeft);
         if (report.slashes.length != 0) {
             registry.slash(report.task, report.epoch, report.slashes, report.relayer);
@@ -120,7 +133,8 @@ contract EpochSettlement is Misconduct {
         if (!clock.running) registry.close(report.task);
     }
 
-    /// @notice Gives up the next epoch when no report for it came in time. Anybody may call; nobody is slashed.
+    /// @notice Gives up the next epoch when no report for it came in time. Anybody may call; nobody is slashed. It takes two
+    /// calls, `grace` seconds apart, in which the epoch can still be settled: the time without a chain is nobody's fault.
     /// The model, the report chain and the slots stay; the epoch counts. It closes the task if it is the last one, or the
     /// last of `maxSkips` in a row, or if the next one would have too few slots.
     function abandon(bytes32 task, uint64 epoch) external {
@@ -131,6 +145,7 @@ contract EpochSettlement is Misconduct {
         Terms memory terms = registry.termsOf(task);
         uint256 deadline = clock.epochStart + uint256(terms.epochDeadline) * (uint256(terms.maxUnsettled) + 1);
         if (block.timestamp <= deadline) revert DeadlineNotPassed(deadline);
+        if (grace != 0 && !_graceIsOver(task, epoch)) return;
 
         clock.lastSettled += 1;
         clock.skips += 1;
@@ -144,6 +159,12 @@ contract EpochSettlement is Misconduct {
         head.seed = keccak256(abi.encode(TAG_SKIP, head.seed));
         emit EpochAbandoned(task, epoch, head.seed);
         if (!clock.running) registry.close(task);
+    }
+
+    /// @notice Time from which an epoch may be abandoned by a second call; zero: nobody has made the first one.
+    function abandonableFrom(bytes32 task, uint64 epoch) external view returns (uint256) {
+        Announced storage announced = _abandonments[task];
+        return announced.epoch == epoch ? announced.from : 0;
     }
 
     /// @notice Ends a freeze: replaces the root that the guardian disabled by one that a quorum of the committee of the
@@ -164,6 +185,19 @@ contract EpochSettlement is Misconduct {
         bytes32 digest = correctionDigest(_requireLast(report), disabled, rewardsRoot, rewardsTotal);
         _checkSignatures(report, _clockOf(report.task), digest, seats, signatures);
         distributor.correct(report.task, rewardsRoot, rewardsTotal);
+    }
+
+    /// @dev Whether the grace after the first call of `abandon` is over; this may be that call. A settled epoch needs none.
+    function _graceIsOver(bytes32 task, uint64 epoch) private returns (bool) {
+        Announced storage announced = _abandonments[task];
+        if (announced.epoch == epoch) {
+            if (block.timestamp < announced.from) revert GraceNotOver(announced.from);
+            return true;
+        }
+        uint64 from = uint64(block.timestamp) + grace;
+        (announced.epoch, announced.from) = (epoch, from);
+        emit AbandonmentAnnounced(task, epoch, from);
+        return false;
     }
 
     /// @dev Changes are applied here and nowhere else, so that the slots stay those of the last report's committee, which

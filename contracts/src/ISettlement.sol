@@ -24,8 +24,7 @@ interface ISettlement {
     function open(bytes32 task, bytes32 seed, uint32 numEpochs, uint32 numSlots, uint32 numVoters) external;
 
     /// @notice Tells that a change of a running task's members waits; only the registry.
-    /// @return lastSettled Number of the last settled or abandoned epoch.
-    function expectChange(bytes32 task) external returns (uint256 lastSettled);
+    function expectChange(bytes32 task) external;
 
     /// @notice What a task's next report is checked against; all zero before the task started.
     function headOf(bytes32 task) external view returns (Head memory);

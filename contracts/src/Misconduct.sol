@@ -9,15 +9,22 @@ import {Report, Reports, Slash} from "./libraries/Reports.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 
 /// @title Slashes that need no committee: what a member's own signatures prove, or their absence
-/// @notice Anybody may bring a case and gets a tenth of what it costs the member; the rest goes to the task's pool.
-/// They reach the stakes of running tasks, and of closed ones until the member has withdrawn.
+/// @notice Anybody may bring a case and gets a tenth of what it costs the member of its own; the rest goes into the task's
+/// escrow, or to the sink. A member that accuses itself loses nine tenths of the slash. They reach the stakes of running tasks, and of closed ones until the member has withdrawn.
 abstract contract Misconduct is Committees {
     /// @notice A challenge of a seat whose signature was missing.
+    /// @param owner Owner of the seat.
+    /// @param deadline Time until which nobody can slash it.
+    /// @param over Whether it was answered, or slashed.
+    /// @param challenger Gets the reward.
+    /// @param slashableFrom Time from which a second call may slash it; zero: nobody has made the first one.
+    /// @param reportHash Struct hash of the report that the owner must have signed.
     struct Challenge {
         address owner;
         uint64 deadline;
         bool over;
         address challenger;
+        uint64 slashableFrom;
         bytes32 reportHash;
     }
 
@@ -26,6 +33,13 @@ abstract contract Misconduct is Committees {
 
     uint256 private constant BPS = 10_000;
     bytes32 private constant REPORT_KIND = keccak256("report");
+    bytes32 private constant COMMITMENT = keccak256("commitment");
+    bytes32 private constant SEEN = keccak256("seen");
+    bytes32 private constant MANIFEST = keccak256("manifest");
+    bytes32 private constant BALLOT_A_COMMITMENT = keccak256("ballot_a_commitment");
+    bytes32 private constant BALLOT_A = keccak256("ballot_a");
+    bytes32 private constant BALLOT_B_COMMITMENT = keccak256("ballot_b_commitment");
+    bytes32 private constant BALLOT_B = keccak256("ballot_b");
 
     /// @notice Part of what is left of its stake that an absent voter loses, in basis points.
     uint16 public immutable absenceBps;
@@ -33,7 +47,10 @@ abstract contract Misconduct is Committees {
     /// @notice Seconds in which a challenged voter may show its signature.
     uint64 public immutable responseWindow;
 
-    /// @notice Whether an equivocation was punished: keccak of (task, account, epoch, keccak of the kind).
+    /// @notice Seconds between the two calls that slash an absent voter, or abandon an epoch; zero: one call does.
+    uint64 public immutable grace;
+
+    /// @notice Whether an equivocation was punished: keccak of (task, account, epoch).
     mapping(bytes32 offence => bool) public punished;
 
     mapping(bytes32 task => mapping(uint64 epoch => mapping(uint256 seat => Challenge))) private _challenges;
@@ -42,6 +59,8 @@ abstract contract Misconduct is Committees {
     event Equivocated(bytes32 indexed task, uint64 indexed epoch, address indexed account, bytes32 kind);
     /// @notice A seat whose signature was missing was challenged; its owner may answer until the deadline.
     event Challenged(bytes32 indexed task, uint64 indexed epoch, uint256 indexed seat, address owner, uint64 deadline);
+    /// @notice A challenged seat may be slashed from this time on, unless its signature is shown before.
+    event SlashAnnounced(bytes32 indexed task, uint64 indexed epoch, uint256 indexed seat, uint64 from);
     /// @notice A challenged seat's signature was shown.
     event Answered(bytes32 indexed task, uint64 indexed epoch, uint256 indexed seat);
 
@@ -59,22 +78,32 @@ abstract contract Misconduct is Committees {
     error AlreadyChallenged(uint256 seat);
     /// @notice The seat was not challenged, or the case is over.
     error NoChallenge(uint256 seat);
-    /// @notice It is too late to answer.
-    error ResponseTooLate(uint64 deadline);
+    /// @notice No message of this kind is ever signed.
+    error UnknownKind(string kind);
+    /// @notice No epoch with this number can have been signed yet.
+    error UnknownEpoch(uint64 epoch, uint256 last);
     /// @notice The seat may still answer.
     error ResponseWindowOpen(uint64 deadline);
+    /// @notice The second call may be made only from this time on.
+    error GraceNotOver(uint64 from);
     /// @notice The share of the stake is above all of it.
     error InvalidShare(uint16 bps);
 
-    constructor(TaskRegistry registry_, RewardDistributor distributor_, uint16 absenceBps_, uint64 responseWindow_)
-        Committees(registry_, distributor_)
-    {
+    constructor(
+        TaskRegistry registry_,
+        RewardDistributor distributor_,
+        uint16 absenceBps_,
+        uint64 responseWindow_,
+        uint64 grace_
+    ) Committees(registry_, distributor_) {
         if (absenceBps_ > BPS) revert InvalidShare(absenceBps_);
+        grace = grace_;
         absenceBps = absenceBps_;
         responseWindow = responseWindow_;
     }
 
-    /// @notice Slashes a member that signed two different messages of one kind for one epoch; once for each kind.
+    /// @notice Slashes a member that signed two different messages of one kind for one epoch; once an epoch, whatever it
+    /// signed there.
     /// @dev Under one seed: an epoch that was signed and then made void by an abandoned one runs again under another.
     /// @param task Task.
     /// @param account The member.
@@ -95,13 +124,15 @@ abstract contract Misconduct is Committees {
         bytes calldata signatures
     ) external {
         if (first == second) revert NoConflict(first);
+        bytes32 kindHash = keccak256(bytes(kind));
+        if (!_isKind(kindHash)) revert UnknownKind(kind);
         bytes32 one = messageDigest(task, epoch, seed, kind, first);
         bytes32 other = messageDigest(task, epoch, seed, kind, second);
         _requireSignedBoth(account, one, other, signatures);
-        _punish(task, epoch, keccak256(bytes(kind)), account);
+        _punish(task, epoch, kindHash, account);
     }
 
-    /// @notice Slashes a member that signed two different reports for one epoch under one seed; once.
+    /// @notice Slashes a member that signed two different reports for one epoch under one seed; once an epoch, as above.
     /// @param account The member.
     /// @param first One report.
     /// @param second The other.
@@ -142,14 +173,13 @@ abstract contract Misconduct is Committees {
         emit Challenged(report.task, report.epoch, seat, challenge.owner, challenge.deadline);
     }
 
-    /// @notice Shows the signature of a challenged seat; anybody may. The case is over.
+    /// @notice Shows the signature of a challenged seat, before it is slashed; anybody may. The case is over.
     /// @param task Task.
     /// @param epoch Epoch of the report.
     /// @param seat The seat.
     /// @param signature Its EIP-2098 signature of the report.
     function answerChallenge(bytes32 task, uint64 epoch, uint256 seat, bytes calldata signature) external {
         Challenge storage challenge = _openChallenge(task, epoch, seat);
-        if (block.timestamp > challenge.deadline) revert ResponseTooLate(challenge.deadline);
         _checkLength(signature, 1);
         address owner = challenge.owner;
         if (!Signatures.isBy(owner, _hashTypedDataV4(challenge.reportHash), signature)) {
@@ -159,10 +189,19 @@ abstract contract Misconduct is Committees {
         emit Answered(task, epoch, seat);
     }
 
-    /// @notice Slashes a challenged voter that has shown no signature in time; anybody may call, the challenger is paid.
+    /// @notice Slashes a challenged voter that has shown no signature in time; anybody may call, the challenger is paid. It
+    /// takes two calls, `grace` seconds apart, in which the signature can still be shown.
     function slashAbsent(bytes32 task, uint64 epoch, uint256 seat) external {
         Challenge storage challenge = _openChallenge(task, epoch, seat);
         if (block.timestamp <= challenge.deadline) revert ResponseWindowOpen(challenge.deadline);
+        uint64 from = challenge.slashableFrom;
+        if (grace != 0 && from == 0) {
+            from = uint64(block.timestamp) + grace;
+            challenge.slashableFrom = from;
+            emit SlashAnnounced(task, epoch, seat, from);
+            return;
+        }
+        if (block.timestamp < from) revert GraceNotOver(from);
         challenge.over = true;
         _slashShare(task, epoch, challenge.owner, absenceBps, challenge.challenger);
     }
@@ -186,8 +225,15 @@ abstract contract Misconduct is Committees {
         }
     }
 
+    function _isKind(bytes32 kind) private pure returns (bool) {
+        return kind == COMMITMENT || kind == SEEN || kind == MANIFEST || kind == BALLOT_A_COMMITMENT
+            || kind == BALLOT_A || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
+    }
+
     function _punish(bytes32 task, uint64 epoch, bytes32 kind, address account) private {
-        bytes32 offence = keccak256(abi.encode(task, account, epoch, kind));
+        uint256 last = uint256(_clockOf(task).lastSettled) + registry.termsOf(task).maxUnsettled + 1;
+        if (epoch == 0 || epoch > last) revert UnknownEpoch(epoch, last);
+        bytes32 offence = keccak256(abi.encode(task, account, epoch));
         if (punished[offence]) revert AlreadyPunished(offence);
         punished[offence] = true;
         emit Equivocated(task, epoch, account, kind);

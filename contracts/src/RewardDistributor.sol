@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {AccessControlEnumerable} from "@openzeppelin/contracts/access/extensions/AccessControlEnumerable.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
@@ -14,21 +14,23 @@ import {StakeVault} from "./StakeVault.sol";
 /// settles nothing more until a quorum has signed a correction. The guardian moves no money and stops no active root.
 /// @dev Not upgradeable. Every function that pays has written its books before. The token must be a plain ERC-20 (no fee
 /// on transfer, supply below 2^128); `FlockToken` is.
-contract RewardDistributor is AccessControl {
+contract RewardDistributor is AccessControlEnumerable {
     using SafeERC20 for IERC20;
 
     /// @notice A task's money in wei, and the root that pays.
     /// @param root Active Merkle root of the cumulative rewards.
     /// @param committed Rewards promised by all settled epochs, pending ones included.
     /// @param claimed Rewards paid.
-    /// @param deposited Pool and slashed stake that came in, less refunds.
-    /// @param reserve Part of the pool that only the last epoch may commit.
+    /// @param deposited Pool that came in, less refunds.
+    /// @param reserve Part of the pool that only the last epoch may commit; zero from then on.
+    /// @param escrow Own stake that slashes took: in no budget, and not the creator's.
     struct Account {
         bytes32 root;
         uint128 committed;
         uint128 claimed;
         uint128 deposited;
         uint128 reserve;
+        uint128 escrow;
     }
 
     /// @notice A root that waits for its activation.
@@ -86,6 +88,8 @@ contract RewardDistributor is AccessControl {
     event RootActivated(bytes32 indexed task, bytes32 root);
     /// @notice The guardian disabled a root; the task is frozen.
     event RootDisabled(bytes32 indexed task, bytes32 root);
+    /// @notice A closed task's escrow, and its end share if the last epoch was not settled, went to the sink.
+    event Sunk(bytes32 indexed task, uint128 amount);
     /// @notice A correction ended the freeze.
     event RootCorrected(bytes32 indexed task, bytes32 root, uint128 total);
 
@@ -153,7 +157,7 @@ contract RewardDistributor is AccessControl {
         _grantRole(DEFAULT_ADMIN_ROLE, admin);
     }
 
-    /// @notice Takes note of tokens that the registry has just sent for a task: its pool, or slashed stake.
+    /// @notice Takes note of tokens that the registry has just sent for a task's pool.
     /// @param task Task.
     /// @param amount Wei.
     /// @param reserve Part of it that only the last epoch may commit.
@@ -163,12 +167,28 @@ contract RewardDistributor is AccessControl {
         account.reserve += reserve;
     }
 
-    /// @notice Pays a closed task's uncommitted rest to `to`.
-    function refund(bytes32 task, address to) external onlyRegistry returns (uint128 amount) {
+    /// @notice Takes note of slashed stake that the registry has just sent for a task.
+    function depositEscrow(bytes32 task, uint128 amount) external onlyRegistry {
+        _accounts[task].escrow += amount;
+    }
+
+    /// @notice Pays a closed task's uncommitted rest to `to`, and to `sink` its escrow and, if the task ran, what is left of
+    /// the end share: its last epoch was not settled then.
+    function refund(bytes32 task, address to, address sink, bool started)
+        external
+        onlyRegistry
+        returns (uint128 amount)
+    {
         Account storage account = _accounts[task];
-        amount = account.deposited - account.committed;
-        account.deposited -= amount;
+        (uint128 committed, uint128 reserve) = (account.committed, account.reserve);
+        amount = account.deposited - committed;
+        uint128 lost = account.escrow;
+        if (started) (amount, lost) = (amount - reserve, lost + reserve);
+        (account.deposited, account.reserve, account.escrow) = (committed, 0, 0);
         token.safeTransfer(to, amount);
+        if (lost == 0) return amount;
+        emit Sunk(task, lost);
+        token.safeTransfer(sink, lost);
     }
 
     /// @notice From now on an account's rewards of a task go to its pool, and to nobody else.
@@ -195,6 +215,7 @@ contract RewardDistributor is AccessControl {
         }
 
         account.committed = total;
+        if (epochsLeft == 1 && account.reserve != 0) account.reserve = 0;
         if (activationDelay == 0) account.root = root;
         else _enqueue(task, root, total);
     }

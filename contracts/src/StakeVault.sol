@@ -3,19 +3,26 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Delegation, Pool, Request, StakePools, StoredDelegation, Thawing} from "./libraries/StakePools.sol";
 
+/// @notice What the vault asks the distributor when it is deployed.
+interface IActivationDelay {
+    function activationDelay() external view returns (uint64);
+}
+
 /// @title Stake of operators and their delegators
-/// @notice One pool for each operator: its own stake, which is lost first, and its delegators' stake by shares. Rewards are
-/// kept apart from stake. Stake leaves through an unbonding time in which it can still be slashed.
+/// @notice One pool for each operator: its own stake, and its delegators' stake by shares. Rewards are kept apart from
+/// stake. Stake leaves through an unbonding time in which it can still be slashed.
 ///
-/// Locks: a task locks part of a pool. A new lock must be covered by active stake that no other lock uses, so no stake
-/// answers twice. Leaving may be asked for at any time, also for locked stake, but is paid only while all stake that
-/// remains, active and thawing, covers the locks, and to the operator only while its own does: neither a slash comes too
-/// late for what thaws, nor does an operator leave its delegators to answer for its tasks. A lock made after a request
-/// does not count on what thaws.
+/// Locks: a task locks own stake of a pool, and delegators' stake beside it only if the operator has named the task's
+/// creator long enough ago that whoever dislikes it is out. Of such a lock own stake covers its part of what is free in the
+/// pool, at least a fifth, and is lost first. A new lock must be covered by active stake that no other lock uses, so no
+/// stake answers twice. Leaving may be asked for at any time, also for locked stake, but is paid only while what remains
+/// of its kind, active and thawing, covers the locks: a slash does not come too late for what thaws, and nobody leaves
+/// others to answer for its locks. A lock made after a request does not count on what thaws.
 ///
 /// Nobody delegates to an operator that does not accept it: what comes in takes its part of the operator's rewards.
 /// @dev The token must be a plain ERC-20: no fee on transfer, no rebase, no call to the receiver, and less than 2^92 wei
@@ -47,7 +54,8 @@ contract StakeVault is ReentrancyGuardTransient {
         uint256 earningShares;
         uint256 ownThawing;
         uint256 thawing;
-        uint256 locked;
+        uint256 ownLocked;
+        uint256 delegatedLocked;
         uint256 operatorRewards;
         uint256 generation;
         bool accepts;
@@ -61,6 +69,17 @@ contract StakeVault is ReentrancyGuardTransient {
         uint256 rewards;
     }
 
+    /// @notice What a task has locked of a pool, in wei: the operator's own, which is lost first, and its delegators'.
+    struct Lock {
+        uint96 own;
+        uint96 delegated;
+    }
+
+    /// @notice Own stake covers at least 1 / `OWN_DIVISOR` of a lock that delegators back.
+    uint256 public constant OWN_DIVISOR = 5;
+    /// @notice A vault epoch lasts at least so many activation delays of reward roots: who delegates when rewards are known
+    /// already earns only after everybody could have had them paid.
+    uint256 public constant DELAYS_AN_EPOCH = 4;
     /// @notice Highest commission, in basis points.
     uint256 public constant MAX_COMMISSION = 5_000;
     /// @notice Most that one change moves the commission, in basis points.
@@ -89,7 +108,8 @@ contract StakeVault is ReentrancyGuardTransient {
     mapping(address operator => mapping(address account => StoredDelegation)) private _delegations;
     mapping(address operator => mapping(address account => mapping(uint256 epoch => Request))) private _requests;
     mapping(address operator => mapping(uint256 epoch => Request)) private _ownRequests;
-    mapping(bytes32 task => mapping(address operator => uint96)) private _locks;
+    mapping(bytes32 task => mapping(address operator => Lock)) private _locks;
+    mapping(address operator => mapping(address creator => uint256 epoch)) private _servedFrom;
 
     /// @dev Wei that slashes of this transaction took and that is not paid out.
     uint256 private transient _taken;
@@ -114,12 +134,16 @@ contract StakeVault is ReentrancyGuardTransient {
     event OperatorRewardsClaimed(address indexed operator, uint256 amount);
     /// @notice An operator's commission changes at the start of `epoch`.
     event CommissionScheduled(address indexed operator, uint256 commission, uint256 indexed epoch);
-    /// @notice Stake was locked for a task.
-    event Locked(bytes32 indexed task, address indexed operator, uint256 amount);
+    /// @notice An operator's pool may serve the tasks of a creator from this epoch on.
+    event CreatorAdded(address indexed operator, address indexed creator, uint256 indexed epoch);
+    /// @notice An operator's pool serves no more tasks of a creator; those that it serves already go on.
+    event CreatorRemoved(address indexed operator, address indexed creator);
+    /// @notice Stake was locked for a task, the operator's own and its delegators'.
+    event Locked(bytes32 indexed task, address indexed operator, uint256 own, uint256 delegated);
     /// @notice What was left of a task's lock was released.
     event Unlocked(bytes32 indexed task, address indexed operator, uint256 amount);
-    /// @notice Locked stake was taken.
-    event Slashed(bytes32 indexed task, address indexed operator, uint256 amount);
+    /// @notice Locked stake was taken, the operator's own and its delegators'.
+    event Slashed(bytes32 indexed task, address indexed operator, uint256 own, uint256 delegated);
 
     /// @notice An operator accepts new delegations from now on, or no more.
     event AcceptanceSet(address indexed operator, bool accepts);
@@ -142,6 +166,8 @@ contract StakeVault is ReentrancyGuardTransient {
     error NothingToWithdraw(address account, uint256 epoch);
     /// @notice The withdrawal would leave less stake than the tasks have locked.
     error StakeLocked(uint256 locked, uint256 remaining);
+    /// @notice The operator's pool serves this creator, from this epoch on.
+    error AlreadyServed(address creator, uint256 epoch);
     /// @notice The commission is too high.
     error CommissionTooHigh(uint256 maximum, uint256 commission);
     /// @notice The commission moves too far in one step.
@@ -155,12 +181,13 @@ contract StakeVault is ReentrancyGuardTransient {
     /// @notice Ties the contracts for good and sets what is fixed: nobody has a role here.
     /// @param token_ Token of all stakes and rewards.
     /// @param registry_ Locks, releases and slashes; may be deployed later, at this address.
-    /// @param distributor_ Pays rewards in; may be deployed later, at this address.
+    /// @param distributor_ Pays rewards in.
     /// @param settings The rest.
     constructor(IERC20 token_, address registry_, address distributor_, Settings memory settings) {
         bool valid = settings.epochLength >= 1 minutes && settings.unbondingEpochs != 0
             && settings.commissionDelay > settings.unbondingEpochs && settings.commissionDelay <= MAX_DELAY
-            && settings.minDelegation >= LOWEST_MIN_DELEGATION;
+            && settings.minDelegation >= LOWEST_MIN_DELEGATION
+            && IActivationDelay(distributor_).activationDelay() <= settings.epochLength / DELAYS_AN_EPOCH;
         if (!valid) revert InvalidSettings();
         // slither-disable-next-line missing-zero-check: public for good, compared before use
         registry = registry_;
@@ -197,7 +224,7 @@ contract StakeVault is ReentrancyGuardTransient {
     function withdrawStake(uint32 epoch) external nonReentrant returns (uint256 amount) {
         Pool storage pool_ = _pools[msg.sender];
         amount = _release(pool_.ownThawing, _ownRequests[msg.sender][epoch], epoch);
-        _requireCovered(pool_.locked, uint256(pool_.own) + pool_.ownThawing.assets);
+        _requireCovered(pool_.ownLocked, uint256(pool_.own) + pool_.ownThawing.assets);
         emit Withdrawn(msg.sender, msg.sender, epoch, amount, true);
         token.safeTransfer(msg.sender, amount);
     }
@@ -222,6 +249,22 @@ contract StakeVault is ReentrancyGuardTransient {
         emit AcceptanceSet(msg.sender, accepts);
     }
 
+    /// @notice Lets the caller's pool serve the tasks of `creator` from `commissionDelay` epochs on: whoever dislikes it is
+    /// out by then. Without a creator only own stake is locked.
+    function addCreator(address creator) external {
+        uint256 from = _servedFrom[msg.sender][creator];
+        if (from != 0) revert AlreadyServed(creator, from);
+        from = uint256(currentEpoch()) + commissionDelay;
+        _servedFrom[msg.sender][creator] = from;
+        emit CreatorAdded(msg.sender, creator, from);
+    }
+
+    /// @notice Lets the caller's pool serve no more tasks of `creator`, from now on.
+    function removeCreator(address creator) external {
+        delete _servedFrom[msg.sender][creator];
+        emit CreatorRemoved(msg.sender, creator);
+    }
+
     /// @notice Pays the caller its rewards and commission as operator.
     function claimOperatorRewards() external nonReentrant returns (uint256 amount) {
         Pool storage pool_ = _pools[msg.sender];
@@ -231,7 +274,8 @@ contract StakeVault is ReentrancyGuardTransient {
         token.safeTransfer(msg.sender, amount);
     }
 
-    /// @notice Delegates `amount` wei of the caller's, which it must have approved. It earns from the next epoch on.
+    /// @notice Delegates `amount` wei of the caller's, which it must have approved. It earns from the second epoch after this
+    /// one on.
     function delegate(address operator, uint256 amount) external nonReentrant returns (uint256 shares) {
         if (amount == 0) revert ZeroAmount();
         uint32 epoch = currentEpoch();
@@ -270,7 +314,7 @@ contract StakeVault is ReentrancyGuardTransient {
     function withdraw(address operator, uint32 epoch) external nonReentrant returns (uint256 amount) {
         Pool storage pool_ = _pools[operator];
         amount = _release(pool_.thawing, _requests[operator][msg.sender][epoch], epoch);
-        _requireCovered(pool_.locked, pool_.total());
+        _requireCovered(pool_.delegatedLocked, uint256(pool_.delegated) + pool_.thawing.assets);
         emit Withdrawn(operator, msg.sender, epoch, amount, false);
         token.safeTransfer(msg.sender, amount);
     }
@@ -289,53 +333,75 @@ contract StakeVault is ReentrancyGuardTransient {
     }
 
     /// @notice Takes note of `amount` wei that the distributor has just sent for a pool: they go to the operator's own stake
-    /// and to its delegators by stake, less the operator's commission. Stake that came in during this epoch has no part.
+    /// and to its delegators by stake, less the operator's commission. Stake that came in during this epoch, or the one
+    /// before it, has no part.
     function distribute(address operator, uint256 amount) external {
         if (msg.sender != distributor) revert Unauthorized(msg.sender);
         uint256 toDelegators = _pools[operator].distribute(amount.toUint96(), currentEpoch());
         emit RewardsDistributed(operator, amount, toDelegators);
     }
 
-    /// @notice Locks `amount` wei of an operator's pool for a task, on top of what the task has locked there already.
-    /// @return shared Whether the pool holds delegated stake: its delegators answer for the task, too.
-    function lock(bytes32 task, address operator, uint256 amount)
+    /// @notice Locks `amount` wei of an operator's pool for a task that has locked nothing there.
+    /// @param creator Of the task; delegated stake is locked for a creator that the pool serves only.
+    /// @return shared Whether delegators answer for the task, too, and so have a part of what it earns.
+    function lock(bytes32 task, address operator, address creator, uint256 amount)
         external
         onlyRegistry
         nonReentrant
         returns (bool shared)
     {
-        uint256 available = freeStake(operator);
-        if (amount > available) revert StakeUnavailable(available, amount);
         Pool storage pool_ = _pools[operator];
-        pool_.locked += uint96(amount);
-        _locks[task][operator] += uint96(amount);
-        emit Locked(task, operator, amount);
-        return pool_.delegated != 0;
+        (uint256 freeOwn, uint256 freeDelegated) = _free(pool_, operator, creator);
+        uint256 most = _lockable(freeOwn, freeDelegated);
+        if (amount > most) revert StakeUnavailable(most, amount);
+        uint256 own = amount;
+        if (freeDelegated != 0) {
+            own = Math.ceilDiv(amount * freeOwn, freeOwn + freeDelegated);
+            uint256 least = Math.ceilDiv(amount, OWN_DIVISOR);
+            if (own < least) own = least;
+        }
+        uint256 delegated = amount - own;
+        _locks[task][operator] = Lock(uint96(own), uint96(delegated));
+        pool_.ownLocked += uint96(own);
+        if (delegated != 0) pool_.delegatedLocked += uint96(delegated);
+        emit Locked(task, operator, own, delegated);
+        return delegated != 0;
     }
 
     /// @notice Releases what is left of a task's lock and returns it, in wei.
     function unlock(bytes32 task, address operator) external onlyRegistry nonReentrant returns (uint256 amount) {
-        amount = _locks[task][operator];
-        _locks[task][operator] = 0;
-        _pools[operator].locked -= uint96(amount);
+        Lock memory left = _locks[task][operator];
+        delete _locks[task][operator];
+        Pool storage pool_ = _pools[operator];
+        pool_.ownLocked -= left.own;
+        if (left.delegated != 0) pool_.delegatedLocked -= left.delegated;
+        amount = uint256(left.own) + left.delegated;
         emit Unlocked(task, operator, amount);
     }
 
     /// @notice Takes up to `amount` wei of what a task has locked; never reverts for want of stake. The registry has it paid
     /// out in the same transaction, once for all slashes of it.
-    /// @dev The operator's own stake goes first, active before thawing, then its delegators', active and thawing alike.
-    /// @return taken Wei taken: `amount`, or what was left of the lock.
+    /// @dev The operator's own part of the lock goes first, active before thawing, then its delegators' part, active and
+    /// thawing alike.
+    /// @return own Wei of the operator's own taken.
+    /// @return delegated Wei by which the delegators' part of the lock fell.
+    /// @return left Wei that are left of the lock.
     function slash(bytes32 task, address operator, uint256 amount)
         external
         onlyRegistry
         nonReentrant
-        returns (uint256 taken)
+        returns (uint256 own, uint256 delegated, uint256 left)
     {
-        uint256 left = _locks[task][operator];
-        taken = _pools[operator].lose(amount < left ? amount : left);
-        _locks[task][operator] = uint96(left - taken);
+        Lock memory before = _locks[task][operator];
+        own = Math.min(amount, before.own);
+        delegated = Math.min(amount - own, before.delegated);
+        left = before.own + uint256(before.delegated) - own - delegated;
+        _locks[task][operator] = Lock(uint96(before.own - own), uint96(before.delegated - delegated));
+        Pool storage pool_ = _pools[operator];
+        uint256 taken = pool_.loseOwn(own);
+        if (delegated != 0) taken += pool_.loseDelegated(delegated);
         _taken += taken;
-        emit Slashed(task, operator, taken);
+        emit Slashed(task, operator, own, delegated);
     }
 
     /// @notice Pays out of what slashes of this transaction took.
@@ -344,6 +410,13 @@ contract StakeVault is ReentrancyGuardTransient {
         if (amount > taken) revert StakeUnavailable(taken, amount);
         _taken = taken - amount;
         token.safeTransfer(to, amount);
+    }
+
+    /// @notice Pays out all that is left of what slashes of this transaction took.
+    function payOutRest(address to) external onlyRegistry nonReentrant {
+        uint256 rest = _taken;
+        _taken = 0;
+        if (rest != 0) token.safeTransfer(to, rest);
     }
 
     /// @notice Number of the running vault epoch.
@@ -363,7 +436,8 @@ contract StakeVault is ReentrancyGuardTransient {
             earningShares: earningShares,
             ownThawing: pool_.ownThawing.assets,
             thawing: pool_.thawing.assets,
-            locked: pool_.locked,
+            ownLocked: pool_.ownLocked,
+            delegatedLocked: pool_.delegatedLocked,
             operatorRewards: pool_.operatorRewards,
             generation: pool_.generation,
             accepts: pool_.accepts
@@ -400,17 +474,26 @@ contract StakeVault is ReentrancyGuardTransient {
         return _pools[operator].ownThawing.worth(_ownRequests[operator][epoch]);
     }
 
-    /// @notice Active stake of a pool that no task has locked, in wei.
-    function freeStake(address operator) public view returns (uint256) {
-        Pool storage pool_ = _pools[operator];
-        uint256 active = uint256(pool_.own) + pool_.delegated;
-        uint256 locked = pool_.locked;
-        return active > locked ? active - locked : 0;
+    /// @notice The most that a task of `creator` could lock of a pool now, in wei.
+    function lockable(address operator, address creator) external view returns (uint256) {
+        (uint256 freeOwn, uint256 freeDelegated) = _free(_pools[operator], operator, creator);
+        return _lockable(freeOwn, freeDelegated);
     }
 
     /// @notice What is left of a task's lock on a pool, in wei.
     function lockedStake(bytes32 task, address operator) external view returns (uint256) {
+        Lock storage left = _locks[task][operator];
+        return uint256(left.own) + left.delegated;
+    }
+
+    /// @notice What is left of a task's lock on a pool, by whose it is.
+    function lockOf(bytes32 task, address operator) external view returns (Lock memory) {
         return _locks[task][operator];
+    }
+
+    /// @notice Epoch from which a pool serves the tasks of a creator; zero: not at all.
+    function servedFrom(address operator, address creator) external view returns (uint256) {
+        return _servedFrom[operator][creator];
     }
 
     /// @notice Commission now, the one that was set last, and the epoch from which that one counts, zero for never set.
@@ -425,6 +508,22 @@ contract StakeVault is ReentrancyGuardTransient {
         uint256 thawed = uint256(epoch) + unbondingEpochs + 1;
         if (currentEpoch() < thawed) revert StillThawing(thawed);
         return thawing.release(request);
+    }
+
+    /// @dev Active stake that no lock uses: the operator's, and its delegators' if they back tasks of this creator.
+    function _free(Pool storage pool_, address operator, address creator)
+        private
+        view
+        returns (uint256 own, uint256 delegated)
+    {
+        own = Math.saturatingSub(pool_.own, pool_.ownLocked);
+        uint256 from = _servedFrom[operator][creator];
+        bool serves = from != 0 && from <= currentEpoch();
+        if (serves) delegated = Math.saturatingSub(pool_.delegated, pool_.delegatedLocked);
+    }
+
+    function _lockable(uint256 freeOwn, uint256 freeDelegated) private pure returns (uint256) {
+        return Math.min(freeOwn + freeDelegated, freeOwn * OWN_DIVISOR);
     }
 
     function _requireCovered(uint256 locked, uint256 remaining) private pure {

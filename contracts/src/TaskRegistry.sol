@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {AccessControlEnumerable} from "@openzeppelin/contracts/access/extensions/AccessControlEnumerable.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
@@ -16,11 +16,12 @@ import {TaskTerms, Terms} from "./libraries/TaskTerms.sol";
 /// @title Tasks, their terms and members
 /// @notice Creates tasks, whose pools go to the distributor, lets members join with a stake, starts, closes and refunds.
 /// Stakes lie in the vault, locked task by task, so that none answers for two; no token lies here. What a committee
-/// decided comes in through `EpochSettlement` only; a slash takes at most what is left of a stake. Who joins or leaves
-/// while a task runs does so for committees of `maxUnsettled` + 1 epochs later: no epoch that may be in training already is
-/// drawn anew.
+/// decided comes in through `EpochSettlement` only; a slash takes at most what is left of a stake, and enriches nobody by
+/// more than a tenth of the slashed member's own stake. Who joins or leaves while a task runs does so for committees of
+/// `maxUnsettled` + 2 epochs later: no epoch that may be in training already is drawn anew, and nobody knows the seed of the
+/// first one that is.
 /// @dev The token must be a plain ERC-20 (no fee on transfer, supply below 2^128); `FlockToken` is.
-contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
+contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     using Membership for Roster;
     using SafeERC20 for IERC20;
 
@@ -28,6 +29,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     enum Status {
         None,
         Joining,
+        Starting,
         Running,
         Closed
     }
@@ -46,7 +48,8 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
 
     /// @notice Everything about a task but its members, gathered from the three contracts.
     /// @dev `numMembers` counts those that left too, `numSlots` is that of the epoch that was settled last. `numChanges`
-    /// joined or left while it ran, or asked to; the slots show the first `numApplied` of these changes.
+    /// joined or left while it ran, or asked to; the slots show the first `numApplied` of these changes. `seedBlock` is the
+    /// block whose hash makes the first seed, while the task is starting.
     struct TaskInfo {
         Terms terms;
         address creator;
@@ -58,12 +61,15 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         uint128 poolLeft;
         uint128 committed;
         uint128 claimed;
+        uint128 escrow;
         bytes32 rewardsRoot;
         bytes32 lastReport;
         uint32 numMembers;
         uint32 numSlots;
         uint32 numChanges;
         uint32 numApplied;
+        uint64 joinDeadline;
+        uint64 seedBlock;
     }
 
     /// @dev A member without its stake, which the vault knows, and with the slot at which its own began.
@@ -76,19 +82,22 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         bytes32 chainTip;
     }
 
-    /// @dev What changes of a task.
+    /// @dev What changes of a task, the creator's seed, and what members expect.
     struct State {
         address creator;
         Status status;
         uint32 numMembers;
         uint32 numSlots;
-        bytes32 genesisSeed;
+        bytes32 seed;
+        bytes32 termsDigest;
+        uint64 joinDeadline;
+        uint64 seedBlock;
     }
 
     /// @notice May create tasks while creation is not open to everybody.
     bytes32 public constant CREATOR_ROLE = keccak256("CREATOR_ROLE");
 
-    /// @notice Part of a slash that goes to whoever brought it is 1 / `REWARD_DIVISOR`, rounded down; the pool gets the rest.
+    /// @notice Part of own stake slashed that goes to whoever brought it is 1 / `REWARD_DIVISOR`, rounded down.
     uint128 public constant REWARD_DIVISOR = 10;
 
     /// @dev Longest evidence window.
@@ -107,6 +116,10 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
 
     /// @notice Holds the pools.
     RewardDistributor public immutable distributor;
+
+    /// @notice Gets what slashes take of delegated stake, what a task's escrow still holds when it closes, and the end share
+    /// of a task whose last epoch was not settled: nobody here gains by any of it.
+    address public immutable sink;
 
     /// @notice The only contract that slashes and closes running tasks.
     ISettlement public immutable settlement;
@@ -136,11 +149,19 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     event ChangeAnnounced(bytes32 indexed task, address indexed account, uint256 index, bool leaves, uint256 epoch);
     /// @notice A member is out; its stake still answers for what it did.
     event Left(bytes32 indexed task, address indexed account);
+    /// @notice A task's members are fixed; the hash of this block makes its first seed.
+    event SeedBlockFixed(bytes32 indexed task, uint256 number);
     /// @notice A task's first epoch began.
     event Started(bytes32 indexed task, bytes32 seed, uint32 numMembers, uint32 numSlots);
-    /// @notice A member lost stake; `rewarded` of it to whoever brought the slash, the rest to the pool.
+    /// @notice A member's lock fell by `amount`: `delegated` of it was its delegators' and went to the sink, `rewarded` went
+    /// to whoever brought the slash, the rest into the task's escrow.
     event Slashed(
-        bytes32 indexed task, uint64 indexed epoch, address indexed account, uint128 amount, uint128 rewarded
+        bytes32 indexed task,
+        uint64 indexed epoch,
+        address indexed account,
+        uint128 amount,
+        uint128 delegated,
+        uint128 rewarded
     );
     /// @notice A task ended and what was left of its pool went back to the creator.
     event TaskClosed(bytes32 indexed task, uint128 refund);
@@ -151,14 +172,20 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
 
     /// @notice The caller may not do this.
     error Unauthorized(address caller);
-    /// @notice The task identifier is zero or taken.
-    error TaskUnavailable(bytes32 task);
+    /// @notice This creator has created this task before.
+    error TaskExists(bytes32 task);
+    /// @notice The task has another creator or other terms than the caller expects.
+    error UnexpectedTerms(bytes32 termsDigest, bytes32 expected);
+    /// @notice The first seed can be taken only after this block.
+    error SeedBlockNotReached(uint256 number);
+    /// @notice The sink must be an account outside these contracts.
+    error InvalidSink(address sink);
     /// @notice The pool is above what the emission schedule grants to the task's epochs.
     error PoolTooLarge(uint256 maximum, uint256 pool);
     /// @notice The task is in another stage of its life.
     error WrongStatus(Status expected, Status got);
     /// @notice Joining has ended.
-    error JoinClosed(uint64 joinDeadline);
+    error JoinClosed(uint256 joinDeadline);
     /// @notice All places are taken.
     error TaskFull(uint32 maxMembers);
     /// @notice The account is a member already, or was one: an account joins a task once.
@@ -198,6 +225,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     /// @param distributor_ Holds the pools; may be deployed later, at this address.
     /// @param settlement_ Slashes and closes; may be deployed later, at this address.
     /// @param evidenceWindow_ Seconds that stakes stay locked after a task's end.
+    /// @param sink_ Gets what nobody may gain.
     /// @param admin Decides who may create tasks, and nothing else.
     constructor(
         IERC20 token_,
@@ -206,11 +234,17 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         RewardDistributor distributor_,
         ISettlement settlement_,
         uint64 evidenceWindow_,
+        address sink_,
         address admin
     ) {
         if (evidenceWindow_ > MAX_EVIDENCE_WINDOW) {
             revert InvalidWindow(MAX_EVIDENCE_WINDOW, evidenceWindow_);
         }
+        // slither-disable-next-line incorrect-equality: these are addresses
+        bool ours = sink_ == address(0) || sink_ == address(this) || sink_ == address(vault_)
+            || sink_ == address(distributor_) || sink_ == address(settlement_) || sink_ == address(token_);
+        if (ours) revert InvalidSink(sink_);
+        sink = sink_;
         token = token_;
         emission = emission_;
         vault = vault_;
@@ -227,21 +261,25 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
     }
 
     /// @notice Creates a task and escrows its pool from the caller, who must have approved it to this contract.
-    /// @param task New identifier, not zero.
     /// @param terms Terms, fixed from now on. The pool is at most numEpochs * `EmissionController.epochCap()` of now.
-    /// @param genesisSeed First seed, used when `terms.fixedGenesis`.
-    function createTask(bytes32 task, Terms calldata terms, bytes32 genesisSeed) external nonReentrant {
+    /// @param seed First seed, when `terms.fixedGenesis`; tells apart tasks of one creator under the same terms.
+    /// @return task Its identifier, which follows from the caller, the terms and the seed (`TaskTerms.identifier`).
+    function createTask(Terms calldata terms, bytes32 seed) external nonReentrant returns (bytes32 task) {
         if (!openToAll) _checkRole(CREATOR_ROLE);
+        TaskTerms.check(terms, seed);
+        bytes32 termsDigest = TaskTerms.digest(msg.sender, terms);
+        task = TaskTerms.identifier(termsDigest, seed);
         State storage state = _states[task];
-        if (task == 0 || state.status != Status.None) revert TaskUnavailable(task);
-        TaskTerms.check(terms, genesisSeed);
+        if (state.status != Status.None) revert TaskExists(task);
         uint256 maximum = terms.numEpochs * emission.epochCap();
         if (terms.pool > maximum) revert PoolTooLarge(maximum, terms.pool);
 
         _terms[task] = terms;
         state.creator = msg.sender;
         state.status = Status.Joining;
-        if (terms.fixedGenesis) state.genesisSeed = genesisSeed;
+        state.seed = seed;
+        state.termsDigest = termsDigest;
+        state.joinDeadline = uint64(block.timestamp) + terms.joinWindow;
         emit TaskCreated(task, msg.sender, terms.termsHash, terms.pool);
 
         uint256 reserve = uint256(terms.pool) * terms.endShareBps / TaskTerms.BPS;
@@ -249,25 +287,46 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         token.safeTransferFrom(msg.sender, address(distributor), terms.pool);
     }
 
-    /// @notice Joins a task with a stake: locks so much of what the caller and its delegators have in the vault. A caller with
-    /// delegators is paid for this task through its pool, for good (`RewardDistributor.claimToPool`).
-    /// While the task runs, its committees draw on the new slots from `maxUnsettled` + 1 epochs after the next one on.
+    /// @notice Joins a task with a stake: locks so much of what the caller has in the vault, and of what its delegators have
+    /// there if its pool serves the task's creator. A caller whose delegators answer for the task is paid for it through its
+    /// pool, for good (`RewardDistributor.claimToPool`).
+    /// While the task runs, its committees draw on the new slots from `maxUnsettled` + 2 epochs after the next one on.
     /// @param task Task that is joining or running.
     /// @param amount Stake in wei; every whole `minStake` of it is a slot, up to `maxSlots`.
     /// @param chainTip Tip of the member's hash chain, whose preimages it reveals epoch by epoch.
-    function join(bytes32 task, uint128 amount, bytes32 chainTip) external nonReentrant {
+    /// @param expected keccak256(abi.encode(creator, terms)) of the task that the caller means to join.
+    function join(bytes32 task, uint128 amount, bytes32 chainTip, bytes32 expected) external nonReentrant {
         State storage state = _states[task];
         Terms storage terms = _terms[task];
         if (state.status != Status.Running) {
             _requireStatus(task, Status.Joining);
-            if (block.timestamp >= terms.joinDeadline) revert JoinClosed(terms.joinDeadline);
+            if (block.timestamp >= state.joinDeadline) revert JoinClosed(state.joinDeadline);
         }
+        if (expected != state.termsDigest) revert UnexpectedTerms(state.termsDigest, expected);
         uint32 slots = _enter(task, state, terms, amount, chainTip);
         emit Joined(task, msg.sender, state.numMembers - 1, amount, slots, chainTip);
-        _lock(task, amount);
+        // Delegators that answer for the task have their part of what it earns: fixed here, so that the operator cannot
+        // choose later.
+        bool shared = vault.lock(task, msg.sender, state.creator, amount);
+        if (shared) distributor.payToPool(task, msg.sender);
     }
 
-    /// @notice Asks to leave a running task. The caller serves in committees for another `maxUnsettled` + 1 epochs, and
+    /// @notice Leaves a task that has not started: the stake is free at once.
+    function cancelJoin(bytes32 task) external nonReentrant {
+        State storage state = _requireStatus(task, Status.Joining);
+        uint256 index = indexOf(task, msg.sender);
+        StoredMember storage member = _memberAt(task, index);
+        if (member.leaving) revert AlreadyLeaving(msg.sender);
+        member.leaving = true;
+        Roster storage roster = _rosters[task];
+        uint32 number = roster.announced;
+        roster.record(Change(uint32(index), member.slots, 0, true));
+        _apply(task, roster, roster.changes[number], state.numSlots);
+        state.numSlots -= member.slots;
+        emit Released(task, msg.sender, uint128(vault.unlock(task, msg.sender)));
+    }
+
+    /// @notice Asks to leave a running task. The caller serves in committees for another `maxUnsettled` + 2 epochs, and
     /// its stake answers for an evidence window after that. What it earned stays its own.
     function resign(bytes32 task) external {
         _requireStatus(task, Status.Running);
@@ -275,7 +334,9 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         StoredMember storage member = _memberAt(task, index);
         if (member.leaving) revert AlreadyLeaving(msg.sender);
         member.leaving = true;
-        _announce(task, uint32(index), member.slots, true);
+        (uint256 epoch, uint256 numEpochs) = _nextChange(task);
+        if (epoch > numEpochs) revert TooLate(epoch, numEpochs);
+        _announce(task, msg.sender, Change(uint32(index), member.slots, uint32(epoch), true));
     }
 
     /// @notice Applies the changes that are due to the slots, before the committee of the epoch to settle is drawn.
@@ -304,37 +365,48 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         waiting = end != roster.announced;
     }
 
-    /// @notice Starts the first epoch. The creator may at any time, anybody once the task is full or joining has ended.
-    /// A task that joining left with too few members or slots closes instead: pool and stakes go back.
+    /// @notice Fixes the members, and the block whose hash makes the first seed: the next one, which nobody knows yet. The
+    /// creator may at any time, anybody once the task is full or joining has ended. With `fixedGenesis` the first epoch
+    /// begins at once. A task that joining left with too few members or slots closes instead: pool and stakes go back.
     function start(bytes32 task) external nonReentrant {
         State storage state = _requireStatus(task, Status.Joining);
         Terms storage terms = _terms[task];
-        bool joinEnded = block.timestamp >= terms.joinDeadline;
-        bool full = state.numMembers == terms.maxMembers;
+        bool joinEnded = block.timestamp >= state.joinDeadline;
+        uint32 members = state.numMembers - _rosters[task].left;
+        bool full = members == terms.maxMembers;
         if (!joinEnded && !full && msg.sender != state.creator) revert Unauthorized(msg.sender);
-        if (state.numMembers < terms.minMembers || state.numSlots <= terms.numVoters) {
-            if (!joinEnded) revert NotEnoughMembers(state.numMembers, state.numSlots);
-            _close(task, state);
-            return;
+        if (members < terms.minMembers || state.numSlots <= terms.numVoters) {
+            if (!joinEnded) revert NotEnoughMembers(members, state.numSlots);
+            _close(task, state, false);
+        } else if (terms.fixedGenesis) {
+            _begin(task, state, terms, state.seed);
+        } else {
+            state.status = Status.Starting;
+            _fixSeedBlock(task, state);
         }
+    }
 
-        bytes32 seed = terms.fixedGenesis
-            ? state.genesisSeed
-            : keccak256(abi.encode(TAG_GENESIS, task, block.prevrandao, blockhash(block.number - 1)));
-        state.status = Status.Running;
-        emit Started(task, seed, state.numMembers, state.numSlots);
-        settlement.open(task, seed, terms.numEpochs, state.numSlots, terms.numVoters);
+    /// @notice Begins the first epoch of a task whose members are fixed. Anybody may, from the second block after `start` on.
+    /// If nobody did for 256 blocks, the block's hash is gone, and the next block takes its place.
+    function open(bytes32 task) external nonReentrant {
+        State storage state = _requireStatus(task, Status.Starting);
+        uint256 number = state.seedBlock;
+        if (block.number <= number) revert SeedBlockNotReached(number);
+        bytes32 blockHash = blockhash(number);
+        // slither-disable-next-line incorrect-equality: zero is for a block that is too old
+        if (blockHash == 0) _fixSeedBlock(task, state);
+        else _begin(task, state, _terms[task], keccak256(abi.encode(TAG_GENESIS, task, blockHash)));
     }
 
     /// @notice Closes a running task whose last epoch is over.
     function close(bytes32 task) external onlySettlement {
-        _close(task, _requireStatus(task, Status.Running));
+        _close(task, _requireStatus(task, Status.Running), true);
     }
 
-    /// @notice Pays the creator what has come into a closed task's pool since it closed. Anybody may call.
+    /// @notice Pays the creator what a correction has set free in a closed task's pool. Anybody may call.
     function refund(bytes32 task) external {
         State storage state = _requireStatus(task, Status.Closed);
-        emit Refunded(task, distributor.refund(task, state.creator));
+        emit Refunded(task, distributor.refund(task, state.creator, sink, false));
     }
 
     /// @notice Releases what is left of a member's stake in the vault: from `releasableAt` on, or when the evidence window is
@@ -351,34 +423,34 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         emit Released(task, account, uint128(amount));
     }
 
-    /// @notice Takes stake, each time at most what is left of it, for a task's pool and for `rewarded`.
+    /// @notice Takes stake, each time at most what is left of it. Of own stake a tenth goes to `rewarded` and the rest into the
+    /// task's escrow, or to the sink when the task is closed; what delegators lose goes to the sink. A member that keeps less
+    /// than half of what its slots cost is made to leave, unless that would count after the last epoch.
     /// @param task Running task, or a closed one whose stakes are not released.
     /// @param epoch Epoch of the offence.
     /// @param slashes Members and amounts.
-    /// @param rewarded Gets a tenth; zero: the pool gets all.
+    /// @param rewarded Gets a tenth; zero: nobody.
     function slash(bytes32 task, uint64 epoch, Slash[] calldata slashes, address rewarded)
         external
         onlySettlement
         nonReentrant
     {
         // slither-disable-next-line uninitialized-local: from zero up
-        uint128 toPool;
+        uint128 own;
         // slither-disable-next-line uninitialized-local: from zero up
         uint128 toRewarded;
         for (uint256 i; i < slashes.length; ++i) {
-            address account = _memberAt(task, slashes[i].member).account;
-            // slither-disable-next-line calls-loop: our own vault, at most MAX_SLASHES times
-            uint128 taken = uint128(vault.slash(task, account, slashes[i].amount));
-            uint128 reward = rewarded == address(0) ? 0 : taken / REWARD_DIVISOR;
-            toPool += taken - reward;
+            (uint128 taken, uint128 reward) = _slash(task, epoch, slashes[i], rewarded != address(0));
+            own += taken;
             toRewarded += reward;
-            emit Slashed(task, epoch, account, taken, reward);
-        }
-        if (toPool != 0) {
-            distributor.deposit(task, toPool, 0);
-            vault.payOut(address(distributor), toPool);
         }
         if (toRewarded != 0) vault.payOut(rewarded, toRewarded);
+        uint128 escrowed = own - toRewarded;
+        if (escrowed != 0 && _states[task].status != Status.Closed) {
+            distributor.depositEscrow(task, escrowed);
+            vault.payOut(address(distributor), escrowed);
+        }
+        vault.payOutRest(sink);
     }
 
     /// @notice Everything about a task but its members; all zero for an unknown one.
@@ -390,19 +462,22 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
             terms: _terms[task],
             creator: state.creator,
             status: state.status,
-            seed: head.seed == 0 ? state.genesisSeed : head.seed,
+            seed: head.seed == 0 && _terms[task].fixedGenesis ? state.seed : head.seed,
             lastSettled: head.clock.lastSettled,
             epochStart: head.clock.epochStart,
             skips: head.clock.skips,
             poolLeft: money.deposited - money.committed,
             committed: money.committed,
             claimed: money.claimed,
+            escrow: money.escrow,
             rewardsRoot: money.root,
             lastReport: head.lastReport,
             numMembers: state.numMembers,
             numSlots: state.numSlots,
             numChanges: _rosters[task].announced,
-            numApplied: _rosters[task].applied
+            numApplied: _rosters[task].applied,
+            joinDeadline: state.joinDeadline,
+            seedBlock: state.seedBlock
         });
     }
 
@@ -484,7 +559,7 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         Roster storage roster = _rosters[task];
         bool running = state.status == Status.Running;
         uint32 index = state.numMembers;
-        if (index - (running ? roster.left : 0) == terms.maxMembers) revert TaskFull(terms.maxMembers);
+        if (index - roster.left == terms.maxMembers) revert TaskFull(terms.maxMembers);
         if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
         if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
         if (chainTip == 0) revert InvalidChainTip();
@@ -493,26 +568,71 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         slots = affordable < terms.maxSlots ? uint32(affordable) : terms.maxSlots;
         uint32 firstSlot = state.numSlots;
         if (running) {
+            (uint256 epoch, uint256 numEpochs) = _nextChange(task);
+            if (epoch > numEpochs) revert TooLate(epoch, numEpochs);
             // slither-disable-next-line reentrancy-no-eth,reentrancy-benign: our own contract, which calls nobody
-            firstSlot = _announce(task, index, slots, false);
+            firstSlot = _announce(task, msg.sender, Change(index, slots, uint32(epoch), false));
         } else {
             roster.fill(msg.sender, firstSlot, slots);
             state.numSlots = firstSlot + slots;
+            if (roster.announced != 0) roster.record(Change(index, slots, 0, false));
         }
         _members[task][index] = StoredMember(msg.sender, uint16(slots), firstSlot, 0, false, chainTip);
         _indexPlusOne[task][msg.sender] = uint256(index) + 1;
         state.numMembers = index + 1;
     }
 
-    /// @dev Queues a change for the first epoch that nobody can be training yet.
-    function _announce(bytes32 task, uint32 index, uint32 slots, bool leaves) private returns (uint32 firstSlot) {
+    /// @dev First epoch for which a change counts that is asked for now: nobody can be training it yet, nor know its seed.
+    /// The epochs up to `maxUnsettled` + 1 after the last settled one may be over; their reveals give the seed of the next.
+    function _nextChange(bytes32 task) private view returns (uint256 epoch, uint256 numEpochs) {
         Terms storage terms = _terms[task];
-        // slither-disable-next-line reentrancy-events: our own contract, which calls nobody
-        uint256 epoch = settlement.expectChange(task) + uint256(terms.maxUnsettled) + 2;
-        if (epoch > terms.numEpochs) revert TooLate(epoch, terms.numEpochs);
-        Change memory change = Change(index, slots, uint32(epoch), leaves);
-        emit ChangeAnnounced(task, msg.sender, index, leaves, epoch);
-        return _rosters[task].announce(change, _states[task].numSlots);
+        numEpochs = terms.numEpochs;
+        epoch = settlement.headOf(task).clock.lastSettled + uint256(terms.maxUnsettled) + 3;
+    }
+
+    /// @dev Queues a change.
+    function _announce(bytes32 task, address account, Change memory change) private returns (uint32 firstSlot) {
+        emit ChangeAnnounced(task, account, change.member, change.leaves, change.epoch);
+        firstSlot = _rosters[task].announce(change, _states[task].numSlots);
+        settlement.expectChange(task);
+    }
+
+    /// @dev Slashes one member. Returns what it lost of its own, and the part of it that is a reward.
+    function _slash(bytes32 task, uint64 epoch, Slash calldata asked, bool rewards)
+        private
+        returns (uint128 own, uint128 reward)
+    {
+        address account = _memberAt(task, asked.member).account;
+        // slither-disable-next-line calls-loop: our own vault, at most MAX_SLASHES times
+        (uint256 taken, uint256 delegated, uint256 left) = vault.slash(task, account, asked.amount);
+        own = uint128(taken);
+        if (rewards) reward = own / REWARD_DIVISOR;
+        emit Slashed(task, epoch, account, own + uint128(delegated), uint128(delegated), reward);
+        if (_states[task].status == Status.Running) _removeBelowHalf(task, asked.member, left);
+    }
+
+    /// @dev Queues the leave of a member whose lock is below half of what its slots cost, if it still counts.
+    function _removeBelowHalf(bytes32 task, uint32 index, uint256 left) private {
+        StoredMember storage member = _members[task][index];
+        (uint256 epoch, uint256 numEpochs) = _nextChange(task);
+        bool stays = 2 * left >= uint256(member.slots) * _terms[task].minStake;
+        if (stays || member.leaving || epoch > numEpochs) return;
+        member.leaving = true;
+        // slither-disable-next-line unused-return: who leaves gets no slot
+        _announce(task, member.account, Change(index, member.slots, uint32(epoch), true));
+    }
+
+    function _fixSeedBlock(bytes32 task, State storage state) private {
+        uint256 number = block.number + 1;
+        state.seedBlock = uint64(number);
+        emit SeedBlockFixed(task, number);
+    }
+
+    function _begin(bytes32 task, State storage state, Terms storage terms, bytes32 seed) private {
+        (uint32 numMembers, uint32 numSlots) = (state.numMembers, state.numSlots);
+        state.status = Status.Running;
+        emit Started(task, seed, numMembers - _rosters[task].left, numSlots);
+        settlement.open(task, seed, terms.numEpochs, numSlots, terms.numVoters);
     }
 
     /// @dev Applies one change to the slots, of which there are `numSlots`.
@@ -526,20 +646,14 @@ contract TaskRegistry is AccessControl, ReentrancyGuardTransient {
         roster.vacate(account, member.firstSlot, change.slots, numSlots);
     }
 
-    /// @dev Locks the caller's stake. Delegators that answer for the task have their part of what it earns: fixed here, so that
-    /// the operator cannot choose later.
-    function _lock(bytes32 task, uint128 amount) private {
-        bool shared = vault.lock(task, msg.sender, amount);
-        if (shared) distributor.payToPool(task, msg.sender);
-    }
-
     function _memberAt(bytes32 task, uint256 index) private view returns (StoredMember storage) {
         if (index >= _states[task].numMembers) revert UnknownMember(index);
         return _members[task][index];
     }
 
-    function _close(bytes32 task, State storage state) private {
+    /// @param started Whether the task ran: then the end share that its last epoch did not commit is nobody's.
+    function _close(bytes32 task, State storage state, bool started) private {
         state.status = Status.Closed;
-        emit TaskClosed(task, distributor.refund(task, state.creator));
+        emit TaskClosed(task, distributor.refund(task, state.creator, sink, started));
     }
 }

@@ -16,7 +16,7 @@ const SOURCES = {
 };
 const SETTINGS = {
   evmVersion: "prague",
-  optimizer: { enabled: true, runs: 1_000_000 },
+  optimizer: { enabled: true, runs: 500 },
   metadata: { bytecodeHash: "none" },
   outputSelection: { "*": { "*": ["abi", "evm.bytecode.object"] } },
 };

@@ -3,10 +3,10 @@ pragma solidity 0.8.37;
 
 import {TaskTerms} from "./TaskTerms.sol";
 
-/// @notice A member that joins or leaves while its task runs.
+/// @notice A member that joins or leaves while its task runs, or after another left it before its start.
 /// @param member Index of the member.
 /// @param slots Its slots.
-/// @param epoch First epoch that may be drawn with the change.
+/// @param epoch First epoch that may be drawn with the change; zero: the first of all.
 /// @param leaves Whether it leaves.
 struct Change {
     uint32 member;
@@ -52,6 +52,15 @@ library Membership {
             roster.changes[number] = change;
             roster.announced = number + 1;
             roster.planned = change.leaves ? first - change.slots : first + change.slots;
+        }
+    }
+
+    /// @notice Notes a change that the slots show already, of a task that has not started.
+    function record(Roster storage roster, Change memory change) internal {
+        unchecked {
+            uint32 number = roster.announced;
+            roster.changes[number] = change;
+            (roster.applied, roster.announced) = (number + 1, number + 1);
         }
     }
 

@@ -20,13 +20,13 @@ struct Request {
 }
 
 /// @notice An operator's pool, in storage slots by what is used together.
-/// @dev `earningShares` counts in epoch `freshEpoch` only, `earningOwn` in `ownFreshEpoch` only: they leave out what came in
-/// during that epoch. In any other epoch everything earns. `rewardPerShare` is scaled by 2^96 and never falls; `epochEnd`
-/// and `generationEnd` keep it for those who earn from after an epoch, or up to a full slash.
+/// @dev Stake earns from the second epoch after it came in. `earningShares` earn in epoch `freshEpoch`, `earningNext` in the
+/// one after it, all shares from then on; the same for the operator's own stake. `rewardPerShare` is scaled by 2^96 and
+/// never falls; `epochEnd` and `generationEnd` keep it for those who earn from after an epoch, or up to a full slash.
 struct Pool {
     // the operator
     uint96 own;
-    uint96 locked;
+    uint96 ownLocked;
     uint16 commission;
     uint16 nextCommission;
     uint32 commissionEpoch;
@@ -39,31 +39,37 @@ struct Pool {
     uint144 rewardPerShare;
     uint96 operatorRewards;
     uint16 generation;
-    // what earns in an epoch with newcomers
+    // what earns in an epoch with newcomers, and in the next one
     uint104 earningShares;
+    uint104 earningNext;
     uint96 earningOwn;
+    uint96 earningOwnNext;
     uint32 ownFreshEpoch;
+    uint96 delegatedLocked;
     Thawing ownThawing;
     Thawing thawing;
     mapping(uint256 epoch => uint144) epochEnd;
     mapping(uint256 generation => uint144) generationEnd;
 }
 
-/// @notice A delegator's part of a pool. `shares - earning` came in during `freshEpoch` and earns from the next epoch on;
-/// `rewards` counts up to `paid` a share.
+/// @notice A delegator's part of a pool. `earlier` came in during the epoch before `freshEpoch`, `shares - earning - earlier`
+/// during `freshEpoch`; each earns from the second epoch after its own. `rewards` counts up to `paid` a share.
 struct Delegation {
     uint104 shares;
     uint104 earning;
+    uint104 earlier;
     uint32 freshEpoch;
     uint144 paid;
     uint96 rewards;
     uint16 generation;
 }
 
-/// @notice A delegation as it is stored: a word for its shares, a word for its rewards, each written whole.
+/// @notice A delegation as it is stored: a word for its shares, a word for its rewards, each written whole, and one that is
+/// used only by whoever delegated in two epochs in a row.
 struct StoredDelegation {
     uint256 shares;
     uint256 rewards;
+    uint256 earlier;
 }
 
 /// @title Arithmetic of operators' pools
@@ -78,6 +84,9 @@ library StakePools {
     uint256 internal constant BASIS = 10_000;
 
     uint256 private constant REWARD_BITS = 96;
+
+    /// @dev Set in a stored word of shares when a third word is in use.
+    uint256 private constant HAS_EARLIER = 1 << 240;
     uint256 private constant FLOOR_BITS = 12;
 
     /// @notice Shares for `amount` wei added to `assets` that `shares` stand for. The virtual share and wei (+ 1) make an
@@ -114,35 +123,44 @@ library StakePools {
         view
         returns (uint256 shares, uint256 assets, uint256 own, bool all)
     {
-        uint32 freshEpoch;
-        (shares, assets, freshEpoch) = (pool.shares, pool.delegated, pool.freshEpoch);
-        own = pool.own;
-        if (freshEpoch != epoch) return (shares, assets, own, true);
-        uint256 earning = pool.earningShares;
-        if (pool.ownFreshEpoch == epoch && pool.earningOwn < own) own = pool.earningOwn;
-        return (earning, toAssets(earning, assets, shares), own, earning == shares);
+        (shares, assets, own) = (pool.shares, pool.delegated, pool.own);
+        uint256 earning = _inEpoch(pool.freshEpoch, epoch, pool.earningShares, pool.earningNext, shares);
+        uint256 earningOwn = _inEpoch(pool.ownFreshEpoch, epoch, pool.earningOwn, pool.earningOwnNext, own);
+        if (earningOwn < own) own = earningOwn;
+        all = earning == shares;
+        if (!all) (shares, assets) = (earning, toAssets(earning, assets, shares));
     }
 
-    /// @notice Adds to the operator's own stake, which earns from the next epoch on.
+    /// @notice Adds to the operator's own stake, which earns from the second epoch after this one on.
     function addOwn(Pool storage pool, uint96 amount, uint32 epoch) internal {
-        if (pool.freshEpoch != epoch) (pool.earningShares, pool.freshEpoch) = (pool.shares, epoch);
-        if (pool.ownFreshEpoch != epoch) (pool.earningOwn, pool.ownFreshEpoch) = (pool.own, epoch);
-        pool.own += amount;
+        (uint32 last, uint96 own) = (pool.ownFreshEpoch, pool.own);
+        if (last != epoch) {
+            pool.earningOwn = uint96(_inEpoch(last, epoch, pool.earningOwn, pool.earningOwnNext, own));
+            (pool.earningOwnNext, pool.ownFreshEpoch) = (own, epoch);
+        }
+        pool.own = own + amount;
     }
 
-    /// @notice Adds a delegator's stake to a synced delegation; it earns from the next epoch on.
-    /// The first newcomer of an epoch writes down what earns in it.
+    /// @notice Adds a delegator's stake to a synced delegation; it earns from the second epoch after this one on.
+    /// The first newcomer of an epoch writes down what earns in it, and in the next one.
     function add(Pool storage pool, Delegation memory delegation, uint96 amount, uint32 epoch)
         internal
         returns (uint256 minted)
     {
-        (uint256 assets, uint256 shares, uint32 freshEpoch) = (pool.delegated, pool.shares, pool.freshEpoch);
-        if (freshEpoch != epoch) pool.earningShares = uint104(shares);
+        (uint256 assets, uint256 shares, uint32 last) = (pool.delegated, pool.shares, pool.freshEpoch);
+        if (last != epoch) {
+            uint256 earning = _inEpoch(last, epoch, pool.earningShares, pool.earningNext, shares);
+            (pool.earningShares, pool.earningNext) = (uint104(earning), uint104(shares));
+        }
         minted = toShares(amount, assets, shares);
         (pool.delegated, pool.shares, pool.freshEpoch) =
         ((assets + amount).toUint96(), (shares + minted).toUint104(), epoch);
+        if (delegation.freshEpoch != epoch) {
+            // what does not earn yet came in one epoch ago
+            delegation.earlier = delegation.shares - delegation.earning;
+            delegation.freshEpoch = epoch;
+        }
         delegation.shares = (minted + delegation.shares).toUint104();
-        delegation.freshEpoch = epoch;
     }
 
     /// @notice Takes shares out of a synced delegation, first those that do not earn yet, and returns their wei.
@@ -153,12 +171,20 @@ library StakePools {
         (uint256 assets, uint256 shares) = (pool.delegated, pool.shares);
         amount = toAssets(part, assets, shares);
         (pool.delegated, pool.shares) = (uint96(assets - amount), uint104(shares - part));
-        uint104 left = delegation.shares - part;
         uint104 earning = delegation.earning;
+        uint104 next = delegation.freshEpoch == epoch ? earning + delegation.earlier : delegation.shares;
+        uint104 left = delegation.shares - part;
         delegation.shares = left;
-        if (left < earning) {
-            delegation.earning = left;
-            if (pool.freshEpoch == epoch) pool.earningShares -= earning - left;
+        (uint104 loses, uint104 losesNext) = (_over(earning, left), _over(next, left));
+        if (loses | losesNext == 0) return amount;
+        delegation.earning = earning - loses;
+        if (delegation.freshEpoch == epoch) delegation.earlier = next - losesNext - (earning - loses);
+        uint32 last = pool.freshEpoch;
+        if (last == epoch) {
+            pool.earningShares -= loses;
+            pool.earningNext -= losesNext;
+        } else if (uint256(last) + 1 == epoch) {
+            pool.earningNext -= loses;
         }
     }
 
@@ -168,6 +194,7 @@ library StakePools {
         delegation.shares = uint104(shares);
         delegation.earning = uint104(shares >> 104);
         delegation.freshEpoch = uint32(shares >> 208);
+        if (shares & HAS_EARLIER != 0) delegation.earlier = uint104(stored.earlier);
         delegation.paid = uint144(rewards);
         delegation.rewards = uint96(rewards >> 144);
         delegation.generation = uint16(rewards >> 240);
@@ -175,8 +202,12 @@ library StakePools {
 
     /// @notice Stores a delegation's rewards, and its shares if they `moved`.
     function store(StoredDelegation storage stored, Delegation memory delegation, bool moved) internal {
-        (uint256 earning, uint256 freshEpoch) = (delegation.earning, delegation.freshEpoch);
-        if (moved) stored.shares = delegation.shares | earning << 104 | freshEpoch << 208;
+        if (moved) {
+            (uint256 earning, uint256 freshEpoch) = (delegation.earning, delegation.freshEpoch);
+            uint256 word = delegation.shares | earning << 104 | freshEpoch << 208;
+            if (delegation.earlier != 0) (word, stored.earlier) = (word | HAS_EARLIER, delegation.earlier);
+            stored.shares = word;
+        }
         (uint256 rewards, uint256 generation) = (delegation.rewards, delegation.generation);
         stored.rewards = delegation.paid | rewards << 144 | generation << 240;
     }
@@ -196,16 +227,46 @@ library StakePools {
         }
         unchecked {
             uint256 scaled = earning * (until - paid);
-            if (shares != earning && delegation.freshEpoch != epoch) {
-                uint256 end = pool.epochEnd[delegation.freshEpoch];
-                if (end < paid) end = paid;
-                if (end < until) scaled += (shares - earning) * (until - end);
+            uint256 freshEpoch = delegation.freshEpoch;
+            uint256 earlier = delegation.earlier;
+            if (earlier != 0 && epoch > freshEpoch) {
+                scaled += earlier * _since(pool, freshEpoch - 1, paid, until);
+                if (delegation.shares != 0) delegation.earning += uint104(earlier);
+                delegation.earlier = 0;
+                moved = true;
+            }
+            uint256 fresh = shares - earning - earlier;
+            if (fresh != 0 && epoch > freshEpoch + 1) {
+                scaled += fresh * _since(pool, freshEpoch, paid, until);
                 delegation.earning = delegation.shares;
                 moved = true;
             }
             delegation.rewards = ((scaled >> REWARD_BITS) + delegation.rewards).toUint96();
         }
+        if (delegation.shares == 0) delegation.earlier = 0;
         delegation.paid = perShare;
+    }
+
+    /// @dev Rewards a share, scaled, of shares that came in during epoch `entered`: from the end of the epoch after it on.
+    function _since(Pool storage pool, uint256 entered, uint256 paid, uint256 until) private view returns (uint256) {
+        uint256 end = pool.epochEnd[entered + 1];
+        uint256 before = pool.epochEnd[entered];
+        if (end < before) end = before;
+        if (end < paid) end = paid;
+        return end < until ? until - end : 0;
+    }
+
+    /// @dev What earns in `epoch`, when `now_` earns in epoch `last`, `next` in the one after it, and `all` in later ones.
+    function _inEpoch(uint256 last, uint256 epoch, uint256 now_, uint256 next, uint256 all)
+        private
+        pure
+        returns (uint256)
+    {
+        return epoch == last ? now_ : epoch == last + 1 ? next : all;
+    }
+
+    function _over(uint104 value, uint104 most) private pure returns (uint104) {
+        return value > most ? value - most : 0;
     }
 
     /// @notice Splits rewards between the operator and its delegators and returns the delegators' part.
@@ -226,25 +287,44 @@ library StakePools {
         (pool.rewardPerShare, pool.operatorRewards) = (perShare.toUint144(), rewards.toUint96());
     }
 
-    /// @notice Takes up to `amount` wei: the operator's active stake first, then its thawing stake, then the delegators',
-    /// active and thawing alike. The locks fall by as much. Returns what was taken.
-    /// @dev What an exhausted generation leaves behind (under 2^-12 of its shares) becomes own stake, so that it stays
-    /// slashable and goes on covering the locks.
-    function lose(Pool storage pool, uint256 amount) internal returns (uint256 taken) {
-        (uint256 own, uint256 locked) = (pool.own, pool.locked);
-        if (amount <= own) {
-            (pool.own, pool.locked) = (uint96(own - amount), uint96(locked - amount));
-            return amount;
-        }
+    /// @notice Takes `amount` wei of locked stake of the operator's: active stake first, then what thaws. Returns what was
+    /// taken, which is all of it: own stake covers its locks.
+    /// @dev What an exhausted generation of thawing stake leaves behind (under 2^-12 of its shares) becomes active again.
+    function loseOwn(Pool storage pool, uint256 amount) internal returns (uint256 taken) {
+        (uint256 own, uint256 locked) = (pool.own, pool.ownLocked);
         uint256 left;
-        (taken, left) = _loseThawing(pool.ownThawing, amount - own);
-        taken += own;
-        if (taken < amount) {
-            (uint256 more, uint256 rest) = _loseDelegated(pool, amount - taken);
-            taken += more;
-            left += rest;
+        if (amount <= own) (taken, left) = (amount, own - amount);
+        else (taken, left) = _loseThawing(pool.ownThawing, amount - own);
+        if (amount > own) taken += own;
+        (pool.own, pool.ownLocked) = (uint96(left), uint96(locked - amount));
+    }
+
+    /// @notice Takes `amount` wei of locked stake of the delegators', active and thawing in proportion. Returns what was
+    /// taken: more, when a generation is exhausted and what it leaves behind (under 2^-12 of its shares) goes with it; less,
+    /// by as much, when that was taken before. The last generation does not end: a pool that was ruined 65,535 times takes no
+    /// more delegations, but its slashes still do not revert.
+    function loseDelegated(Pool storage pool, uint256 amount) internal returns (uint256 taken) {
+        pool.delegatedLocked -= uint96(amount);
+        (uint256 assets, uint256 shares) = (pool.delegated, pool.shares);
+        uint256 thawing = pool.thawing.assets;
+        uint256 both = assets + thawing;
+        taken = amount < both ? amount : both;
+        if (taken == 0) return 0;
+        uint256 part = taken * thawing / both;
+        uint256 left;
+        if (part != 0) (, left) = _loseThawing(pool.thawing, part);
+        assets -= taken - part;
+        uint16 generation = pool.generation;
+        if (exhausted(assets, shares) && generation != type(uint16).max) {
+            pool.generationEnd[generation] = pool.rewardPerShare;
+            pool.generation = generation + 1;
+            pool.shares = 0;
+            (pool.earningShares, pool.earningNext) = (0, 0);
+            left += assets;
+            assets = 0;
         }
-        (pool.own, pool.locked) = (uint96(left), uint96(locked - taken));
+        pool.delegated = uint96(assets);
+        taken += left;
     }
 
     /// @notice Adds `amount` wei to thawing stake for `request`.
@@ -271,27 +351,6 @@ library StakePools {
             thawing.shares -= request.shares;
         }
         (request.shares, request.generation) = (0, 0);
-    }
-
-    /// @dev Takes up to `amount` from the delegators' active and thawing stake, in proportion. The last generation does not
-    /// end: a pool that was ruined 65,535 times takes no more delegations, but its slashes still do not revert.
-    function _loseDelegated(Pool storage pool, uint256 amount) private returns (uint256 taken, uint256 left) {
-        (uint256 assets, uint256 shares) = (pool.delegated, pool.shares);
-        uint256 thawing = pool.thawing.assets;
-        uint256 both = assets + thawing;
-        taken = amount < both ? amount : both;
-        if (taken == 0) return (0, 0);
-        uint256 part = taken * thawing / both;
-        if (part != 0) (, left) = _loseThawing(pool.thawing, part);
-        assets -= taken - part;
-        uint16 generation = pool.generation;
-        if (exhausted(assets, shares) && generation != type(uint16).max) {
-            pool.generationEnd[generation] = pool.rewardPerShare;
-            pool.generation = generation + 1;
-            left += assets;
-            (assets, pool.shares, pool.earningShares) = (0, 0, 0);
-        }
-        pool.delegated = uint96(assets);
     }
 
     /// @dev Takes up to `amount` from thawing stake; `left` is what an exhausted generation leaves behind.

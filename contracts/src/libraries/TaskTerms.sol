@@ -17,8 +17,8 @@ pragma solidity 0.8.37;
 /// @param maxSkips Abandoned epochs in a row that close the task.
 /// @param endShareBps Part of the pool that only the last epoch may commit, in basis points.
 /// @param epochDeadline Seconds an epoch may take.
-/// @param joinDeadline Unix time at which joining ends.
-/// @param fixedGenesis Whether the first seed is the creator's (embedded chains) or drawn from the chain.
+/// @param joinWindow Seconds from the creation in which members may join.
+/// @param fixedGenesis Whether the first seed is the creator's (embedded chains) or the hash of a later block.
 struct Terms {
     bytes32 termsHash;
     bytes32 modelHash;
@@ -35,12 +35,14 @@ struct Terms {
     uint32 maxSkips;
     uint32 endShareBps;
     uint64 epochDeadline;
-    uint64 joinDeadline;
+    uint64 joinWindow;
     bool fixedGenesis;
 }
 
 /// @title Bounds of a task's terms
 library TaskTerms {
+    bytes32 private constant TAG = keccak256("flock_ray/task/2");
+
     /// @notice Upper bound of `Terms.minStake`: what the vault counts with.
     uint256 internal constant MAX_STAKE = type(uint96).max;
 
@@ -53,14 +55,33 @@ library TaskTerms {
     /// @notice Upper bound of `Terms.numEpochs`, for the same reason.
     uint256 internal constant MAX_EPOCHS = type(uint24).max;
 
+    /// @notice Upper bound of `Terms.joinWindow`: whoever joins is held no longer by a task that does not start.
+    uint256 internal constant MAX_JOIN_WINDOW = 30 days;
+
+    /// @notice Upper bound of `Terms.epochDeadline`.
+    uint256 internal constant MAX_EPOCH_DEADLINE = 7 days;
+
+    /// @notice Upper bound of the time in which all epochs are settled or abandoned: stakes are held no longer.
+    uint256 internal constant MAX_LIFE = 5 * 365 days;
+
     /// @notice Upper bound of `Terms.endShareBps`: the whole pool.
     uint256 internal constant BPS = 10_000;
 
     /// @notice A field of the terms has a value that no task can run with.
     error InvalidTerms(string field);
 
+    /// @notice What members compare with their own configuration before they join: hash of the creator and all terms.
+    function digest(address creator, Terms calldata terms) internal pure returns (bytes32) {
+        return keccak256(abi.encode(creator, terms));
+    }
+
+    /// @notice Identifier of a task: nobody but its creator, with these terms and this seed, can take it.
+    function identifier(bytes32 termsDigest, bytes32 seed) internal pure returns (bytes32) {
+        return keccak256(abi.encode(TAG, termsDigest, seed));
+    }
+
     /// @notice Refuses terms that no task can run with.
-    function check(Terms calldata terms, bytes32 genesisSeed) internal view {
+    function check(Terms calldata terms, bytes32 seed) internal pure {
         if (terms.minStake == 0 || terms.minStake > MAX_STAKE) revert InvalidTerms("minStake");
         if (terms.maxSlots == 0 || terms.maxSlots > MAX_SLOTS) revert InvalidTerms("maxSlots");
         if (terms.numVoters == 0 || terms.numVoters > MAX_VOTERS) revert InvalidTerms("numVoters");
@@ -71,8 +92,10 @@ library TaskTerms {
         if (terms.numEpochs == 0 || terms.numEpochs > MAX_EPOCHS) revert InvalidTerms("numEpochs");
         if (terms.maxSkips == 0) revert InvalidTerms("maxSkips");
         if (terms.endShareBps > BPS) revert InvalidTerms("endShareBps");
-        if (terms.epochDeadline == 0) revert InvalidTerms("epochDeadline");
-        if (terms.joinDeadline <= block.timestamp) revert InvalidTerms("joinDeadline");
-        if (terms.fixedGenesis && genesisSeed == 0) revert InvalidTerms("genesisSeed");
+        if (terms.epochDeadline == 0 || terms.epochDeadline > MAX_EPOCH_DEADLINE) revert InvalidTerms("epochDeadline");
+        uint256 life = uint256(terms.numEpochs) * terms.epochDeadline * (uint256(terms.maxUnsettled) + 1);
+        if (life > MAX_LIFE) revert InvalidTerms("numEpochs");
+        if (terms.joinWindow == 0 || terms.joinWindow > MAX_JOIN_WINDOW) revert InvalidTerms("joinWindow");
+        if (terms.fixedGenesis && seed == 0) revert InvalidTerms("seed");
     }
 }
