@@ -10,7 +10,8 @@ import {Signatures} from "./libraries/Signatures.sol";
 
 /// @title Slashes that need no committee: what a member's own signatures prove, or their absence
 /// @notice Anybody may bring a case and gets a tenth of what it costs the member of its own; the rest goes into the task's
-/// escrow, or to the sink. A member that accuses itself loses nine tenths of the slash. They reach the stakes of running tasks, and of closed ones until the member has withdrawn.
+/// escrow, or to the sink. A member that accuses itself loses nine tenths of the slash. They reach the stakes of running
+/// tasks, and of closed ones until the member has withdrawn.
 abstract contract Misconduct is Committees {
     /// @notice A challenge of a seat whose signature was missing.
     /// @param owner Owner of the seat.
@@ -226,8 +227,8 @@ abstract contract Misconduct is Committees {
     }
 
     function _isKind(bytes32 kind) private pure returns (bool) {
-        return kind == COMMITMENT || kind == SEEN || kind == MANIFEST || kind == BALLOT_A_COMMITMENT
-            || kind == BALLOT_A || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
+        return kind == COMMITMENT || kind == SEEN || kind == MANIFEST || kind == BALLOT_A_COMMITMENT || kind == BALLOT_A
+            || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
     }
 
     function _punish(bytes32 task, uint64 epoch, bytes32 kind, address account) private {

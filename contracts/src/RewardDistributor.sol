@@ -364,7 +364,9 @@ contract RewardDistributor is AccessControlEnumerable {
     function _count(Account storage books, uint256 amount) private {
         (uint128 committed, uint128 paid) = (books.committed, books.claimed);
         if (amount > committed - paid) revert ClaimExceedsCommitted(committed - paid, amount);
-        books.claimed = paid + uint128(amount);
+        unchecked {
+            books.claimed = paid + uint128(amount);
+        }
     }
 
     /// @dev Notes that an account is paid up to `cumulative`; returns what it still had to get, maybe nothing.
@@ -376,7 +378,9 @@ contract RewardDistributor is AccessControlEnumerable {
     ) private returns (uint256 amount) {
         uint256 before = paid[account];
         if (cumulative <= before) return 0;
-        amount = cumulative - before;
+        unchecked {
+            amount = cumulative - before;
+        }
         paid[account] = cumulative;
         emit Claimed(task, account, amount, cumulative);
     }
@@ -397,8 +401,18 @@ contract RewardDistributor is AccessControlEnumerable {
         }
     }
 
-    function _leaf(bytes32 task, address account, uint256 cumulative) private view returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(block.chainid, address(this), task, account, cumulative))));
+    /// @dev Hashed twice: no inner node of a tree is a leaf.
+    function _leaf(bytes32 task, address account, uint256 cumulative) private view returns (bytes32 leaf) {
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, chainid())
+            mstore(add(words, 32), address())
+            mstore(add(words, 64), task)
+            mstore(add(words, 96), shr(96, shl(96, account)))
+            mstore(add(words, 128), cumulative)
+            mstore(0, keccak256(words, 160))
+            leaf := keccak256(0, 32)
+        }
     }
 
     /// @dev A root that is settled while another waits waits behind it: a settlement starts nobody else's time anew.

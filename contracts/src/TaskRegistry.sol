@@ -512,6 +512,11 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         return _rosters[task].changes[number];
     }
 
+    /// @notice Changes so far, those that wait included.
+    function numChanges(bytes32 task) external view returns (uint256) {
+        return _rosters[task].announced;
+    }
+
     /// @notice How many changes the settlement of an epoch applies if it is the next one, and the slots after them.
     function dueAt(bytes32 task, uint256 epoch) external view returns (uint256 changes, uint256 numSlots) {
         Roster storage roster = _rosters[task];

@@ -13,7 +13,7 @@ contract ClaimTest is Fixture {
 
     function setUp() public override {
         super.setUp();
-        _run(TASK, _terms());
+        _run(_terms());
         earned = new uint256[](MEMBERS);
     }
 
@@ -71,7 +71,7 @@ contract ClaimTest is Fixture {
             tasks.release(TASK, members[i]);
             distributor.claim(TASK, members[i], earned[i], _proof(nodes, i));
             vm.assertEq(_wealth(members[i]), WALLET + earned[i]);
-            vm.assertEq(vault.freeStake(members[i]), WALLET);
+            vm.assertEq(vault.lockable(members[i], CREATOR), WALLET);
         }
         vm.assertEq(token.balanceOf(address(distributor)), 0);
     }
@@ -110,8 +110,7 @@ contract ClaimTest is Fixture {
 
     /// @dev A quorum that signs leaves above the total takes nothing from stakes, the pool or another task.
     function testFuzz_ClaimsStayWithinCommitted(uint256 forged, uint128 total) public {
-        bytes32 other = keccak256("other task");
-        _run(other, _terms());
+        bytes32 other = _run(keccak256("other seed"), _terms());
         uint256 owedOther = _owed(other);
 
         total = uint128(bound(total, 0, POOL / EPOCHS));

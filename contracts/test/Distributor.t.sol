@@ -10,9 +10,9 @@ import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
-/// @notice The distributor with a delay of one day between settlement and payment, and its guardian.
+/// @notice The distributor with a delay of six hours between settlement and payment, and its guardian.
 contract DistributorTest is Fixture {
-    uint64 private constant DELAY = 1 days;
+    uint64 private constant DELAY = 6 hours;
     uint256 private constant SEATS = 7;
     uint128 private constant ALL = 8; // members
 
@@ -27,8 +27,8 @@ contract DistributorTest is Fixture {
         super.setUp();
         Terms memory terms = _terms();
         terms.numEpochs = 6;
-        terms.epochDeadline = 100 days;
-        _run(TASK, terms);
+        terms.epochDeadline = 7 days;
+        _run(terms);
         earned = new uint256[](MEMBERS);
     }
 
@@ -270,7 +270,9 @@ contract DistributorTest is Fixture {
         vm.expectRevert(denied);
         distributor.deposit(TASK, 1, 0);
         vm.expectRevert(denied);
-        distributor.refund(TASK, ADMIN);
+        distributor.refund(TASK, ADMIN, ADMIN, true);
+        vm.expectRevert(denied);
+        distributor.depositEscrow(TASK, 1);
         vm.expectRevert(denied);
         distributor.commit(TASK, "root", 1, 1);
         vm.stopPrank();

@@ -11,12 +11,12 @@ import {Report} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
 /// @notice Acts on two tasks with the same members, three of whom have delegators, in any order that the fuzzer likes, and
-/// keeps its own books.
+/// keeps its own books. The delegators of the second of the three back no task: it has listed no creator.
 contract Handler is Fixture {
     /// @notice What the handler itself knows of a task.
     struct Book {
         uint256 paidIn; // pool and stakes
-        uint256 paidOut; // claims, releases, refund and relayer, measured on the receivers' balances
+        uint256 paidOut; // claims, releases, refund, rewards and what went to the sink, measured on balances
         uint256 slashed;
         uint256 released;
         uint64 settled;
@@ -26,12 +26,28 @@ contract Handler is Fixture {
         uint256[] earned;
     }
 
-    uint64 private constant DELAY = 2 * DEADLINE;
-    uint256 private constant POOLED = 3; // members with delegators when they joined
+    /// @notice What a slash may move.
+    struct Before {
+        uint256[] wealth; // of everybody but the sink
+        uint256 held; // by the vault and the distributor
+        uint256 staked; // in the pools
+        uint256 locks;
+        uint256 ownLocks;
+        uint256 pool; // what the task's creator would get
+    }
 
-    bytes32[2] public ids = [keccak256("task 0"), keccak256("task 1")];
+    uint64 private constant DELAY = 2 * DEADLINE;
+    uint64 private constant GRACE = 300;
+    uint256 private constant POOLED = 3; // members with delegators when they joined
+    uint256 private constant UNLISTED = 1; // of them
+
+    bytes32[2] public ids;
     uint256 public forgeriesAccepted;
+    uint256 private _slashed; // stake that slashes took, of both tasks
+    uint256 private _rewarded; // what of it their bringers got
+    uint256 private _endShares; // that no last epoch committed
     uint256 public burnt;
+    uint256 public enriched;
     mapping(bytes32 task => Book) private _books;
     mapping(bytes32 root => uint256[]) private _earnedUnder;
     mapping(bytes32 task => bytes) private _lastReports;
@@ -39,6 +55,10 @@ contract Handler is Fixture {
 
     function _activationDelay() internal pure override returns (uint64) {
         return DELAY;
+    }
+
+    function _grace() internal pure override returns (uint64) {
+        return GRACE;
     }
 
     /// @dev So much that a few weeks of it reach the cap.
@@ -55,7 +75,11 @@ contract Handler is Fixture {
                 vault.unstake(WALLET - STAKE / 2);
             }
             _delegate(members[i], address(uint160(0xA1 + i)), 2 * STAKE);
+            if (i == UNLISTED) continue;
+            vm.prank(members[i]);
+            vault.addCreator(CREATOR);
         }
+        vm.warp(block.timestamp + (UNBONDING + 1) * VAULT_EPOCH);
         for (uint256 i; i < ids.length; ++i) {
             Terms memory terms = _terms();
             terms.numEpochs = i == 0 ? 8 : 30;
@@ -63,7 +87,7 @@ contract Handler is Fixture {
             terms.pool = i == 0 ? POOL : 7; // the second pool is next to nothing: it must not be fed by the first
             terms.endShareBps = i == 0 ? 2500 : 0;
             terms.maxSkips = 3;
-            _run(ids[i], terms);
+            ids[i] = _run(SEED, terms);
             Book storage book = _books[ids[i]];
             book.paidIn = terms.pool + MEMBERS * STAKE;
             book.seed = keccak256("genesis");
@@ -75,6 +99,7 @@ contract Handler is Fixture {
     function settle(uint256 pick, uint256 rewards, uint256 winner, uint32 victim, uint128 penalty) external {
         (bytes32 task, Book storage book, bool running) = _open(pick);
         if (!running || distributor.queueOf(task).frozen) return;
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
         book.earned[winner % MEMBERS] += bound(rewards, 0, _budget(task));
         Report memory report = _report(task);
         report.rewardsTotal = 0;
@@ -85,12 +110,15 @@ contract Handler is Fixture {
         _earnedUnder[report.rewardsRoot] = book.earned;
         if (penalty % 2 == 0) report.slashes = _slashes(victim % MEMBERS, penalty % (2 * STAKE));
 
-        uint256 stakes = _stakes(task);
-        uint256 received = token.balanceOf(CREATOR) + token.balanceOf(RELAYER);
+        if (penalty % 4 == 0) report.relayer = members[victim % MEMBERS]; // the slashed one itself
+        Before memory before = _before(task);
+        before.pool = info.poolLeft - (report.rewardsTotal - info.committed);
+        uint256 reserve = distributor.accountOf(task).reserve;
         _lastReports[task] = abi.encode(report);
         _settle(report);
-        book.slashed += stakes - _stakes(task);
-        book.paidOut += token.balanceOf(CREATOR) + token.balanceOf(RELAYER) - received;
+        _checkSlash(task, before, report.relayer);
+        bool closed = tasks.taskInfo(task).status == TaskRegistry.Status.Closed;
+        if (closed && report.epoch != info.terms.numEpochs) _endShares += reserve;
         book.settled += 1;
         book.seed = keccak256(abi.encode(keccak256("flock_ray/seed/1"), book.seed, report.revealsDigest));
         book.lastReport = settlement.reportHash(report);
@@ -108,30 +136,79 @@ contract Handler is Fixture {
         } catch {}
     }
 
-    /// @notice A member signs two messages of one of four kinds; its stake halves the first time only.
-    function equivocate(uint256 pick, uint256 member, uint8 epoch) external {
-        (bytes32 task, Book storage book, bool running) = _open(pick);
+    /// @notice A member signs two messages for an epoch, of one of three kinds; its stake halves the first time only, if the
+    /// epoch can have been signed. Whoever accuses may be the culprit.
+    function equivocate(uint256 pick, uint256 member, uint64 epoch, uint256 accuser) external {
+        (bytes32 task,, bool running) = _open(pick);
         member %= MEMBERS;
-        epoch %= 4;
+        epoch %= 6;
+        string memory kind = accuser % 3 == 0 ? "seen" : accuser % 3 == 1 ? "manifest" : "ballot_a";
         bytes memory signatures = bytes.concat(
-            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", "kind", "first")),
-            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", "kind", "second"))
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", kind, "first")),
+            _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", kind, "second"))
         );
         uint256 stake = tasks.memberAt(task, member).stake;
-        bool before = _punished[task][member][epoch];
-        _punished[task][member][epoch] = true;
-        uint256 received = token.balanceOf(CREATOR) + token.balanceOf(RELAYER);
-        vm.prank(RELAYER);
-        try settlement.slashEquivocation(task, members[member], epoch, "seed", "kind", "first", "second", signatures) {
-            if (before) ++forgeriesAccepted;
+        bool allowed = epoch != 0 && epoch <= tasks.taskInfo(task).lastSettled + 2 && !_punished[task][member][epoch];
+        Before memory before = _before(task);
+        address caller = accuser % 9 == 8 ? RELAYER : members[accuser % 9];
+        vm.prank(caller);
+        try settlement.slashEquivocation(task, members[member], epoch, "seed", kind, "first", "second", signatures) {
+            if (!allowed) ++forgeriesAccepted;
+            _punished[task][member][epoch] = true;
         } catch {
-            if (!before) ++forgeriesAccepted;
+            if (allowed) ++forgeriesAccepted;
         }
-        uint256 left = tasks.memberAt(task, member).stake;
-        vm.assertEq(left, before ? stake : stake - stake / 2, "half the stake, once");
-        book.slashed += stake - left;
+        vm.assertEq(tasks.memberAt(task, member).stake, allowed ? stake - stake / 2 : stake, "half the stake, once");
         if (!running) tasks.refund(task);
-        book.paidOut += token.balanceOf(CREATOR) + token.balanceOf(RELAYER) - received;
+        _checkSlash(task, before, caller);
+    }
+
+    function _before(bytes32 task) private view returns (Before memory before) {
+        before.wealth = _wealths();
+        before.held = token.balanceOf(address(vault)) + token.balanceOf(address(distributor));
+        before.locks = _stakes(task);
+        for (uint256 i; i < MEMBERS; ++i) {
+            StakeVault.PoolInfo memory info = vault.pool(members[i]);
+            before.staked += info.own + info.delegated + info.ownThawing + info.thawing;
+            before.ownLocks += vault.lockOf(task, members[i]).own;
+        }
+    }
+
+    /// @dev What everybody has who could gain by a slash: in the wallet, and at stake.
+    function _wealths() private view returns (uint256[] memory wealth) {
+        wealth = new uint256[](MEMBERS + POOLED + 2);
+        for (uint256 i; i < MEMBERS; ++i) {
+            StakeVault.PoolInfo memory info = vault.pool(members[i]);
+            wealth[i] = token.balanceOf(members[i]) + info.own + info.ownThawing;
+        }
+        for (uint256 i; i < POOLED; ++i) {
+            uint256 worth = vault.delegation(members[i], delegators[i]).assets;
+            wealth[MEMBERS + i] = token.balanceOf(delegators[i]) + worth;
+        }
+        (wealth[MEMBERS + POOLED], wealth[MEMBERS + POOLED + 1]) = (token.balanceOf(CREATOR), token.balanceOf(RELAYER));
+    }
+
+    /// @dev Nobody has more than before, but whoever brought the slash, by a tenth of the own stake that it took at most, and
+    /// the creator by what closing the task gives back of its pool.
+    function _checkSlash(bytes32 task, Before memory before, address bringer) private {
+        Before memory now_ = _before(task);
+        uint256 own = before.ownLocks - now_.ownLocks;
+        bool over = tasks.taskInfo(task).status == TaskRegistry.Status.Closed;
+        for (uint256 i; i < now_.wealth.length; ++i) {
+            bool brought = i < MEMBERS ? bringer == members[i] : i == MEMBERS + POOLED + 1 && bringer == RELAYER;
+            uint256 most = before.wealth[i] + (brought ? own / 10 : 0);
+            if (i == MEMBERS + POOLED && over) most += before.pool;
+            if (now_.wealth[i] > most) ++enriched;
+        }
+        Book storage book = _books[task];
+        uint256 lost = before.locks - now_.locks;
+        uint256 taken = before.staked - now_.staked;
+        book.slashed += lost;
+        book.paidOut += before.held - (now_.held);
+        book.paidIn = book.paidIn + taken - lost; // an exhausted generation takes its rest with it, once
+        if (taken > lost) ahead += taken - lost;
+        _slashed += taken;
+        _rewarded += own / 10;
     }
 
     /// @notice The guardian disables a root that waits, if there is one.
@@ -212,8 +289,11 @@ contract Handler is Fixture {
         uint256 before = wallet + token.balanceOf(address(vault));
         extra = extra % 3 == 0 ? bound(extra, 1, POOL) : 0;
         _claim(task, account, earned[member] + extra, proof, extra != 0);
-        if (member < POOLED) vm.assertEq(token.balanceOf(account), wallet, "never past the pool");
-        else vm.assertEq(vault.pool(account).operatorRewards, 0, "nor into a pool without delegators");
+        if (member < POOLED && member != UNLISTED) {
+            vm.assertEq(token.balanceOf(account), wallet, "never past the pool");
+        } else {
+            vm.assertEq(vault.pool(account).operatorRewards, 0, "nor into a pool without delegators");
+        }
         uint256 paid = token.balanceOf(account) + token.balanceOf(address(vault)) - before;
         vm.assertEq(distributor.claimed(task, account), claimed + paid, "claims only grow, by what is paid");
         book.paidOut += paid;
@@ -234,12 +314,21 @@ contract Handler is Fixture {
         (bytes32 task, Book storage book, bool running) = _open(pick);
         TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
         vm.warp(block.timestamp + wait % (4 * DEADLINE));
-        uint256 before = token.balanceOf(CREATOR);
+        uint256 from = settlement.abandonableFrom(task, info.lastSettled + 1);
+        uint256 before = token.balanceOf(address(distributor));
+        uint256 reserve = distributor.accountOf(task).reserve;
         try settlement.abandon(task, info.lastSettled + 1) {
             if (!running || block.timestamp <= info.epochStart + 2 * DEADLINE) ++forgeriesAccepted;
+            if (from == 0) {
+                vm.assertEq(settlement.abandonableFrom(task, info.lastSettled + 1), block.timestamp + GRACE);
+                vm.assertEq(tasks.taskInfo(task).lastSettled, info.lastSettled);
+                return;
+            }
+            if (block.timestamp < from) ++forgeriesAccepted;
             book.abandoned += 1;
             book.seed = keccak256(abi.encode(keccak256("flock_ray/skip/1"), book.seed));
-            book.paidOut += token.balanceOf(CREATOR) - before;
+            book.paidOut += before - token.balanceOf(address(distributor));
+            if (tasks.taskInfo(task).status == TaskRegistry.Status.Closed) _endShares += reserve;
         } catch {}
     }
 
@@ -247,13 +336,13 @@ contract Handler is Fixture {
         (bytes32 task, Book storage book, bool running) = _open(pick);
         address account = members[member % MEMBERS];
         uint256 amount = vault.lockedStake(task, account);
-        uint256 free = vault.freeStake(account);
+        uint256 free = vault.lockable(account, CREATOR);
         try tasks.release(task, account) {
             if (running || block.timestamp < tasks.releasableAt(task)) ++forgeriesAccepted;
         } catch {}
         amount -= vault.lockedStake(task, account);
         // not the same: what thaws answers for the lock, but is not free without it
-        vm.assertLe(vault.freeStake(account), free + amount, "no more is free than was locked");
+        vm.assertLe(vault.lockable(account, CREATOR), free + amount, "no more is free than was locked");
         book.released += amount;
         book.paidOut += amount;
     }
@@ -285,7 +374,7 @@ contract Handler is Fixture {
             vm.prank(account);
             try vault.withdrawStake(past) {
                 StakeVault.PoolInfo memory left = vault.pool(account);
-                vm.assertLe(left.locked, left.own + left.ownThawing, "an operator answers first");
+                vm.assertLe(left.ownLocked, left.own + left.ownThawing, "an operator answers for its part");
             } catch {}
             vm.prank(delegator);
             try vault.withdraw(account, past) {} catch {}
@@ -307,15 +396,17 @@ contract Handler is Fixture {
             _owed(task) + _stakes(task), book.paidIn - book.paidOut, "a task owes what came in less what went out"
         );
         vm.assertLe(info.claimed, info.committed, "claimed <= committed");
-        vm.assertLe(info.committed, info.terms.pool + book.slashed, "committed <= pool and slashes");
+        vm.assertLe(info.committed, info.terms.pool, "committed <= pool: no slash pays an epoch");
         vm.assertEq(_stakes(task) + book.slashed + book.released, MEMBERS * STAKE, "stakes only fall");
         vm.assertEq(info.lastSettled, book.settled + book.abandoned, "every epoch counts once");
         vm.assertLe(info.lastSettled, info.terms.numEpochs, "no epoch too many");
         vm.assertEq(info.lastReport, book.lastReport);
         vm.assertEq(info.seed, book.seed);
-        bool over = info.lastSettled == info.terms.numEpochs || info.skips == info.terms.maxSkips;
+        (, uint256 next) = tasks.dueAt(task, info.lastSettled + 1);
+        bool over = info.lastSettled == info.terms.numEpochs || info.skips == info.terms.maxSkips
+            || next <= info.terms.numVoters;
         vm.assertTrue(over == (info.status == TaskRegistry.Status.Closed), "closed when and only when it is over");
-        vm.assertTrue(!over || info.poolLeft == 0, "a closed task keeps no pool");
+        vm.assertTrue(!over || info.poolLeft + info.escrow == 0, "a closed task keeps no pool");
 
         uint256 claimed;
         uint256 earned;
@@ -335,7 +426,7 @@ contract Handler is Fixture {
         _checkHoldings(ids[0], ids[1]);
         uint256 sum = token.balanceOf(address(vault)) + token.balanceOf(address(distributor));
         sum += token.balanceOf(address(this)) + token.balanceOf(TREASURY) + token.balanceOf(CREATOR)
-        + token.balanceOf(RELAYER);
+        + token.balanceOf(RELAYER) + token.balanceOf(SINK);
         for (uint256 i; i < MEMBERS; ++i) {
             sum += token.balanceOf(members[i]);
         }
@@ -345,6 +436,61 @@ contract Handler is Fixture {
         vm.assertEq(sum, token.totalSupply(), "no token is made or lost");
         vm.assertEq(token.totalSupply() + burnt, token.totalMinted(), "no token is made but by a release");
         vm.assertLe(token.totalMinted(), 1e27, "minted for ever");
+    }
+
+    /// @notice Everything that slashes took is with their bringers, in escrow, or in the sink, beside unsettled end shares.
+    function checkSlashed() external view {
+        uint256 escrow;
+        for (uint256 i; i < 2; ++i) {
+            escrow += distributor.accountOf(ids[i]).escrow;
+        }
+        vm.assertEq(_slashed + _endShares, _rewarded + escrow + token.balanceOf(SINK), "slashed stake");
+    }
+
+    /// @notice Delegators whose operator has listed no creator lose nothing, and have no part of a task.
+    function checkUnlisted() external view {
+        StakeVault.PoolInfo memory info = vault.pool(members[UNLISTED]);
+        vm.assertEq(info.delegated, info.shares, "a share is worth a wei");
+        vm.assertEq(info.delegatedLocked + info.generation, 0);
+        for (uint256 i; i < 2; ++i) {
+            vm.assertTrue(!distributor.paidToPool(ids[i], members[UNLISTED]), "alone");
+            vm.assertTrue(distributor.paidToPool(ids[i], members[0]), "with its delegators");
+        }
+    }
+
+    /// @dev Voters of the next epoch, after the leaves that are due: all members have one slot.
+    function _voters(bytes32 task) private view returns (address[] memory voters) {
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        (uint256 changes, uint256 count) = tasks.dueAt(task, info.lastSettled + 1);
+        address[] memory owners = _owners(task, info.numSlots);
+        for (uint256 i; i < changes; ++i) {
+            address leaver = members[tasks.changeAt(task, info.numApplied + i).member];
+            uint256 slot;
+            while (owners[slot] != leaver) ++slot;
+            owners[slot] = owners[info.numSlots - 1 - i];
+        }
+        uint256[] memory slots =
+            settlement.drawSeats(info.seed, task, info.lastSettled + 1, uint32(count), info.terms.numVoters);
+        voters = new address[](slots.length);
+        for (uint256 seat; seat < slots.length; ++seat) {
+            voters[seat] = owners[slots[seat]];
+        }
+    }
+
+    function _owners(bytes32 task, uint256 count) private view returns (address[] memory) {
+        uint256[] memory slots = new uint256[](count);
+        for (uint256 i; i < count; ++i) {
+            slots[i] = i;
+        }
+        return tasks.slotOwners(task, slots);
+    }
+
+    function _sign(Report memory report, uint256 seats) internal view override returns (bytes memory signatures) {
+        address[] memory voters = _voters(report.task);
+        bytes32 digest = settlement.reportDigest(report);
+        for (uint256 seat; seat < voters.length; ++seat) {
+            if ((seats >> seat) & 1 == 1) signatures = bytes.concat(signatures, _signedBy(voters[seat], digest));
+        }
     }
 
     function _open(uint256 pick) private view returns (bytes32 task, Book storage book, bool running) {
@@ -374,7 +520,8 @@ contract Handler is Fixture {
         returns (bytes memory signatures)
     {
         uint32 voters = tasks.termsOf(report.task).numVoters;
-        uint256[] memory slots = settlement.drawSeats(report.seed, report.task, report.epoch, MEMBERS, voters);
+        uint32 count = tasks.taskInfo(report.task).numSlots;
+        uint256[] memory slots = settlement.drawSeats(report.seed, report.task, report.epoch, count, voters);
         address[] memory owners = tasks.slotOwners(report.task, slots);
         for (uint256 seat; seats >> seat != 0; ++seat) {
             signatures = bytes.concat(signatures, _signedBy(owners[seat], digest));
@@ -448,5 +595,17 @@ contract InvariantsTest is Base {
 
     function invariant_NoForgery() public view {
         vm.assertEq(handler.forgeriesAccepted(), 0);
+    }
+
+    function invariant_SlashesEnrichNobody() public view {
+        vm.assertEq(handler.enriched(), 0);
+    }
+
+    function invariant_SlashedStakeIsConserved() public view {
+        handler.checkSlashed();
+    }
+
+    function invariant_DelegatorsOfNoListedCreatorLoseNothing() public view {
+        handler.checkUnlisted();
     }
 }

@@ -61,7 +61,7 @@ contract MembersHandler is Fixture {
         }
         bool allowed = places < MAX_MEMBERS && _due() <= LONG;
         vm.prank(account);
-        try tasks.join(task, uint128(slots) * STAKE, keccak256("tip")) {
+        try tasks.join(task, uint128(slots) * STAKE, keccak256("tip"), digests[task]) {
             if (!allowed) ++unexpected;
             _asked.push(Asked(_joined.length, false, _due()));
             _joined.push(account);
@@ -201,7 +201,6 @@ contract MembersHandler is Fixture {
     }
 
     function _begin() private {
-        task = bytes32(++numTasks);
         delete _slots;
         delete _asked;
         delete _joined;
@@ -210,22 +209,42 @@ contract MembersHandler is Fixture {
         Terms memory terms = _terms();
         (terms.maxMembers, terms.maxSlots, terms.maxUnsettled) = (MAX_MEMBERS, 3, LAG);
         (terms.numEpochs, terms.maxSkips, terms.pool) = (LONG, LONG + 1, 0);
-        _create(task, terms);
+        task = _create(bytes32(++numTasks), terms);
         for (uint256 i; i < 6; ++i) {
-            address account = vm.addr(++_nextKey);
-            keys[account] = _nextKey;
-            _enrol(account, 3 * STAKE);
-            _join(task, account, uint128(i % 3 + 1) * STAKE);
-            _joined.push(account);
-            _push(i, i % 3 + 1);
+            _joinFirst(i % 3 + 1);
+        }
+        // some leave before it starts, and others take their places
+        for (uint256 i; i < (numTasks + 1) % 3; ++i) {
+            _cancel((numTasks + 4 * i) % 6);
+            _asked.push(Asked(_joined.length, false, 0));
+            _joinFirst(i + 1);
+            _applied += 1;
         }
         vm.prank(CREATOR);
         tasks.start(task);
     }
 
-    /// @dev First epoch that nobody trains yet.
+    function _joinFirst(uint256 slots) private {
+        address account = vm.addr(++_nextKey);
+        keys[account] = _nextKey;
+        _enrol(account, 3 * STAKE);
+        _join(task, account, uint128(slots) * STAKE);
+        _push(_joined.length, slots);
+        _joined.push(account);
+    }
+
+    /// @dev Who leaves before the start has its stake back at once, and is none that may come again.
+    function _cancel(uint256 member) private {
+        _asked.push(Asked(member, true, 0));
+        _apply(0);
+        vm.prank(_joined[member]);
+        tasks.cancelJoin(task);
+        (_resigned[task][member], _released[task][member]) = (true, true);
+    }
+
+    /// @dev First epoch whose seed nobody knows yet.
     function _due() private view returns (uint256) {
-        return tasks.taskInfo(task).lastSettled + LAG + 2;
+        return tasks.taskInfo(task).lastSettled + LAG + 3;
     }
 
     function _isIn(uint256 member) private view returns (bool isIn) {

@@ -13,14 +13,14 @@ import {Signatures} from "../src/libraries/Signatures.sol";
 contract MisconductTest is Fixture {
     bytes32 private constant FIRST = keccak256("first");
     bytes32 private constant SECOND = keccak256("second");
-    bytes32 private constant SEED = keccak256("seed of the epoch");
+    bytes32 private constant EPOCH_SEED = keccak256("seed of the epoch");
     uint256 private constant SEATS = 7; // the first three of four
 
     address private cheat;
 
     function setUp() public override {
         super.setUp();
-        _run(TASK, _terms());
+        _run(_terms());
         cheat = members[3];
     }
 
@@ -30,76 +30,100 @@ contract MisconductTest is Fixture {
         returns (bytes memory)
     {
         return bytes.concat(
-            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, first)),
-            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, second))
+            _signedBy(account, settlement.messageDigest(TASK, 1, EPOCH_SEED, kind, first)),
+            _signedBy(account, settlement.messageDigest(TASK, 1, EPOCH_SEED, kind, second))
+        );
+    }
+
+    function _bothAt(address account, uint64 epoch, string memory kind) private view returns (bytes memory) {
+        return bytes.concat(
+            _signedBy(account, settlement.messageDigest(TASK, epoch, EPOCH_SEED, kind, FIRST)),
+            _signedBy(account, settlement.messageDigest(TASK, epoch, EPOCH_SEED, kind, SECOND))
         );
     }
 
     function test_EquivocationCostsHalfTheStake() public {
-        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
+        bytes memory signatures = _both(cheat, "ballot_a", FIRST, SECOND);
         vm.prank(STRANGER);
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
         vm.assertEq(token.balanceOf(STRANGER), STAKE / 20);
-        vm.assertEq(tasks.taskInfo(TASK).poolLeft, POOL + STAKE / 2 - STAKE / 20);
+        vm.assertEq(tasks.taskInfo(TASK).poolLeft, POOL);
+        vm.assertEq(tasks.taskInfo(TASK).escrow, STAKE / 2 - STAKE / 20);
         vm.assertEq(_stakes(TASK), MEMBERS * STAKE - STAKE / 2);
         _checkHoldings(TASK, 0);
     }
 
     function test_EachEquivocationIsPunishedOnce() public {
-        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
-        bytes32 offence = keccak256(abi.encode(TASK, cheat, uint64(1), keccak256("ballot.a")));
+        bytes memory signatures = _both(cheat, "ballot_a", FIRST, SECOND);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
+        bytes32 offence = keccak256(abi.encode(TASK, cheat, uint64(1)));
         vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
         // Nor with a third message, nor the other way round.
-        signatures = _both(cheat, "ballot.a", SECOND, "third");
+        signatures = _both(cheat, "ballot_a", SECOND, "third");
         vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", SECOND, "third", signatures);
-        // Another kind is another offence, on what is left.
-        signatures = _both(cheat, "ballot.b", FIRST, SECOND);
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.b", FIRST, SECOND, signatures);
-        vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 4);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", SECOND, "third", signatures);
+        // Nor for another kind, or two reports: a careless key loses half an epoch, not all.
+        signatures = _both(cheat, "ballot_b", FIRST, SECOND);
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_b", FIRST, SECOND, signatures);
+        Report memory one = _report(TASK);
+        Report memory other = _report(TASK);
+        other.modelHash = keccak256("another model");
+        signatures = bytes.concat(
+            _signedBy(cheat, settlement.reportDigest(one)), _signedBy(cheat, settlement.reportDigest(other))
+        );
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
+        settlement.slashReportEquivocation(cheat, one, other, signatures);
         vm.assertTrue(settlement.punished(offence), "the offence is told");
+        // Another epoch is another offence, on what is left; another member's is its own.
+        signatures = _bothAt(cheat, 2, "ballot_b");
+        settlement.slashEquivocation(TASK, cheat, 2, EPOCH_SEED, "ballot_b", FIRST, SECOND, signatures);
+        vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 4);
+        signatures = _both(members[4], "ballot_a", FIRST, SECOND);
+        settlement.slashEquivocation(TASK, members[4], 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
+        vm.assertEq(tasks.memberAt(TASK, 4).stake, STAKE / 2);
     }
 
     /// @dev One message signed twice is no equivocation, however its signatures differ.
     function test_SameMessageTwiceIsNoEquivocation() public {
-        bytes memory signatures = _both(cheat, "ballot.a", FIRST, FIRST);
+        bytes memory signatures = _both(cheat, "ballot_a", FIRST, FIRST);
         vm.expectRevert(abi.encodeWithSelector(Misconduct.NoConflict.selector, FIRST));
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, FIRST, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, FIRST, signatures);
     }
 
     /// @dev A victim cannot be framed with its messages of other kinds, epochs, tasks or contracts, or another's.
     function test_NobodyIsFramed() public {
-        bytes32 other = settlement.messageDigest(TASK, 1, SEED, "ballot.b", SECOND);
+        bytes32 other = settlement.messageDigest(TASK, 1, EPOCH_SEED, "ballot_b", SECOND);
         _notProven(cheat, other);
-        _notProven(cheat, settlement.messageDigest(TASK, 2, SEED, "ballot.a", SECOND));
-        _notProven(cheat, settlement.messageDigest(TASK, 1, keccak256("after an abandoned epoch"), "ballot.a", SECOND));
-        _notProven(cheat, settlement.messageDigest(keccak256("other task"), 1, SEED, "ballot.a", SECOND));
-        EpochSettlement twin = new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW);
-        _notProven(cheat, twin.messageDigest(TASK, 1, SEED, "ballot.a", SECOND));
-        _notProven(members[4], settlement.messageDigest(TASK, 1, SEED, "ballot.a", SECOND));
+        _notProven(cheat, settlement.messageDigest(TASK, 2, EPOCH_SEED, "ballot_a", SECOND));
+        _notProven(cheat, settlement.messageDigest(TASK, 1, keccak256("after an abandoned epoch"), "ballot_a", SECOND));
+        _notProven(cheat, settlement.messageDigest(keccak256("other task"), 1, EPOCH_SEED, "ballot_a", SECOND));
+        EpochSettlement twin = new EpochSettlement(tasks, distributor, ABSENCE_BPS, RESPONSE_WINDOW, 0);
+        _notProven(cheat, twin.messageDigest(TASK, 1, EPOCH_SEED, "ballot_a", SECOND));
+        _notProven(members[4], settlement.messageDigest(TASK, 1, EPOCH_SEED, "ballot_a", SECOND));
         vm.assertEq(_stakes(TASK), MEMBERS * STAKE);
     }
 
     /// @dev One true message of the cheat, and another signature that proves nothing.
     function _notProven(address signer, bytes32 digest) private {
         bytes memory signatures = bytes.concat(
-            _signedBy(cheat, settlement.messageDigest(TASK, 1, SEED, "ballot.a", FIRST)), _signedBy(signer, digest)
+            _signedBy(cheat, settlement.messageDigest(TASK, 1, EPOCH_SEED, "ballot_a", FIRST)),
+            _signedBy(signer, digest)
         );
         vm.expectRevert(abi.encodeWithSelector(Misconduct.NotSignedBy.selector, cheat));
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
     }
 
     function test_StrangersHaveNoStakeToLose() public {
         keys[vm.addr(77)] = 77;
-        bytes memory signatures = _both(vm.addr(77), "ballot.a", FIRST, SECOND);
+        bytes memory signatures = _both(vm.addr(77), "ballot_a", FIRST, SECOND);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, vm.addr(77)));
-        settlement.slashEquivocation(TASK, vm.addr(77), 1, SEED, "ballot.a", FIRST, SECOND, signatures);
+        settlement.slashEquivocation(TASK, vm.addr(77), 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
         // Nobody signs for the zero address, whom a failed recovery names.
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, address(0)));
-        settlement.slashEquivocation(TASK, address(0), 1, SEED, "ballot.a", FIRST, SECOND, new bytes(128));
+        settlement.slashEquivocation(TASK, address(0), 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, new bytes(128));
     }
 
     function isBy(address account, bytes32 digest, bytes calldata signature) external view returns (bool) {
@@ -118,19 +142,21 @@ contract MisconductTest is Fixture {
     }
 
     function test_EquivocationAfterCloseUntilReleased() public {
-        bytes memory signatures = _both(cheat, "ballot.a", FIRST, SECOND);
-        bytes memory late = _both(members[4], "ballot.a", FIRST, SECOND);
+        bytes memory signatures = _both(cheat, "ballot_a", FIRST, SECOND);
+        bytes memory late = _both(members[4], "ballot_a", FIRST, SECOND);
         for (uint256 i; i < EPOCHS; ++i) {
             _settle(_report(TASK));
         }
         uint256 before = token.balanceOf(CREATOR);
-        settlement.slashEquivocation(TASK, cheat, 1, SEED, "ballot.a", FIRST, SECOND, signatures);
+        uint256 sunk = token.balanceOf(SINK);
+        settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
         vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
-        tasks.refund(TASK); // the pool is closed: its part goes on to the creator
-        vm.assertEq(token.balanceOf(CREATOR), before + STAKE / 2 - STAKE / 20);
+        vm.assertEq(token.balanceOf(SINK), sunk + STAKE / 2 - STAKE / 20); // the escrow is closed
+        tasks.refund(TASK);
+        vm.assertEq(token.balanceOf(CREATOR), before);
         _passWindow();
         tasks.release(TASK, members[4]);
-        settlement.slashEquivocation(TASK, members[4], 1, SEED, "ballot.a", FIRST, SECOND, late);
+        settlement.slashEquivocation(TASK, members[4], 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, late);
         vm.assertEq(_wealth(members[4]), WALLET); // too late, and nothing reverts
         _checkHoldings(TASK, 0);
     }
@@ -192,7 +218,8 @@ contract MisconductTest is Fixture {
         vm.expectRevert(abi.encodeWithSelector(Misconduct.ResponseWindowOpen.selector, deadline));
         settlement.slashAbsent(TASK, 1, 3);
         vm.warp(deadline + 1);
-        vm.expectRevert(abi.encodeWithSelector(Misconduct.ResponseTooLate.selector, deadline));
+        signature[0] ^= 0x01;
+        vm.expectRevert(abi.encodeWithSelector(Committees.InvalidSignature.selector, 0, absent));
         settlement.answerChallenge(TASK, 1, 3, signature);
         vm.prank(RELAYER); // whoever calls, the challenger is paid
         settlement.slashAbsent(TASK, 1, 3);
@@ -215,8 +242,10 @@ contract MisconductTest is Fixture {
             _signedBy(members[0] == absent ? members[1] : members[0], settlement.reportDigest(report));
         vm.expectRevert(abi.encodeWithSelector(Committees.InvalidSignature.selector, 0, absent));
         settlement.answerChallenge(TASK, 1, 3, foreign);
-        vm.warp(block.timestamp + RESPONSE_WINDOW);
+        vm.warp(block.timestamp + RESPONSE_WINDOW + 1); // late, but nobody has slashed it
         vm.prank(STRANGER);
+        vm.expectEmit(address(settlement));
+        emit Misconduct.Answered(TASK, 1, 3);
         settlement.answerChallenge(TASK, 1, 3, signature);
         vm.warp(block.timestamp + 1);
         vm.expectRevert(abi.encodeWithSelector(Misconduct.NoChallenge.selector, 3));
@@ -247,6 +276,6 @@ contract MisconductTest is Fixture {
 
     function test_ShareAboveWholeIsRefused() public {
         vm.expectRevert(abi.encodeWithSelector(Misconduct.InvalidShare.selector, 10_001));
-        new EpochSettlement(tasks, distributor, 10_001, 1);
+        new EpochSettlement(tasks, distributor, 10_001, 1, 0);
     }
 }

@@ -28,7 +28,7 @@ contract PeerBugsTest is Fixture {
 
     function setUp() public override {
         super.setUp();
-        _run(TASK, _terms());
+        _run(_terms());
         earned = new uint256[](2);
     }
 
@@ -78,10 +78,9 @@ contract PeerBugsTest is Fixture {
 
     /// @notice EigenLayer (SigmaPrime 2024): what rounding left over was stuck.
     function test_EigenLayer_RoundingDustStuck() public {
-        bytes32 task = keccak256("odd pool");
         Terms memory terms = _terms();
         terms.pool = 1000 ether + 2;
-        _run(task, terms);
+        bytes32 task = _run(SEED, terms);
         uint256 creator = token.balanceOf(CREATOR);
         uint256 held = token.balanceOf(address(distributor));
         for (uint256 left = EPOCHS; left > 0; --left) {
@@ -116,8 +115,7 @@ contract PeerBugsTest is Fixture {
 
     /// @notice EigenLayer: nothing tied a root to the funds behind it, so that a wrong one took any balance.
     function test_EigenLayer_RootBeyondItsFunds() public {
-        bytes32 other = keccak256("other task");
-        _run(other, _terms());
+        bytes32 other = _run(keccak256("other seed"), _terms());
         Report memory report = _report(TASK);
         report.rewardsTotal = 1 ether;
         report.rewardsRoot = _leaf(TASK, members[0], 2 ether);
@@ -158,10 +156,10 @@ contract PeerBugsTest is Fixture {
         vm.prank(member);
         vault.withdrawStake(epoch);
         bytes memory both = bytes.concat(
-            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "vote", "first")),
-            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "vote", "second"))
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "seen", "first")),
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "seen", "second"))
         );
-        settlement.slashEquivocation(TASK, member, 3, "seed", "vote", "first", "second", both);
+        settlement.slashEquivocation(TASK, member, 3, "seed", "seen", "first", "second", both);
         vm.assertEq(tasks.memberAt(TASK, 0).stake, STAKE / 2);
 
         vm.warp(block.timestamp + 1);
@@ -201,8 +199,9 @@ contract PeerBugsTest is Fixture {
 
     /// @notice Psyche: the seed came from clock fields that the leader chooses.
     function test_Psyche_SeedFromClock() public {
-        bytes32 other = keccak256("other task");
-        _run(other, _terms());
+        Terms memory terms = _terms();
+        terms.termsHash = keccak256("other terms");
+        bytes32 other = _run(SEED, terms);
         bytes32[2] memory ids = [TASK, other];
         for (uint256 i; i < 2; ++i) {
             Report memory report = _report(ids[i]);

@@ -27,13 +27,18 @@ contract LibraryProofs is Base {
         assert(keccak256(abi.encode(again)) == keccak256(abi.encode(clock)));
     }
 
-    /// @notice A delegation comes out of its two words as it went in; the shares' word stays when they did not move.
+    /// @notice A delegation comes out of its words as it went in; the shares' words stay when they did not move, and nothing
+    /// of an older one comes back.
     function check_DelegationOutOfItsWords(Delegation memory delegation, Delegation memory later) public {
         stored.store(delegation, true);
         assert(keccak256(abi.encode(stored.load())) == keccak256(abi.encode(delegation)));
+        bytes memory whole = abi.encode(later);
         stored.store(later, false);
         (later.shares, later.earning, later.freshEpoch) = (delegation.shares, delegation.earning, delegation.freshEpoch);
+        later.earlier = delegation.earlier;
         assert(keccak256(abi.encode(stored.load())) == keccak256(abi.encode(later)));
+        stored.store(abi.decode(whole, (Delegation)), true);
+        assert(keccak256(abi.encode(stored.load())) == keccak256(whole));
     }
 
     /// @notice The hash that is put together by hand is that of EIP-712, for every report without slashes.

@@ -39,7 +39,9 @@ contract CallbackToken is ERC20("Callback", "CALL") {
 /// @notice Registry and distributor refuse a receiver that comes back while it is being paid, whatever the token does.
 /// The test itself stands where the settlement contract would.
 contract ReentrancyTest is Base {
-    bytes32 private constant TASK = keccak256("task");
+    address private constant SINK = address(0x51);
+
+    bytes32 private TASK;
 
     TaskRegistry private tasks;
     RewardDistributor private distributor;
@@ -86,7 +88,8 @@ contract ReentrancyTest is Base {
             new EmissionController(minted, Schedule(address(1), 1000, 0, 1, uint64(block.timestamp), 1));
         distributor = RewardDistributor(vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1));
         vault = StakeVault(vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 2));
-        tasks = new TaskRegistry(token, emission, vault, distributor, ISettlement(address(this)), 0, address(this));
+        tasks =
+            new TaskRegistry(token, emission, vault, distributor, ISettlement(address(this)), 0, SINK, address(this));
         new RewardDistributor(token, address(tasks), address(this), vault, 0, address(this));
         new StakeVault(token, address(tasks), address(distributor), StakeVault.Settings(1 days, 7, 8, 1e15));
         token.approve(address(tasks), 1000);
@@ -103,9 +106,10 @@ contract ReentrancyTest is Base {
         terms.numEpochs = 1;
         terms.maxSkips = 1;
         terms.epochDeadline = 1;
-        terms.joinDeadline = uint64(block.timestamp + 1);
-        tasks.createTask(TASK, terms, keccak256("genesis"));
-        tasks.join(TASK, 20, keccak256("tip"));
+        terms.joinWindow = 1;
+        terms.fixedGenesis = true;
+        TASK = tasks.createTask(terms, keccak256("genesis"));
+        tasks.join(TASK, 20, keccak256("tip"), keccak256(abi.encode(address(this), terms)));
         tasks.start(TASK);
         distributor.commit(
             TASK,

@@ -17,7 +17,7 @@ contract ReportsTest is Base {
     EpochSettlement private settlement;
 
     function setUp() public {
-        settlement = new EpochSettlement(TaskRegistry(address(1)), RewardDistributor(address(2)), 0, 0);
+        settlement = new EpochSettlement(TaskRegistry(address(1)), RewardDistributor(address(2)), 0, 0, 0);
     }
 
     function _report(Slash[] memory slashes) private pure returns (Report memory) {

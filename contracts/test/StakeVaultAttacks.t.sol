@@ -20,13 +20,14 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
 
     /// @notice Tokens sent to the vault move neither prices nor rewards.
     function test_Donation() public {
+        _stake(1 ether);
         _delegate(ALICE, 1 ether);
-        _nextEpoch();
+        _skip(2);
         token.transfer(address(vault), 100 ether);
         vm.assertEq(_worth(ALICE), 1 ether);
         vm.assertEq(_pending(ALICE), 0);
-        vm.assertEq(vault.freeStake(OPERATOR), 1 ether);
-        _distribute(OPERATOR, 1 ether);
+        vm.assertEq(_lockable(), 2 ether);
+        _distribute(OPERATOR, 2 ether);
         _earned(_pending(ALICE), 1 ether);
     }
 
@@ -47,7 +48,7 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     function testFuzz_FlockJoiningDilutesNoClaim(uint96 amount, bool leaves) public {
         _stake(1 ether);
         _delegate(ALICE, 1 ether);
-        _nextEpoch();
+        _skip(2);
         _distribute(OPERATOR, 1 ether);
         uint256 pending = _pending(ALICE);
         uint256 shares = _delegate(BOB, bound(amount, MINIMUM, 1e6 ether));
@@ -77,46 +78,50 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     function test_GraphSlashFrontRunByWithdrawal() public {
         _stake(10 ether);
         _delegate(ALICE, 10 ether);
-        vault.lock(TASK, OPERATOR, 15 ether);
+        _lock(TASK, 15 ether);
         uint32 epoch = _unstake(10 ether);
         _undelegate(ALICE, 10 ether);
         _skip(UNBONDING + 1);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 15 ether, 0));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 7.5 ether, 0));
         vm.prank(OPERATOR);
         vault.withdrawStake(epoch);
-        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 15 ether, 10 ether));
+        vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeLocked.selector, 7.5 ether, 0));
         _withdraw(ALICE, epoch);
-        vm.assertEq(vault.slash(TASK, OPERATOR, 100 ether), 15 ether);
+        vm.assertEq(_slash(TASK, 100 ether), 15 ether);
         vm.prank(OPERATOR);
-        vm.assertEq(vault.withdrawStake(epoch), 0);
-        vm.assertEq(_withdraw(ALICE, epoch), 5 ether);
+        vm.assertEq(vault.withdrawStake(epoch), 2.5 ether);
+        vm.assertEq(_withdraw(ALICE, epoch), 2.5 ether);
     }
 
     /// @notice The Graph H-02: once the operator had nothing left, its delegators could not be slashed.
     function test_GraphDelegatorsUnslashableWhenOperatorIsEmpty() public {
-        _stake(10 ether);
-        _delegate(ALICE, 90 ether);
-        vault.lock(TASK, OPERATOR, 50 ether);
-        vault.lock(OTHER_TASK, OPERATOR, 50 ether);
-        vm.assertEq(vault.slash(TASK, OPERATOR, 10 ether), 10 ether);
+        _stake(20 ether);
+        _delegate(ALICE, 80 ether);
+        _lock(TASK, 50 ether);
+        _lock(OTHER_TASK, 50 ether);
+        vm.assertEq(_slash(TASK, 10 ether), 10 ether);
+        vm.assertEq(_slash(OTHER_TASK, 10 ether), 10 ether);
         vm.assertEq(vault.pool(OPERATOR).own, 0);
-        vm.assertEq(vault.slash(TASK, OPERATOR, 15 ether), 15 ether);
-        vm.assertEq(vault.slash(OTHER_TASK, OPERATOR, 60 ether), 50 ether);
+        vm.assertEq(_slash(TASK, 15 ether), 15 ether);
+        vm.assertEq(_slash(OTHER_TASK, 60 ether), 40 ether);
         vm.assertEq(_worth(ALICE), 25 ether);
     }
 
     /// @notice The Graph L-03: slashing nearly all and depositing again made shares cheaper by 1e18 each time.
     function test_GraphSlashAndRedepositInflatesShares() public {
         for (uint256 i; i < 40; ++i) {
+            _stake(1000 ether);
             _delegate(ALICE, 1000 ether);
-            uint256 stake = vault.freeStake(OPERATOR);
-            vault.lock(TASK, OPERATOR, stake);
+            uint256 stake = _lockable();
+            _lock(TASK, stake);
+            vm.assertLe(2000 ether, stake, "all of it");
             if (i % 2 == 0) _undelegate(ALICE, _shares(ALICE) / 2);
             vault.slash(TASK, OPERATOR, stake - 1 - i * 1e12);
             vault.unlock(TASK, OPERATOR);
             vm.assertLe(_shares(ALICE), 2000 ether << 12, "shares stay bounded");
         }
-        vault.lock(TASK, OPERATOR, vault.freeStake(OPERATOR));
+        _stake(1000 ether);
+        _lock(TASK, _lockable());
         vault.slash(TASK, OPERATOR, type(uint256).max);
         uint256 worth = _worth(ALICE);
         _delegate(ALICE, 1000 ether);
@@ -125,7 +130,6 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
 
     /// @notice Trust H-4 on The Graph: the last withdrawal failed by one wei.
     function testFuzz_TrustLastWithdrawalByOneWei(uint96[3] memory amounts, uint96 slashed, uint96 late) public {
-        _stake(7);
         address[3] memory accounts = [ALICE, BOB, OPERATOR];
         uint256 total;
         for (uint256 i; i < 3; ++i) {
@@ -133,9 +137,11 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
             _delegate(accounts[i], amount);
             total += amount;
         }
-        vault.lock(TASK, OPERATOR, total + 7);
+        uint256 own = total / 4 + 7;
+        _stake(own);
+        _lock(TASK, total + own);
         uint32 epoch = _undelegate(ALICE, _shares(ALICE));
-        vault.slash(TASK, OPERATOR, bound(slashed, 0, total));
+        vault.slash(TASK, OPERATOR, own + bound(slashed, 0, total));
         if (_shares(BOB) != 0) _undelegate(BOB, _shares(BOB));
         vault.slash(TASK, OPERATOR, bound(late, 0, total / 10));
         if (_shares(OPERATOR) != 0) _undelegate(OPERATOR, _shares(OPERATOR));
@@ -150,13 +156,17 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
 
     /// @notice EigenLayer: repeated small slashes rounded to nothing. Here each takes its wei.
     function test_EigenLayerSmallSlashesRoundToZero() public {
+        _stake(500 ether);
         _delegate(ALICE, 1000 ether);
         _delegate(BOB, 500 ether);
-        vault.lock(TASK, OPERATOR, 1500 ether);
+        _lock(TASK, 2000 ether);
         uint32 epoch = _undelegate(BOB, 500 ether);
+        _slash(TASK, 500 ether); // all that is the operator's own
+        uint256 sunk = token.balanceOf(SINK);
         for (uint256 i; i < 300; ++i) {
-            vm.assertEq(vault.slash(TASK, OPERATOR, 1), 1);
+            vm.assertEq(_slash(TASK, 1), 1);
         }
+        vm.assertEq(token.balanceOf(SINK), sunk + 300);
         StakeVault.PoolInfo memory info = vault.pool(OPERATOR);
         vm.assertEq(info.delegated + info.thawing, 1500 ether - 300);
         vm.assertEq(vault.lockedStake(TASK, OPERATOR), 1500 ether - 300);
@@ -165,15 +175,20 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
 
     /// @notice EigenLayer: a deposit after a full slash divided by zero. A small rest after a slash is as harmless.
     function testFuzz_EigenLayerDepositAfterFullSlash(uint96 rest, uint96 amount) public {
+        _stake(10 ether);
         _delegate(ALICE, 10 ether);
-        vault.lock(TASK, OPERATOR, 10 ether);
+        _lock(TASK, 20 ether);
         rest = uint96(bound(rest, 0, 1e9));
-        vault.slash(TASK, OPERATOR, 10 ether - rest);
+        vm.assertEq(_slash(TASK, 20 ether - rest), 20 ether - rest);
+        // what an exhausted generation leaves goes with it, and enriches nobody
+        vm.assertEq(token.balanceOf(SINK), 10 ether);
+        vm.assertEq(vault.pool(OPERATOR).own + vault.pool(OPERATOR).delegated, 0);
         uint256 added = bound(amount, MINIMUM, 1e5 ether);
         vm.assertEq(_delegate(BOB, added), added);
         vm.assertEq(_worth(BOB), added);
-        vm.assertEq(vault.pool(OPERATOR).own, rest); // what an exhausted generation leaves stays slashable
-        vm.assertEq(vault.slash(TASK, OPERATOR, 10 ether), rest);
+        vm.assertEq(_slash(TASK, 10 ether), rest); // of the lock; dust, whoever is there now
+        vm.assertEq(_worth(BOB), added - rest);
+        vm.assertEq(token.balanceOf(SINK), 10 ether + rest);
     }
 
     /// @notice Trust H-2 on The Graph: two requests came to one id, and the later took the place of the earlier.
@@ -209,7 +224,7 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
         _fund(ALICE, type(uint128).max);
         _stake(10 ether);
         _delegate(ALICE, 10 ether);
-        vault.lock(TASK, OPERATOR, 5 ether);
+        _lock(TASK, 5 ether);
         uint256 amount = (bound(beyond, 1, type(uint128).max >> 104) << 104) + bound(low, 0, 1 ether);
         vm.expectRevert(_tooBig(amount));
         vm.prank(ALICE);
@@ -222,10 +237,13 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
         vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 10 ether, amount));
         _undelegate(ALICE, amount);
         vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 15 ether, amount));
-        vault.lock(TASK, OPERATOR, amount);
+        _lock(TASK, amount);
         vm.expectRevert(_tooBig(amount));
         vault.distribute(OPERATOR, amount);
-        vm.assertEq(vault.slash(TASK, OPERATOR, amount), 5 ether);
+        (uint256 own, uint256 delegated, uint256 left) = vault.slash(TASK, OPERATOR, amount);
+        vm.assertEq(own, 2.5 ether);
+        vm.assertEq(delegated, 2.5 ether);
+        vm.assertEq(left, 0);
         vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 5 ether, amount));
         vault.payOut(ALICE, amount);
     }
@@ -239,7 +257,7 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
         _stake(500 ether);
         _delegate(ALICE, 500 ether);
         _delegate(BOB, 500 ether);
-        vault.lock(TASK, OPERATOR, 900 ether);
+        _lock(TASK, 900 ether);
         uint256 gas = _gasOfSlash();
         uint32 first = _undelegate(ALICE, 1 ether);
         for (uint256 i; i < 300; ++i) {
@@ -268,24 +286,25 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     /// @notice Livepeer: who bonded again, to a pool whose factors were zero, had a part of all that it had ever paid.
     function test_LivepeerRebondWithUninitialisedFactors() public {
         _delegate(ALICE, 100 ether);
-        _nextEpoch();
+        _skip(2);
         _distribute(OPERATOR, 5 ether);
         uint32 epoch = _undelegate(ALICE, 100 ether);
         _claim(ALICE);
         _skip(UNBONDING + 1);
         _withdraw(ALICE, epoch);
         _delegate(BOB, 100 ether);
-        _nextEpoch();
+        _skip(2);
         _distribute(OPERATOR, 7 ether);
         _delegate(ALICE, 100 ether); // once more, from nothing
         vm.assertEq(_pending(ALICE), 0);
-        vault.lock(TASK, OPERATOR, 200 ether);
-        vault.slash(TASK, OPERATOR, 200 ether); // all: a generation ends
+        _stake(50 ether);
+        _lock(TASK, 250 ether);
+        vault.slash(TASK, OPERATOR, 250 ether); // all: a generation ends
         vm.assertEq(vault.pool(OPERATOR).generation, 1);
         vault.unlock(TASK, OPERATOR);
         _delegate(ALICE, 200 ether);
         vm.assertEq(_pending(ALICE), 0);
-        _nextEpoch();
+        _skip(2);
         vm.assertEq(_pending(ALICE), 0);
         _distribute(OPERATOR, 1 ether);
         _earned(_pending(ALICE), 1 ether);
@@ -296,7 +315,7 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     function testFuzz_PrimeIntellectIndexTimesCurrentUnits(uint96 amount, bool leaves) public {
         _delegate(ALICE, 100 ether);
         _delegate(BOB, 300 ether);
-        _nextEpoch();
+        _skip(2);
         _distribute(OPERATOR, 4 ether);
         uint256 added = bound(amount, MINIMUM, 99 ether);
         for (uint256 i; i < 2; ++i) {
@@ -322,10 +341,13 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
     /// @notice An operator that adds stake just before a payment does not take its delegators' part of it.
     function test_OperatorCrowdsOutItsDelegators() public {
         _delegate(ALICE, 100 ether);
-        _nextEpoch();
+        _skip(2);
         _stake(1e5 ether);
-        _distribute(OPERATOR, 1 ether);
-        _earned(_pending(ALICE), 1 ether);
+        for (uint256 i = 1; i <= 2; ++i) {
+            _distribute(OPERATOR, 1 ether);
+            _earned(_pending(ALICE), i * 1 ether);
+            _nextEpoch();
+        }
     }
 
     /// @notice Whoever unbonds before a slash loses what it would have lost by staying, to a wei.
@@ -333,8 +355,9 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
         address other = address(0x0E);
         _fund(other, 1e6 ether);
         _accept(other);
-        own = uint96(bound(own, 1, 1e5 ether));
-        uint256 total = own;
+        _serve(other);
+        _skip(DELAY);
+        uint256 total;
         for (uint256 i; i < 2; ++i) {
             uint256 amount = bound(amounts[i], MINIMUM, 1e5 ether);
             total += amount;
@@ -343,11 +366,13 @@ contract StakeVaultAttacksTest is StakeVaultFixture {
                 vault.delegate(j == 0 ? OPERATOR : other, amount);
             }
         }
+        own = uint96(bound(own, total / 4 + 1, 1e5 ether));
+        total += own;
         _stake(own);
         vm.prank(other);
         vault.stake(own);
-        vault.lock(TASK, OPERATOR, total);
-        vault.lock(TASK, other, total);
+        _lock(TASK, total);
+        vault.lock(TASK, other, CREATOR, total);
         uint256 amount = bound(slashed, 0, total);
         uint32 epoch = _undelegate(ALICE, _shares(ALICE));
         vault.slash(TASK, OPERATOR, amount);

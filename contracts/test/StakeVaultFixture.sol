@@ -19,6 +19,8 @@ abstract contract StakeVaultFixture is Base {
     bytes32 internal constant OTHER_TASK = keccak256("other task");
     address internal constant OPERATOR = address(uint160(uint256(keccak256("operator"))));
     address internal constant ALICE = address(uint160(uint256(keccak256("alice"))));
+    address internal constant CREATOR = address(0xC0);
+    address internal constant SINK = address(0x51);
     address internal constant BOB = address(uint160(uint256(keccak256("bob"))));
     uint256 internal constant EPOCH = 1 days;
     uint32 internal constant UNBONDING = 7;
@@ -27,6 +29,7 @@ abstract contract StakeVaultFixture is Base {
 
     PlainToken internal token;
     StakeVault internal vault;
+    uint64 internal delay = 6 hours;
 
     function setUp() public virtual {
         token = _newToken();
@@ -37,6 +40,8 @@ abstract contract StakeVaultFixture is Base {
         _fund(ALICE, 1e6 ether);
         _fund(BOB, 1e6 ether);
         _accept(OPERATOR);
+        _serve(OPERATOR);
+        _skip(DELAY);
     }
 
     function _newToken() internal virtual returns (PlainToken) {
@@ -53,9 +58,28 @@ abstract contract StakeVaultFixture is Base {
         token.approve(address(vault), type(uint256).max);
     }
 
+    function _serve(address operator) internal {
+        vm.prank(operator);
+        vault.addCreator(CREATOR);
+    }
+
     function _accept(address operator) internal {
         vm.prank(operator);
         vault.setAcceptance(true);
+    }
+
+    /// @dev The vault asks its distributor.
+    function activationDelay() external view returns (uint64) {
+        return delay;
+    }
+
+    /// @dev Locks for a task of the creator that the operator's pool serves.
+    function _lock(bytes32 task, uint256 amount) internal returns (bool) {
+        return vault.lock(task, OPERATOR, CREATOR, amount);
+    }
+
+    function _lockable() internal view returns (uint256) {
+        return vault.lockable(OPERATOR, CREATOR);
     }
 
     /// @dev What the distributor does: it sends the tokens, then it tells.
@@ -66,8 +90,10 @@ abstract contract StakeVaultFixture is Base {
 
     /// @dev What the registry does: it slashes, then it has everything paid out.
     function _slash(bytes32 task, uint256 amount) internal returns (uint256 taken) {
-        taken = vault.slash(task, OPERATOR, amount);
-        vault.payOut(address(this), taken);
+        (uint256 own, uint256 delegated,) = vault.slash(task, OPERATOR, amount);
+        vault.payOut(address(this), own);
+        vault.payOutRest(SINK);
+        return own + delegated;
     }
 
     function _nextEpoch() internal {

@@ -12,7 +12,6 @@ contract StakeVaultHandler is StakeVaultFixture {
     struct Book {
         uint256 paidIn;
         uint256 paidOut;
-        uint256 gained; // what exhausted generations left to the operator
         uint256 claimed;
         uint32[] requests; // in the order of their epochs, each once; all before `done` are paid
         uint256 done;
@@ -23,10 +22,16 @@ contract StakeVaultHandler is StakeVaultFixture {
     address[2] public operators = [address(0x0A), address(0x0B)];
     address[3] public accounts = [address(0xA1), address(0xA2), address(0x0A)]; // an operator delegates, too
     bytes32[2] private _tasks = [TASK, OTHER_TASK];
+    address[2] private _creators = [CREATOR, address(0xC1)]; // of the tasks
 
     uint256 public steps;
     uint256 private _donated;
-    mapping(address operator => uint256) private _slashed;
+    mapping(address operator => uint256) private _ownLost;
+    mapping(address operator => uint256) private _delegatedLost;
+    mapping(address operator => uint256) private _ahead; // taken with an exhausted generation, still in the locks
+    mapping(address operator => mapping(address creator => uint256)) private _listedFrom;
+    mapping(bytes32 task => mapping(address operator => bool)) private _listed; // when it locked
+    mapping(address operator => mapping(address account => mapping(uint256 epoch => uint256))) private _entered;
     mapping(address operator => uint256) private _distributed;
     mapping(address operator => Book) private _own;
     mapping(address operator => mapping(address account => Book)) private _books;
@@ -38,6 +43,8 @@ contract StakeVaultHandler is StakeVaultFixture {
             _accept(operators[i]);
             _fund(accounts[i], SUPPLY);
         }
+        addCreator(0, 0); // so that not all locks are of own stake alone
+        _skip(DELAY);
     }
 
     modifier step() {
@@ -79,7 +86,7 @@ contract StakeVaultHandler is StakeVaultFixture {
             vm.assertLt(epoch + UNBONDING, vault.currentEpoch(), "thawed");
             vm.assertEq(token.balanceOf(operator) - before, thawing, "what the view said");
             StakeVault.PoolInfo memory info = vault.pool(operator);
-            vm.assertLe(info.locked, info.own + info.ownThawing, "the operator answers first");
+            vm.assertLe(info.ownLocked, info.own + info.ownThawing, "the operator answers for its part");
             book.paidOut += thawing;
             book.done += 1;
         } catch {}
@@ -97,6 +104,7 @@ contract StakeVaultHandler is StakeVaultFixture {
         vm.prank(account);
         uint256 shares = vault.delegate(operator, amount);
         _books[operator][account].paidIn += amount;
+        _entered[operator][account][vault.currentEpoch()] += shares;
         vm.assertLe(amount, shares, "a share is worth a wei at most");
         if (empty) vm.assertEq(shares, amount, "an empty pool starts anew");
         vm.assertEq(vault.pendingRewards(operator, account), pending, "own rewards stay");
@@ -119,6 +127,7 @@ contract StakeVaultHandler is StakeVaultFixture {
         vm.prank(account);
         vault.undelegate(operator, part);
         _asked(_books[operator][account]);
+        _forget(operator, account, part);
         vm.assertEq(vault.pendingRewards(operator, account), pending, "own rewards stay");
         _checkPrice(operator, price);
         _checkOthers(before, operator, account);
@@ -135,7 +144,8 @@ contract StakeVaultHandler is StakeVaultFixture {
         try vault.withdraw(operator, epoch) {
             vm.assertLt(epoch + UNBONDING, vault.currentEpoch(), "thawed");
             vm.assertEq(token.balanceOf(account) - before, thawing, "what the view said");
-            vm.assertLe(vault.pool(operator).locked, _stakeOf(operator), "nothing thawing escapes");
+            StakeVault.PoolInfo memory info = vault.pool(operator);
+            vm.assertLe(info.delegatedLocked, info.delegated + info.thawing, "nothing thawing escapes");
             book.paidOut += thawing;
             book.done += 1;
         } catch {}
@@ -190,11 +200,58 @@ contract StakeVaultHandler is StakeVaultFixture {
         vm.assertEq(after_, current, "not at once");
     }
 
-    function lock(uint256 pick, uint256 task, uint256 amount) external step {
+    function addCreator(uint256 pick, uint256 which) public step {
         address operator = operators[pick % 2];
-        uint256 free = vault.freeStake(operator);
-        amount = amount % 3 == 0 ? free : bound(amount, 0, free);
-        vault.lock(_tasks[task % 2], operator, amount);
+        address creator = _creators[which % 2];
+        vm.prank(operator);
+        try vault.addCreator(creator) {
+            vm.assertEq(_listedFrom[operator][creator], 0);
+            _listedFrom[operator][creator] = vault.currentEpoch() + DELAY;
+        } catch {
+            vm.assertLt(0, _listedFrom[operator][creator], "listed already");
+        }
+    }
+
+    function removeCreator(uint256 pick, uint256 which) external step {
+        address operator = operators[pick % 2];
+        vm.prank(operator);
+        vault.removeCreator(_creators[which % 2]);
+        delete _listedFrom[operator][_creators[which % 2]];
+    }
+
+    function lock(uint256 pick, uint256 task, uint256 amount) external step {
+        (address operator, uint256 free) = (operators[pick % 2], _most(operators[pick % 2], task % 2));
+        if (vault.lockedStake(_tasks[task % 2], operator) != 0) return;
+        _lockFor(task % 2, operator, amount % 3 == 0 ? free : bound(amount, 0, free));
+    }
+
+    /// @dev What the text of the rule has it: own stake, and delegated stake if the creator was listed in time.
+    function _most(address operator, uint256 task) private view returns (uint256 most) {
+        StakeVault.PoolInfo memory info = vault.pool(operator);
+        uint256 own = info.own > info.ownLocked ? info.own - info.ownLocked : 0;
+        uint256 others = info.delegated > info.delegatedLocked ? info.delegated - info.delegatedLocked : 0;
+        most = _lists(operator, task) ? own + others : own;
+        if (most > 5 * own) most = 5 * own;
+        vm.assertEq(vault.lockable(operator, _creators[task]), most, "what can be locked");
+    }
+
+    function _lists(address operator, uint256 task) private view returns (bool) {
+        uint256 from = _listedFrom[operator][_creators[task]];
+        return from != 0 && from <= vault.currentEpoch();
+    }
+
+    function _lockFor(uint256 task, address operator, uint256 amount) private {
+        StakeVault.PoolInfo memory before = vault.pool(operator);
+        bool shared = vault.lock(_tasks[task], operator, _creators[task], amount);
+        _listed[_tasks[task]][operator] = _lists(operator, task);
+        StakeVault.Lock memory made = vault.lockOf(_tasks[task], operator);
+        vm.assertEq(uint256(made.own) + made.delegated, amount);
+        vm.assertLe(amount, 5 * uint256(made.own), "a fifth is the operator's own");
+        vm.assertTrue(shared == (made.delegated != 0), "shared");
+        vm.assertTrue(!shared || _lists(operator, task), "delegators back listed creators only");
+        StakeVault.PoolInfo memory info = vault.pool(operator);
+        vm.assertEq(info.ownLocked, before.ownLocked + made.own);
+        vm.assertEq(info.delegatedLocked, before.delegatedLocked + made.delegated);
     }
 
     function unlock(uint256 pick, uint256 task) external step {
@@ -211,31 +268,61 @@ contract StakeVaultHandler is StakeVaultFixture {
     /// @notice Takes all that can be locked, or nearly all.
     function ruin(uint256 pick, uint256 rest) external step {
         address operator = operators[pick % 2];
-        vault.lock(TASK, operator, vault.freeStake(operator));
+        vault.unlock(TASK, operator);
+        _lockFor(0, operator, _most(operator, 0));
         uint256 left = vault.lockedStake(TASK, operator);
         rest = rest % 3 == 0 ? 0 : rest % 1e12;
         _slash(operator, TASK, left > rest ? left - rest : 0);
     }
 
     function _slash(address operator, bytes32 task, uint256 amount) private {
-        uint256 left = vault.lockedStake(task, operator);
+        StakeVault.Lock memory was_ = vault.lockOf(task, operator);
         StakeVault.PoolInfo memory before = vault.pool(operator);
-        uint256 taken = vault.slash(task, operator, amount);
-        vault.payOut(address(this), taken);
-        vm.assertEq(taken, amount < left ? amount : left);
-        _slashed[operator] += taken;
+        (uint256 own, uint256 delegated, uint256 left) = vault.slash(task, operator, amount);
+        vm.assertEq(own, amount < was_.own ? amount : was_.own, "the operator's own first");
+        vm.assertEq(delegated, amount - own < was_.delegated ? amount - own : was_.delegated, "then its delegators'");
+        vm.assertEq(left, uint256(was_.own) + was_.delegated - own - delegated);
+        vm.assertEq(left, vault.lockedStake(task, operator));
+        _paySlashed(operator, own, delegated);
+
         StakeVault.PoolInfo memory info = vault.pool(operator);
-        uint256 own = before.own + before.ownThawing;
-        if (taken <= own) {
-            vm.assertEq(info.delegated + info.thawing, before.delegated + before.thawing, "the operator's own first");
+        vm.assertEq(info.own + info.ownThawing + own, before.own + before.ownThawing, "own stake falls by its part");
+        if (!_listed[task][operator]) {
+            vm.assertEq(info.delegated + info.thawing, before.delegated + before.thawing, "an unlisted creator's task");
         }
-        if (info.own > before.own || taken > before.own) _own[operator].gained += info.own;
+        if (info.generation != before.generation) {
+            for (uint256 i; i < 3; ++i) {
+                _forget(operator, accounts[i], type(uint256).max);
+            }
+        }
         if (info.thawing != 0 && info.delegated != 0) {
             uint256 was = before.thawing * info.delegated;
             uint256 is_ = info.thawing * before.delegated;
             uint256 slack = before.thawing + before.delegated;
             vm.assertLe(was, is_ + slack, "thawing stake loses no less");
             vm.assertLe(is_, was + slack, "and no more");
+        }
+    }
+
+    /// @dev As the registry does: what is the operator's own has a receiver each, the rest goes to the sink.
+    function _paySlashed(address operator, uint256 own, uint256 delegated) private {
+        vault.payOut(address(this), own);
+        uint256 sunk = token.balanceOf(SINK);
+        vault.payOutRest(SINK);
+        sunk = token.balanceOf(SINK) - sunk;
+        _ownLost[operator] += own;
+        _delegatedLost[operator] += sunk;
+        _ahead[operator] = _ahead[operator] + sunk - delegated; // what came too late was taken before
+    }
+
+    /// @dev Shares that do not earn yet leave first, the latest before those of the epoch before.
+    function _forget(address operator, address account, uint256 part) private {
+        uint256 epoch = vault.currentEpoch();
+        for (uint256 i; i < 2; ++i) {
+            uint256 entered = _entered[operator][account][epoch - i];
+            uint256 leaves = part < entered ? part : entered;
+            _entered[operator][account][epoch - i] -= leaves;
+            part -= leaves;
         }
     }
 
@@ -255,14 +342,17 @@ contract StakeVaultHandler is StakeVaultFixture {
         uint256 owed;
         for (uint256 i; i < 2; ++i) {
             address operator = operators[i];
-            uint256 staked = _own[operator].paidIn;
-            uint256 out = _own[operator].paidOut;
+            Book storage own = _own[operator];
+            StakeVault.PoolInfo memory info = vault.pool(operator);
+            vm.assertEq(info.own + info.ownThawing + own.paidOut + _ownLost[operator], own.paidIn, "own stake");
+            uint256 staked;
+            uint256 out;
             for (uint256 j; j < 3; ++j) {
                 staked += _books[operator][accounts[j]].paidIn;
                 out += _books[operator][accounts[j]].paidOut;
             }
             (uint256 rewards, uint256 claimed) = _rewards(operator);
-            vm.assertEq(_stakeOf(operator) + out + _slashed[operator], staked, "stake is conserved to the wei");
+            vm.assertEq(info.delegated + info.thawing + out + _delegatedLost[operator], staked, "delegated stake");
             vm.assertLe(rewards, _distributed[operator], "no reward from nowhere");
             owed += _stakeOf(operator) + _distributed[operator] - claimed;
         }
@@ -283,9 +373,13 @@ contract StakeVaultHandler is StakeVaultFixture {
     function checkPools() external view {
         for (uint256 i; i < 2; ++i) {
             StakeVault.PoolInfo memory info = vault.pool(operators[i]);
-            uint256 locks = vault.lockedStake(TASK, operators[i]) + vault.lockedStake(OTHER_TASK, operators[i]);
-            vm.assertEq(info.locked, locks, "locks add up");
-            vm.assertLe(locks, _stakeOf(operators[i]), "no stake answers twice");
+            StakeVault.Lock memory one = vault.lockOf(TASK, operators[i]);
+            StakeVault.Lock memory other = vault.lockOf(OTHER_TASK, operators[i]);
+            vm.assertEq(info.ownLocked, uint256(one.own) + other.own, "locks add up");
+            vm.assertEq(info.delegatedLocked, uint256(one.delegated) + other.delegated, "of delegators, too");
+            vm.assertLe(info.ownLocked, info.own + info.ownThawing, "no own stake answers twice");
+            uint256 covered = info.delegated + info.thawing + _ahead[operators[i]];
+            vm.assertLe(info.delegatedLocked, covered, "nor delegated stake");
             vm.assertLe(info.earningShares, info.shares, "not more earn than there are");
             uint256 shares;
             uint256 earning;
@@ -293,8 +387,10 @@ contract StakeVaultHandler is StakeVaultFixture {
                 StakeVault.DelegationInfo memory delegation = vault.delegation(operators[i], accounts[j]);
                 shares += delegation.shares;
                 earning += delegation.earningShares;
+                uint256 fresh = _entered[operators[i]][accounts[j]][vault.currentEpoch()]
+                    + _entered[operators[i]][accounts[j]][vault.currentEpoch() - 1];
+                vm.assertEq(delegation.earningShares + fresh, delegation.shares, "from the second epoch on");
                 vm.assertTrue(delegation.shares == 0 || delegation.shares >= MINIMUM, "the least or none");
-                vm.assertTrue(delegation.earningShares == 0 || delegation.earningShares >= MINIMUM, "as for those");
             }
             vm.assertEq(shares, info.shares, "shares add up");
             vm.assertEq(earning, info.earningShares, "earning shares add up");
@@ -329,7 +425,34 @@ contract StakeVaultHandler is StakeVaultFixture {
             vm.assertLe(thawing, info.thawing, "requests are covered");
             vm.assertLe(info.thawing, thawing + steps, "to the dust");
             uint256 own = _own[operator].paidOut + info.own + info.ownThawing;
-            vm.assertLe(own, _own[operator].paidIn + _own[operator].gained, "no operator gains stake");
+            vm.assertLe(own, _own[operator].paidIn, "no operator gains stake");
+        }
+    }
+
+    /// @notice Delegators lose by slashes of listed creators' tasks alone: together they have what they put in, less those.
+    function checkDelegators() external view {
+        for (uint256 i; i < 2; ++i) {
+            address operator = operators[i];
+            uint256 paidIn;
+            uint256 has;
+            for (uint256 j; j < 3; ++j) {
+                Book storage book = _books[operator][accounts[j]];
+                paidIn += book.paidIn;
+                has += book.paidOut + vault.delegation(operator, accounts[j]).assets;
+                for (uint256 k = book.done; k < book.requests.length; ++k) {
+                    has += vault.thawingOf(operator, accounts[j], book.requests[k]);
+                }
+            }
+            vm.assertLe(paidIn, has + _delegatedLost[operator] + steps, "lost otherwise");
+        }
+    }
+
+    /// @notice A lock that delegators back is one of a listed creator.
+    function checkLocks() external view {
+        for (uint256 i; i < 4; ++i) {
+            StakeVault.Lock memory lock_ = vault.lockOf(_tasks[i % 2], operators[i / 2]);
+            bool listed = _listed[_tasks[i % 2]][operators[i / 2]];
+            vm.assertTrue(listed || lock_.delegated == 0, "delegators back an unlisted creator");
         }
     }
 
@@ -413,7 +536,7 @@ contract StakeVaultInvariantsTest is Base {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[21] memory all = [
+        bytes4[24] memory all = [
             StakeVaultHandler.stake.selector,
             StakeVaultHandler.unstake.selector,
             StakeVaultHandler.withdrawStake.selector,
@@ -433,6 +556,9 @@ contract StakeVaultInvariantsTest is Base {
             StakeVaultHandler.slash.selector,
             StakeVaultHandler.ruin.selector,
             StakeVaultHandler.donate.selector,
+            StakeVaultHandler.addCreator.selector,
+            StakeVaultHandler.addCreator.selector,
+            StakeVaultHandler.removeCreator.selector,
             StakeVaultHandler.pass.selector,
             StakeVaultHandler.pass.selector
         ];
@@ -462,5 +588,13 @@ contract StakeVaultInvariantsTest is Base {
 
     function invariant_NobodyGainsStake() public view {
         handler.checkAccounts();
+    }
+
+    function invariant_DelegatorsLoseByListedCreatorsOnly() public view {
+        handler.checkDelegators();
+    }
+
+    function invariant_DelegatorsBackListedCreatorsOnly() public view {
+        handler.checkLocks();
     }
 }

@@ -51,12 +51,13 @@ contract TwinHandler is StakeVaultFixture {
         uint32 epoch = vault.currentEpoch();
         bool again = requests.length != 0 && requests[requests.length - 1] == epoch;
         if (account == OPERATOR && _done[account] + (again ? 1 : 0) < requests.length) return;
-        amount = bound(amount, 0, _vaults[0].freeStake(OPERATOR) / 2);
-        _vaults[0].lock(TASK, OPERATOR, amount);
-        _vaults[1].lock(TASK, OPERATOR, amount);
+        amount = bound(amount, 0, _vaults[0].lockable(OPERATOR, CREATOR) / 2);
+        _vaults[0].lock(TASK, OPERATOR, CREATOR, amount);
+        _vaults[1].lock(TASK, OPERATOR, CREATOR, amount);
         _leave(_vaults[0], account);
         for (uint256 i; i < 2; ++i) {
-            _vaults[i].payOut(address(this), _vaults[i].slash(TASK, OPERATOR, amount));
+            _vaults[i].slash(TASK, OPERATOR, amount);
+            _vaults[i].payOutRest(SINK);
         }
         _leave(_vaults[1], account);
         if (!again) requests.push(epoch);

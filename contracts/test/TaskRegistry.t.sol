@@ -11,7 +11,7 @@ import {TaskTerms, Terms} from "../src/libraries/TaskTerms.sol";
 
 contract TaskRegistryTest is Fixture {
     function test_OnlySettlementSlashesAndCloses() public {
-        _run(TASK, _terms());
+        _run(_terms());
         bytes memory denied = abi.encodeWithSelector(TaskRegistry.Unauthorized.selector, STRANGER);
         vm.startPrank(STRANGER);
         vm.expectRevert(denied);
@@ -31,15 +31,15 @@ contract TaskRegistryTest is Fixture {
         tasks.setOpenToAll(false);
         vm.prank(CREATOR);
         vm.expectRevert(abi.encodeWithSelector(denied, CREATOR, role));
-        tasks.createTask(TASK, _terms(), keccak256("genesis"));
+        tasks.createTask(_terms(), SEED);
         vm.prank(ADMIN);
         tasks.grantRole(role, CREATOR);
-        _create(TASK, _terms());
+        _create(_terms());
         vm.prank(ADMIN);
         tasks.setOpenToAll(true);
         vm.prank(ADMIN);
         tasks.revokeRole(role, CREATOR);
-        _create(keccak256("other task"), _terms());
+        _create(keccak256("other seed"), _terms());
     }
 
     /// @dev A task may not promise more new money than the schedule of the day grants to its epochs, to the wei.
@@ -48,18 +48,17 @@ contract TaskRegistryTest is Fixture {
         terms.numEpochs = uint32(bound(numEpochs, 1, 9));
         day = bound(day, 0, 400);
         vm.warp(block.timestamp + day * 1 days);
-        terms.joinDeadline = uint64(block.timestamp) + 1000;
         uint256 maximum = terms.numEpochs * 10 * emission.emission(day);
         terms.pool = uint128(maximum) + 1;
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.PoolTooLarge.selector, maximum, maximum + 1));
-        tasks.createTask(TASK, terms, keccak256("genesis"));
+        tasks.createTask(terms, SEED);
         terms.pool -= 1;
-        _create(TASK, terms);
+        _create(terms);
     }
 
     function test_CreateEscrowsPool() public {
         uint256 before = token.balanceOf(CREATOR);
-        _create(TASK, _terms());
+        _create(_terms());
         TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
         vm.assertEq(before - token.balanceOf(CREATOR), POOL);
         vm.assertEq(token.balanceOf(address(distributor)), POOL);
@@ -73,13 +72,26 @@ contract TaskRegistryTest is Fixture {
         vm.assertEq(info.terms.termsHash, _terms().termsHash);
     }
 
-    function test_IdentifierIsNewAndNotZero() public {
-        _create(TASK, _terms());
-        vm.startPrank(CREATOR);
-        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskUnavailable.selector, TASK));
-        tasks.createTask(TASK, _terms(), keccak256("genesis"));
-        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskUnavailable.selector, bytes32(0)));
-        tasks.createTask(0, _terms(), keccak256("genesis"));
+    /// @dev The identifier follows from creator, terms and seed: each of them makes another task, all together make one once.
+    function test_IdentifierFollowsFromCreatorTermsAndSeed() public {
+        Terms memory terms = _terms();
+        _create(terms);
+        bytes32 digest = keccak256(abi.encode(CREATOR, terms));
+        vm.assertEq(TASK, keccak256(abi.encode(keccak256("flock_ray/task/2"), digest, SEED)));
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskExists.selector, TASK));
+        vm.prank(CREATOR);
+        tasks.createTask(terms, SEED);
+        vm.assertNotEq(_create(keccak256("other seed"), terms), TASK);
+        terms.pool = 0;
+        vm.assertNotEq(_create(SEED, terms), TASK);
+        vm.prank(STRANGER);
+        vm.assertNotEq(tasks.createTask(terms, SEED), _create(keccak256("third seed"), terms));
+        terms = _terms();
+        terms.pool = 0;
+        vm.prank(RELAYER);
+        bytes32 foreign = tasks.createTask(terms, SEED);
+        vm.assertNotEq(foreign, TASK);
+        vm.assertEq(tasks.taskInfo(foreign).creator, RELAYER);
     }
 
     function test_TermsThatNoTaskCanRunWithAreRefused() public {
@@ -125,20 +137,51 @@ contract TaskRegistryTest is Fixture {
         terms.epochDeadline = 0;
         _refused(terms, "epochDeadline");
         terms = _terms();
-        terms.joinDeadline = uint64(block.timestamp);
-        _refused(terms, "joinDeadline");
-        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, "genesisSeed"));
-        tasks.createTask(TASK, _terms(), 0);
+        terms.epochDeadline = 7 days + 1;
+        _refused(terms, "epochDeadline");
+        terms = _terms();
+        terms.joinWindow = 0;
+        _refused(terms, "joinWindow");
+        terms.joinWindow = 30 days + 1;
+        _refused(terms, "joinWindow");
+        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, "seed"));
+        tasks.createTask(_terms(), 0);
+    }
+
+    /// @dev All epochs, settled as late as may be, are over after ten years: no stake is held longer.
+    function test_LifeIsBounded() public {
+        Terms memory terms = _terms();
+        terms.pool = 0;
+        (terms.numEpochs, terms.epochDeadline, terms.maxUnsettled) = (10 * 365, 1 days, 0);
+        _create(terms);
+        terms.numEpochs += 1;
+        _refused(terms, "numEpochs");
+        (terms.numEpochs, terms.epochDeadline, terms.maxUnsettled) = (1, 5 days, 729);
+        _create(terms);
+        terms.maxUnsettled = 730;
+        _refused(terms, "numEpochs");
+        // nor does the product wrap round
+        (terms.numEpochs, terms.epochDeadline, terms.maxUnsettled) = (type(uint24).max, 7 days, type(uint32).max);
+        _refused(terms, "numEpochs");
+        (terms.numEpochs, terms.epochDeadline, terms.joinWindow) = (1, 7 days, 30 days);
+        terms.maxUnsettled = 1;
+        _create(terms);
+    }
+
+    function test_SeedMayBeZeroWhereTheChainMakesIt() public {
+        Terms memory terms = _terms();
+        terms.fixedGenesis = false;
+        _create(0, terms);
     }
 
     function _refused(Terms memory terms, string memory field) private {
         vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, field));
-        tasks.createTask(TASK, terms, keccak256("genesis"));
+        tasks.createTask(terms, SEED);
     }
 
     function testFuzz_StakeBuysSlots(uint128 amount) public {
         amount = uint128(bound(amount, STAKE, WALLET));
-        _create(TASK, _terms());
+        _create(_terms());
         _join(TASK, members[0], STAKE);
         _join(TASK, members[1], amount);
         TaskRegistry.Member memory member = tasks.memberAt(TASK, 1);
@@ -166,39 +209,41 @@ contract TaskRegistryTest is Fixture {
 
     function testFuzz_TooLittleStakeIsRefused(uint128 amount) public {
         amount = uint128(bound(amount, 0, STAKE - 1));
-        _create(TASK, _terms());
+        _create(_terms());
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InsufficientStake.selector, STAKE, amount));
         _join(TASK, members[0], amount);
     }
 
     function test_JoinsOnceAnAddress() public {
-        _create(TASK, _terms());
+        _create(_terms());
         _join(TASK, members[0], STAKE);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.AlreadyMember.selector, members[0]));
         _join(TASK, members[0], STAKE);
     }
 
     function test_JoinNeedsTip() public {
-        _create(TASK, _terms());
+        _create(_terms());
         vm.prank(members[0]);
         vm.expectRevert(TaskRegistry.InvalidChainTip.selector);
-        tasks.join(TASK, STAKE, 0);
+        tasks.join(TASK, STAKE, 0, digests[TASK]);
     }
 
     function test_JoinEndsAtDeadline() public {
         Terms memory terms = _terms();
-        _create(TASK, terms);
-        vm.warp(terms.joinDeadline - 1);
+        _create(terms);
+        uint256 deadline = block.timestamp + terms.joinWindow;
+        vm.assertEq(tasks.taskInfo(TASK).joinDeadline, deadline);
+        vm.warp(deadline - 1);
         _join(TASK, members[0], STAKE);
-        vm.warp(terms.joinDeadline);
-        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.JoinClosed.selector, terms.joinDeadline));
+        vm.warp(deadline);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.JoinClosed.selector, deadline));
         _join(TASK, members[1], STAKE);
     }
 
     function test_JoinEndsWhenFull() public {
         Terms memory terms = _terms();
         terms.maxMembers = 5;
-        _create(TASK, terms);
+        _create(terms);
         for (uint256 i; i < 5; ++i) {
             _join(TASK, members[i], STAKE);
         }
@@ -213,7 +258,7 @@ contract TaskRegistryTest is Fixture {
             )
         );
         _join(TASK, members[0], STAKE);
-        _run(TASK, _terms());
+        _run(_terms());
         _abandon(1);
         _abandon(2);
         vm.expectRevert(
@@ -225,7 +270,7 @@ contract TaskRegistryTest is Fixture {
     }
 
     function test_UnknownMembers() public {
-        _create(TASK, _terms());
+        _create(_terms());
         _join(TASK, members[0], STAKE);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.UnknownMember.selector, 1));
         tasks.memberAt(TASK, 1);
@@ -235,19 +280,24 @@ contract TaskRegistryTest is Fixture {
 
     function test_CreatorStartsEarlyStrangerWaits() public {
         Terms memory terms = _terms();
-        _create(TASK, terms);
+        _create(terms);
         for (uint256 i; i < 5; ++i) {
             _join(TASK, members[i], STAKE);
         }
         vm.prank(STRANGER);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.Unauthorized.selector, STRANGER));
         tasks.start(TASK);
-        vm.warp(terms.joinDeadline);
+        uint256 deadline = block.timestamp + terms.joinWindow;
+        vm.warp(deadline - 1);
+        vm.prank(STRANGER);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.Unauthorized.selector, STRANGER));
+        tasks.start(TASK);
+        vm.warp(deadline);
         vm.prank(STRANGER);
         tasks.start(TASK);
         TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
         vm.assertEq(uint256(info.status), uint256(TaskRegistry.Status.Running));
-        vm.assertEq(info.epochStart, terms.joinDeadline);
+        vm.assertEq(info.epochStart, deadline);
         vm.expectRevert(
             abi.encodeWithSelector(
                 TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
@@ -257,7 +307,7 @@ contract TaskRegistryTest is Fixture {
     }
 
     function test_AnybodyStartsFullTask() public {
-        _create(TASK, _terms());
+        _create(_terms());
         for (uint256 i; i < MEMBERS; ++i) {
             _join(TASK, members[i], STAKE);
         }
@@ -269,7 +319,7 @@ contract TaskRegistryTest is Fixture {
     function test_StartWaitsForMembersAndSlots() public {
         Terms memory terms = _terms();
         terms.minMembers = 2;
-        _create(TASK, terms);
+        _create(terms);
         _join(TASK, members[0], STAKE);
         vm.startPrank(CREATOR);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotEnoughMembers.selector, 1, 1));
@@ -288,38 +338,60 @@ contract TaskRegistryTest is Fixture {
     function test_TaskThatFailsToFillClosesWithRefund() public {
         Terms memory terms = _terms();
         uint256 before = token.balanceOf(CREATOR);
-        _create(TASK, terms);
+        _create(terms);
         _join(TASK, members[0], 3 * STAKE);
-        vm.warp(terms.joinDeadline);
+        vm.warp(block.timestamp + terms.joinWindow);
         vm.prank(STRANGER);
         tasks.start(TASK);
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
         vm.assertEq(token.balanceOf(CREATOR), before);
         vm.assertEq(tasks.releasableAt(TASK), 0);
         tasks.release(TASK, members[0]); // at once: there is nothing to prove
-        vm.assertEq(vault.freeStake(members[0]), WALLET);
+        vm.assertEq(vault.lockable(members[0], CREATOR), WALLET);
     }
 
+    /// @dev The first seed is the hash of the block after the start, whoever opens the task and when.
     function test_GenesisFromChain() public {
         Terms memory terms = _terms();
         terms.fixedGenesis = false;
-        _create(TASK, terms);
+        _create(terms);
         vm.assertEq(tasks.taskInfo(TASK).seed, bytes32(0));
         for (uint256 i; i < MEMBERS; ++i) {
             _join(TASK, members[i], STAKE);
         }
-        vm.prevrandao(keccak256("beacon"));
+        uint256 number = block.number + 1;
+        vm.expectEmit(address(tasks));
+        emit TaskRegistry.SeedBlockFixed(TASK, number);
         tasks.start(TASK);
-        vm.assertEq(
-            tasks.taskInfo(TASK).seed,
-            keccak256(
-                abi.encode(keccak256("flock_ray/genesis/1"), TASK, keccak256("beacon"), blockhash(block.number - 1))
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(TASK);
+        vm.assertEq(uint256(info.status), uint256(TaskRegistry.Status.Starting));
+        vm.assertEq(info.seedBlock, number);
+        vm.assertEq(info.epochStart, 0);
+        for (uint256 i; i < 2; ++i) {
+            vm.roll(number - 1 + i);
+            vm.expectRevert(abi.encodeWithSelector(TaskRegistry.SeedBlockNotReached.selector, number));
+            tasks.open(TASK);
+        }
+        vm.roll(number + 7);
+        vm.warp(block.timestamp + 14);
+        vm.prevrandao(keccak256("beacon"));
+        vm.prank(STRANGER);
+        tasks.open(TASK);
+        info = tasks.taskInfo(TASK);
+        vm.assertEq(info.seed, keccak256(abi.encode(keccak256("flock_ray/genesis/1"), TASK, blockhash(number))));
+        vm.assertEq(uint256(info.status), uint256(TaskRegistry.Status.Running));
+        vm.assertEq(info.epochStart, block.timestamp);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Starting, TaskRegistry.Status.Running
             )
         );
+        tasks.open(TASK);
+        _settle(_report(TASK));
     }
 
     function test_AbandonOnlyAfterDeadline() public {
-        _run(TASK, _terms());
+        _run(_terms());
         bytes32 seed = tasks.taskInfo(TASK).seed;
         uint256 deadline = block.timestamp + 2 * DEADLINE; // maxUnsettled is 1
         vm.warp(deadline);
@@ -346,7 +418,7 @@ contract TaskRegistryTest is Fixture {
     function test_SkipsInRowCloseAndRefund() public {
         uint256 before = token.balanceOf(CREATOR);
         Terms memory terms = _terms();
-        _run(TASK, terms);
+        _run(terms);
         _abandon(1);
         _abandon(2);
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
@@ -354,14 +426,14 @@ contract TaskRegistryTest is Fixture {
         _passWindow();
         for (uint256 i; i < MEMBERS; ++i) {
             tasks.release(TASK, members[i]);
-            vm.assertEq(vault.freeStake(members[i]), WALLET);
+            vm.assertEq(vault.lockable(members[i], CREATOR), WALLET);
         }
         vm.expectRevert(abi.encodeWithSelector(Committees.NotRunning.selector, TASK));
         settlement.abandon(TASK, 3);
     }
 
     function test_SettledEpochResetsSkips() public {
-        _run(TASK, _terms());
+        _run(_terms());
         _abandon(1);
         _settle(_report(TASK));
         vm.assertEq(tasks.taskInfo(TASK).skips, 0);
@@ -373,7 +445,7 @@ contract TaskRegistryTest is Fixture {
     function test_AbandonedEpochsCount() public {
         Terms memory terms = _terms();
         terms.numEpochs = 2;
-        _run(TASK, terms);
+        _run(terms);
         _abandon(1);
         Report memory report = _report(TASK);
         vm.assertEq(report.epoch, 2);
@@ -382,14 +454,16 @@ contract TaskRegistryTest is Fixture {
         vm.assertEq(uint256(tasks.taskInfo(TASK).status), uint256(TaskRegistry.Status.Closed));
     }
 
+    /// @dev The longest that a task may wait for one epoch: all of its life.
     function test_DeadlineArithmeticDoesNotWrap() public {
         Terms memory terms = _terms();
-        terms.epochDeadline = type(uint64).max;
-        terms.maxUnsettled = type(uint32).max;
-        _run(TASK, terms);
-        vm.warp(type(uint40).max);
-        uint256 deadline = tasks.taskInfo(TASK).epochStart + (uint256(type(uint64).max) << 32);
+        (terms.numEpochs, terms.epochDeadline, terms.maxUnsettled) = (1, 1, 10 * 365 days - 1);
+        _run(terms);
+        uint256 deadline = block.timestamp + 10 * 365 days;
+        vm.warp(deadline);
         vm.expectRevert(abi.encodeWithSelector(EpochSettlement.DeadlineNotPassed.selector, deadline));
+        settlement.abandon(TASK, 1);
+        vm.warp(deadline + 1);
         settlement.abandon(TASK, 1);
     }
 
@@ -399,7 +473,7 @@ contract TaskRegistryTest is Fixture {
     }
 
     function test_ReleaseOnceAfterTheWindow() public {
-        _run(TASK, _terms());
+        _run(_terms());
         vm.expectRevert(
             abi.encodeWithSelector(
                 TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Closed, TaskRegistry.Status.Running
@@ -418,8 +492,8 @@ contract TaskRegistryTest is Fixture {
         emit TaskRegistry.Released(TASK, members[0], STAKE);
         vm.prank(STRANGER);
         tasks.release(TASK, members[0]);
-        vm.assertEq(vault.freeStake(members[0]), WALLET);
-        vm.assertEq(vault.freeStake(members[1]), WALLET - STAKE);
+        vm.assertEq(vault.lockable(members[0], CREATOR), WALLET);
+        vm.assertEq(vault.lockable(members[1], CREATOR), WALLET - STAKE);
         vm.assertEq(tasks.memberAt(TASK, 0).stake, 0);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToRelease.selector, members[0]));
         tasks.release(TASK, members[0]);
@@ -429,6 +503,17 @@ contract TaskRegistryTest is Fixture {
 
     function test_EvidenceWindowIsBounded() public {
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InvalidWindow.selector, 365 days, 365 days + 1));
-        new TaskRegistry(token, emission, vault, distributor, settlement, 365 days + 1, ADMIN);
+        new TaskRegistry(token, emission, vault, distributor, settlement, 365 days + 1, SINK, ADMIN);
+    }
+
+    /// @dev What nobody may gain goes to an account outside these contracts.
+    function test_SinkIsOutside() public {
+        address[5] memory ours = [address(0), address(token), address(vault), address(distributor), address(settlement)];
+        for (uint256 i; i < 6; ++i) {
+            address bad = i < 5 ? ours[i] : vm.computeCreateAddress(address(this), vm.getNonce(address(this)));
+            vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InvalidSink.selector, bad));
+            new TaskRegistry(token, emission, vault, distributor, settlement, 0, bad, ADMIN);
+        }
+        vm.assertEq(tasks.sink(), SINK);
     }
 }

@@ -136,7 +136,7 @@ contract VectorsTest is Fixture {
         bytes32[] memory reveals = VECTORS.parseJsonBytes32Array(json, ".seeds.reveals");
         bytes32[] memory chain = VECTORS.parseJsonBytes32Array(json, ".seeds.chain");
         Terms memory terms = _terms();
-        _run(TASK, terms);
+        _run(terms);
         for (uint256 i; i < reveals.length; ++i) {
             vm.assertEq(tasks.taskInfo(TASK).seed, chain[i]);
             Report memory report = _report(TASK);

@@ -62,7 +62,7 @@ library TaskTerms {
     uint256 internal constant MAX_EPOCH_DEADLINE = 7 days;
 
     /// @notice Upper bound of the time in which all epochs are settled or abandoned: stakes are held no longer.
-    uint256 internal constant MAX_LIFE = 5 * 365 days;
+    uint256 internal constant MAX_LIFE = 10 * 365 days;
 
     /// @notice Upper bound of `Terms.endShareBps`: the whole pool.
     uint256 internal constant BPS = 10_000;
