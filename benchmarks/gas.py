@@ -153,7 +153,7 @@ class Task:
             terms_hash=keccak(b"terms"), model_hash=keccak(b"model"), target_set_hash=bytes(32),
             pool=EPOCHS * 100_000 * TOKEN, min_stake=_MIN_STAKE, max_slots=slots, num_voters=num_voters,
             num_proposers=10, min_members=ACCOUNTS, max_members=ACCOUNTS, num_epochs=EPOCHS, max_unsettled=2,
-            max_skips=3, end_share_bps=0, epoch_deadline=3_600, join_deadline=GENESIS_TIME + 10**6, fixed_genesis=True,
+            max_skips=3, end_share_bps=0, epoch_deadline=3_600, join_window=10**6, fixed_genesis=True,
         )  # fmt: skip
         creator, stake = chain.creator, terms.min_stake * slots
         raws = transactions.create_task(creator, chain.context(creator), name, terms, fixed_genesis(num_members))

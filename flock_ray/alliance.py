@@ -85,7 +85,7 @@ class Alliance:
         for epoch in earlier:
             self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
-                self.ledger.settle(epoch.attestation, epoch.record.roles.voters)
+                self.ledger.settle(epoch.attestation, epoch.state)
         self._with_coordinator(self._begin, state)
         while True:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
@@ -152,7 +152,7 @@ class Alliance:
         attestation, following = self._sign(record, bulletin)
         self.run_directory.write_epoch(record, attestation, bulletin, self._wall_seconds())
         self.nodes.epoch_signed()
-        self.ledger.settle(attestation, record.roles.voters)
+        self.ledger.settle(attestation, state)
 
         if not following.finished:
             self.nodes.place(following.roles)

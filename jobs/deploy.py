@@ -26,11 +26,13 @@ from flock_ray.chain.values import (
     COMMISSION_DELAY,
     DAILY_EMISSION,
     DECAY_BPS,
+    DELAYS_AN_EPOCH,
     EPOCH_MULTIPLE,
     GWEI,
     MIN_DELEGATION,
     PERIOD_DAYS,
     RESPONSE_WINDOW,
+    SINK,
     TOKEN,
     UNBONDING_EPOCHS,
     VAULT_EPOCH,
@@ -111,8 +113,11 @@ class DeployConfig:
         activation_delay: seconds until a settled root pays; a run that ends earlier leaves claims to `resume=RUN_DIR`.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: seconds in which a challenged voter may show its signature.
+        grace: seconds between the two calls that abandon an epoch, or slash an absent voter; longer than the chain's
+            sequencer may be away.
+        sink: account that gets what nobody may gain by a slash; nobody should have its key.
         evidence_window: seconds after a task's end in which stakes stay locked (0: none); else longer than
-            `response_window`.
+            `response_window` and `grace` together.
     """
 
     chain: ChainConfig = field(default_factory=ChainConfig)
@@ -128,11 +133,14 @@ class DeployConfig:
     activation_delay: int = ACTIVATION_DELAY
     absence_bps: int = ABSENCE_BPS
     response_window: int = RESPONSE_WINDOW
+    grace: int = 7_200
+    sink: str = SINK
     evidence_window: int = 86_400
 
 
 LIMITS = {
     "supply": (0, 10**9), "activation_delay": (0, 2**32), "absence_bps": (0, 10_000), "response_window": (1, 2**32),
+    "grace": (0, 2**32),
     "timelock.delay": (0, 2**32), "emission.daily": (0, 10**9), "emission.decay_bps": (0, 10_000),
     "emission.period_days": (1, 2**32 - 1), "emission.start": (0, 2**40), "emission.epoch_multiple": (1, 2**32 - 1),
     "evidence_window": (0, 31_536_000), "vault.epoch": (60, 2**32 - 1), "vault.unbonding_epochs": (1, 9_999),
@@ -156,8 +164,13 @@ def check(config: DeployConfig) -> None:
             raise ConfigError(f"{key} is {value}; it must be between {low} and {high}")
     if not config.timelock.proposers:
         raise ConfigError("timelock.proposers is empty: without one nobody could ever use the timelock")
-    if 0 < config.evidence_window <= config.response_window:
-        raise ConfigError("evidence_window is not longer than response_window: absence would go unpunished")
+    if 0 < config.evidence_window <= config.response_window + config.grace:
+        raise ConfigError("evidence_window is not longer than response_window and grace: absence would go unpunished")
+    if config.activation_delay > config.vault.epoch // DELAYS_AN_EPOCH:
+        raise ConfigError(
+            f"activation_delay is above vault.epoch / {DELAYS_AN_EPOCH}: who delegates late would take part in rewards"
+            " that are known already"
+        )
     if config.vault.commission_delay <= config.vault.unbonding_epochs:
         raise ConfigError("vault.commission_delay must be more than vault.unbonding_epochs: a delegator must have time")
     if config.guardian and not config.activation_delay:
@@ -234,6 +247,8 @@ def settings(config: DeployConfig, deployer: str, start: object, now: int) -> Se
         activation_delay=config.activation_delay,
         absence_bps=config.absence_bps,
         response_window=config.response_window,
+        grace=config.grace,
+        sink="".join(addresses("sink", [config.sink])),
         evidence_window=config.evidence_window,
         vault_epoch=config.vault.epoch,
         unbonding_epochs=config.vault.unbonding_epochs,

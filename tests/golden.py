@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.simulated import SimulatedWorker, Simulation
 from flock_ray.adversary.attack import Attack
 from flock_ray.chain.keys import run_signer
-from flock_ray.cluster.launch import task_terms
+from flock_ray.cluster.launch import chain_terms, terms_of
 from flock_ray.cluster.member import Member
 from flock_ray.config import (
     AdversaryConfig,
@@ -30,10 +31,13 @@ from flock_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.peft_io import adapter_shapes
+from flock_ray.lora.serialization import adapter_hash
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.roles import Roles, roles
-from flock_ray.protocol.seed import fixed_genesis, next_seed, reveals_digest
+from flock_ray.protocol.seed import fixed_genesis, local_seed, next_seed, reveals_digest
 from flock_ray.protocol.state import Terms
 from flock_ray.training.model import prepare_packaged, weights_hash
 from tests.cluster.plain_alliance import PlainAlliance
@@ -45,7 +49,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 def simulated_config() -> Config:
     """Eight members on two nodes, one of whom sends harm, over three epochs."""
     return Config(
-        seed=8,
+        seed=2,
         model=ModelConfig(source="simulated", path=Simulation(16).path),
         lora=LoraConfig(rank=4),
         training=TrainingConfig(steps=2, batch_size=1),
@@ -85,18 +89,31 @@ def simulated_run(folder: Path) -> dict[str, Any]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def terms_of(config: Config) -> Terms:
+@cache
+def shapes_of(rank: int, target_modules: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of an adapter of the packaged model."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(prepare_packaged()))
+    return adapter_shapes(model, target_modules, rank)
+
+
+def packaged_terms(config: Config) -> Terms:
     """The terms of a task over the packaged model."""
-    report: Any = SimpleNamespace(
-        model_hash=weights_hash(prepare_packaged()), adapter=b"", model_dtype="", model_name=""
-    )
-    return task_terms(config, [report])
+    return terms_of(config, weights_hash(prepare_packaged()))
+
+
+def task_of(config: Config) -> bytes:
+    """Id of that task where no chain is used, or one that the run makes for itself."""
+    shapes = shapes_of(config.lora.rank, tuple(config.lora.target_modules))
+    adapter = adapter_hash(initial_adapter(shapes, local_seed(config.seed, "adapter")))
+    terms = chain_terms(config, packaged_terms(config).digest(), adapter)
+    return terms.task_id(run_signer(config.seed, "creator").address, fixed_genesis(config.seed))
 
 
 def drawn(config: Config, folder: Path) -> list[Roles]:
     """The roles of all epochs of a run in which every voter reveals."""
-    terms, alliance = terms_of(config), config.alliance
-    task, seed = terms.task_id(config.seed), fixed_genesis(config.seed)
+    alliance = config.alliance
+    task, seed = task_of(config), fixed_genesis(config.seed)
     reveals = alliance.num_epochs + alliance.spare_reveals
     chains = [
         Member(
@@ -115,12 +132,12 @@ def drawn(config: Config, folder: Path) -> list[Roles]:
 def default_experiment(folder: Path) -> dict[str, Any]:
     """What the default experiment's configuration and base model alone decide."""
     config = configure()
-    terms = terms_of(config)
+    terms = packaged_terms(config)
     return {
         "configuration": to_hex(terms.configuration),
         "base_model": to_hex(terms.base_model),
         "terms": to_hex(terms.digest()),
-        "task": to_hex(terms.task_id(config.seed)),
+        "task": to_hex(task_of(config)),
         "epochs": [{"voters": list(one.voters), "proposers": list(one.proposers)} for one in drawn(config, folder)],
     }
 

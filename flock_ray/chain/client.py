@@ -6,6 +6,7 @@ a transaction is identified by its hash, a settlement by the hash of its report.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from flock_ray.chain.outbox import Outbox, State
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.settler import Settler
 from flock_ray.chain.values import (
+    NOBODY,
     Addresses,
     ChainInfo,
     ChainSpec,
@@ -42,8 +44,12 @@ from flock_ray.protocol.roster import Change
 __all__ = ["Addresses", "ChainClient", "ChainInfo", "ChainSpec", "TaskView", "TxContext", "TxReceipt"]
 
 _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
-    "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "rewards_root", "last_report",
+    "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "escrow", "rewards_root",
+    "last_report",
 )  # fmt: skip
+
+
+_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks at the head
 
 
 class ChainClient:
@@ -123,13 +129,13 @@ class ChainClient:
         """Addresses of other contracts that a contract refers to."""
         return [to_checksum_address(self._read(name, address, other)[0]) for other in others]
 
-    def context(self, address: str) -> TxContext:
-        """What `address` must know to sign its next transactions."""
+    def context(self, address: str, creator: str = NOBODY) -> TxContext:
+        """What `address` must know to sign its next transactions; `creator` of the task that it joins, if it does."""
         max_fee, tip = self._node.fees()
         tokens = free = 0
         if self._addresses.token:
             tokens = self.wallet_balances([address])[address]
-            (free,) = self._read("StakeVault", self._addresses.vault, "freeStake", address)
+            (free,) = self._read("StakeVault", self._addresses.vault, "lockable", address, creator)
         return TxContext(
             chain_id=self._node.chain_id,
             nonce=self._node.nonce(address),
@@ -155,10 +161,27 @@ class ChainClient:
         """
         return [self._node.wait([tx_hash], self._timeout) for tx_hash in [self._node.send(raw, epoch) for raw in raws]]
 
+    def await_seed(self, task: bytes) -> None:
+        """Wait until the block whose hash makes a starting task's first seed is mined.
+
+        A development chain mines only when asked to: it is asked for what is missing.
+
+        Raises:
+            ChainError: the chain stands still.
+        """
+        began, pause = time.monotonic(), _FIRST_POLL
+        while self.task_view(task).seed_block > self._node.head():
+            if self._node.mine():
+                continue
+            if time.monotonic() - began > self._timeout:
+                raise ChainError(f"the chain has mined no block for {self._timeout:g} s (chain.confirmation_timeout)")
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_POLL)
+
     def task_view(self, task: bytes) -> TaskView:
         """State of a task with its members; status NONE for an unknown task."""
         (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
-        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied = info
+        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied, joining, seed_block = info
         rest = dict(zip(_STATE_FIELDS, state, strict=True))
         return TaskView(
             terms=TaskTerms(*terms),
@@ -168,12 +191,17 @@ class ChainClient:
             members=tuple(self._member(task, index) for index in range(num_members)),
             changes=tuple(self._change(task, number) for number in range(num_changes)),
             num_applied=num_applied,
+            join_deadline=joining,
+            seed_block=seed_block,
             **rest,
         )
 
-    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0) -> TxReceipt:
+    def settle(
+        self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0, num_changes: int = 0
+    ) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already; see `Settler.settle`."""
-        return self._settler.settle(self._addresses.settlement, report, seats, signatures, changed_slots)
+        at = self._addresses.settlement
+        return self._settler.settle(at, report, seats, signatures, changed_slots, num_changes)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until all settlements are as final as `spec.finality`; see `Settler.confirm`."""
@@ -245,8 +273,10 @@ class ChainClient:
         self._settler.close()
 
     def _member(self, task: bytes, index: int) -> MemberView:
-        ((account, *rest),) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
-        return MemberView(to_checksum_address(account), *rest)
+        (member,) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
+        account, stake, slots, tip, leaving, left_at = member
+        (lock,) = self._read("StakeVault", self._addresses.vault, "lockOf", task, account)
+        return MemberView(to_checksum_address(account), stake, slots, tip, leaving, left_at, lock[1])
 
     def _change(self, task: bytes, number: int) -> Change:
         return Change(*self._read("TaskRegistry", self._addresses.task, "changeAt", task, number)[0])

@@ -31,7 +31,7 @@ GUARDIAN_ROLE = keccak(b"GUARDIAN_ROLE")
 TIMELOCK_ROLES = ("PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
 
 _REHEARSAL_GAS = 16_000_000
-_MARGIN = 5  # a gas limit is the rehearsed gas plus a fifth
+_MARGIN = 3  # a gas limit is the rehearsed gas plus a third: refunds hide up to a fifth of what a call needs
 _CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
     "StakeVault",
@@ -52,6 +52,8 @@ class Settings:
         activation_delay: time until a settled root pays.
         absence_bps: part of its stake that an absent voter loses, in basis points.
         response_window: time in which a challenged voter may show its signature.
+        grace: time between the two calls that abandon an epoch, or slash an absent voter.
+        sink: account that gets what nobody may gain by a slash; nobody should have its key.
         evidence_window: time after a task's end in which its members' stakes stay locked.
         vault_epoch: length of an epoch of the vault.
         unbonding_epochs: vault epochs that stake takes to thaw.
@@ -73,6 +75,8 @@ class Settings:
     activation_delay: int
     absence_bps: int
     response_window: int
+    grace: int
+    sink: str
     evidence_window: int
     vault_epoch: int
     unbonding_epochs: int
@@ -133,9 +137,9 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
         (s.delay, s.proposers, s.executors, NOBODY),
         (s.supply,),
         (token, schedule),
-        (token, emission, vault, distributor, settlement, s.evidence_window, timelock),
+        (token, emission, vault, distributor, settlement, s.evidence_window, s.sink, timelock),
         (token, task, settlement, vault, s.activation_delay, first_admin),
-        (task, distributor, s.absence_bps, s.response_window),
+        (task, distributor, s.absence_bps, s.response_window, s.grace),
         (token, task, distributor, (s.vault_epoch, s.unbonding_epochs, s.commission_delay, s.min_delegation)),
     ]
     steps = [Step(name, "", contract(name).constructor(*args)) for name, args in zip(_CREATED, created, strict=True)]

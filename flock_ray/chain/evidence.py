@@ -62,7 +62,7 @@ class Evidence:
         now = self._node.timestamp()
         challenges = []
         for seat in range(num_voters):
-            owner, deadline, over, _, report = self._read("challengeOf", self._task, epoch, seat)
+            owner, deadline, over, _, _, report = self._read("challengeOf", self._task, epoch, seat)
             if not over and now <= deadline:
                 challenges.append(Challenge(epoch, seat, to_checksum_address(owner), deadline, report))
         return challenges

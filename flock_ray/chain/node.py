@@ -262,6 +262,10 @@ class ChainNode(ABC):
         with self._reach():
             return int(self._web3.eth.block_number)
 
+    def mine(self) -> bool:
+        """Have a development chain mine a block; whether it did."""
+        return False
+
     def settled_head(self, tag: Literal["safe", "finalized"]) -> int:
         """Number of the latest block with this tag; on an embedded chain, which never reorganizes, the latest block."""
         return self.head()

@@ -16,7 +16,7 @@ from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint, RPCResponse
 
 from flock_ray.chain.node import MIN_TIP, NO_ANSWER, ChainNode, UnfitError, kind_of
-from flock_ray.errors import ChainUnreachableError, WrongChainError
+from flock_ray.errors import ChainError, ChainUnreachableError, WrongChainError
 
 _REQUEST_TIMEOUT = 20.0  # seconds
 _FIRST_REST, _LAST_REST = 1.0, 30.0  # seconds for which a failed endpoint is tried after the others
@@ -240,6 +240,13 @@ class RpcNode(ChainNode):
         proposed = _quantity(self._request("eth_maxPriorityFeePerGas", [])) or 0
         tip = max(MIN_TIP, min(proposed, base))
         return 2 * base + tip, tip
+
+    def mine(self) -> bool:
+        """See `ChainNode.mine`; anvil and its like know the method, others refuse it."""
+        try:
+            return self._request("evm_mine", []) is not None
+        except ChainError:
+            return False
 
     def settled_head(self, tag: Literal["safe", "finalized"]) -> int:
         """See `ChainNode.settled_head`; -1 where the chain has no such tag."""

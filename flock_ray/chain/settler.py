@@ -13,6 +13,8 @@ from itertools import chain
 from threading import Event
 from typing import TypeVar
 
+from eth_utils.address import to_checksum_address
+
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.epoch_report import Report
@@ -70,7 +72,8 @@ class Settler:
             outbox: the journal.
             timeout: seconds to wait for a receipt while the chain answers.
             max_fee: most to pay, wei a gas.
-            fixed_members: send no report of a task whose members change; `settle` raises ChainError then.
+            fixed_members: send no report of a task to which other changes of members were made than the caller of
+                `settle` knows of; it raises ChainError then.
         """
         self._node = node
         self._relayer = relayer
@@ -78,12 +81,19 @@ class Settler:
         self._timeout = timeout
         self._max_fee = max_fee
         self._fixed_members = fixed_members
+        self._num_changes: dict[bytes, int] = {}  # by intent
         self._outage = 0.0
         self._closed = Event()
         self.waiting: Waiting | None = None
 
     def settle(
-        self, settlement: str, report: Report, seats: int, signatures: bytes, changed_slots: int = 0
+        self,
+        settlement: str,
+        report: Report,
+        seats: int,
+        signatures: bytes,
+        changed_slots: int = 0,
+        num_changes: int = 0,
     ) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already. Waits while the chain is away.
 
@@ -93,6 +103,7 @@ class Settler:
             seats: bitmap of the voter seats that signed.
             signatures: EIP-2098, 64 bytes each, in the order of seats.
             changed_slots: slots of the members that join or leave with this epoch (`TaskView.changed_slots`).
+            num_changes: changes of members up to this epoch that the caller knows of.
 
         Raises:
             EpochAbandonedError: the epoch was abandoned before.
@@ -105,6 +116,7 @@ class Settler:
         name = intent_id(self._node.chain_id, settlement, digest)
         data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, changed_slots)
         intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
+        self._num_changes[name] = num_changes
         self._outbox.plan(intent)
         self._with_retries(report.epoch, self._recheck)
         return self._complete(intent)
@@ -193,11 +205,8 @@ class Settler:
         last, changing = self._head(intent)
         if last >= intent.epoch:
             return self._find_receipt(intent, watch)
-        if changing and self._fixed_members:
-            raise ChainError(
-                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs: later committees are"
-                " drawn from others than this run began with, and a run does not follow that yet"
-            )
+        if changing and self._fixed_members and last + 1 == intent.epoch:
+            self._require_known_changes(intent)
         earlier = self._outbox.signed(intent.contract, intent.task, last + 1) if last + 1 < intent.epoch else None
         if earlier is not None:  # lost in a reorganization: it goes first
             self._complete(earlier)
@@ -217,6 +226,19 @@ class Settler:
         except ValueError:  # the contract existed when the run began: the node lags far behind, or reorganizes
             raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return last_settled, changing
+
+    def _require_known_changes(self, intent: Intent) -> None:
+        """Refuse to settle an epoch of a task whose members changed otherwise than the run's records say."""
+        (registry,) = contract("EpochSettlement").decode(
+            "registry", self._call(intent.contract, "EpochSettlement", "registry")
+        )
+        answer = self._call(to_checksum_address(registry), "TaskRegistry", "numChanges", intent.task)
+        (changes,) = contract("TaskRegistry").decode("numChanges", answer)
+        if changes != self._num_changes.get(intent.id, changes):
+            raise ChainError(
+                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs: later committees are"
+                " drawn from others than this run began with, and a run does not follow that yet"
+            )
 
     def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
         """Receipt of the transaction that settled the report, recorded in the journal; None if there is none yet."""

@@ -24,9 +24,11 @@ from flock_ray.chain.values import (
     DECAY_BPS,
     EPOCH_MULTIPLE,
     EVIDENCE_WINDOW,
+    GRACE,
     MIN_DELEGATION,
     PERIOD_DAYS,
     RESPONSE_WINDOW,
+    SINK,
     TOKEN,
     UNBONDING_EPOCHS,
     VAULT_EPOCH,
@@ -141,10 +143,11 @@ def deploy(signer: Signer, ctx: TxContext, supply: int, start: int) -> tuple[lis
     emission = batch.deploy(contract("EmissionController"), token, schedule)
     distributor, settlement, vault = map(batch.next_address, (1, 2, 3))
     task = batch.deploy(
-        contract("TaskRegistry"), token, emission, vault, distributor, settlement, EVIDENCE_WINDOW, signer.address
-    )
+        contract("TaskRegistry"), token, emission, vault, distributor, settlement, EVIDENCE_WINDOW, SINK,
+        signer.address,
+    )  # fmt: skip
     batch.deploy(contract("RewardDistributor"), token, task, settlement, vault, ACTIVATION_DELAY, signer.address)
-    batch.deploy(contract("EpochSettlement"), task, distributor, ABSENCE_BPS, RESPONSE_WINDOW)
+    batch.deploy(contract("EpochSettlement"), task, distributor, ABSENCE_BPS, RESPONSE_WINDOW, GRACE)
     unbonding = (VAULT_EPOCH, UNBONDING_EPOCHS, COMMISSION_DELAY, MIN_DELEGATION)
     batch.deploy(contract("StakeVault"), token, task, distributor, unbonding)
     batch.add(token, contract("FlockToken").encode("setMinter", emission), _SET_GAS)
@@ -164,26 +167,27 @@ def transfer(signer: Signer, ctx: TxContext, to: Sequence[tuple[str, int]]) -> l
     return batch.raws
 
 
-def create_task(signer: Signer, ctx: TxContext, task: bytes, terms: TaskTerms, genesis_seed: bytes) -> list[bytes]:
-    """Create a task and escrow its pool.
+def create_task(signer: Signer, ctx: TxContext, terms: TaskTerms, seed: bytes) -> list[bytes]:
+    """Create a task, whose id is `terms.task_id(signer.address, seed)`, and escrow its pool.
 
     Args:
         signer: the creator.
         ctx: its context.
-        task: id, 32 bytes, new and not zero.
         terms: of the task.
-        genesis_seed: first seed, used with `terms.fixed_genesis`.
+        seed: first seed, with `terms.fixed_genesis`; tells apart tasks of one creator under the same terms.
 
     Raises:
         FundsError: too few tokens for the pool, or too little gas money.
     """
     batch = _Batch(signer, ctx)
     batch.pay(ctx.task, terms.pool, "the task's pool")
-    batch.add(ctx.task, contract("TaskRegistry").encode("createTask", task, astuple(terms), genesis_seed), _CREATE_GAS)
+    batch.add(ctx.task, contract("TaskRegistry").encode("createTask", astuple(terms), seed), _CREATE_GAS)
     return batch.raws
 
 
-def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, slots: int = MAX_SLOTS) -> list[bytes]:
+def join(
+    signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, expected: bytes, slots: int = MAX_SLOTS
+) -> list[bytes]:
     """Join a task with a stake, after moving the missing part of it into the vault.
 
     In a running task the member counts from `roster.due_epoch` on.
@@ -194,6 +198,7 @@ def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, s
         task: id.
         amount: stake, wei; what is free in the vault counts towards it, whoever deposited it.
         tip: of the member's hash chain.
+        expected: digest of creator and terms (`TaskTerms.digest`); the contract refuses any other task.
         slots: most slots that the stake can buy; bounds the gas.
 
     Raises:
@@ -204,7 +209,9 @@ def join(signer: Signer, ctx: TxContext, task: bytes, amount: int, tip: bytes, s
     if missing > 0:
         batch.pay(ctx.vault, missing, "the stake")
         batch.add(ctx.vault, contract("StakeVault").encode("stake", missing), _STAKE_GAS)
-    batch.add(ctx.task, contract("TaskRegistry").encode("join", task, amount, tip), _JOIN_GAS + slots * _SLOT_GAS)
+    batch.add(
+        ctx.task, contract("TaskRegistry").encode("join", task, amount, tip, expected), _JOIN_GAS + slots * _SLOT_GAS
+    )
     return batch.raws
 
 
@@ -216,9 +223,16 @@ def resign(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
 
 
 def start(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
-    """Begin the first epoch."""
+    """Fix the members; with `fixed_genesis` begin the first epoch."""
     batch = _Batch(signer, ctx)
     batch.add(ctx.task, contract("TaskRegistry").encode("start", task), _START_GAS)
+    return batch.raws
+
+
+def open_task(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
+    """Begin the first epoch under the seed that the hash of `TaskView.seed_block` makes."""
+    batch = _Batch(signer, ctx)
+    batch.add(ctx.task, contract("TaskRegistry").encode("open", task), _START_GAS)
     return batch.raws
 
 

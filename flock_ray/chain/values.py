@@ -5,16 +5,18 @@ Amounts are integer wei, hashes are 32 bytes, addresses are checksummed text, ti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
 from flock_ray.errors import ChainError
+from flock_ray.protocol.hashing import keccak, tag, word
 from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
 TOKEN = 10**18  # wei
 GWEI = 10**9  # wei
 NOBODY = "0x" + "00" * 20
+SINK = "0x000000000000000000000000000000000000dEaD"  # nobody has its key
 
 DAILY_EMISSION = 1_000_000  # tokens of a day of the first period
 DECAY_BPS = 5_000  # decrease of the daily emission from one period to the next
@@ -24,10 +26,12 @@ ACTIVATION_DELAY = 0  # seconds until a settled root pays
 ABSENCE_BPS = 100  # of its stake that an absent voter loses
 RESPONSE_WINDOW = 3_600  # seconds in which a challenged voter may show its signature
 MAX_FEE = 500 * GWEI  # most that a transaction pays, per gas
+GRACE = 0  # seconds between the two calls that abandon an epoch or slash an absent voter
 EVIDENCE_WINDOW = 0  # seconds after a task's end in which stakes stay locked; a run's own chain ends with the run
 VAULT_EPOCH = 86_400  # seconds of an epoch of the vault
 UNBONDING_EPOCHS = 7  # vault epochs that stake takes to thaw
 COMMISSION_DELAY = 8  # vault epochs before a new commission counts
+DELAYS_AN_EPOCH = 4  # activation delays that an epoch of the vault lasts at least (StakeVault.DELAYS_AN_EPOCH)
 MIN_DELEGATION = 10**15  # smallest number of shares that a delegator holds; a share is worth a wei at first
 
 
@@ -49,7 +53,7 @@ class ChainSpec:
         confirmation_timeout: seconds to wait for a receipt while the chain answers.
         max_fee: most that the relayer pays, wei a gas.
         finality: how final the settlements must be in the end: `mined`, `safe` or `finalized`.
-        fixed_members: settle no epoch of a task after members requested to join or to leave it while it runs.
+        fixed_members: settle no epoch of a task after members joined or left it, or asked to, unless the run knows.
     """
 
     backend: str
@@ -145,7 +149,8 @@ class TxContext:
         settlement: same.
         distributor: same.
         vault: same.
-        free_stake: what the account has in the vault, delegated to it or its own, that no task has locked, wei.
+        free_stake: what a task can lock of what the account has in the vault, its own, and delegated to it where its
+            pool serves the task's creator, wei.
     """
 
     chain_id: int
@@ -216,8 +221,8 @@ class TaskTerms:
         max_skips: abandoned epochs in a row that close the task.
         end_share_bps: part of the pool that only the last epoch may commit, in basis points.
         epoch_deadline: seconds.
-        join_deadline: time.
-        fixed_genesis: the first seed is the creator's `genesis_seed`, not the chain's randomness.
+        join_window: seconds from the creation in which members may join.
+        fixed_genesis: the first seed is the creator's, not the hash of a later block.
     """
 
     terms_hash: bytes
@@ -235,8 +240,17 @@ class TaskTerms:
     max_skips: int
     end_share_bps: int
     epoch_deadline: int
-    join_deadline: int
+    join_window: int
     fixed_genesis: bool
+
+    def digest(self, creator: str) -> bytes:
+        """keccak(abi.encode(creator, terms)): what a member expects of the task that it joins (`TaskTerms.digest`)."""
+        words = (item if isinstance(item, bytes) else word(int(item)) for item in astuple(self))
+        return keccak(word(int(creator, 16)) + b"".join(words))
+
+    def task_id(self, creator: str, seed: bytes) -> bytes:
+        """Id of the task that `creator` makes of these terms and this seed; nobody else can take it."""
+        return keccak(tag("flock_ray/task/2") + self.digest(creator) + seed)
 
 
 @dataclass(frozen=True)
@@ -257,8 +271,9 @@ class TaskStatus(IntEnum):
 
     NONE = 0
     JOINING = 1
-    RUNNING = 2
-    CLOSED = 3
+    STARTING = 2
+    RUNNING = 3
+    CLOSED = 4
 
 
 @dataclass(frozen=True)
@@ -268,6 +283,7 @@ class MemberView:
     Attributes:
         account: address.
         stake: the part of it that the task still locks, wei.
+        delegated: the part of that which is its delegators', wei.
         slots: fixed at joining.
         chain_tip: tip of the member's hash chain.
         leaving: whether it asked to leave.
@@ -280,6 +296,7 @@ class MemberView:
     chain_tip: bytes
     leaving: bool
     left_at: int
+    delegated: int
 
 
 @dataclass(frozen=True)
@@ -297,12 +314,15 @@ class TaskView:
         pool_left: rewards not yet committed, wei.
         committed: rewards that the roots have promised so far, wei.
         claimed: rewards paid so far, wei.
+        escrow: own stake that slashes took, wei.
         rewards_root: Merkle root of cumulative rewards, from which claims are paid.
         last_report: hash of the last settled report.
         num_slots: slots of the epoch that was settled last.
         members: in registration order, those that left included.
-        changes: of the members since the start, in the order of the requests.
+        changes: of the members since the start, or since one left before it, in their order.
         num_applied: how many of these changes the slots include.
+        join_deadline: time at which joining ends.
+        seed_block: while the task is starting, number of the block whose hash makes the first seed.
     """
 
     terms: TaskTerms
@@ -315,12 +335,15 @@ class TaskView:
     pool_left: int
     committed: int
     claimed: int
+    escrow: int
     rewards_root: bytes
     last_report: bytes
     num_slots: int
     members: tuple[MemberView, ...]
     changes: tuple[Change, ...]
     num_applied: int
+    join_deadline: int
+    seed_block: int
 
     @cached_property
     def roster(self) -> Roster:

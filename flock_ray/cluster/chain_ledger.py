@@ -16,14 +16,14 @@ from ray.exceptions import RayActorError
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
-from flock_ray.chain.transactions import create_task, deploy, start, transfer
-from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskTerms, TxReceipt
+from flock_ray.chain.transactions import create_task, deploy, open_task, start, transfer
+from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskView, TxReceipt
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
 from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.interrupts import check_interrupted
-from flock_ray.cluster.launch import uses_rpc
+from flock_ray.cluster.launch import chain_terms, uses_rpc
 from flock_ray.cluster.ledger import collect_enrolments, initial_state
 from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
@@ -134,7 +134,8 @@ class ChainLedger:
             "vault": info.vault,
         }
         pending = {"rewards_pending": self._pending.facts()} if self._pending else {}
-        return {"backend": info.backend, "chain_id": info.chain_id, "contracts": contracts, **pending}
+        chain = {"backend": info.backend, "chain_id": info.chain_id, "creator": self._creator.address}
+        return {**chain, "contracts": contracts, **pending}
 
     def deploy(self) -> None:
         """Deploy the contracts, unless `chain.token`, `chain.task` and `chain.settlement` name deployed ones.
@@ -156,23 +157,18 @@ class ChainLedger:
 
     def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""
-        self._task = terms.task_id(self._config.seed)
+        creator, seed = self._creator, fixed_genesis(self._config.seed)
+        on_chain = chain_terms(self._config, terms.digest(), adapter)
+        self._task = on_chain.task_id(creator.address, seed)
         view = self._ask("task_view", self._task)
         if view.status is TaskStatus.NONE:
-            created = create_task(
-                self._creator,
-                self._ask("context", self._creator.address),
-                self._task,
-                self._task_terms(terms, adapter),
-                fixed_genesis(self._config.seed),
-            )
-            self._ask("broadcast", created, 0)
-            view = self._ask("task_view", self._task)
+            view = self._send(create_task(creator, self._ask("context", creator.address), on_chain, seed))
         if joining := view.status is TaskStatus.JOINING:
             self._join_missing(groups, {member.account for member in view.members})
-            started = start(self._creator, self._ask("context", self._creator.address), self._task)
-            self._ask("broadcast", started, 0)
-            view = self._ask("task_view", self._task)
+            view = self._send(start(creator, self._ask("context", creator.address), self._task))
+        while view.status is TaskStatus.STARTING:  # again if the block's hash was gone before it was taken
+            self._ask("await_seed", self._task)
+            view = self._send(open_task(creator, self._ask("context", creator.address), self._task))
         if view.changes:
             raise ChainError(
                 f"members joined or left task 0x{self._task.hex()} on this chain after it started, and a run does not"
@@ -185,9 +181,15 @@ class ChainLedger:
                 " choose another seed"
             )
         if not joining:  # an earlier attempt went further, and its folder may be gone
-            collect_enrolments(groups, self._task, {}, 0, 0)
+            collect_enrolments(groups, self._task, creator.address, seed, {})
         members = [
-            MemberState(member.account, member.slots, member.chain_tip, member.slots * terms.min_stake)
+            MemberState(
+                member.account,
+                member.slots,
+                member.chain_tip,
+                member.slots * terms.min_stake,
+                delegated=member.delegated,
+            )
             for member in view.members
         ]
         contract = bytes.fromhex(self._info.settlement[2:])
@@ -196,45 +198,30 @@ class ChainLedger:
 
     def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
         """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
-        alliance = self._config.alliance
-        slots = alliance.slots_per_member
-        amount = alliance.min_stake * slots * TOKEN
+        creator, seed = self._creator.address, fixed_genesis(self._config.seed)
         contexts = {
-            number: self._ask("context", account)
+            number: self._ask("context", account, creator)
             for number, account in sorted(self._accounts.items())
             if account not in joined
         }
-        for number, enrolment in collect_enrolments(groups, self._task, contexts, amount, slots).items():
+        for number, enrolment in collect_enrolments(groups, self._task, creator, seed, contexts).items():
             if number in contexts:
                 self._ask("broadcast", list(enrolment.transactions), 0)
 
-    def _task_terms(self, terms: Terms, adapter: bytes) -> TaskTerms:
-        alliance, chain = self._config.alliance, self._config.chain
-        return TaskTerms(
-            terms_hash=terms.digest(),
-            model_hash=adapter,
-            target_set_hash=ZERO,
-            pool=terms.pool,
-            min_stake=terms.min_stake,
-            max_slots=alliance.slots_per_member,
-            num_voters=terms.num_voters,
-            num_proposers=terms.num_proposers,
-            min_members=alliance.num_members,
-            max_members=alliance.num_members,
-            num_epochs=terms.num_epochs,
-            max_unsettled=alliance.max_unsettled,
-            max_skips=alliance.spare_reveals,
-            end_share_bps=0,
-            epoch_deadline=chain.epoch_deadline,
-            join_deadline=self._ask("timestamp") + chain.epoch_deadline,
-            fixed_genesis=self._embedded,
-        )
+    def _send(self, transactions: list[bytes]) -> TaskView:
+        """Have the creator's transactions mined; the task after them."""
+        self._ask("broadcast", transactions, 0)
+        view: TaskView = self._ask("task_view", self._task)
+        return view
 
-    def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
+    def settle(self, attestation: Attestation, state: TaskState) -> None:
         """Hand the report to the chain actor."""
-        report, seats = attestation.report, attestation.seats(voters)
+        report, voters = attestation.report, state.roles.voters
+        due = len(state.roster.waiting) - len(state.roster.settled(state.epoch).waiting)
+        changed_slots = sum(change.slots for change in state.roster.waiting[:due])
         settle = self._actor.settle.options(concurrency_group="settle")
-        self._open[settle.remote(report, seats, attestation.packed(voters))] = report.epoch
+        call = report, attestation.seats(voters), attestation.packed(voters), changed_slots, state.num_changes
+        self._open[settle.remote(*call)] = report.epoch
 
     def settled(self, at_most_open: int) -> Iterator[Settlement]:
         """Collect receipts in the order of epochs; when none may stay open, only once all are as sure as configured.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flock_ray.chain.values import TOKEN
+from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec
 from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
-from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.seed import local_seed
 from flock_ray.protocol.state import Terms
@@ -83,6 +83,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             embedded=not uses_rpc(config),
             threads=plan.threads,
             deterministic=training.deterministic,
+            terms=terms_of(config, ZERO),
+            chain_terms=chain_terms(config),
         )
         for node in plan.nodes
     ]
@@ -127,14 +129,20 @@ def task_terms(config: Config, reports: list[GroupInfo]) -> Terms:
                 f"node groups loaded different base models: {first.model_name} {first.model_hash.hex()[:12]}"
                 f" ({first.model_dtype}) and {report.model_name} {report.model_hash.hex()[:12]} ({report.model_dtype})"
             )
+    return terms_of(config, first.model_hash)
+
+
+def terms_of(config: Config, base_model: bytes) -> Terms:
+    """The terms of a configuration, with the hash of the base model that was loaded."""
     alliance, mechanism = config.alliance, config.mechanism
     get_mechanism(mechanism.name)
     return Terms(
         configuration=configuration_hash(config),
-        base_model=first.model_hash,
+        base_model=base_model,
         num_epochs=alliance.num_epochs,
         num_voters=alliance.num_voters,
         num_proposers=alliance.num_proposers,
+        max_unsettled=alliance.max_unsettled,
         pool=alliance.pool * TOKEN,
         min_stake=alliance.min_stake * TOKEN,
         mechanism=mechanism.name,
@@ -147,4 +155,28 @@ def task_terms(config: Config, reports: list[GroupInfo]) -> Terms:
         voter_share_bp=mechanism.voter_share,
         solvent=mechanism.solvent,
         rule=config.aggregation.rule,
+    )
+
+
+def chain_terms(config: Config, terms_hash: bytes = ZERO, adapter: bytes = ZERO) -> TaskTerms:
+    """What the contract holds of a configuration, with the hashes of the terms and of the initial adapter."""
+    alliance, chain = config.alliance, config.chain
+    return TaskTerms(
+        terms_hash=terms_hash,
+        model_hash=adapter,
+        target_set_hash=ZERO,
+        pool=alliance.pool * TOKEN,
+        min_stake=alliance.min_stake * TOKEN,
+        max_slots=alliance.slots_per_member,
+        num_voters=alliance.num_voters,
+        num_proposers=alliance.num_proposers,
+        min_members=alliance.num_members,
+        max_members=alliance.num_members,
+        num_epochs=alliance.num_epochs,
+        max_unsettled=alliance.max_unsettled,
+        max_skips=alliance.spare_reveals,
+        end_share_bps=0,
+        epoch_deadline=chain.epoch_deadline,
+        join_window=chain.epoch_deadline,
+        fixed_genesis=not uses_rpc(config),
     )

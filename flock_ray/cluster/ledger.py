@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from flock_ray.chain.eip712 import Domain
+from flock_ray.chain.keys import run_signer
 from flock_ray.chain.values import NOBODY, TOKEN, TxContext
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.groups import NodeGroups
+from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config
-from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
@@ -34,8 +35,8 @@ class Ledger(Protocol):
     def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
-    def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
-        """Begin to settle an epoch; returns at once."""
+    def settle(self, attestation: Attestation, state: TaskState) -> None:
+        """Begin to settle the epoch that `state` starts; returns at once."""
 
     def settled(self, at_most_open: int) -> Iterable[Settlement]:
         """What has been settled since the last call; waits until no more than `at_most_open` epochs are open.
@@ -63,15 +64,15 @@ class Ledger(Protocol):
 
 def initial_state(terms: Terms, scope: Scope, seed: bytes, adapter: bytes, members: Sequence[MemberState]) -> TaskState:
     """The state of epoch 1."""
-    return TaskState(terms, scope, tuple(members), 1, seed, adapter, terms.pool, ZERO, ZERO)
+    return TaskState.first(terms, scope, tuple(members), seed, adapter)
 
 
 def collect_enrolments(
-    groups: NodeGroups, task: bytes, contexts: dict[int, TxContext], amount: int, slots: int
+    groups: NodeGroups, task: bytes, creator: str, seed: bytes, contexts: dict[int, TxContext]
 ) -> dict[int, Enrolment]:
     """Every member's enrolment, by number."""
     enrolments: dict[int, Enrolment] = {}
-    for _, enrolled in groups.run("enrol", task, contexts, amount, slots):
+    for _, enrolled in groups.run("enrol", task, creator, seed, contexts):
         enrolments |= enrolled
     return dict(sorted(enrolments.items()))
 
@@ -82,6 +83,7 @@ class NoLedger:
     def __init__(self, config: Config, accounts: dict[int, str]) -> None:
         """Count stakes of `accounts` as the configuration gives them."""
         self._config, self._accounts = config, accounts
+        self._creator = run_signer(config.seed, "creator").address
         self._open: list[Settlement] = []
 
     @property
@@ -95,22 +97,22 @@ class NoLedger:
         return NOBODY
 
     def facts(self) -> dict[str, Any]:
-        """Nothing but the backend's name."""
-        return {"backend": "none", "chain_id": 0, "contracts": {}}
+        """The backend's name, and the account that would be the creator's on an embedded chain."""
+        return {"backend": "none", "chain_id": 0, "creator": self._creator, "contracts": {}}
 
     def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """The first state, with the stakes of the configuration."""
-        task = terms.task_id(self._config.seed)
-        slots = self._config.alliance.slots_per_member
-        enrolments = collect_enrolments(groups, task, {}, terms.min_stake * slots, slots)
+        seed, slots = fixed_genesis(self._config.seed), self._config.alliance.slots_per_member
+        task = chain_terms(self._config, terms.digest(), adapter).task_id(self._creator, seed)
+        enrolments = collect_enrolments(groups, task, self._creator, seed, {})
         members = [
             MemberState(self._accounts[number], slots, enrolment.tip, terms.min_stake * slots)
             for number, enrolment in enrolments.items()
         ]
         scope = Scope(0, bytes(20), task)
-        return initial_state(terms, scope, fixed_genesis(self._config.seed), adapter, members)
+        return initial_state(terms, scope, seed, adapter, members)
 
-    def settle(self, attestation: Attestation, voters: tuple[int, ...]) -> None:
+    def settle(self, attestation: Attestation, state: TaskState) -> None:
         """Nothing to send."""
         self._open.append(Settlement(attestation.report.epoch, None, None))
 

@@ -29,7 +29,7 @@ from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.epoch import advance, derive, skip
-from flock_ray.protocol.hashing import ZERO, sha256
+from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
@@ -137,7 +137,8 @@ class RunDirectory:
             "task": to_hex(scope.task),
             "seed": to_hex(state.seed),
             "adapter": to_hex(state.adapter),
-            "members": [[m.account, m.slots, to_hex(m.chain_tip), m.stake] for m in state.members],
+            "members": [[m.account, m.slots, to_hex(m.chain_tip), m.stake, m.delegated] for m in state.members],
+            "creator": chain["creator"],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
             "balances": [balances[number] for number in range(len(state.members))],
@@ -202,10 +203,11 @@ class RunDirectory:
         value, _, _ = self.read_task()
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
         members = tuple(
-            MemberState(account, slots, from_hex(tip), stake) for account, slots, tip, stake in value["members"]
+            MemberState(account, slots, from_hex(tip), stake, delegated=delegated)
+            for account, slots, tip, stake, delegated in value["members"]
         )
         adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
-        return TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
+        return TaskState.first(terms, scope, members, seed, adapter)
 
     def signed_epochs(
         self, state: TaskState, domain: Domain, relayer: str, store: BlobStore

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.message import SignedMessage
+from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
@@ -39,6 +41,8 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
+        terms: what the members agree on; the group fills in the hash of the base model that it loads.
+        chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
 
     index: int
@@ -70,6 +74,8 @@ class GroupSpec:
     embedded: bool
     threads: int
     deterministic: bool
+    terms: Terms
+    chain_terms: TaskTerms
 
     @property
     def members(self) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
-from flock_ray.errors import ProtocolError
+from flock_ray.errors import ChainError, ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
 from flock_ray.protocol.ballot import (
     Ballot,
@@ -100,10 +100,11 @@ class Worker:
             for number, member in self._hosting.members.items()
             for silo in [self._bench.silos[number]]
         )
+        self._adapter = self._bench.initial_adapter()
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             hosted, base.name, base.hash, str(base.dtype).removeprefix("torch."), base.num_parameters,
-            self._bench.initial_adapter(),
+            self._adapter,
         )  # fmt: skip
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
@@ -147,21 +148,33 @@ class Worker:
 
     # -- membership ----------------------------------------------------------------------------------------------
 
-    def enrol(self, task: bytes, contexts: dict[int, TxContext], amount: int, slots: int) -> dict[int, Enrolment]:
+    def enrol(self, task: bytes, creator: str, seed: bytes, contexts: dict[int, TxContext]) -> dict[int, Enrolment]:
         """Hash-chain tips of the hosted members, and their signed transactions that stake.
+
+        Members compute from their own configuration, model and adapter what the contract must hold of the task, and
+        join no other.
 
         Args:
             task: id of the task.
+            creator: account that created it.
+            seed: that it was created with.
             contexts: {member: what its account must know of the chain}; members without one sign no transaction.
-            amount: stake of each, wei.
-            slots: that the stake buys.
+
+        Raises:
+            ChainError: it is another task.
         """
+        spec = self._spec
+        agreed = replace(spec.terms, base_model=self._bench.base.hash)
+        terms = replace(spec.chain_terms, terms_hash=agreed.digest(), model_hash=self._adapter)
+        if task != terms.task_id(creator, seed):
+            raise ChainError(f"task 0x{task.hex()} has other terms than the configuration of node group {spec.index}")
+        amount, expected = terms.min_stake * terms.max_slots, terms.digest(creator)
         enrolments = {}
         self._hosting.join(task)
         for number, member in self._hosting.members.items():
             tip = member.hash_chain(task).tip
             context = contexts.get(number)
-            raw = join(member.signer, context, task, amount, tip, slots) if context else []
+            raw = join(member.signer, context, task, amount, tip, expected, terms.max_slots) if context else []
             enrolments[number] = Enrolment(tip, tuple(raw))
         return enrolments
 

@@ -336,7 +336,7 @@ class StoreConfig:
 class Config:
     """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it."""
 
-    seed: int = 8
+    seed: int = 3
     output_dir: str = ""
     resume: str = ""
     plan_only: bool = False

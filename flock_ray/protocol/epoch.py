@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flock_ray.protocol.ballot import (
     Ballot,
@@ -23,6 +23,7 @@ from flock_ray.protocol.inbox import Inbox, computed_once
 from flock_ray.protocol.mechanism import Outcome, get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, read_commitment, read_manifest, read_seen
 from flock_ray.protocol.record import Record
+from flock_ray.protocol.roster import Change, Roster, due_epoch
 from flock_ray.protocol.seed import next_seed, reveal_matches, reveals_digest, skip_seed
 from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState, Slash, TaskState
 from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
@@ -150,22 +151,55 @@ def _new_slashes(outcome: Outcome, accepted: bool, inbox: Inbox) -> list[Slash]:
     ]
 
 
-def _settle_money(
-    state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash]
-) -> tuple[tuple[MemberState, ...], int, tuple[Slash, ...]]:
-    """Members and pool after rewards and slashes; a slash takes at most the stake, 90 % of it returns to the pool."""
+@dataclass(frozen=True)
+class _Accounting:
+    """The money of an epoch after rewards and slashes, and the members that have to leave."""
+
+    members: tuple[MemberState, ...]
+    pool_left: int
+    escrow: int
+    slashes: tuple[Slash, ...]
+    removed: tuple[Change, ...]
+
+
+def _settle_money(state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash]) -> _Accounting:
+    """Pay and slash.
+
+    A slash takes at most the stake, the member's own part first. Of that a tenth goes to the relayer and the rest into
+    the escrow; what delegators lose is gone. In FLock's historic form nine tenths return to the pool instead. Who keeps
+    less than half of what its slots cost has to leave.
+    """
     members = [
         replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)
     ]
-    pool_left = state.pool_left - (sum(rewards.values()) if state.terms.solvent else 0)
-    done = []
+    solvent = state.terms.solvent
+    pool_left = state.pool_left - (sum(rewards.values()) if solvent else 0)
+    escrow, roster = state.escrow, state.roster.settled(state.epoch)
+    done, removed = [], list[Change]()
     for slash in slashes:
         before = members[slash.member]
         amount = min(slash.amount, before.stake)
-        members[slash.member] = replace(before, stake=before.stake - amount, slashed=before.slashed + amount)
-        pool_left += amount - amount * RELAYER_SHARE_BP // 10_000
+        own = min(amount, before.stake - before.delegated)
+        after = replace(
+            before,
+            stake=before.stake - amount,
+            slashed=before.slashed + amount,
+            delegated=before.delegated - (amount - own),
+        )
+        members[slash.member] = after
+        kept = own - own * RELAYER_SHARE_BP // 10_000
+        pool_left, escrow = (pool_left, escrow + kept) if solvent else (pool_left + kept, escrow)
         done.append(replace(slash, amount=amount))
-    return tuple(members), pool_left, tuple(done)
+        removed += _removed(state, roster.announced(removed), slash.member, after)
+    return _Accounting(tuple(members), pool_left, escrow, tuple(done), tuple(removed))
+
+
+def _removed(state: TaskState, roster: Roster, number: int, member: MemberState) -> list[Change]:
+    """The leave of a member whose stake is below half of what its slots cost; none if it would count too late."""
+    epoch = due_epoch(state.epoch, state.terms.max_unsettled)
+    if 2 * member.stake >= member.slots * state.terms.min_stake or epoch > state.terms.num_epochs:
+        return []
+    return [Change(number, member.slots, epoch, leaves=True)] if roster.stays(number) else []
 
 
 @computed_once
@@ -181,7 +215,7 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
     rewards = get_mechanism(state.terms.mechanism).rewards(outcome, accepted)
     assert sum(rewards.values()) <= outcome.budget
     due = [*state.carried, *_new_slashes(outcome, accepted, inbox)]
-    members, pool_left, slashes = _settle_money(state, rewards, due[:MAX_SLASHES])
+    money = _settle_money(state, rewards, due[:MAX_SLASHES])
     reveals = {voter: ballot.reveal for voter, ballot in opened_ballots_b(state, inbox).items()}
     digest = reveals_digest(reveals)
     candidate = outcome.candidate.candidate
@@ -201,10 +235,12 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         accepted=accepted,
         adapter=candidate if accepted and candidate else state.adapter,
         rewards=rewards,
-        slashes=slashes,
+        slashes=money.slashes,
         carried=tuple(due[MAX_SLASHES:]),
-        members=members,
-        pool_left=pool_left,
+        removed=money.removed,
+        members=money.members,
+        pool_left=money.pool_left,
+        escrow=money.escrow,
     )
 
 
@@ -226,7 +262,10 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         pool_left=record.pool_left,
         previous_report=report_hash,
         previous_record=record.digest,
+        roster=state.roster.settled(state.epoch).announced(record.removed),
         carried=record.carried,
+        escrow=record.escrow,
+        num_changes=state.num_changes + len(record.removed),
     )
 
 

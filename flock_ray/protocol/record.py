@@ -9,10 +9,11 @@ from functools import cached_property
 from flock_ray.protocol.encoding import Json, canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.roles import Roles
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Slash
 from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
 
-SCHEMA = "flock_ray/record/1"
+SCHEMA = "flock_ray/record/2"
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class Record:
         adapter: hash of the global adapter after the epoch.
         rewards: {member: wei} of this epoch.
         slashes: what the report carries, in order; carried: what is left for the next report.
+        removed: leaves of members whose stake slashes brought below half of what their slots cost.
         members: every member's money after the epoch.
         pool_left: wei after the epoch.
+        escrow: wei of slashed own stake after the epoch.
     """
 
     task: bytes
@@ -47,8 +50,10 @@ class Record:
     rewards: Mapping[int, int]
     slashes: tuple[Slash, ...]
     carried: tuple[Slash, ...]
+    removed: tuple[Change, ...]
     members: tuple[MemberState, ...]
     pool_left: int
+    escrow: int
 
     @property
     def leaves(self) -> tuple[tuple[str, int], ...]:
@@ -90,9 +95,14 @@ class Record:
             "rewards": [[member, wei] for member, wei in sorted(self.rewards.items())],
             "slashes": [slash.json() for slash in self.slashes],
             "carried": [slash.json() for slash in self.carried],
-            "members": [[member.account, member.stake, member.earned, member.slashed] for member in self.members],
+            "removed": [[change.member, change.epoch] for change in self.removed],
+            "members": [
+                [member.account, member.stake, member.delegated, member.earned, member.slashed]
+                for member in self.members
+            ],
             "leaves": [list(leaf) for leaf in self.leaves],
             "pool_left": self.pool_left,
+            "escrow": self.escrow,
         }
         return canonical_json(value)
 

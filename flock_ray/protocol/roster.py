@@ -34,8 +34,11 @@ class Change:
 
 
 def due_epoch(last_settled: int, max_unsettled: int) -> int:
-    """First epoch that a change requested now can affect: the first one that nobody can be training yet."""
-    return last_settled + max_unsettled + 2
+    """First epoch that a change requested now can affect: nobody can be training it yet, or know its seed.
+
+    The epochs up to `last_settled + max_unsettled + 1` may be over, and their reveals give the seed of the next one.
+    """
+    return last_settled + max_unsettled + 3
 
 
 def founders(slots: Iterable[int]) -> tuple[Slot, ...]:
@@ -67,6 +70,15 @@ class Roster:
     slots: tuple[Slot, ...]
     waiting: tuple[Change, ...] = ()
 
+    def announced(self, changes: Iterable[Change]) -> Roster:
+        """The roster with more changes pending."""
+        return Roster(self.slots, (*self.waiting, *changes))
+
+    def stays(self, member: int) -> bool:
+        """Whether a member holds slots and has not asked, or been made, to leave."""
+        leaves = any(change.member == member and change.leaves for change in self.waiting)
+        return not leaves and any(owner == member for owner, _ in self.slots)
+
     @property
     def owners(self) -> tuple[int, ...]:
         """Member of each slot."""
@@ -88,8 +100,7 @@ class Roster:
     def at(self, last_settled: int, epoch: int) -> Roster:
         """The slots of a later epoch, if every epoch until then is settled.
 
-        They are final up to epoch `last_settled + max_unsettled + 1`, the last one that may be training already: later
-        requests do not change them.
+        They are final up to epoch `last_settled + max_unsettled + 2`: later requests do not change them.
 
         Args:
             last_settled: number of the last settled or abandoned epoch.

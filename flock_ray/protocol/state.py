@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from flock_ray.protocol.encoding import Json, canonical_json, to_hex
-from flock_ray.protocol.hashing import sha256, tagged
+from flock_ray.protocol.hashing import ZERO, sha256, tagged
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.roles import Roles, roles
+from flock_ray.protocol.roster import Roster, founders
 
 MAX_SLASHES = 16
 RELAYER_SHARE_BP = 1_000
@@ -24,6 +25,7 @@ class Terms:
             are not in it.
         base_model: hash of the frozen base model.
         num_voters: V; num_proposers: P.
+        max_unsettled: epochs that settlement may lag behind training; changes of members count after as many and two.
         mechanism: `marginal`, `flock` or `open`.
         quantile_bp: kappa; band_z_bp: z of the acceptance band.
         harmful_factor: a score below -factor * band is harmful.
@@ -38,6 +40,7 @@ class Terms:
     num_epochs: int
     num_voters: int
     num_proposers: int
+    max_unsettled: int
     pool: int
     min_stake: int
     mechanism: str
@@ -58,10 +61,6 @@ class Terms:
             value = getattr(self, item.name)
             values[item.name] = to_hex(value) if isinstance(value, bytes) else value
         return sha256(canonical_json(values))
-
-    def task_id(self, run_seed: int) -> bytes:
-        """The task's id: H(terms, run seed)."""
-        return tagged("flock_ray/task/1", self.digest(), run_seed)
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ class MemberState:
         stake: what slashes have left of its stake.
         earned: cumulative rewards, which only grow.
         slashed: cumulative slashes.
+        delegated: the part of `stake` that is its delegators'; a slash takes its own part first.
     """
 
     account: str
@@ -100,6 +100,7 @@ class MemberState:
     stake: int
     earned: int = 0
     slashed: int = 0
+    delegated: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ class TaskState:
         seed: of that epoch.
         adapter: hash of the global adapter.
         pool_left: wei not yet committed.
+        escrow: wei of own stake that slashes took, which nobody is paid from.
+        roster: slots of the last settled epoch, and the changes that wait.
+        num_changes: changes of the members so far, those that wait included.
         previous_report, previous_record: hashes, zero before the first epoch.
         carried: slashes that did not fit into earlier reports.
     """
@@ -137,12 +141,23 @@ class TaskState:
     pool_left: int
     previous_report: bytes
     previous_record: bytes
+    roster: Roster
     carried: tuple[Slash, ...] = ()
+    escrow: int = 0
+    num_changes: int = 0
+
+    @classmethod
+    def first(
+        cls, terms: Terms, scope: Scope, members: tuple[MemberState, ...], seed: bytes, adapter: bytes
+    ) -> TaskState:
+        """The state of epoch 1."""
+        roster = Roster(founders(member.slots for member in members))
+        return cls(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO, roster)
 
     @property
     def slot_owners(self) -> tuple[int, ...]:
-        """Member of each slot, in registration order."""
-        return tuple(number for number, member in enumerate(self.members) for _ in range(member.slots))
+        """Member of each slot of the next epoch."""
+        return self.roster.settled(self.epoch).owners
 
     @cached_property
     def roles(self) -> Roles:
@@ -161,5 +176,5 @@ class TaskState:
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch has run."""
-        return self.epoch > self.terms.num_epochs
+        """Whether every epoch has run, or too few slots are left for another."""
+        return self.epoch > self.terms.num_epochs or len(self.slot_owners) <= self.terms.num_voters

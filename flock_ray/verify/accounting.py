@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from flock_ray.protocol.roster import Change, Roster
 from flock_ray.protocol.state import MAX_SLASHES, MemberState, Slash, TaskState
 from flock_ray.verify.draw import Seats
+from flock_ray.verify.membership import Removals, slots_of
 from flock_ray.verify.scores import Candidate, Consensus, Verdict
 
 MILLION = 10**6
 RELAYER_PART = 10
-"""One tenth of a slash goes to the report's relayer, the rest to the pool."""
+"""One tenth of what a slash takes of own stake goes to the report's relayer."""
 
 
 @dataclass(frozen=True)
@@ -137,27 +139,54 @@ class Accounting:
     """The money after an epoch.
 
     Attributes:
+        escrow: own stake that slashes took so far, less the relayers' parts.
         slashes: the slashes in the report, clamped to the stakes; carried: those that did not fit into it.
+        roster: slots of the epoch, and the changes that wait; removed: those that the slashes brought about.
     """
 
     members: tuple[MemberState, ...]
     pool_left: int
+    escrow: int
     slashes: tuple[Slash, ...]
     carried: tuple[Slash, ...]
+    roster: Roster
+    removed: tuple[Change, ...]
 
 
 def settle_accounts(state: TaskState, rewards: Mapping[int, int], new: list[Slash]) -> Accounting:
-    """Pay and slash: carried slashes first, at most MAX_SLASHES per report, none above the remaining stake."""
+    """Pay and slash: carried slashes first, at most MAX_SLASHES per report, none above the remaining stake.
+
+    Nine tenths of what a member loses of its own go into the escrow, in FLock's historic form back to the pool.
+    """
     waiting = [*state.carried, *new]
     members = [
         replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)
     ]
-    pool = state.pool_left - (sum(rewards.values()) if state.terms.solvent else 0)
-    taken = []
+    taken, in_all = [], 0
+    removals = Removals(state)
     for slash in waiting[:MAX_SLASHES]:
         member = members[slash.member]
         amount = min(slash.amount, member.stake)
-        members[slash.member] = replace(member, stake=member.stake - amount, slashed=member.slashed + amount)
-        pool += amount - amount // RELAYER_PART
+        delegated = min(member.delegated, member.stake - amount)
+        own = amount - (member.delegated - delegated)
+        members[slash.member] = replace(
+            member, stake=member.stake - amount, slashed=member.slashed + amount, delegated=delegated
+        )
+        in_all += own - own // RELAYER_PART
         taken.append(replace(slash, amount=amount))
-    return Accounting(tuple(members), pool, tuple(taken), tuple(waiting[MAX_SLASHES:]))
+        removals.look_at(slash.member, member.stake - amount)
+    roster = slots_of(state)
+    pool, escrow = state.pool_left, state.escrow
+    if state.terms.solvent:
+        pool, escrow = pool - sum(rewards.values()), escrow + in_all
+    else:
+        pool += in_all
+    return Accounting(
+        tuple(members),
+        pool,
+        escrow,
+        tuple(taken),
+        tuple(waiting[MAX_SLASHES:]),
+        Roster(roster.slots, (*roster.waiting, *removals.changes)),
+        tuple(removals.changes),
+    )

@@ -21,7 +21,7 @@ from flock_ray.verify.folder import MAX_JOURNAL, RunFolder
 from flock_ray.verify.genesis import TaskGenesis
 from flock_ray.verify.report import Report
 
-CLOSED = 3
+CLOSED = 4
 _TIES = (
     ("FlockToken", "minter", "EmissionController"),
     ("EmissionController", "token", "FlockToken"),
@@ -39,7 +39,7 @@ _TIES = (
     ("StakeVault", "registry", "TaskRegistry"),
     ("StakeVault", "distributor", "RewardDistributor"),
 )
-_EMPTY = ("delegated", "ownThawing", "thawing", "locked", "operatorRewards")
+_EMPTY = ("delegated", "ownThawing", "thawing", "ownLocked", "delegatedLocked", "operatorRewards")
 _BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -123,11 +123,12 @@ class ChainCheck:
             "maxSkips": alliance.get("spare_reveals"),
             "endShareBps": 0,
             "epochDeadline": chain.get("epoch_deadline"),
+            "joinWindow": chain.get("epoch_deadline"),
             "fixedGenesis": not genesis.on_rpc,
         }
         require_equal(info["terms"], expected, "terms on chain")
+        require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
         require_equal(info["numMembers"], len(state.members), "number of members on chain")
-        require_equal(info["numChanges"], 0, "members that joined or left while the task ran")
         for number, member in enumerate(state.members):
             on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
             member_terms = {
@@ -138,6 +139,9 @@ class ChainCheck:
             require_equal(on_chain, member_terms, f"member {number} on chain")
             staked = self._single_log("TaskRegistry", "Joined", self._task, _topic(member.account))
             require_equal(int.from_bytes(staked[1][32:64], "big"), member.stake, f"stake of member {number} on chain")
+            locked = self._single_log("StakeVault", "Locked", self._task, _topic(member.account))
+            delegated = int.from_bytes(locked[1][32:64], "big")
+            require_equal(delegated, member.delegated, f"delegated stake of member {number} on chain")
         require_equal(
             to_hex(self._single_log("TaskRegistry", "Started", self._task)[1][:32]),
             to_hex(state.seed),
@@ -194,11 +198,15 @@ class ChainCheck:
             "lastReport": to_hex(report.hash if report else ZERO),
             "seed": to_hex(following.seed),
             "poolLeft": 0,
+            "escrow": 0,
+            "numChanges": following.num_changes,
             "skips": last - (report.epoch if report else 0),
         }
         require_equal(self._info(), expected, "task on chain")
         refund = int.from_bytes(self._single_log("TaskRegistry", "TaskClosed", self._task)[1], "big")
         require_equal(refund, following.pool_left, "refund to the creator")
+        sunk = [int.from_bytes(data, "big") for _, data in self._logs("RewardDistributor", "Sunk", self._task)]
+        require_equal(sunk, [following.escrow] if following.escrow else [], "escrow that went to the sink")
 
     def wallets(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
         """No member claimed more than it earned; on a replayed chain, every token is accounted for."""
@@ -225,13 +233,17 @@ class ChainCheck:
             require_equal(owned, genesis.balance_after(number, member), f"tokens of member {number} at the end")
             in_all, in_vault = in_all + owned, in_vault + stake
         relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
+        sunk = self._balance(bytes.fromhex(str(self._read("TaskRegistry", "sink"))[2:]))
+        require_equal(sunk, following.escrow, "tokens of the sink")
         creator = self._balance(bytes.fromhex(self._info()["creator"][2:]))
         require_equal(self._balance(genesis.relayer), relayed, "tokens of the relayer")
         for name in ("TaskRegistry", "RewardDistributor"):
             require_equal(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
         require_equal(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
         require_equal(creator, following.pool_left, "tokens of the creator")
-        require_equal(self._read("FlockToken", "totalSupply"), in_all + relayed + creator, "tokens of all together")
+        require_equal(
+            self._read("FlockToken", "totalSupply"), in_all + relayed + creator + sunk, "tokens of all together"
+        )
 
     def _info(self) -> dict[str, Any]:
         return self._struct("TaskRegistry", "taskInfo", self._task)

@@ -10,6 +10,7 @@ from functools import cached_property
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.hashing import keccak, tag, tagged, word
 from flock_ray.protocol.state import TaskState
+from flock_ray.verify.membership import slots_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def seats_of(state: TaskState) -> Seats:
     Raises:
         VerificationError: there are fewer than V + 1 slots.
     """
-    owners = [number for number, member in enumerate(state.members) for _ in range(member.slots)]
+    owners = [member for member, _ in slots_of(state).slots]
     num_voters = state.terms.num_voters
     if len(owners) <= num_voters:
         raise VerificationError(f"{len(owners)} slots are too few for {num_voters} voters and a proposer")

@@ -56,7 +56,7 @@ class Replay:
         """The record as a JSON value."""
         state, consensus = self.state, self.candidate.consensus
         return {
-            "schema": "flock_ray/record/1",
+            "schema": "flock_ray/record/2",
             "task": to_hex(state.scope.task),
             "epoch": state.epoch,
             "seed": to_hex(state.seed),
@@ -87,11 +87,14 @@ class Replay:
             "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],
             "slashes": [slash.json() for slash in self.accounting.slashes],
             "carried": [slash.json() for slash in self.accounting.carried],
+            "removed": [[change.member, change.epoch] for change in self.accounting.removed],
             "members": [
-                [member.account, member.stake, member.earned, member.slashed] for member in self.accounting.members
+                [member.account, member.stake, member.delegated, member.earned, member.slashed]
+                for member in self.accounting.members
             ],
             "leaves": [list(leaf) for leaf in self.leaves],
             "pool_left": self.accounting.pool_left,
+            "escrow": self.accounting.escrow,
         }
 
     @cached_property
@@ -133,6 +136,9 @@ class Replay:
             previous_report=report_hash,
             previous_record=sha256(self.record),
             carried=self.accounting.carried,
+            roster=self.accounting.roster,
+            escrow=self.accounting.escrow,
+            num_changes=self.state.num_changes + len(self.accounting.removed),
         )
 
 

@@ -10,7 +10,7 @@ from flock_ray.aggregation.registry import RULES
 from flock_ray.codec.registry import CODECS
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
-from flock_ray.protocol.hashing import ZERO, sha256
+from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.verify.compare import require, require_equal
@@ -33,6 +33,7 @@ class TaskGenesis:
     Attributes:
         state: of epoch 1.
         domain: chain and contracts that signatures are bound to.
+        creator: 20-byte account that created the task.
         relayer: 20-byte account that the reports name.
         token, task, vault: 20-byte addresses of the other contracts; None without a chain.
         balances: wei that each member owned before it joined, in its wallet and as its own stake in the vault.
@@ -42,6 +43,7 @@ class TaskGenesis:
 
     state: TaskState
     domain: SigningDomain
+    creator: bytes
     relayer: bytes
     token: bytes | None
     task: bytes | None
@@ -61,6 +63,23 @@ class TaskGenesis:
         chain = _part(self.config, "chain")
         return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
 
+    @property
+    def task_id(self) -> bytes:
+        """Id of the task: keccak(tag, keccak(creator, all terms that the contract holds), seed of the run)."""
+        terms, alliance, chain = self.state.terms, _part(self.config, "alliance"), _part(self.config, "chain")
+        run_seed, deadline = self.config.get("seed"), chain.get("epoch_deadline")
+        counts = (
+            terms.pool, terms.min_stake, alliance.get("slots_per_member"), terms.num_voters, terms.num_proposers,
+            alliance.get("num_members"), alliance.get("num_members"), terms.num_epochs, terms.max_unsettled,
+            alliance.get("spare_reveals"), 0, deadline, deadline, int(not self.on_rpc), run_seed,
+        )  # fmt: skip
+        known = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]
+        require(len(known) == len(counts), "config.yaml lacks a number that the task's id is made of")
+        *held, seed = known
+        hashes = terms.digest() + self.state.adapter + ZERO
+        agreed = keccak(self.creator.rjust(32, b"\0") + hashes + b"".join(map(word, held)))
+        return keccak(tag("flock_ray/task/2") + agreed + genesis_seed(seed))
+
     def balance_after(self, number: int, money: MemberState) -> int:
         """Tokens that a member owns, in its wallet and the vault, once it has claimed all of `money`, wei."""
         return self.balances[number] - self.state.members[number].stake + money.stake + money.earned
@@ -70,7 +89,7 @@ class TaskGenesis:
         """SHA-256 of everything that the members agreed on before the first epoch, their accounts included."""
         state = self.state
         value: dict[str, Json] = {
-            "schema": "flock_ray/anchor/1",
+            "schema": "flock_ray/anchor/2",
             "chain_id": self.domain.chain_id,
             "settlement": to_hex(self.domain.settlement),
             "distributor": to_hex(self.domain.distributor),
@@ -79,7 +98,8 @@ class TaskGenesis:
             "seed": to_hex(state.seed),
             "adapter": to_hex(state.adapter),
             "members": [
-                [member.account, member.slots, to_hex(member.chain_tip), member.stake] for member in state.members
+                [member.account, member.slots, to_hex(member.chain_tip), member.stake, member.delegated]
+                for member in state.members
             ],
         }
         return sha256(canonical_json(value))
@@ -107,18 +127,19 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     terms = _terms(value["terms"])
     scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
     members = tuple(
-        MemberState(str(account), _count(slots), from_hex(tip), _count(stake))
-        for account, slots, tip, stake in value["members"]
+        MemberState(str(account), _count(slots), from_hex(tip), _count(stake), delegated=_count(delegated))
+        for account, slots, tip, stake, delegated in value["members"]
     )
     adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
     contracts = {name: bytes.fromhex(text[2:]) for name, text in value["contracts"].items()}
-    state = TaskState(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO)
+    state = TaskState.first(terms, scope, members, seed, adapter)
     configuration = {str(name): str(text) for name, text in value["configuration"].items()}
     if contracts:
         require_equal(contracts["settlement"], scope.contract, "task.json contracts.settlement")
     return TaskGenesis(
         state,
         SigningDomain(scope.chain_id, scope.contract, contracts.get("distributor", bytes(20))),
+        from_hex(value["creator"].lower(), 20),
         from_hex(value["relayer"].lower(), 20),
         contracts.get("token"),
         contracts.get("task"),
@@ -166,6 +187,7 @@ def _check(genesis: TaskGenesis) -> None:
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
     require(len({member.account for member in members}) == len(members), "an account is a member twice")
     require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
+    require(all(member.delegated <= member.stake for member in members), "delegators back more than a member's stake")
     require(len(genesis.balances) == len(members), "task.json has the balances of more or fewer members")
     for number, member in enumerate(members):
         require_equal(member.stake, member.slots * terms.min_stake, f"stake of member {number} in task.json")
@@ -177,7 +199,9 @@ def _check(genesis: TaskGenesis) -> None:
     run_seed = config.get("seed")
     require(is_count(run_seed), "config.yaml names no seed")
     assert isinstance(run_seed, int)
-    require_equal(to_hex(state.scope.task), to_hex(terms.task_id(run_seed)), "task id of these terms and this seed")
+    require_equal(
+        to_hex(state.scope.task), to_hex(genesis.task_id), "task id of this creator, these terms and this seed"
+    )
     if not genesis.on_rpc:
         require_equal(to_hex(state.seed), to_hex(genesis_seed(run_seed)), "seed of epoch 1")
     _check_config(genesis)
@@ -201,6 +225,7 @@ def _check_config(genesis: TaskGenesis) -> None:
         "num_epochs": alliance.get("num_epochs"),
         "num_voters": alliance.get("num_voters"),
         "num_proposers": alliance.get("num_proposers"),
+        "max_unsettled": alliance.get("max_unsettled"),
         "pool": alliance.get("pool"),
         "min_stake": alliance.get("min_stake"),
         "band_floor": alliance.get("band_floor"),

@@ -18,6 +18,7 @@ from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.genesis import TaskGenesis, read_genesis
+from flock_ray.verify.membership import slots_of
 from flock_ray.verify.message_set import open_message
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
@@ -60,7 +61,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     payloads = Payloads(folder, config["codec.name"], _max_abs(config))
     epochs: list[SettledEpoch] = []
     abandoned: list[TaskState] = []
-    while state.epoch <= terms.num_epochs:
+    while state.epoch <= terms.num_epochs and len(slots_of(state).slots) > terms.num_voters:
         if _is_abandoned(folder, genesis, state.epoch):
             state = skip(state)
             abandoned.append(state)

@@ -15,14 +15,14 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import report_hash
-from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, GENESIS_TIME
+from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, GENESIS_TIME, SECONDS_PER_EPOCH
 from flock_ray.chain.epoch_report import ReportedSlash
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.merkle import reward_leaf
-from flock_ray.chain.values import TaskStatus, TxContext
+from flock_ray.chain.values import COMMISSION_DELAY, SINK, VAULT_EPOCH, TaskStatus, TxContext
 from flock_ray.errors import ChainError, ConfigError, FundsError, RunDirectoryError, WrongChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.world import SUPPLY, TASK, TOKEN, World, spec
+from tests.chain.world import SUPPLY, TOKEN, World, spec
 
 pytestmark = pytest.mark.chain
 
@@ -31,14 +31,14 @@ def total(world: World) -> int:
     """Tokens of everybody who can have any."""
     info = world.client.info()
     contracts = [info.token, info.task, info.settlement, info.distributor, info.vault]
-    accounts = [world.creator.address, info.relayer, *contracts]
+    accounts = [world.creator.address, info.relayer, SINK, *contracts]
     return sum(world.client.wallet_balances(accounts + [member.address for member in world.members]).values())
 
 
 def play(world: World) -> None:
     """A task from its creation to the last release; member 2 is slashed in epoch 1."""
     world.create()
-    view = world.client.task_view(TASK)
+    view = world.client.task_view(world.task)
     assert (view.status, view.pool_left, view.num_slots, len(view.members)) == (TaskStatus.RUNNING, 1_000 * TOKEN, 5, 5)
     assert [member.account for member in view.members] == [member.address for member in world.members]
     supply = world.client.total_supply()
@@ -49,22 +49,22 @@ def play(world: World) -> None:
     receipt = world.settle(first, seats=0b1110)
     assert world.client.settle(first, 0b1110, b"") == receipt
     assert total(world) == supply
-    view = world.client.task_view(TASK)
+    view = world.client.task_view(world.task)
     assert [member.stake // TOKEN for member in view.members] == [3_000, 3_000, 2_700, 3_000, 3_000]
     assert view.last_settled == 1 and view.last_report == report_hash(first) and view.committed == first.rewards_total
-    assert view.pool_left == 1_000 * TOKEN - first.rewards_total + 270 * TOKEN
+    assert (view.pool_left, view.escrow) == (1_000 * TOKEN - first.rewards_total, 270 * TOKEN)
     assert world.client.wallet_balances([first.relayer])[first.relayer] == 30 * TOKEN
     claim(world, 0, world.earned)
 
     world.earned = {account: amount + 50 * TOKEN for account, amount in world.earned.items()}
     second, _ = world.report()
     world.settle(second)
-    view = world.client.task_view(TASK)
+    view = world.client.task_view(world.task)
     assert (view.status, view.pool_left, view.rewards_root) == (TaskStatus.CLOSED, 0, second.rewards_root)
     assert world.client.settle(second, 0b1111, b"") == world.client.settle(second, 0b1111, b"")
     for i in range(5):
         claim(world, i, world.earned)
-        world.do(world.members[i], lambda s, c: transactions.release(s, c, TASK, s.address))
+        world.do(world.members[i], lambda s, c: transactions.release(s, c, world.task, s.address))
     owned = world.client.balances([member.address for member in world.members])
     stakes = [3_000, 3_000, 2_700, 3_000, 3_000]
     assert list(owned.values()) == [(stake + 80) * TOKEN + i for i, stake in enumerate(stakes)]
@@ -78,8 +78,8 @@ def claim(world: World, member: int, earned: dict[str, int], to_pool: bool = Fal
     signer = world.members[member]
     amount = earned[signer.address]
     _, tree = world.report(earned)
-    proof = tree.proof(reward_leaf(world.domain, TASK, signer.address, amount))
-    world.do(signer, lambda s, c: transactions.claim(s, c, TASK, signer.address, amount, proof, to_pool))
+    proof = tree.proof(reward_leaf(world.domain, world.task, signer.address, amount))
+    world.do(signer, lambda s, c: transactions.claim(s, c, world.task, signer.address, amount, proof, to_pool))
 
 
 def blocks(run_dir: Path) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_the_life_of_a_task_is_the_same_in_every_run(backend: str, tmp_path: Pat
         world = World(spec(backend), tmp_path / run)
         world.deploy()
         play(world)
-        state, info = world.client.task_view(TASK), world.client.info()
+        state, info = world.client.task_view(world.task), world.client.info()
         raws = [bytes.fromhex(block["raw"]) for block in blocks(tmp_path / run)]
         receipts = world.client.broadcast(raws, 2)
         world.client.close()
@@ -101,7 +101,7 @@ def test_the_life_of_a_task_is_the_same_in_every_run(backend: str, tmp_path: Pat
 
     contracts = {"token": info.token, "task": info.task, "settlement": info.settlement}
     again = ChainClient(replace(spec("auto"), **contracts), str(tmp_path / "one"))
-    assert (again.task_view(TASK), again.info()) == (state, info)
+    assert (again.task_view(world.task), again.info()) == (state, info)
     assert again.broadcast(raws, 2) == receipts
     assert blocks(tmp_path / "one") == blocks(tmp_path / "two")
     again.close()
@@ -117,17 +117,15 @@ def test_eight_members_are_set_up_within_three_seconds(tmp_path: Path) -> None:
 
 
 def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
-    world.create(task=keccak(b"another"))
-    missing, other, member = keccak(b"no such task"), keccak(b"another"), world.members[0]
-    terms = world.client.task_view(keccak(b"another")).terms
-    huge = replace(terms, pool=2 * 10**24 + 1, join_deadline=terms.join_deadline + 10**6)
+    other, missing, member = world.create(), keccak(b"no such task"), world.members[0]
+    huge = replace(world.client.task_view(other).terms, pool=2 * 10**24 + 1)
 
     def too_much(signer: Signer, context: TxContext) -> list[bytes]:
-        return transactions.create_task(signer, replace(context, token_balance=huge.pool), missing, huge, TASK)
+        return transactions.create_task(signer, replace(context, token_balance=huge.pool), huge, missing)
 
     cases = [
         (world.creator, lambda s, c: transactions.start(s, c, missing), r"WrongStatus\(expected=1, got=0\)"),
-        (member, lambda s, c: transactions.release(s, c, other, s.address), r"WrongStatus\(expected=3, got=2\)"),
+        (member, lambda s, c: transactions.release(s, c, other, s.address), r"WrongStatus\(expected=4, got=3\)"),
         (world.creator, too_much, r"PoolTooLarge\(maximum=20{24},"),
         (world.creator, lambda s, c: transactions.claim(s, c, missing, s.address, 1, []), r"InvalidProof\(task=0x"),
     ]  # fmt: skip
@@ -137,15 +135,15 @@ def test_reverts_are_told_by_the_contracts_errors(world: World) -> None:
 
 
 def test_a_stake_below_the_minimum_is_a_question_of_funds(world: World) -> None:
-    world.create(task=keccak(b"another"))
     member = world.members[0]
-    terms = replace(world.client.task_view(keccak(b"another")).terms, pool=0)
-    world.do(world.creator, lambda s, c: transactions.create_task(s, c, TASK, terms, TASK))
+    terms, creator = replace(world.client.task_view(world.create()).terms, pool=0), world.creator.address
+    task, seed = terms.task_id(creator, keccak(b"seed")), keccak(b"seed")
+    world.do(world.creator, lambda s, c: transactions.create_task(s, c, terms, seed))
     world.do(world.creator, lambda s, c: transactions.transfer(s, c, [(member.address, 10 * TOKEN)]))
     with pytest.raises(
         FundsError, match=r"InsufficientStake\(required=3000000000000000000000, given=10000000000000000000\)"
     ):
-        world.do(member, lambda s, c: transactions.join(s, c, TASK, 10 * TOKEN, TASK, 1))
+        world.do(member, lambda s, c: transactions.join(s, c, task, 10 * TOKEN, seed, terms.digest(creator), 1))
 
 
 def test_a_member_with_delegators_is_paid_through_its_pool(world: World) -> None:
@@ -158,37 +156,44 @@ def test_a_member_with_delegators_is_paid_through_its_pool(world: World) -> None
 
     world.do(world.creator, lambda s, c: transactions.transfer(s, c, [(delegator.address, 1_000 * TOKEN)]))
     act(operator, "StakeVault", vault, "setAcceptance", True)
+    act(operator, "StakeVault", vault, "addCreator", world.creator.address)
     act(delegator, "FlockToken", token, "approve", vault, 1_000 * TOKEN)
     act(delegator, "StakeVault", vault, "delegate", operator.address, 1_000 * TOKEN)
+    world.epoch = COMMISSION_DELAY * VAULT_EPOCH // SECONDS_PER_EPOCH + 1  # its pool serves the creator from now on
+    world.do(world.creator, lambda s, c: transactions.transfer(s, c, [(operator.address, 1_000 * TOKEN)]))
+    act(operator, "FlockToken", token, "approve", vault, 1_000 * TOKEN)
+    act(operator, "StakeVault", vault, "stake", 1_000 * TOKEN)
     assert world.client.context(operator.address).free_stake == 1_000 * TOKEN
+    assert world.client.context(operator.address, world.creator.address).free_stake == 2_000 * TOKEN
     world.create()
     addresses = [member.address for member in world.members]
-    assert world.client.task_view(TASK).members[0].stake == 3_000 * TOKEN
-    assert world.client.wallet_balances(addresses[:2]) == dict(zip(addresses, (1_000 * TOKEN, 0), strict=False))
-    assert world.client.balances(addresses) == dict.fromkeys(addresses, 3_000 * TOKEN)
-    assert world.client.paid_to_pool(TASK, addresses) == {operator.address}
-    assert world.client.context(operator.address).free_stake == 0
+    member = world.client.task_view(world.task).members[0]
+    assert (member.stake, member.delegated) == (3_000 * TOKEN, 1_000 * TOKEN)  # of 2,000 and 1,000 that are free
+    assert world.client.wallet_balances(addresses[:2]) == dict(zip(addresses, (2_000 * TOKEN, 0), strict=False))
+    assert world.client.paid_to_pool(world.task, addresses) == {operator.address}
+    assert world.client.context(operator.address, world.creator.address).free_stake == 0
 
     world.earned = {address: 30 * TOKEN for address in addresses}
-    world.settle(
-        world.report(slashes=[ReportedSlash(0, 2_500 * TOKEN)])[0]
-    )  # all its own, and a half of its delegator's
+    world.settle(world.report(slashes=[ReportedSlash(0, 2_500 * TOKEN)])[0])  # its own, and half of its delegator's
+    assert world.client.task_view(world.task).escrow == 1_800 * TOKEN
+    assert world.client.wallet_balances([SINK])[SINK] == 500 * TOKEN
     world.settle(world.report()[0])
+    assert world.client.wallet_balances([SINK])[SINK] == 2_300 * TOKEN
     with pytest.raises(ChainError, match=rf"reverted: PaidToPool\(account={operator.address.lower()}\)"):
         claim(world, 0, world.earned)
     claim(world, 0, world.earned, to_pool=True)
-    assert world.client.claimed(TASK, addresses[:2]) == dict(zip(addresses, (30 * TOKEN, 0), strict=False))
-    assert world.client.wallet_balances([operator.address])[operator.address] == 1_000 * TOKEN
-    assert world.client.balances(addresses)[operator.address] == 1_030 * TOKEN  # a delegation earns from tomorrow on
-    assert world.client.releasable(TASK)
-    world.do(delegator, lambda s, c: transactions.release(s, c, TASK, operator.address))
-    assert world.client.context(operator.address).free_stake == 500 * TOKEN
+    assert world.client.claimed(world.task, addresses[:2]) == dict(zip(addresses, (30 * TOKEN, 0), strict=False))
+    earned = world.client._read("StakeVault", vault, "pendingRewards", operator.address, delegator.address)[0]
+    assert earned + 1 >= 30 * TOKEN  # all stake that is left in the pool
+    assert world.client.releasable(world.task)
+    world.do(delegator, lambda s, c: transactions.release(s, c, world.task, operator.address))
+    assert world.client._read("StakeVault", vault, "lockOf", world.task, operator.address) == ((0, 0),)
 
 
 def test_a_transaction_for_another_chain_is_refused(world: World) -> None:
     context = replace(world.client.context(world.creator.address), chain_id=1)
     with pytest.raises(WrongChainError, match="signed for chain id 1, this chain is"):
-        world.client.broadcast(transactions.start(world.creator, context, TASK), 0)
+        world.client.broadcast(transactions.start(world.creator, context, keccak(b"task")), 0)
 
 
 def test_before_the_contracts_are_there(tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_before_the_contracts_are_there(tmp_path: Path) -> None:
     assert client.timestamp() == GENESIS_TIME
     assert client.context(info.relayer).nonce == 0
     with pytest.raises(ChainError, match="not deployed yet"):
-        client.task_view(TASK)
+        client.task_view(keccak(b"task"))
     client.close()
     client.close()
 

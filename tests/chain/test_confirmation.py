@@ -24,7 +24,7 @@ from flock_ray.chain.keys import run_signer
 from flock_ray.chain.outbox import Outbox, State, intent_id
 from flock_ray.chain.transactions import max_fee_of
 from flock_ray.errors import ChainError
-from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
+from tests.chain.world import RUN_SEED, TOKEN, World, spec
 
 pytestmark = pytest.mark.anvil
 ALL = 0b1111
@@ -40,7 +40,7 @@ def mined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("FLOCK_RAY_RELAYER_KEY", RELAYER._key.to_hex())
     world = World(spec("rpc", url=process.url), tmp_path)
     world.deploy()
-    world.create(join_deadline=world.client.timestamp() + 1_000)
+    world.create()
     world.earned = {member.address: TOKEN for member in world.members}
     yield world
     world.client.close()
@@ -70,9 +70,9 @@ def test_a_settlement_that_was_taken_back_is_sent_again_as_it_was(mined: World, 
     second, _ = mined.report()
     signatures = mined.sign(second, ALL)
     ask(mined, "anvil_reorg", 1, [])
-    assert mined.client.task_view(TASK).last_settled == 0
+    assert mined.client.task_view(mined.task).last_settled == 0
     mined.client.settle(second, ALL, signatures)
-    assert mined.client.task_view(TASK).last_settled == 2
+    assert mined.client.task_view(mined.task).last_settled == 2
     again = mined.client.confirm()
     assert again[1].hash == receipt.hash and again[1].block_hash != receipt.block_hash
 
@@ -84,7 +84,7 @@ def test_a_new_process_needs_the_journal_alone(mined: World, tmp_path: Path) -> 
     ask(mined, "anvil_reorg", 1, [])
     mined.client = reopened(mined, tmp_path)
     assert mined.client.confirm()[1].hash == receipt.hash
-    assert mined.client.task_view(TASK).last_settled == 1
+    assert mined.client.task_view(mined.task).last_settled == 1
 
 
 def test_a_new_process_finishes_what_another_was_sending_again(mined: World, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_new_process_finishes_what_another_was_sending_again(mined: World, tmp
     ask(mined, "anvil_reorg", 1, [])
     mined.client = reopened(mined, tmp_path)
     assert mined.client.confirm()[1].hash == receipt.hash
-    assert mined.client.task_view(TASK).last_settled == 1
+    assert mined.client.task_view(mined.task).last_settled == 1
 
 
 def test_what_was_sent_needlessly_is_still_mined(mined: World, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.values import NOBODY
+from flock_ray.chain.values import NOBODY, SINK
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
 from tests.chaos.proxy import Proxy, fields_of
 from tests.waiting import PATIENCE
@@ -31,6 +31,7 @@ DEPLOYER, TREASURY, GUARDIAN, PROPOSER = (run_signer(3, f"member-{i}") for i in 
 SETTINGS = Settings(
     supply=1_000 * 10**18, treasury=TREASURY.address, guardian=GUARDIAN.address, delay=0,
     proposers=(PROPOSER.address,), executors=(NOBODY,), activation_delay=60, absence_bps=100, response_window=3_600,
+    grace=600, sink=SINK,
     evidence_window=7_200, vault_epoch=86_400, unbonding_epochs=7, commission_delay=8, min_delegation=10**15,
     daily=10**18, decay_bps=100, period_days=365, start=GENESIS_TIME, epoch_multiple=1,
 )  # fmt: skip

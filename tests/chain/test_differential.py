@@ -19,7 +19,7 @@ from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import next_seed, reveals_digest
 from tests.chain.test_eip712 import reports
 from tests.chain.vectors import account
-from tests.chain.world import TASK, World, spec
+from tests.chain.world import World, spec
 
 pytestmark = pytest.mark.chain
 
@@ -45,28 +45,28 @@ def settle_and_claim(world: World, gained: dict[str, int], revealed: dict[int, b
     report, tree = world.report()
     report = replace(report, reveals_digest=reveals_digest(revealed))
     world.settle(report)
-    assert world.client.task_view(TASK).seed == next_seed(report.seed, reveals_digest(revealed))
+    assert world.client.task_view(world.task).seed == next_seed(report.seed, reveals_digest(revealed))
 
-    leaves = {reward_leaf(world.domain, TASK, who, wei): who for who, wei in world.earned.items()}
+    leaves = {reward_leaf(world.domain, world.task, who, wei): who for who, wei in world.earned.items()}
     rng = random.Random(choice)  # what hypothesis draws may not depend on the examples before
     chosen = rng.sample(sorted(leaves), rng.randint(1, len(leaves)))
     ordered, proof, flags = tree.multiproof(chosen)
     accounts = [leaves[leaf] for leaf in ordered]
     amounts = [world.earned[who] for who in accounts]
-    many = contract("RewardDistributor").encode("claimMany", TASK, accounts, amounts, proof, flags)
-    before = world.client.claimed(TASK, list(world.earned))
+    many = contract("RewardDistributor").encode("claimMany", world.task, accounts, amounts, proof, flags)
+    before = world.client.claimed(world.task, list(world.earned))
     raws = [lambda s, c: [transactions.call(s, c, world.domain.distributor, many, 4_000_000)]]
     single = leaves[rng.choice(sorted(leaves))]
     expected = before | {who: world.earned[who] for who in accounts}
     if world.earned[single] > expected[single]:
-        own = tree.proof(reward_leaf(world.domain, TASK, single, world.earned[single]))
-        raws.append(lambda s, c: transactions.claim(s, c, TASK, single, world.earned[single], own))
+        own = tree.proof(reward_leaf(world.domain, world.task, single, world.earned[single]))
+        raws.append(lambda s, c: transactions.claim(s, c, world.task, single, world.earned[single], own))
         expected[single] = world.earned[single]
     for make in raws:
         world.do(world.creator, make)
-    assert world.client.claimed(TASK, list(world.earned)) == expected
+    assert world.client.claimed(world.task, list(world.earned)) == expected
     assert world.client.wallet_balances(list(world.earned)) == expected
-    view = world.client.task_view(TASK)
+    view = world.client.task_view(world.task)
     assert (view.committed, view.claimed) == (sum(world.earned.values()), sum(expected.values()))
 
 

@@ -42,12 +42,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def begin(world: World, slots: Sequence[int], num_epochs: int = 30) -> bytes:
     """A running task; its first members have so many slots."""
-    task = keccak(b"membership %d" % next(TASKS))
-    world.create(
-        task, slots, min_stake=STAKE, max_slots=3, num_voters=NUM_VOTERS, min_members=1, max_members=MEMBERS,
-        num_epochs=num_epochs, max_unsettled=MAX_UNSETTLED, join_deadline=world.client.timestamp() + 1_000, pool=0,
+    return world.create(
+        slots, terms_hash=keccak(b"membership %d" % next(TASKS)),
+        min_stake=STAKE, max_slots=3, num_voters=NUM_VOTERS, min_members=1, max_members=MEMBERS,
+        num_epochs=num_epochs, max_unsettled=MAX_UNSETTLED, pool=0,
     )  # fmt: skip
-    return task
 
 
 def resign(world: World, task: bytes, member: int) -> None:
@@ -111,7 +110,7 @@ def test_slots_and_committees_are_those_of_the_contract(
         (here.remove if leaves else here.add)(member)
 
     view, applied = world.client.task_view(task), 0
-    for action in [*actions, *["settle"] * (MAX_UNSETTLED + 2)]:
+    for action in [*actions, *["settle"] * (MAX_UNSETTLED + 3)]:
         if action == "join" and len(slots) < MEMBERS:
             slots.append(data.draw(st.integers(1, 3)))
             world.join(world.members[len(slots) - 1], STAKE * slots[-1], slots[-1], task)
@@ -152,8 +151,8 @@ def test_a_leaver_gets_its_stake_while_the_task_runs(world: World) -> None:
     def release() -> None:
         world.do(leaver, lambda s, c: transactions.release(s, c, task, s.address))
 
-    for _ in range(2):
-        with pytest.raises(ChainError, match=r"WrongStatus\(expected=3, got=2\)"):
+    for _ in range(3):
+        with pytest.raises(ChainError, match=r"WrongStatus\(expected=4, got=3\)"):
             release()
         settle(world, task)
     settle(world, task)
@@ -169,11 +168,11 @@ def test_a_leaver_gets_its_stake_while_the_task_runs(world: World) -> None:
 
 
 def test_a_change_that_comes_too_late_is_refused(world: World) -> None:
-    task = begin(world, [1] * 6, num_epochs=3)
+    task = begin(world, [1] * 6, num_epochs=4)
     settle(world, task)
-    with pytest.raises(ChainError, match=r"TooLate\(epoch=4, numEpochs=3\)"):
+    with pytest.raises(ChainError, match=r"TooLate\(epoch=5, numEpochs=4\)"):
         resign(world, task, 0)
-    with pytest.raises(ChainError, match=r"TooLate\(epoch=4, numEpochs=3\)"):
+    with pytest.raises(ChainError, match=r"TooLate\(epoch=5, numEpochs=4\)"):
         world.join(world.members[6], STAKE, 1, task)
 
 

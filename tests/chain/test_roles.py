@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flock_ray.protocol.roles import draw_seats
-from tests.chain.world import TASK, World
+from tests.chain.world import World
 
 words = st.binary(min_size=32, max_size=32)
 
@@ -22,5 +22,7 @@ def test_seats_are_drawn_alike(shared_world: World, seed: bytes, task: bytes, ep
 
 
 def test_the_committee_is_the_owners_of_the_drawn_slots(shared_world: World) -> None:
-    committee = shared_world.client._read("EpochSettlement", shared_world.domain.contract, "committee", TASK)[0]
+    committee = shared_world.client._read(
+        "EpochSettlement", shared_world.domain.contract, "committee", shared_world.task
+    )[0]
     assert list(committee) == [voter.address.lower() for voter in shared_world.voters()]

@@ -142,7 +142,7 @@ def test_a_task_lives_on_an_existing_chain(foreign: str, relayer: Signer, tmp_pa
     world = World(spec("auto", url=foreign, chain_id=CHAIN_ID), tmp_path)
     assert (world.client.info().backend, world.client.info().relayer) == ("rpc", relayer.address)
     world.deploy()
-    world.create(join_deadline=world.client.timestamp() + 1_000)
+    world.create()
     world.earned = {member.address: 10**18 for member in world.members}
     report, _ = world.report()
     receipt = world.settle(report)

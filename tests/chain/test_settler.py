@@ -21,7 +21,7 @@ from flock_ray.chain.transactions import max_fee_of, settle, settle_call, settle
 from flock_ray.chain.values import TxContext
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
+from tests.chain.world import RUN_SEED, TOKEN, World, spec
 from tests.waiting import PATIENCE
 
 ALL = 0b1111
@@ -84,11 +84,11 @@ def test_a_transaction_mined_unnoticed_is_found(running: World, tmp_path: Path) 
 def test_a_replayed_settlement_has_one_effect(running: World) -> None:
     report, _ = running.report(slashes=[ReportedSlash(0, 100 * TOKEN)])
     receipt = running.settle(report)
-    view = running.client.task_view(TASK)
+    view = running.client.task_view(running.task)
     with pytest.raises(ChainError, match=r"AlreadySettled\(epoch=1, reportHash=0x"):
         running.client.broadcast([signed(running, report).raw], 1)
     assert running.settle(report) == receipt
-    assert running.client.task_view(TASK) == view
+    assert running.client.task_view(running.task) == view
 
 
 def test_a_refused_report_costs_nothing(running: World, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("FLOCK_RAY_RELAYER_KEY", RELAYER._key.to_hex())
     world = World(spec("rpc", url=process.url), tmp_path)
     world.deploy()
-    world.create(join_deadline=world.client.timestamp() + 1_000)
+    world.create()
     world.earned = {member.address: TOKEN for member in world.members}
     world.client._node._request("evm_setAutomine", [False])
     world.client._settler._timeout = 1.0

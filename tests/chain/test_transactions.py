@@ -27,10 +27,11 @@ TERMS = TaskTerms(TASK, TASK, TASK, 10**21, 1, 1, 1, 1, 1, 2, 1, 1, 1, 0, 1, 1, 
 MAKERS: dict[str, Callable[[Signer, TxContext], Any]] = {
     "deploy": lambda s, c: transactions.deploy(s, c, 10**21, 1)[0],
     "transfer": lambda s, c: transactions.transfer(s, c, [(s.address, 10**21 - 1), (s.address, 1)]),
-    "create_task": lambda s, c: transactions.create_task(s, c, TASK, TERMS, TASK),
-    "join": lambda s, c: transactions.join(s, c, TASK, 10**21, TASK),
+    "create_task": lambda s, c: transactions.create_task(s, c, TERMS, TASK),
+    "join": lambda s, c: transactions.join(s, c, TASK, 10**21, TASK, TASK),
     "resign": lambda s, c: transactions.resign(s, c, TASK),
     "start": lambda s, c: transactions.start(s, c, TASK),
+    "open": lambda s, c: transactions.open_task(s, c, TASK),
     "claim": lambda s, c: transactions.claim(s, c, TASK, s.address, 5, [TASK]),
     "claim_to_pool": lambda s, c: transactions.claim(s, c, TASK, s.address, 5, [TASK], to_pool=True),
     "release": lambda s, c: transactions.release(s, c, TASK, s.address),
@@ -71,9 +72,9 @@ def test_too_few_tokens_are_told_before_anything_is_signed(name: str, purpose: s
 
 
 def test_the_gas_of_joining_follows_the_slots() -> None:
-    single, most = (fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK, n)[2])["gas"] for n in (1, 256))
+    single, most = (fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK, TASK, n)[2])["gas"] for n in (1, 256))
     assert single < 300_000 < most < 2**24
-    assert fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK)[2])["gas"] == most
+    assert fields_of(transactions.join(SIGNER, RICH, TASK, 1, TASK, TASK)[2])["gas"] == most
 
 
 @given(*[st.integers(1, 10**12)] * 4)

@@ -8,7 +8,6 @@ from pathlib import Path
 from flock_ray.chain import transactions
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.eip712 import Domain, report_digest, report_hash
-from flock_ray.chain.embedded import GENESIS_TIME
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, compact, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -21,7 +20,6 @@ from tests.waiting import PATIENCE
 TOKEN = 10**18
 RUN_SEED = 5
 SUPPLY = 100_000 * TOKEN
-TASK = keccak(b"task")
 
 
 def spec(
@@ -40,6 +38,7 @@ class World:
         self.creator = run_signer(RUN_SEED, "creator")
         self.members = [run_signer(RUN_SEED, f"member-{i}") for i in range(num_members)]
         self.epoch = 0
+        self.task = b""
         self.earned: dict[str, int] = {}
 
     def do(self, signer: Signer, make: Callable[[Signer, TxContext], list[bytes]]) -> list[TxReceipt]:
@@ -58,32 +57,44 @@ class World:
         assert (info.distributor, info.vault) == (addresses.distributor, addresses.vault)
         self.domain = Domain(info.chain_id, info.settlement, info.distributor)
 
-    def create(self, task: bytes = TASK, slots: Sequence[int] | None = None, **changes: object) -> None:
-        """A running task whose first members have so many slots each; by default all, with as many as they may."""
+    def create(self, slots: Sequence[int] | None = None, **changes: object) -> bytes:
+        """A running task whose first members have so many slots each; by default all, with as many as they may.
+
+        It becomes `task`, unless there is one; returns its id.
+        """
         defaults: dict[str, object] = {
             "terms_hash": keccak(b"terms"), "model_hash": keccak(b"model"), "target_set_hash": bytes(32),
             "pool": 1_000 * TOKEN, "min_stake": 3_000 * TOKEN, "max_slots": 1, "num_voters": 4, "num_proposers": 1,
             "min_members": len(self.members), "max_members": len(self.members), "num_epochs": 2, "max_unsettled": 2,
             "max_skips": 3, "end_share_bps": 0, "epoch_deadline": 3_600,
-            "join_deadline": GENESIS_TIME + 1_000, "fixed_genesis": True,
+            "join_window": 1_000, "fixed_genesis": True,
         }  # fmt: skip
         terms = TaskTerms(**{**defaults, **changes})  # type: ignore[arg-type]
         slots = [terms.max_slots] * len(self.members) if slots is None else slots
         stakes = [terms.min_stake * count for count in slots]
         grants = [(member.address, stake) for member, stake in zip(self.members, stakes, strict=False)]
         self.do(self.creator, lambda s, c: transactions.transfer(s, c, grants))
-        self.do(self.creator, lambda s, c: transactions.create_task(s, c, task, terms, fixed_genesis(RUN_SEED)))
+        seed = fixed_genesis(RUN_SEED)
+        self.do(self.creator, lambda s, c: transactions.create_task(s, c, terms, seed))
+        task = terms.task_id(self.creator.address, seed)
+        self.task = self.task or task
         for member, stake in zip(self.members, stakes, strict=False):
             self.join(member, stake, terms.max_slots, task)
         self.do(self.creator, lambda s, c: transactions.start(s, c, task))
+        return task
 
-    def join(self, member: Signer, stake: int, slots: int = 1, task: bytes = TASK) -> None:
-        tip = keccak(member.address.encode())
-        self.do(member, lambda s, c: transactions.join(s, c, task, stake, tip, slots))
+    def join(self, member: Signer, stake: int, slots: int = 1, task: bytes = b"") -> None:
+        task, tip = task or self.task, keccak(member.address.encode())
+        expected = self.client.task_view(task).terms.digest(self.creator.address)
+        raws = transactions.join(
+            member, self.client.context(member.address, self.creator.address), task, stake, tip, expected, slots
+        )
+        self.client.broadcast(raws, self.epoch)
 
     def report(
-        self, earned: dict[str, int] | None = None, slashes: Sequence[ReportedSlash] = (), task: bytes = TASK
+        self, earned: dict[str, int] | None = None, slashes: Sequence[ReportedSlash] = (), task: bytes = b""
     ) -> tuple[Report, MerkleTree]:
+        task = task or self.task
         view = self.client.task_view(task)
         earned = self.earned if earned is None else earned
         tree = MerkleTree(reward_leaf(self.domain, task, account, amount) for account, amount in earned.items())
@@ -102,7 +113,8 @@ class World:
         )
         return report, tree
 
-    def voters(self, task: bytes = TASK) -> list[Signer]:
+    def voters(self, task: bytes = b"") -> list[Signer]:
+        task = task or self.task
         view = self.client.task_view(task)
         signers = {signer.address: signer for signer in self.members}
         epoch = view.last_settled + 1

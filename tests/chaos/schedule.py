@@ -32,7 +32,7 @@ from flock_ray.chain.outbox import Outbox, State
 from flock_ray.chain.values import ChainSpec, TaskView
 from flock_ray.errors import ChainUnreachableError
 from flock_ray.protocol.hashing import keccak
-from tests.chain.world import RUN_SEED, TASK, TOKEN, World, spec
+from tests.chain.world import RUN_SEED, TOKEN, World, spec
 from tests.chaos.proxy import Proxy, fields_of
 
 ON_SEND = ("dropped", "duplicated", "stuck", "under_priced", "reorged", "nonce_theft")
@@ -114,7 +114,7 @@ class Stage:
         self._folder = folder
         world = World(spec("rpc", url=self._anvil.url), folder / "undisturbed")
         world.deploy()
-        world.create(num_epochs=NUM_EPOCHS, join_deadline=world.client.timestamp() + 1_000)
+        self.task = world.create(num_epochs=NUM_EPOCHS)
         info = world.client.info()
         self.spec = replace(world.spec, token=info.token, task=info.task, settlement=info.settlement)
         self.domain = world.domain
@@ -134,7 +134,7 @@ class Stage:
         return report, signatures
 
     def _end(self, client: ChainClient) -> End:
-        view = replace(client.task_view(TASK), epoch_start=0)
+        view = replace(client.task_view(self.task), epoch_start=0)
         return End(view, client.wallet_balances(self._accounts), client.total_supply())
 
     def rewind(self) -> None:
@@ -169,7 +169,7 @@ class Stage:
             require(self._end(client) == self.end, "the contracts hold something else than after an undisturbed run")
         finally:
             client.close()
-        topics = ["0x" + contract("EpochSettlement").event_topic("EpochSettled").hex(), "0x" + TASK.hex()]
+        topics = ["0x" + contract("EpochSettlement").event_topic("EpochSettled").hex(), "0x" + self.task.hex()]
         query = {"address": self.domain.contract, "fromBlock": "0x0", "toBlock": "latest", "topics": topics}
         logs = [(int(log["topics"][2], 16), log["data"][2:66]) for log in self.proxy.ask("eth_getLogs", query)]
         expected = [(report.epoch, report_hash(report).hex()) for report, _ in self.reports]

@@ -11,7 +11,7 @@ from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.cluster.attestation import Attestation
 from flock_ray.cluster.coordinator import Bulletin, Coordinator
-from flock_ray.cluster.launch import group_specs, task_terms
+from flock_ray.cluster.launch import chain_terms, group_specs, task_terms, terms_of
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.placement import make_plan
@@ -28,6 +28,7 @@ from flock_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
+from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
@@ -98,6 +99,8 @@ class PlainAlliance:
         self.tasks += 1
         rule = replace(self.config.mechanism, name=mechanism)
         config = replace(self.config, seed=seed or self.tasks, mechanism=rule)
+        for node in self.nodes:
+            node._spec = replace(node._spec, terms=terms_of(config, ZERO), chain_terms=chain_terms(config))
         ledger = NoLedger(config, {number: one.address for number, one in sorted(self.hosted.items())})
         state = ledger.create_task(task_terms(config, self.reports), self.reports[0].adapter, self)  # type: ignore[arg-type]
         return Play(self, ledger, state)

@@ -24,7 +24,7 @@ from flock_ray.chain.values import RESPONSE_WINDOW
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.telemetry.summary import write_json
-from tests.chain.world import RUN_SEED, TASK, World, spec
+from tests.chain.world import RUN_SEED, World, spec
 from tests.runs import ROOT
 
 pytestmark = pytest.mark.anvil
@@ -40,15 +40,15 @@ class Court:
         self.url, self.folder = url, folder
         self.world = World(spec("rpc", url=url, chain_id=CHAIN_ID), folder)
         self.world.deploy()
-        self.world.create(num_epochs=3, join_deadline=self.world.client.timestamp() + 1_000)
-        self.seed = self.world.client.task_view(TASK).seed
+        self.world.create(num_epochs=3)
+        self.seed = self.world.client.task_view(self.world.task).seed
         self.voters = self.world.voters()
         self.report, _ = self.world.report()
         self.world.settle(self.report, 0b0111)
         info = self.world.client.info()
         members = [[member.address, 1, to_hex(bytes(32)), 0] for member in self.world.members]
         task = {
-            "chain_id": CHAIN_ID, "contract": info.settlement, "task": to_hex(TASK), "members": members,
+            "chain_id": CHAIN_ID, "contract": info.settlement, "task": to_hex(self.world.task), "members": members,
             "contracts": {"distributor": info.distributor},
         }  # fmt: skip
         write_json(folder / "task.json", task)
@@ -68,16 +68,18 @@ class Court:
 
     def is_over(self) -> bool:
         info = self.world.client.info()
-        (challenge,) = self.world.client._read("EpochSettlement", info.settlement, "challengeOf", TASK, 1, ABSENT)
+        (challenge,) = self.world.client._read(
+            "EpochSettlement", info.settlement, "challengeOf", self.world.task, 1, ABSENT
+        )
         return bool(challenge[2])
 
     def stake(self, member: int) -> int:
-        return self.world.client.task_view(TASK).members[member].stake
+        return self.world.client.task_view(self.world.task).members[member].stake
 
     def signed(self, name: str, member: int, body: dict[str, str], seed: bytes) -> str:
         """A file with a commitment of epoch 1."""
-        message = Message(Kind.COMMITMENT, TASK, 1, member, body)
-        digest = message_digest(self.world.domain, TASK, 1, seed, str(message.kind), message.digest)
+        message = Message(Kind.COMMITMENT, self.world.task, 1, member, body)
+        digest = message_digest(self.world.domain, self.world.task, 1, seed, str(message.kind), message.digest)
         signature = to_hex(self.world.members[member].sign_digest(digest))
         path = self.folder / name
         path.write_text(json.dumps({"message": json.loads(message.data), "signature": signature}))

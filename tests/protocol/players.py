@@ -18,7 +18,7 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive, judge_proposals, opened_manifests
-from flock_ray.protocol.hashing import keccak, sha256
+from flock_ray.protocol.hashing import keccak, sha256, tagged
 from flock_ray.protocol.inbox import Inbox, parse_message
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message
@@ -35,6 +35,7 @@ TERMS = Terms(
     num_epochs=3,
     num_voters=4,
     num_proposers=4,
+    max_unsettled=1,
     pool=1_000 * TOKEN,
     min_stake=STAKE,
     mechanism="marginal",
@@ -62,17 +63,8 @@ def new_task(num_members: int = 8, slots: int = 1, stake: int = STAKE, seed: int
     """A task before its first epoch; `terms` replaces values of TERMS."""
     fixed = replace(TERMS, **terms)
     members = tuple(MemberState(account(i), slots, chain_of(i).tip, stake) for i in range(num_members))
-    return TaskState(
-        terms=fixed,
-        scope=Scope(31_337, bytes(range(20)), fixed.task_id(seed)),
-        members=members,
-        epoch=1,
-        seed=fixed_genesis(seed),
-        adapter=sha256(b"initial adapter"),
-        pool_left=fixed.pool,
-        previous_report=bytes(32),
-        previous_record=bytes(32),
-    )
+    scope = Scope(31_337, bytes(range(20)), tagged("task", fixed.digest(), seed))
+    return TaskState.first(fixed, scope, members, fixed_genesis(seed), sha256(b"initial adapter"))
 
 
 def payload_of(state: TaskState, member: int) -> bytes:
@@ -220,7 +212,7 @@ def relayer_share(record: Record) -> int:
 
 def total_wei(state: TaskState) -> int:
     """Everything that the task's contract holds for a state: pool, stakes and rewards."""
-    return state.pool_left + sum(member.stake + member.earned for member in state.members)
+    return state.pool_left + state.escrow + sum(member.stake + member.earned for member in state.members)
 
 
 def accepted(record: Record) -> list[int]:

@@ -287,7 +287,7 @@ def test_published_rewards_in_the_solvent_form() -> None:
 
 @pytest.mark.parametrize("solvent", [True, False])
 def test_published_slash(solvent: bool) -> None:
-    """Stake 100 and p = 10 %: 9 to the pool, 1 to who relays."""
+    """Stake 100 and p = 10 %: 9 to the pool in the historic form, else into the escrow; 1 to who relays."""
     state = new_task(8, stake=100 * TOKEN, mechanism="flock", solvent=solvent)
     liar = state.roles.voters[0]
     record = Play(candidate_gain=lambda voter: -1 if voter == liar else 1).record(state)
@@ -295,7 +295,9 @@ def test_published_slash(solvent: bool) -> None:
     assert (slash.member, slash.amount, slash.reason) == (liar, 10 * TOKEN, "minority")
     assert record.members[liar].stake == 90 * TOKEN
     paid = sum(record.rewards.values()) if solvent else 0
-    assert record.pool_left == state.pool_left - paid + 9 * TOKEN
+    assert (record.pool_left, record.escrow) == (
+        (state.pool_left - paid, 9 * TOKEN) if solvent else (state.pool_left + 9 * TOKEN, 0)
+    )
 
 
 def test_the_historic_form_cuts_rewards_from_a_pool_that_slashes_feed() -> None:

@@ -10,6 +10,7 @@ from flock_ray.protocol.encoding import canonical_json, to_hex
 from flock_ray.protocol.hashing import keccak, sha256
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roles import Roles
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import Slash
 from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
 from tests.protocol.players import Play, account, new_task
@@ -44,6 +45,8 @@ CHANGES: dict[str, Any] = {
     "carried": (Slash(1, 2, "copied"),),
     "members": RECORD.members[::-1],
     "pool_left": 1,
+    "escrow": 1,
+    "removed": (Change(1, 1, 4, leaves=True),),
 }
 
 

@@ -85,7 +85,7 @@ def test_one_settlement_changes_so_many_slots_at_most(counts: list[int], data: s
     assert epoch <= 26 + len(waiting)
 
 
-@pytest.mark.parametrize(("last_settled", "max_unsettled", "due"), [(0, 0, 2), (0, 2, 4), (7, 1, 10)])
-def test_a_change_is_due_after_what_may_be_training(last_settled: int, max_unsettled: int, due: int) -> None:
-    """Up to epoch last_settled + 1 + max_unsettled may be training."""
+@pytest.mark.parametrize(("last_settled", "max_unsettled", "due"), [(0, 0, 3), (0, 2, 5), (7, 1, 11)])
+def test_a_change_is_due_after_every_seed_that_may_be_known(last_settled: int, max_unsettled: int, due: int) -> None:
+    """Up to epoch last_settled + 1 + max_unsettled may be over, and the seed of the next one known."""
     assert due_epoch(last_settled, max_unsettled) == due

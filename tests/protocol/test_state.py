@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from flock_ray.protocol.encoding import to_hex
-from flock_ray.protocol.hashing import keccak, tagged
+from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.roles import roles
-from flock_ray.protocol.state import Scope
+from flock_ray.protocol.state import Scope, TaskState
 from tests.protocol.players import TERMS, message, new_task
 
 SCOPE = Scope(8_453, bytes(range(1, 21)), keccak(b"task"))
@@ -21,12 +21,6 @@ def test_every_term_is_in_the_digest(name: str) -> None:
     other: Any = keccak(value) if isinstance(value, bytes) else not value if isinstance(value, bool) else value * 2
     changed = replace(TERMS, **{name: other})
     assert changed.digest() != TERMS.digest()
-    assert changed.task_id(1) != TERMS.task_id(1)
-
-
-def test_a_run_seed_makes_another_task() -> None:
-    assert TERMS.task_id(1) == tagged("flock_ray/task/1", TERMS.digest(), 1)
-    assert TERMS.task_id(1) != TERMS.task_id(2)
 
 
 def test_a_payload_commitment_binds_everything_it_should() -> None:
@@ -48,9 +42,10 @@ def test_a_payload_commitment_binds_everything_it_should() -> None:
 
 
 def test_slots_stand_in_registration_order() -> None:
-    state = new_task(3)
-    first, second, third = state.members
-    state = replace(state, members=(replace(first, slots=2), second, replace(third, slots=3)))
+    start = new_task(3)
+    first, second, third = start.members
+    members = (replace(first, slots=2), second, replace(third, slots=3))
+    state = TaskState.first(start.terms, start.scope, members, start.seed, start.adapter)
     assert state.slot_owners == (0, 0, 1, 2, 2, 2)
 
 

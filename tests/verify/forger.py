@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.genesis import TaskGenesis
+from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.run import verify_run
 
 ATTACKER = Signer(keccak(b"attacker"))
@@ -93,7 +94,7 @@ class Forger:
             receipt |= {"record": previous_record, "report": report_json(report), "report_hash": previous_report}
             self.write(f"receipts/{epoch}.json", receipt)
         summary = self.read("summary.json")
-        for number, (_, stake, earned, slashed) in enumerate(record["members"]):
+        for number, (_, stake, _, earned, slashed) in enumerate(record["members"]):
             summary["members"][number] |= {"stake_wei": stake, "earned_wei": earned, "slashed_wei": slashed}
         summary["final_adapter_hash"] = record["adapter"]
         self.write("summary.json", summary)
@@ -138,11 +139,15 @@ class Forger:
 
     def forge_terms(self, **changes: Any) -> None:
         """Change terms, and the task's id with them; config.yaml follows where it says the same."""
-        terms = self.first_state().terms
-        terms = replace(terms, **changes)
         for name, value in changes.items():
             self.task["terms"][name] = to_hex(value) if isinstance(value, bytes) else value
-        self.task["task"] = to_hex(terms.task_id(self.run_seed))
+        self.write("task.json", self.task)
+        state, config = self.first_state(), self.config()
+        genesis = TaskGenesis(
+            state, SigningDomain(0, bytes(20), bytes(20)), from_hex(self.task["creator"].lower(), 20), b"", None, None,
+            None, (), {}, config,
+        )  # fmt: skip
+        self.task["task"] = to_hex(genesis.task_id)
         self.write("task.json", self.task)
 
     # -- signatures of its own

@@ -46,7 +46,7 @@ def a_reward_is_raised(forger: Forger) -> None:
     def raise_it(record: Any) -> None:
         member = record["rewards"][0][0]
         record["rewards"][0][1] += 10**18
-        record["members"][member][2] += 10**18
+        record["members"][member][3] += 10**18
         record["pool_left"] -= 10**18
         for leaf in record["leaves"]:
             leaf[1] += 10**18 * (leaf[0] == record["members"][member][0])
@@ -333,7 +333,7 @@ def a_member_s_account_is_the_attacker_s(forger: Forger) -> None:
     forger.rederive()
 
 
-@forgery(r"task id of these terms and this seed")
+@forgery(r"task id of this creator, these terms and this seed")
 def another_seed_is_claimed(forger: Forger) -> None:
     config = (forger.path / "config.yaml").read_text()
     (forger.path / "config.yaml").write_text(config.replace(f"seed: {forger.run_seed}\n", "seed: 12\n"))
@@ -487,17 +487,17 @@ def an_epoch_is_settled_by_the_attacker_s_signatures(forger: Forger) -> None:
     forger.remine(change)
 
 
-@forgery(r"terms on chain\.pool: claimed 1000000000000000000, found")
+@forgery(r"terms on chain\.termsHash: claimed 0x0{64}, found")  # another pool is another task
 def the_creator_escrows_less(forger: Forger) -> None:
     terms = (bytes(32), bytes(32), bytes(32), *[0] * 13, True)
-    selector = contract("TaskRegistry").encode("createTask", bytes(32), terms, bytes(32))[:4]
+    selector = contract("TaskRegistry").encode("createTask", terms, bytes(32))[:4]
     first = settlements(forger)[0]
 
     def change(number: int, raw: bytes) -> list[bytes]:
         called, nonce, data = call_of(raw)
         if called != selector:
             return [raw] if number < first else []
-        pool = 4 + 4 * 32
+        pool = 4 + 3 * 32
         data = data[:pool] + (10**18).to_bytes(32, "big") + data[pool + 32 :]
         return [call(forger, nonce, forger.task["contracts"]["task"], data)]
 

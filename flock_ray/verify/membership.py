@@ -1,0 +1,59 @@
+"""Who holds the slots of an epoch when members have to leave: the contract's rule, written a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flock_ray.protocol.roster import Change, Roster, Slot
+from flock_ray.protocol.state import TaskState
+
+_MOST_SLOTS = 256
+"""Slots that one settlement changes at most."""
+
+_FIRST_UNKNOWN = 3
+"""Epochs from the last settled one, besides those that settlement lags behind, to the first whose seed nobody knows."""
+
+
+def slots_of(state: TaskState) -> Roster:
+    """The slots from which the epoch of `state` draws, all due changes applied, and the changes that wait on."""
+    slots, room = list(state.roster.slots), _MOST_SLOTS
+    for done, change in enumerate(state.roster.waiting):
+        room -= change.slots
+        if change.epoch > state.epoch or room < 0:
+            return Roster(tuple(slots), state.roster.waiting[done:])
+        if change.leaves:
+            _vacate(slots, change)
+        else:
+            slots.extend((change.member, number) for number in range(change.slots))
+    return Roster(tuple(slots))
+
+
+def _vacate(slots: list[Slot], change: Change) -> None:
+    """Free a member's slots, its last one first; the last slot of the list takes each free place."""
+    for number in range(change.slots - 1, -1, -1):
+        last = slots.pop()
+        if last != (change.member, number):
+            slots[slots.index((change.member, number))] = last
+
+
+class Removals:
+    """Collects the leaves of members that slashes bring below half of what their slots cost, in their order."""
+
+    def __init__(self, state: TaskState) -> None:
+        """Look at the epoch of `state`."""
+        terms, roster = state.terms, slots_of(state)
+        self._state = state
+        self._epoch = state.epoch + terms.max_unsettled + _FIRST_UNKNOWN
+        self._in = {member for member, _ in roster.slots} - _leaving(roster.waiting)
+        self.changes: list[Change] = []
+
+    def look_at(self, number: int, stake: int) -> None:
+        """A slash left a member with `stake` wei."""
+        terms, slots = self._state.terms, self._state.members[number].slots
+        if stake * 2 < slots * terms.min_stake and number in self._in and self._epoch <= terms.num_epochs:
+            self._in.discard(number)
+            self.changes.append(Change(number, slots, self._epoch, leaves=True))
+
+
+def _leaving(waiting: Iterable[Change]) -> set[int]:
+    return {change.member for change in waiting if change.leaves}
