@@ -272,6 +272,97 @@ contract MembersTest is MembersFixture {
         _settleWith(_with(rest, newcomer));
     }
 
+    /// @dev A task that has not started holds nobody: the stake is free at once, and so is the place.
+    function test_CancelJoinFreesStakeAndPlace() public {
+        Terms memory terms = _openTerms();
+        (terms.maxMembers, terms.minMembers) = (MEMBERS, MEMBERS);
+        _create(terms);
+        uint8[8] memory counts = [2, 1, 3, 1, 1, 1, 1, 1];
+        for (uint256 i; i < MEMBERS; ++i) {
+            _join(TASK, members[i], counts[i] * STAKE);
+        }
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, MEMBERS));
+        _join(TASK, newcomer, STAKE);
+        vm.warp(block.timestamp + 7);
+        vm.expectEmit(address(tasks));
+        emit TaskRegistry.Left(TASK, members[0]);
+        vm.expectEmit(address(tasks));
+        emit TaskRegistry.Released(TASK, members[0], 2 * STAKE);
+        vm.prank(members[0]);
+        tasks.cancelJoin(TASK);
+        vm.assertEq(vault.lockable(members[0], CREATOR), WALLET);
+        TaskRegistry.Member memory gone = tasks.memberAt(TASK, 0);
+        vm.assertEq(gone.stake, 0);
+        vm.assertTrue(gone.leaving, "it leaves");
+        vm.assertEq(gone.leftAt, block.timestamp);
+        vm.assertEq(tasks.taskInfo(TASK).numSlots, 9);
+        vm.assertEq(tasks.taskInfo(TASK).numApplied, 1);
+        _ownersAre("671222345"); // slots 1 and 0, from the last on, go to those at the end
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.AlreadyLeaving.selector, members[0]));
+        vm.prank(members[0]);
+        tasks.cancelJoin(TASK);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.AlreadyMember.selector, members[0]));
+        _join(TASK, members[0], STAKE);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotMember.selector, newcomer));
+        vm.prank(newcomer);
+        tasks.cancelJoin(TASK);
+        vm.startPrank(CREATOR);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NotEnoughMembers.selector, MEMBERS - 1, 9));
+        tasks.start(TASK);
+        vm.stopPrank();
+        _join(TASK, newcomer, 2 * STAKE);
+        vm.assertEq(tasks.changeAt(TASK, 1).slots, 2);
+        vm.assertEq(tasks.changeAt(TASK, 1).member, MEMBERS);
+        vm.assertEq(tasks.changeAt(TASK, 1).epoch, 0);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, MEMBERS));
+        _join(TASK, _newcomer(51), STAKE);
+        vm.expectEmit(address(tasks));
+        emit TaskRegistry.Started(TASK, SEED, MEMBERS, 11);
+        vm.prank(STRANGER); // it is full again
+        tasks.start(TASK);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                TaskRegistry.WrongStatus.selector, TaskRegistry.Status.Joining, TaskRegistry.Status.Running
+            )
+        );
+        vm.prank(members[1]);
+        tasks.cancelJoin(TASK);
+        vm.warp(block.timestamp + EVIDENCE_WINDOW);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.NothingToRelease.selector, members[0]));
+        tasks.release(TASK, members[0]);
+        _settle(_report(TASK));
+    }
+
+    function _ownersAre(bytes memory slots) private view {
+        address[] memory owners = _owners();
+        vm.assertEq(owners.length, slots.length);
+        for (uint256 i; i < slots.length; ++i) {
+            vm.assertEq(owners[i], members[uint8(slots[i]) - 48]);
+        }
+    }
+
+    /// @dev A task that too many left closes, with everything back, when the time to join is over.
+    function test_CancelledTaskClosesWithRefund() public {
+        uint256 before = token.balanceOf(CREATOR);
+        _create(_openTerms());
+        for (uint256 i; i < 5; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        vm.prank(members[4]);
+        tasks.cancelJoin(TASK);
+        vm.warp(block.timestamp + 1000);
+        vm.prank(members[3]);
+        tasks.cancelJoin(TASK); // also when the time is over and nobody has started it
+        tasks.start(TASK);
+        vm.assertEq(token.balanceOf(CREATOR), before);
+        for (uint256 i; i < 3; ++i) {
+            tasks.release(TASK, members[i]);
+        }
+        for (uint256 i; i < 5; ++i) {
+            vm.assertEq(vault.lockable(members[i], CREATOR), WALLET);
+        }
+    }
+
     function test_OnlyTheOtherContractTellsOfChanges() public {
         _begin(_openTerms());
         vm.expectRevert(abi.encodeWithSelector(EpochSettlement.Unauthorized.selector, address(this)));

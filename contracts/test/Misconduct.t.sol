@@ -8,6 +8,7 @@ import {Misconduct} from "../src/Misconduct.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report} from "../src/libraries/Reports.sol";
 import {Signatures} from "../src/libraries/Signatures.sol";
+import {Terms} from "../src/libraries/TaskTerms.sol";
 
 /// @notice Slashes that a member's own signatures prove, or their absence.
 contract MisconductTest is Fixture {
@@ -198,6 +199,36 @@ contract MisconductTest is Fixture {
         );
         vm.expectRevert(Misconduct.DifferentEpochs.selector);
         settlement.slashReportEquivocation(voter, void, again, signatures);
+    }
+
+    /// @dev A member of two tasks that run alike signs a report for each of them.
+    function test_ReportsOfTwoTasksContradictNothing() public {
+        Terms memory terms = _terms();
+        terms.termsHash = keccak256("other terms");
+        bytes32 twin = _run(SEED, terms);
+        Report memory one = _report(TASK);
+        Report memory other = _report(twin);
+        vm.assertEq(one.seed, other.seed);
+        vm.assertEq(one.epoch, other.epoch);
+        bytes memory signatures = bytes.concat(
+            _signedBy(cheat, settlement.reportDigest(one)), _signedBy(cheat, settlement.reportDigest(other))
+        );
+        vm.expectRevert(Misconduct.DifferentEpochs.selector);
+        settlement.slashReportEquivocation(cheat, one, other, signatures);
+        vm.assertEq(_stakes(TASK) + _stakes(twin), 2 * MEMBERS * STAKE);
+    }
+
+    /// @dev What one task punishes the other may punish, too: the offence is the task's.
+    function test_OffencesAreCountedByTask() public {
+        Terms memory terms = _terms();
+        terms.termsHash = keccak256("other terms");
+        bytes32[2] memory ids = [TASK, _run(SEED, terms)];
+        for (uint256 i; i < 2; ++i) {
+            TASK = ids[i];
+            bytes memory signatures = _both(cheat, "ballot_a", FIRST, SECOND);
+            settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);
+            vm.assertEq(tasks.memberAt(TASK, 3).stake, STAKE / 2);
+        }
     }
 
     /// @dev Settles the first epoch without seat 3; returns its report, and seat 3's owner and signature.

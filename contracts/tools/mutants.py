@@ -107,6 +107,8 @@ def forge_test(folder: Path) -> str:
     Raises:
         RuntimeError: forge failed for another reason than the mutant.
     """
+    for kind in ("fuzz", "invariant"):  # counterexamples that forge saved for another mutant would fail this one
+        shutil.rmtree(folder / "cache" / kind, ignore_errors=True)
     command = [str(FORGE), "test", "--fail-fast"]
     environment = {**os.environ, "FOUNDRY_PROFILE": "mutation"}
     try:
