@@ -85,11 +85,12 @@ class Alliance:
         for epoch in earlier:
             self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
-                self.ledger.settle(epoch.attestation, epoch.state)
+                self.ledger.settle(epoch.state, epoch.record, epoch.attestation)
         self._with_coordinator(self._begin, state)
         while True:
             state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
             if state.finished:
+                self.reporter.finished(state)
                 return state
             state = self._with_coordinator(self._epoch, state)
 
@@ -152,7 +153,7 @@ class Alliance:
         attestation, following = self._sign(record, bulletin)
         self.run_directory.write_epoch(record, attestation, bulletin, self._wall_seconds())
         self.nodes.epoch_signed()
-        self.ledger.settle(attestation, state)
+        self.ledger.settle(state, record, attestation)
 
         if not following.finished:
             self.nodes.place(following.roles)

@@ -77,7 +77,7 @@ def test_the_defaults_pass() -> None:
         ("cluster__workers_per_node", 0, "it must be 1 or more"),
         ("cluster__cpus_per_worker", 0, "it must be 1 or more"),
         ("cluster__threads_per_worker", 0, "it must be 1 or more"),
-        ("chain__epoch_deadline", 0, "it must be 1 or more"),
+        ("chain__epoch_deadline", 0, "it must be between 1 and 604800"),
         ("alliance__num_voters", 0, "it must be between 1 and 96"),
         ("alliance__num_voters", 97, "it must be between 1 and 96"),
         ("alliance__slots_per_member", 257, "it must be between 1 and 256"),

@@ -5,7 +5,7 @@ Gas limits, fees and nonces are explicit, so the broadcaster of the bytes cannot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 import rlp  # type: ignore[import-untyped]
@@ -16,6 +16,7 @@ from hexbytes import HexBytes
 from flock_ray.chain.abi import Contract, contract
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
+from flock_ray.chain.merkle import MerkleTree
 from flock_ray.chain.values import (
     ABSENCE_BPS,
     ACTIVATION_DELAY,
@@ -39,6 +40,8 @@ from flock_ray.chain.values import (
 from flock_ray.errors import FundsError
 from flock_ray.protocol.hashing import keccak
 
+Table = Mapping[bytes, tuple[str, int]]
+MAX_CLAIMS = 100  # accounts that one transaction pays
 MAX_SLOTS = 256  # per member (TaskTerms.MAX_SLOTS)
 
 # Gas limits: the most that was measured for a transaction, plus about a quarter. Unused gas costs nothing.
@@ -59,6 +62,7 @@ _JOIN_GAS, _SLOT_GAS = 230_000, 28_000
 _START_GAS = 120_000
 _RESIGN_GAS = 130_000
 _CLAIM_GAS, _PROOF_GAS = 130_000, 2_500
+_ACCOUNT_GAS = 75_000
 _POOL_GAS = 110_000
 _RELEASE_GAS = 80_000
 _SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS, _CHANGE_GAS = 220_000, 16_000, 50_000, 60_000, 50_000
@@ -260,6 +264,25 @@ def claim(
     function = "claimToPool" if to_pool else "claim"
     data = contract("RewardDistributor").encode(function, task, account, cumulative, list(proof))
     batch.add(ctx.distributor, data, _CLAIM_GAS + len(proof) * _PROOF_GAS + to_pool * _POOL_GAS)
+    return batch.raws
+
+
+def claim_many(signer: Signer, ctx: TxContext, task: bytes, tree: MerkleTree, table: Table) -> list[bytes]:
+    """Pay everybody in a table of rewards who is not paid through a pool; `MAX_CLAIMS` accounts a transaction.
+
+    Args:
+        signer: anybody; pays the gas.
+        ctx: its context.
+        task: id.
+        tree: of the whole table.
+        table: {leaf: (account, all that it has earned in wei)}.
+    """
+    batch, leaves = _Batch(signer, ctx), sorted(table)
+    for first in range(0, len(leaves), MAX_CLAIMS):
+        ordered, proof, flags = tree.multiproof(leaves[first : first + MAX_CLAIMS])
+        accounts, amounts = zip(*(table[leaf] for leaf in ordered), strict=True)
+        data = contract("RewardDistributor").encode("claimMany", task, accounts, amounts, proof, flags)
+        batch.add(ctx.distributor, data, _CLAIM_GAS + len(ordered) * _ACCOUNT_GAS + len(proof) * _PROOF_GAS)
     return batch.raws
 
 

@@ -16,7 +16,8 @@ from ray.exceptions import RayActorError
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
-from flock_ray.chain.transactions import create_task, deploy, open_task, start, transfer
+from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.chain.transactions import claim_many, create_task, deploy, open_task, start, transfer
 from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskView, TxReceipt
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
@@ -33,6 +34,7 @@ from flock_ray.config import Config, chain_urls
 from flock_ray.errors import ChainError, ChainUnreachableError, HangError, TaskClosedError
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
+from flock_ray.protocol.record import Record
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
@@ -85,6 +87,7 @@ class ChainLedger:
         self._info: ChainInfo = self._get(self._actor.open.remote(spec, str(run_dir)), "open")
         self._open: dict[Any, int] = {}
         self._settled: dict[int, Settlement] = {}
+        self._tables: dict[int, tuple[tuple[str, int], ...]] = {}  # rewards so far, of epochs after which all are paid
         self._task = ZERO
         self._pending: PendingRewards | None = None
 
@@ -214,9 +217,12 @@ class ChainLedger:
         view: TaskView = self._ask("task_view", self._task)
         return view
 
-    def settle(self, attestation: Attestation, state: TaskState) -> None:
+    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Hand the report to the chain actor."""
-        report, voters = attestation.report, state.roles.voters
+        report, voters = attestation.report, record.roles.voters
+        every = self._config.chain.claim_every
+        if every and report.epoch % every == 0 and state.epochs_left != 1:
+            self._tables[report.epoch] = record.leaves
         due = len(state.roster.waiting) - len(state.roster.settled(state.epoch).waiting)
         changed_slots = sum(change.slots for change in state.roster.waiting[:due])
         settle = self._actor.settle.options(concurrency_group="settle")
@@ -239,6 +245,8 @@ class ChainLedger:
             del self._open[ref]
             self._settled[epoch] = _settlement(epoch, self._get(ref, "settle"))
             yield self._settled[epoch]
+            if epoch in self._tables:
+                self._pay_everybody(epoch, self._tables.pop(epoch))
         if at_most_open == 0:
             yield from self._moved().values()
 
@@ -304,6 +312,18 @@ class ChainLedger:
             transactions |= signed
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), state.epoch)
+
+    def _pay_everybody(self, epoch: int, leaves: tuple[tuple[str, int], ...]) -> None:
+        """Have everybody paid what was earned up to an epoch; later, or at the end, if that root does not pay yet."""
+        table = {reward_leaf(self.domain, self._task, account, wei): (account, wei) for account, wei in leaves}
+        tree = MerkleTree(table)
+        if not table or tree.root != self._ask("reward_roots", self._task).paying:
+            return
+        try:
+            context = self._ask("context", self._creator.address)
+            self._ask("broadcast", claim_many(self._creator, context, self._task, tree, table), epoch)
+        except ChainError as error:  # nothing is lost: members claim it at the end
+            self._tell(f"the rewards up to epoch {epoch} were not paid out yet: {error}")
 
     @property
     def pending(self) -> PendingRewards | None:

@@ -14,6 +14,7 @@ from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config
+from flock_ray.protocol.record import Record
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
@@ -35,7 +36,7 @@ class Ledger(Protocol):
     def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
-    def settle(self, attestation: Attestation, state: TaskState) -> None:
+    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Begin to settle the epoch that `state` starts; returns at once."""
 
     def settled(self, at_most_open: int) -> Iterable[Settlement]:
@@ -112,7 +113,7 @@ class NoLedger:
         scope = Scope(0, bytes(20), task)
         return initial_state(terms, scope, seed, adapter, members)
 
-    def settle(self, attestation: Attestation, state: TaskState) -> None:
+    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Nothing to send."""
         self._open.append(Settlement(attestation.report.epoch, None, None))
 

@@ -115,6 +115,20 @@ class RunReporter:
         self._events.emit("epoch", epoch=record.epoch, accepted=record.accepted, adapter=record.adapter,
                           wall_seconds=seconds)  # fmt: skip
         self._console.epoch(view, self._config.alliance.num_epochs)
+        for change in record.removed:
+            self._events.emit("member_removed", epoch=record.epoch, member=change.member, leaves_before=change.epoch)
+            self._console.line(
+                f"member {change.member} was slashed below half of what its slots cost: it leaves before epoch"
+                f" {change.epoch}"
+            )
+
+    def finished(self, state: TaskState) -> None:
+        """Tell why the task ended, if it was before its last epoch."""
+        if state.epochs_left > 0:
+            self._console.line(
+                f"The task closed after epoch {state.epoch - 1} of {state.terms.num_epochs}: the members that are left"
+                f" have {len(state.slot_owners)} slots, too few for {state.terms.num_voters} voters and a proposer"
+            )
 
     def settled(self, settlement: Settlement) -> None:
         """An epoch's receipt came."""

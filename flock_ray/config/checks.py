@@ -12,6 +12,8 @@ from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.roles import quorum
 
 CAPTURE_LIMIT = 1e-3
+YEAR = 365 * 86_400
+MAX_LIFE = 10 * YEAR  # seconds in which all epochs are settled or abandoned (TaskTerms.MAX_LIFE)
 
 _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (1, inf): (
@@ -20,9 +22,10 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
         "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
         "lora.rank", "lora.alpha",
         "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
-        "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.epoch_deadline", "chain.max_fee_gwei",
+        "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),
-    (0, inf): ("alliance.band_z", "training.weight_decay", "chain.chain_id"),
+    (1, 7 * 86_400): ("chain.epoch_deadline",),  # the contracts' limit
+    (0, inf): ("alliance.band_z", "training.weight_decay", "chain.chain_id", "chain.claim_every"),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
     (0, 10_000): ("mechanism.voter_share", "mechanism.slash_fraction"),
@@ -119,6 +122,14 @@ def check(config: Config) -> None:
     _require(
         bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,
         "chain.backend=rpc needs chain.url, the address of the chain's RPC",
+    )
+    deadline, late = config.chain.epoch_deadline, alliance.max_unsettled + 1
+    _require(
+        alliance.num_epochs * deadline * late <= MAX_LIFE,
+        f"alliance.num_epochs is {alliance.num_epochs}: with chain.epoch_deadline = {deadline} s and"
+        f" alliance.max_unsettled = {alliance.max_unsettled} the task could hold stakes for"
+        f" {alliance.num_epochs * deadline * late // YEAR} years, more than {MAX_LIFE // YEAR}; lower"
+        " chain.epoch_deadline",
     )
     store = config.store
     _require(

@@ -262,7 +262,9 @@ class ChainConfig:
             FLOCK_RAY_MEMBER_<i>_KEY (development only). Only for `rpc`; embedded chains derive keys from the run seed.
         port: port of an embedded anvil (0: any free one).
         token, task, settlement: addresses of deployed contracts on `rpc` (empty: the creator deploys them).
-        epoch_deadline: seconds of chain time after which an unsettled epoch may be abandoned.
+        epoch_deadline: seconds of chain time after which an unsettled epoch may be abandoned; also the time to join.
+        claim_every: epochs after which the creator has everybody paid what was earned so far (0: only at the end): a
+            captured committee can take no more than what is unpaid, and its own epoch's budget.
         confirmation_timeout: seconds to wait for a receipt before an error, while the chain answers.
         outage_patience: seconds that a run waits for an RPC that does not answer when it cannot continue without it:
             with `alliance.max_unsettled` epochs open, or between the last epoch and the pay-out.
@@ -280,6 +282,7 @@ class ChainConfig:
     task: str = ""
     settlement: str = ""
     epoch_deadline: int = 86_400
+    claim_every: int = 10
     confirmation_timeout: float = 180.0
     outage_patience: float = 1_800.0
     max_fee_gwei: int = 500

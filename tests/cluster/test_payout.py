@@ -19,7 +19,7 @@ from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.cluster.worker import Worker
 from flock_ray.telemetry.summary import write_json
-from tests.chain.world import TASK, TOKEN, World, spec
+from tests.chain.world import TOKEN, World, spec
 
 pytestmark = pytest.mark.chain
 
@@ -48,7 +48,8 @@ def ledger_of(world: World) -> ChainLedger:
     """The driver's ledger, its chain actor in this process."""
     ledger = ChainLedger.__new__(ChainLedger)
     ledger._accounts = {number: signer.address for number, signer in enumerate(world.members)}
-    ledger._info, ledger._task, ledger._pending = world.client.info(), TASK, None
+    ledger._info, ledger._task, ledger._pending = world.client.info(), world.task, None
+    ledger._creator, ledger._tell = world.creator, print  # type: ignore[method-assign]
     ledger._ask = lambda method, *args: getattr(world.client, method)(*args)  # type: ignore[method-assign]
     return ledger
 
@@ -68,7 +69,7 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def state_of(world: World) -> Any:
     members = [SimpleNamespace(account=one.address, earned=wei) for one, wei in zip(world.members, EARNED, strict=True)]
-    return SimpleNamespace(members=members, epoch=2, scope=SimpleNamespace(task=TASK))
+    return SimpleNamespace(members=members, epoch=2, scope=SimpleNamespace(task=world.task))
 
 
 def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World, tmp_path: Path) -> None:
@@ -80,11 +81,11 @@ def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World
     told = f"Rewards of 10 tokens are pending: they can be claimed from {when} on, with resume=run"
     assert ledger.pending.describe(Path("run")) == told
     assert ledger.facts()["rewards_pending"] == {"wei": 10 * TOKEN, "claimable_from": when}
-    assert not any(member.stake for member in closed.client.task_view(TASK).members)  # stakes are free at once
+    assert not any(member.stake for member in closed.client.task_view(closed.task).members)  # stakes are free at once
     assert list(ledger.balances(state).values()) == [STAKE + wei for wei in EARNED]
 
     state.epoch = 1 + (ready_at - GENESIS_TIME) // SECONDS_PER_EPOCH
-    promote = contract("RewardDistributor").encode("promote", TASK)
+    promote = contract("RewardDistributor").encode("promote", closed.task)
     closed.epoch = state.epoch
     closed.do(closed.creator, lambda s, c: [transactions.call(s, c, closed.domain.distributor, promote, 200_000)])
     later = ledger_of(closed)
@@ -98,18 +99,18 @@ def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World
 
 def test_a_root_that_is_due_pays_before_anybody_promoted_it(closed: World) -> None:
     ready_at = closed.client.timestamp() + DELAY
-    (root,) = closed.client.reward_roots(TASK).pending
+    (root,) = closed.client.reward_roots(closed.task).pending
     closed.epoch = 1 + (ready_at - GENESIS_TIME) // SECONDS_PER_EPOCH
     closed.do(closed.creator, lambda s, c: transactions.transfer(s, c, [(s.address, 0)]))
-    assert closed.client.reward_roots(TASK) == RewardRoots(root, {})
-    assert closed.client.task_view(TASK).rewards_root != root
+    assert closed.client.reward_roots(closed.task) == RewardRoots(root, {})
+    assert closed.client.task_view(closed.task).rewards_root != root
 
 
 def test_a_root_that_was_disabled_pays_nobody(closed: World) -> None:
     guardian = contract("RewardDistributor").encode("GUARDIAN_ROLE")
     role = closed.client._node.call(closed.domain.distributor, guardian, closed.creator.address)
-    (root,) = closed.client.reward_roots(TASK).pending
-    for function, *args in (("grantRole", role, closed.creator.address), ("disable", TASK, root)):
+    (root,) = closed.client.reward_roots(closed.task).pending
+    for function, *args in (("grantRole", role, closed.creator.address), ("disable", closed.task, root)):
         data = contract("RewardDistributor").encode(str(function), *args)
         closed.do(
             closed.creator,
@@ -127,3 +128,32 @@ def test_a_run_with_pending_rewards_is_not_whole(tmp_path: Path) -> None:
     for pending, whole in (({"rewards_pending": {"wei": 1}}, False), ({}, True)):
         write_json(run.summary, {"chain": {"backend": "rpc", **pending}})
         assert run.whole is whole
+
+
+def test_everybody_is_paid_what_was_earned_so_far_while_the_task_runs(tmp_path: Path) -> None:
+    world = World(spec("eth_tester"), tmp_path)
+    world.deploy()
+    world.create()
+    world.earned = {one.address: wei for one, wei in zip(world.members, EARNED, strict=True) if wei}
+    world.settle(world.report()[0])
+    ledger = ledger_of(world)
+    ledger._pay_everybody(1, tuple(world.earned.items()))
+    addresses = [one.address for one in world.members]
+    assert list(world.client.claimed(world.task, addresses).values()) == EARNED
+    ledger._pay_everybody(1, tuple(world.earned.items())[1:])  # of a root that does not pay
+    ledger._pay_everybody(1, ())
+    assert list(world.client.wallet_balances(addresses).values()) == EARNED
+    world.client.close()
+
+
+def test_who_cannot_be_paid_in_between_is_told_and_paid_at_the_end(
+    closed: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = ledger_of(closed)
+    earned = tuple((one.address, wei) for one, wei in zip(closed.members, EARNED, strict=True) if wei)
+    ledger._pay_everybody(1, earned)  # the root does not pay yet
+    assert not any(closed.client.claimed(closed.task, [one.address for one in closed.members]).values())
+    root = RewardRoots(next(iter(closed.client.reward_roots(closed.task).pending)), {})
+    monkeypatch.setattr(closed.client, "reward_roots", lambda task: root)
+    ledger._pay_everybody(1, earned)
+    assert "rewards up to epoch 1 were not paid out yet: " in capsys.readouterr().out

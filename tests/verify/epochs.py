@@ -12,6 +12,7 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.message import Kind, Message
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 from tests.protocol.players import Play, message, new_task, payload_of
 
@@ -30,7 +31,8 @@ def tasks(draw: st.DrawFn) -> TaskState:
         num_voters=voters,
         num_proposers=proposers,
         mechanism=mechanism,
-        num_epochs=random.randrange(1, 5),
+        num_epochs=random.choice([1, 3, 6, 9]),
+        max_unsettled=random.choice([1, 2]),
         pool=random.choice([0, 1, 999, 10**21]),
         quantile_bp=random.choice([0, 2_500, 5_000, 10_000]),
         band_z_bp=random.choice([0, 15_000, 20_000]),
@@ -39,11 +41,15 @@ def tasks(draw: st.DrawFn) -> TaskState:
         voter_share_bp=random.choice([0, 3_000, 10_000]),
         solvent=mechanism != "flock" or random.random() < 0.5,
     )
-    members = tuple(
-        replace(member, slots=random.choice([1, 1, 2, 5]), stake=random.choice([0, 5, 10**21, 3 * 10**21]))
+    members = [
+        replace(member, slots=random.choice([1, 1, 2, 5]), stake=random.choice([0, 5, 10**21, 3 * 10**21, 10**22]))
         for member in state.members
-    )
-    return replace(state, members=members)
+    ]
+    members = [replace(member, delegated=random.choice([0, 0, member.stake * 4 // 5])) for member in members]
+    started = TaskState.first(state.terms, state.scope, tuple(members), state.seed, state.adapter)
+    leavers = random.sample(range(len(members)), random.choice([0, 0, 1, 3]))
+    waiting = [Change(member, members[member].slots, random.randrange(1, 6), leaves=True) for member in leavers]
+    return replace(started, roster=started.roster.announced(waiting), num_changes=len(waiting))
 
 
 def mischief(random: Random, state: TaskState) -> list[Message]:

@@ -15,7 +15,7 @@ from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.cluster.attestation import report_of
 from flock_ray.errors import VerificationError
 from flock_ray.protocol import epoch as protocol
-from flock_ray.protocol import inbox, mechanism, roles, seed, verdict
+from flock_ray.protocol import inbox, mechanism, roles, roster, seed, verdict
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.record import Record
@@ -60,7 +60,9 @@ def played(rounds: int = 30) -> list[bool]:
     agreed = []
     for number in range(rounds):
         random = Random(number)
-        state = new_task(24, mechanism=sorted(MECHANISMS)[number % 3], slash_fraction_bp=3_333, seed=number)
+        state = new_task(
+            24, mechanism=sorted(MECHANISMS)[number % 3], slash_fraction_bp=6_000, seed=number, num_epochs=9
+        )
         sent = mischief(random, state)
         agreed.append(replay(state, sent).record == protocol.derive(state, Inbox(sent)).data)
     return agreed
@@ -70,6 +72,7 @@ def played(rounds: int = 30) -> list[bool]:
     ("where", "wrong"),
     [
         ("protocol.epoch.MAX_SLASHES", 3),
+        ("protocol.epoch.due_epoch", lambda last_settled, max_unsettled: last_settled + max_unsettled + 2),
         ("protocol.epoch.reveals_digest", lambda reveals: bytes(32)),
         ("protocol.verdict.band", lambda errors, terms: terms.band_floor + 1),
         ("protocol.verdict.quantile", lambda values, basis_points: max(values)),
@@ -79,6 +82,7 @@ def played(rounds: int = 30) -> list[bool]:
         ("verify.scores.consensus_of", lambda scores, seats, terms: None),
         ("verify.accounting._shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.accounting.RELAYER_PART", 11),
+        ("verify.membership._FIRST_UNKNOWN", 2),
     ],
 )
 def test_a_mistake_of_either_side_shows(monkeypatch: pytest.MonkeyPatch, where: str, wrong: object) -> None:
@@ -103,10 +107,11 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
     states = [new_task(mechanism=name) for name in sorted(MECHANISMS)]
     sent = [mischief(Random(5), state) for state in states]
     expected = [protocol.derive(state, Inbox(messages)).data for state, messages in zip(states, sent, strict=True)]
-    modules: list[ModuleType] = [seed, roles, verdict, mechanism, protocol, inbox, merkle]
+    modules: list[ModuleType] = [seed, roles, roster, verdict, mechanism, protocol, inbox, merkle]
     for module in modules:
         for name, _ in inspect.getmembers(module, inspect.isfunction):
             monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(roster.Roster, "settled", refuse)
     monkeypatch.setattr("flock_ray.protocol.state.roles", refuse)
     monkeypatch.setattr(Inbox, "__init__", refuse)
     replays = [replay(state, messages) for state, messages in zip(states, sent, strict=True)]
