@@ -17,10 +17,11 @@ _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
     "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "rewards_root", "last_report",
 )  # fmt: skip
 
-_PLACES = {
+PLACES = {
     "FlockToken": "token", "TaskRegistry": "task", "EpochSettlement": "settlement",
     "RewardDistributor": "distributor", "StakeVault": "vault",
 }  # fmt: skip
+"""{contract: its field of `Addresses`}."""
 
 
 class ChainReader:
@@ -36,6 +37,11 @@ class ChainReader:
         self._node = node
         self._caller = caller
         self._addresses = Addresses()
+
+    @property
+    def addresses(self) -> Addresses:
+        """The contracts in use."""
+        return self._addresses
 
     def timestamp(self) -> int:
         """Time of the latest block, in Unix seconds of chain time."""
@@ -70,6 +76,16 @@ class ChainReader:
         if any(self._ties(name, address, *others) != list(others.values()) for name, address, others in ties):
             raise ChainError(f"the contracts at {task}, {settlement}, {distributor} and {vault} do not belong together")
         self._addresses = Addresses(token, task, settlement, distributor, vault)
+
+    def follow(self, settlement: str) -> None:
+        """Use a settlement contract from now on, with those that it refers to.
+
+        Raises:
+            ChainError: there is none at this address, or the contracts do not refer to each other.
+        """
+        (registry,) = self._ties("EpochSettlement", settlement, "registry")
+        (token,) = self._ties("TaskRegistry", registry, "token")
+        self.set_contracts(Addresses(token, registry, settlement))
 
     def _ties(self, name: str, address: str, *others: str) -> list[str]:
         """Addresses of other contracts that a contract refers to."""
@@ -151,13 +167,12 @@ class ChainReader:
         return values[0] if len(values) == 1 else values
 
     def struct(self, name: str, function: str, *args: Any) -> dict[str, Any]:
-        """The struct that a contract answers with, by the names of its fields."""
-        names = [item["name"] for item in contract(name).output_components(function)]
-        return dict(zip(names, self.ask(name, function, *args), strict=True))
+        """The struct that a contract answers with, by the names of its fields; so the structs in it."""
+        return _named(contract(name).output_components(function), self.ask(name, function, *args))
 
     def address_of(self, name: str) -> str:
         """Where the contract `name` is, of those that have a place in `Addresses`."""
-        return str(getattr(self._addresses, _PLACES[name]))
+        return str(getattr(self._addresses, PLACES[name]))
 
     def _member(self, task: bytes, index: int) -> MemberView:
         ((account, *rest),) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
@@ -178,3 +193,10 @@ class ChainReader:
             raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
         except ValueError as error:
             raise ChainError(f"{address} is no {name}: {error}") from None
+
+
+def _named(components: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
+    return {
+        item["name"]: _named(item["components"], value) if item["type"] == "tuple" else value
+        for item, value in zip(components, values, strict=True)
+    }

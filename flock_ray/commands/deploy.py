@@ -259,6 +259,12 @@ def show_bill(costs: Sequence[Cost], max_fee: int, tip: int, chain_id: int, depl
     price = (max_fee + tip) // 2  # base fee + tip, since max_fee is twice the base fee + tip
     print(f"Dry run on chain {chain_id} for {deployer}: nothing is sent. Fee now: {price / 1e9:.9g} gwei a gas")
     for cost in costs:
-        print(f"{cost.name:<44}{cost.gas:>12,} gas{cost.gas * price / 1e18:>20.9f} ether")
-    total = sum(cost.gas for cost in costs)
-    print(f"{f'total of {len(costs)} transactions':<44}{total:>12,} gas{total * price / 1e18:>20.9f} ether")
+        print(_cost_line(cost.name, cost.gas, cost.gas * price + cost.data_fee))
+    gas, data_fee = sum(cost.gas for cost in costs), sum(cost.data_fee for cost in costs)
+    print(_cost_line(f"total of {len(costs)} transactions", gas, gas * price + data_fee))
+    if data_fee:
+        print(f"of which {data_fee / 1e18:.9f} ether is the rollup's fee for data")
+
+
+def _cost_line(what: str, gas: int, wei: int) -> str:
+    return f"{what:<44}{gas:>12,} gas{wei / 1e18:>20.9f} ether"
