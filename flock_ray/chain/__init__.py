@@ -1,7 +1,8 @@
 """The settlement chain: keys, signed transactions, embedded and remote chains, and the client that owns one.
 
-`keys`, `eip712`, `merkle`, `epoch_report`, `values`, `abi` and `transactions` are light and use no network: every
-process that hosts a member imports them. `node` and `client` import web3 and belong to the chain actor.
+`keys`, `eip712`, `merkle`, `epoch_report`, `values`, `words`, `abi`, `calls` and `transactions` are light and use no
+network: every process that hosts a member imports some of them. What imports `node` imports web3: `client`, which
+belongs to the chain actor, and what the commands use.
 """
 
 from __future__ import annotations

@@ -71,6 +71,10 @@ class Contract:
         except DecodingError as error:
             raise ValueError(f"the answer is not one of {self.name}.{function}") from error
 
+    def inputs(self, function: str) -> list[Any]:
+        """ABI entries of a function's arguments."""
+        return list(self._entries["function", function]["inputs"])
+
     def output_components(self, function: str) -> list[Any]:
         """ABI entries of the fields of the struct that a function returns."""
         return list(self._entries["function", function]["outputs"][0]["components"])
@@ -97,6 +101,23 @@ def _errors() -> dict[bytes, Any]:
     return {selector: entry for name in CONTRACTS for selector, entry in contract(name).errors().items()}
 
 
+def decode_revert(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Name and fields of a custom error of our contracts; an empty name for any other revert.
+
+    Args:
+        data: return data of the reverted call.
+    """
+    entry = _errors().get(data[:4])
+    if entry is None:
+        return "", {}
+    try:
+        values = decode(get_abi_input_types(entry), data[4:])
+    except DecodingError:
+        return "", {}
+    shown = ["0x" + value.hex() if isinstance(value, bytes) else value for value in values]
+    return entry["name"], dict(zip([item["name"] for item in entry["inputs"]], shown, strict=True))
+
+
 def describe_revert(data: bytes) -> tuple[str, str]:
     """Name and full text of a contract's revert.
 
@@ -114,12 +135,9 @@ def describe_revert(data: bytes) -> tuple[str, str]:
         if selector == bytes.fromhex("4e487b71"):
             code = decode(["uint256"], body)[0]
             return "Panic", _PANICS.get(code, f"panic {code:#x}")
-        entry = _errors().get(selector)
-        if entry is not None:
-            values = decode(get_abi_input_types(entry), body)
-            names = [item["name"] for item in entry["inputs"]]
-            shown = ["0x" + value.hex() if isinstance(value, bytes) else value for value in values]
-            return entry["name"], f"{entry['name']}({', '.join(f'{n}={v}' for n, v in zip(names, shown, strict=True))})"
     except DecodingError:
-        pass
+        return "", f"0x{data.hex()}"
+    name, fields = decode_revert(data)
+    if name:
+        return name, f"{name}({', '.join(f'{field}={value}' for field, value in fields.items())})"
     return "", f"0x{data.hex()}" if data else ""

@@ -7,32 +7,36 @@ the rest is sent. At the end a TimelockController is the only admin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Self
 
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import (
+    is_checksum_address,
+    is_checksum_formatted_address,
+    is_hex_address,
+    to_checksum_address,
+)
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.deployment_check import ADMIN_ROLE, GUARDIAN_ROLE, check_deployment
 from flock_ray.chain.embedded import AnvilNode
 from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.node import ChainNode
+from flock_ray.chain.rollup import data_fee
 from flock_ray.chain.transactions import created_at, sign
 from flock_ray.chain.values import MAX_FEE, NOBODY
 from flock_ray.errors import DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 
-ADMIN_ROLE = bytes(32)  # DEFAULT_ADMIN_ROLE of OpenZeppelin's AccessControl
-GUARDIAN_ROLE = keccak(b"GUARDIAN_ROLE")
-TIMELOCK_ROLES = ("PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
-
 _REHEARSAL_GAS = 16_000_000
 _MARGIN = 3  # a gas limit is the rehearsed gas plus a third: refunds hide up to a fifth of what a call needs
-_CREATED = (
+CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
     "StakeVault",
 )  # fmt: skip
@@ -88,6 +92,16 @@ class Settings:
     start: int
     epoch_multiple: int
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The settings in an address book.
+
+        Raises:
+            TypeError: they are of another version.
+        """
+        fields: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
+        return cls(**fields)
+
     def as_json(self) -> dict[str, object]:
         """The settings as JSON values, as in the address book."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -115,10 +129,12 @@ class Cost:
     Attributes:
         name: of the step.
         gas: used.
+        data_fee: of a rollup, wei.
     """
 
     name: str
     gas: int
+    data_fee: int = 0
 
 
 def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
@@ -129,7 +145,7 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
         deployer: the account that sends them.
         at: address of each contract, known before it exists.
     """
-    timelock, token, emission, task, distributor, settlement, vault = (at[name] for name in _CREATED)
+    timelock, token, emission, task, distributor, settlement, vault = (at[name] for name in CREATED)
     s = settings
     schedule = (s.treasury, s.daily, s.decay_bps, s.period_days, s.start, s.epoch_multiple)
     first_admin = deployer if s.guardian else timelock
@@ -142,7 +158,7 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
         (task, distributor, s.absence_bps, s.response_window, s.grace),
         (token, task, distributor, (s.vault_epoch, s.unbonding_epochs, s.commission_delay, s.min_delegation)),
     ]
-    steps = [Step(name, "", contract(name).constructor(*args)) for name, args in zip(_CREATED, created, strict=True)]
+    steps = [Step(name, "", contract(name).constructor(*args)) for name, args in zip(CREATED, created, strict=True)]
     calls: list[tuple[str, str, tuple[object, ...], str]] = [("FlockToken", "setMinter", (emission,), "")]
     if s.guardian:
         calls += [
@@ -159,7 +175,8 @@ def plan(settings: Settings, deployer: str, at: dict[str, str]) -> list[Step]:
 
 def checksummed(address: str) -> str:
     """The address with its checksum; ValueError for anything else, or a checksum that is wrong."""
-    if not is_address(address):
+    wrong = is_checksum_formatted_address(address) and not is_checksum_address(address)
+    if wrong or not is_hex_address(address):
         raise ValueError("not an address")
     return to_checksum_address(address)
 
@@ -169,7 +186,7 @@ def rehearse(settings: Settings, signer: Signer) -> list[Cost]:
     with TemporaryDirectory(prefix="flock_ray_rehearsal_") as folder:
         node = _own_chain(Path(folder), signer.address)
         try:
-            at = {name: created_at(signer.address, nonce) for nonce, name in enumerate(_CREATED)}
+            at = {name: created_at(signer.address, nonce) for nonce, name in enumerate(CREATED)}
             costs = []
             for nonce, step in enumerate(plan(settings, signer.address, at)):
                 raw = sign(signer, node.chain_id, nonce, node.fees(), _REHEARSAL_GAS, step.to, step.data)
@@ -249,18 +266,28 @@ class Deployment:
     def addresses(self) -> dict[str, str]:
         """Address of each contract: where it was deployed, else where the next transactions will put it."""
         nonce = self._node.nonce(self._signer.address)
-        left = [name for name in _CREATED if not self._done(name)]
+        left = [name for name in CREATED if not self._done(name)]
         ahead = {name: created_at(self._signer.address, nonce + i) for i, name in enumerate(left)}
-        return {name: self._book.entries[name].address if name not in ahead else ahead[name] for name in _CREATED}
+        return {name: self._book.entries[name].address if name not in ahead else ahead[name] for name in CREATED}
 
     def _done(self, name: str) -> bool:
         entry = self._book.entries.get(name)
         return entry is not None and bool(entry.tx)
 
     def costs(self) -> list[Cost]:
-        """Gas of what is missing."""
+        """Gas and data fees of what is missing."""
         missing = set(self.missing())
-        return [cost for cost in rehearse(self._settings, self._signer) if cost.name in missing] if missing else []
+        if not missing:
+            return []
+        node, signer = self._node, self._signer
+        steps = {step.name: step for step in plan(self._settings, signer.address, self.addresses())}
+
+        def with_data_fee(cost: Cost) -> Cost:
+            step = steps[cost.name]
+            raw = sign(signer, node.chain_id, 0, node.fees(), cost.gas, step.to, step.data)
+            return replace(cost, data_fee=data_fee(node, raw, signer.address))
+
+        return [with_data_fee(cost) for cost in rehearse(self._settings, signer) if cost.name in missing]
 
     def execute(self, emit: Callable[[str], None]) -> None:
         """Send the missing transactions one after the other; `emit` is called with a line of text for each.
@@ -271,9 +298,11 @@ class Deployment:
             ChainError: a transaction reverted or was not mined in time.
         """
         self._finish()
-        costs = {cost.name: cost.gas + cost.gas // _MARGIN for cost in self.costs()}
+        bill = self.costs()
+        costs = {cost.name: cost.gas + cost.gas // _MARGIN for cost in bill}
         max_fee, _ = fees_up_to(self._node, self._max_fee)
-        has, needs = self._node.balance(self._signer.address), sum(costs.values()) * max_fee
+        needs = sum(costs.values()) * max_fee + sum(cost.data_fee for cost in bill)
+        has = self._node.balance(self._signer.address)
         if costs and has < needs:
             raise FundsError(f"{self._signer.address} has {has} wei for gas, needs {needs} wei")
         for name, gas in costs.items():
@@ -288,7 +317,7 @@ class Deployment:
         nonce = self._node.nonce(sender)
         at = self.addresses()
         if name == "TaskRegistry":
-            book.reserved = {later: at[later] for later in _CREATED[_CREATED.index(name) + 1 :]}
+            book.reserved = {later: at[later] for later in CREATED[CREATED.index(name) + 1 :]}
         if book.reserved.get(name, at.get(name)) != at.get(name):
             raise DeploymentError(
                 f"{sender} sent another transaction in the middle of the deployment, so {name} cannot come to"
@@ -330,77 +359,16 @@ class Deployment:
                 continue
             receipt = mined[0]
             entry.tx, entry.block, entry.gas_used = attempt, receipt.block, receipt.gas_used
-            if name in _CREATED:
+            if name in CREATED:
                 entry.address = to_checksum_address(str(receipt.contract_address))
                 entry.code_hash = "0x" + self._node.code_hash(entry.address).hex()
             self._book.changed = True
 
     def check(self) -> None:
-        """Compare the chain with artifacts, settings and book: code, references between contracts, roles.
+        """Compare the chain with artifacts, settings and book; see `check_deployment`.
 
         Raises:
             DeploymentError: something differs; the text names it.
         """
-        at = self.addresses()
-        for step in plan(self._settings, self._signer.address, at):
-            self._check_step(step, self._book.entries[step.name])
-        for what, actual, expected in (*self._ties(at), *self._roles(at)):
-            if actual != expected:
-                raise DeploymentError(f"{what} is {actual}, expected {expected}")
-
-    def _check_step(self, step: Step, entry: Entry) -> None:
-        """Check that the artifact's bytecode with these arguments made the code, and that it has not changed since."""
-        mined = self._node.receipt(bytes.fromhex(entry.tx[2:]))
-        if mined is None or not mined[1]:
-            raise DeploymentError(f"the chain has no transaction {entry.tx} ({step.name}) any more")
-        transaction = self._node.transaction(bytes.fromhex(entry.tx[2:]))
-        if transaction is None or bytes(transaction["input"]) != step.data:
-            raise DeploymentError(f"transaction {entry.tx} ({step.name}) is not what this version and settings send")
-        if step.to:
-            return
-        if to_checksum_address(str(mined[0].contract_address)) != entry.address:
-            raise DeploymentError(f"transaction {entry.tx} did not create {step.name} at {entry.address}")
-        if "0x" + self._node.code_hash(entry.address).hex() != entry.code_hash:
-            raise DeploymentError(f"the code at {entry.address} is not the {step.name} that was deployed there")
-
-    def _read(self, name: str, at: dict[str, str], function: str, *args: object) -> object:
-        compiled = contract(name)
-        answer = self._node.call(at[name], compiled.encode(function, *args), self._signer.address)
-        (value,) = compiled.decode(function, answer)
-        return to_checksum_address(value) if isinstance(value, str) else value
-
-    def _ties(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
-        """(what, actual, expected) of each reference from one contract to another."""
-        names = {
-            "token": "FlockToken", "emission": "EmissionController", "registry": "TaskRegistry",
-            "distributor": "RewardDistributor", "settlement": "EpochSettlement", "minter": "EmissionController",
-            "vault": "StakeVault",
-        }  # fmt: skip
-        ties = {
-            "FlockToken": ("minter",),
-            "EmissionController": ("token",),
-            "TaskRegistry": ("token", "emission", "vault", "distributor", "settlement"),
-            "RewardDistributor": ("token", "registry", "settlement", "vault"),
-            "EpochSettlement": ("registry", "distributor"),
-            "StakeVault": ("token", "registry", "distributor"),
-        }
-        for name, others in ties.items():
-            for other in others:
-                yield f"{name}.{other}", self._read(name, at, other), at[names[other]]
-
-    def _roles(self, at: dict[str, str]) -> Iterator[tuple[str, object, object]]:
-        """(what, actual, expected) of each role that matters."""
-        s, deployer, timelock = self._settings, self._signer.address, at["TimelockController"]
-        for name in ("TaskRegistry", "RewardDistributor", "TimelockController"):
-            for who, account, admin in (("the timelock", timelock, True), ("the deployer", deployer, False)):
-                has = self._read(name, at, "hasRole", ADMIN_ROLE, account)
-                yield f"whether {who} is admin of {name}", has, admin
-        yield "the timelock's delay", self._read("TimelockController", at, "getMinDelay"), s.delay
-        if s.guardian:
-            has = self._read("RewardDistributor", at, "hasRole", GUARDIAN_ROLE, s.guardian)
-            yield "whether the guardian has its role", has, True
-        for role in TIMELOCK_ROLES:
-            holders = s.executors if role == "EXECUTOR_ROLE" else s.proposers
-            for account in dict.fromkeys((*holders, deployer)):
-                has = self._read("TimelockController", at, "hasRole", keccak(role.encode()), account)
-                yield f"whether {account} has {role} of the timelock", has, account in holders
+        steps = plan(self._settings, self._signer.address, self.addresses())
+        check_deployment(self._node, self._settings, self._book, steps)

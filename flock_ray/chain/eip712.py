@@ -22,6 +22,8 @@ REPORT_TYPE = (
     "uint128 rewardsTotal,Slash[] slashes,bytes32 modelHash,bytes32 recordHash,address relayer)" + SLASH_TYPE
 )
 
+CORRECTION_TYPE = "Correction(bytes32 report,bytes32 disabled,bytes32 rewardsRoot,uint128 rewardsTotal)"
+
 
 def _struct(type_text: str, *members: bytes | int) -> bytes:
     """HashStruct of members that are one word each. A text's hash is its keccak, as a tag's is."""
@@ -92,3 +94,16 @@ def report_hash(report: Report) -> bytes:
 def report_digest(domain: Domain, report: Report) -> bytes:
     """Digest that a voter signs for a report."""
     return domain.digest(report_hash(report))
+
+
+def correction_digest(domain: Domain, report: bytes, disabled: bytes, root: bytes, total: int) -> bytes:
+    """Digest that a voter signs for a correction.
+
+    Args:
+        domain: chain and contract.
+        report: struct hash of the report that was settled last.
+        disabled: root that the guardian disabled.
+        root: the one that takes its place.
+        total: sum of the rewards under it, wei.
+    """
+    return domain.digest(_struct(CORRECTION_TYPE, report, disabled, root, total))

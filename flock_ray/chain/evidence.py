@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from eth_utils.address import to_checksum_address
 
-from flock_ray.chain.abi import contract
-from flock_ray.chain.eip712 import Domain, message_digest
-from flock_ray.chain.fee_bumper import fees_up_to
-from flock_ray.chain.keys import Signer, compact, recover
-from flock_ray.chain.node import ChainNode, Reverted, revert_error
-from flock_ray.chain.transactions import sign
-from flock_ray.chain.values import MAX_FEE, TxReceipt
-from flock_ray.errors import ChainError, ConfigError
+from flock_ray.chain import calls
+from flock_ray.chain.calls import Call
+from flock_ray.chain.eip712 import Domain, correction_digest, message_digest, report_digest, report_hash
+from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.keys import compact, recover
+from flock_ray.chain.reader import ChainReader
+from flock_ray.errors import ConfigError
 from flock_ray.protocol.message import Message, SignedMessage
+from flock_ray.protocol.roles import draw_seats
 
-_ANSWER_GAS = 60_000  # measured: 38,000
-_ACCUSE_GAS = 300_000  # measured: 154,000, for a member without delegators
+_SETTLEMENT = "EpochSettlement"
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """A voter seat that was challenged to show its signature.
+    """A voter seat that was challenged to show its signature, and neither answered nor was slashed yet.
 
     Attributes:
         epoch: of the report.
@@ -42,45 +40,54 @@ class Challenge:
 
 
 class Evidence:
-    """Submits evidence about one task to the settlement contract; one account pays the gas."""
+    """Makes calls of evidence about one task."""
 
-    def __init__(self, node: ChainNode, signer: Signer, domain: Domain, task: bytes, timeout: float) -> None:
-        """Submit evidence through `node`.
+    def __init__(self, reader: ChainReader, domain: Domain, task: bytes) -> None:
+        """Look at a task.
 
         Args:
-            node: the chain.
-            signer: the sender, any account; it gets the accuser's part of a slash.
+            reader: of the contracts.
             domain: chain and settlement contract that the signatures are bound to.
             task: id.
-            timeout: seconds to wait for a receipt.
         """
-        self._node, self._signer, self._domain, self._task, self._timeout = node, signer, domain, task, timeout
+        self._reader, self._domain, self._task = reader, domain, task
 
     def challenges(self, epoch: int) -> list[Challenge]:
-        """Challenges of an epoch's seats that can still be answered, by seat."""
-        _, _, (*_, num_voters, _, _, _) = self._read("headOf", self._task)
-        now = self._node.timestamp()
+        """Challenges of an epoch's seats that are not over, by seat."""
         challenges = []
-        for seat in range(num_voters):
-            owner, deadline, over, _, _, report = self._read("challengeOf", self._task, epoch, seat)
-            if not over and now <= deadline:
-                challenges.append(Challenge(epoch, seat, to_checksum_address(owner), deadline, report))
+        for seat in range(self._num_voters()):
+            case = self._reader.struct(_SETTLEMENT, "challengeOf", self._task, epoch, seat)
+            if case["deadline"] and not case["over"]:
+                owner = to_checksum_address(case["owner"])
+                challenges.append(Challenge(epoch, seat, owner, case["deadline"], case["reportHash"]))
         return challenges
 
-    def answer(self, challenge: Challenge, signatures: Iterable[bytes]) -> TxReceipt | None:
-        """Show the seat's signature if it is among `signatures` of 65 bytes; None if it is not.
-
-        Raises:
-            ChainError: the contract refuses it, or the transaction is not mined in time.
-        """
+    def answer(self, challenge: Challenge, signatures: Iterable[bytes]) -> Call | None:
+        """Show the seat's signature if it is among `signatures` of 65 bytes; None if it is not."""
         digest = self._domain.digest(challenge.report)
         for signature in signatures:
             if recover(digest, signature) == challenge.owner:
-                where = self._task, challenge.epoch, challenge.seat
-                return self._send("answerChallenge", _ANSWER_GAS, *where, compact(signature))
+                at = self._reader.addresses
+                return calls.answer_challenge(at, self._task, challenge.epoch, challenge.seat, compact(signature))
         return None
 
-    def accuse(self, account: str, seed: bytes, first: SignedMessage, second: SignedMessage) -> TxReceipt:
+    def absent(self, report: Report) -> list[int]:
+        """Seats whose signature the last settled report came without, and that nobody has challenged yet.
+
+        Args:
+            report: the one that was settled last.
+        """
+        absent = self._reader.struct(_SETTLEMENT, "headOf", self._task)["clock"]["absent"]
+        seats = [seat for seat in range(self._num_voters()) if absent >> seat & 1]
+        return [seat for seat in seats if not self._deadline(report.epoch, seat)]
+
+    def _deadline(self, epoch: int, seat: int) -> int:
+        return int(self._reader.struct(_SETTLEMENT, "challengeOf", self._task, epoch, seat)["deadline"])
+
+    def _num_voters(self) -> int:
+        return int(self._reader.struct(_SETTLEMENT, "headOf", self._task)["clock"]["numVoters"])
+
+    def accuse(self, account: str, seed: bytes, first: SignedMessage, second: SignedMessage) -> Call:
         """Have a member slashed for two different messages of one kind in one epoch.
 
         Args:
@@ -91,8 +98,6 @@ class Evidence:
 
         Raises:
             ConfigError: the messages prove no equivocation.
-            ChainError: the contract refuses them (the offence was punished before), or the transaction is not mined in
-                time.
         """
         earlier, later = _parse(first), _parse(second)
         kind, epoch, task = earlier.kind, earlier.epoch, earlier.task
@@ -106,28 +111,67 @@ class Evidence:
                 raise ConfigError(f"a message is not signed by {account} under the seed of epoch {message.epoch}")
         both = compact(first.signature) + compact(second.signature)
         case = self._task, account, epoch, seed, str(kind), earlier.digest, later.digest
-        return self._send("slashEquivocation", _ACCUSE_GAS, *case, both)
+        return calls.slash_equivocation(self._reader.addresses, case, both)
 
-    def _read(self, function: str, *args: Any) -> Any:
-        compiled, at = contract("EpochSettlement"), self._domain.contract
-        try:
-            (answer,) = compiled.decode(
-                function, self._node.call(at, compiled.encode(function, *args), self._signer.address)
-            )
-        except (Reverted, ValueError):
-            raise ChainError(f"the contract at {at} does not answer as an EpochSettlement") from None
-        return answer
+    def accuse_of_reports(self, first: tuple[Report, bytes], second: tuple[Report, bytes]) -> tuple[str, Call]:
+        """Have whoever signed two different reports of one epoch slashed; returns its account, too.
 
-    def _send(self, function: str, gas: int, *args: Any) -> TxReceipt:
-        """Send a call, after a dry run on the latest block so that a refused call costs nothing."""
-        data, at = contract("EpochSettlement").encode(function, *args), self._domain.contract
-        try:
-            self._node.call(at, data, self._signer.address)
-        except Reverted as reverted:
-            raise revert_error(f"EpochSettlement.{function}", reverted.data) from None
-        node, sender = self._node, self._signer.address
-        raw = sign(self._signer, node.chain_id, node.nonce(sender), fees_up_to(node, MAX_FEE), gas, at, data)
-        return node.wait([node.send(raw, 0)], self._timeout)
+        Args:
+            first: a report and its 65-byte signature.
+            second: the other.
+
+        Raises:
+            ConfigError: the reports prove no equivocation.
+        """
+        reports = first[0], second[0]
+        places = {(report.task, report.epoch, report.seed) for report in reports}
+        if len(places) != 1 or reports[0].task != self._task:
+            raise ConfigError("the two reports are not of one task, epoch and seed")
+        if reports[0] == reports[1]:
+            raise ConfigError("the two reports are the same: no contradiction")
+        signers = {recover(report_digest(self._domain, report), signature) for report, signature in (first, second)}
+        account = signers.pop()
+        if signers or account is None:
+            raise ConfigError("the two reports are not signed by one account")
+        both = compact(first[1]) + compact(second[1])
+        return account, calls.slash_report_equivocation(self._reader.addresses, account, *reports, both)
+
+    def settlement(self, report: Report, signatures: Iterable[bytes]) -> Call:
+        """Settle the next epoch with the signatures of 65 bytes that are by owners of its committee's seats."""
+        view = self._reader.task_view(self._task)
+        owners = view.slot_owners(report.epoch)
+        slots = draw_seats(view.seed, self._task, report.epoch, len(owners), view.terms.num_voters)
+        committee = [view.members[owners[slot]].account for slot in slots]
+        seats, packed = self._by_seat(report_digest(self._domain, report), committee, signatures)
+        return calls.settle(self._reader.addresses, report, seats, packed)
+
+    def correction_digest(self, report: Report, root: bytes, total: int) -> bytes:
+        """What the committee of the last settled report signs to put another root in the place of a disabled one."""
+        disabled = self._reader.struct("RewardDistributor", "queueOf", self._task)["disabled"]
+        return correction_digest(self._domain, report_hash(report), disabled, root, total)
+
+    def correction(self, report: Report, root: bytes, total: int, signatures: Iterable[bytes]) -> Call:
+        """Put another root in the place of one that the guardian disabled.
+
+        Args:
+            report: the one that was settled last.
+            root: of the rewards that are paid instead.
+            total: their sum, wei.
+            signatures: of 65 bytes, of the correction's digest; those by owners of the committee's seats count.
+        """
+        clock = self._reader.struct(_SETTLEMENT, "headOf", self._task)["clock"]
+        draw = report.seed, self._task, report.epoch, clock["numSlots"], clock["numVoters"]
+        slots = self._reader.ask(_SETTLEMENT, "drawSeats", *draw)
+        owners = self._reader.ask("TaskRegistry", "slotOwners", self._task, slots)
+        seats, packed = self._by_seat(self.correction_digest(report, root, total), owners, signatures)
+        return calls.correct(self._reader.addresses, report, root, total, seats, packed)
+
+    def _by_seat(self, digest: bytes, owners: Iterable[str], signatures: Iterable[bytes]) -> tuple[int, bytes]:
+        """Bitmap of the seats whose owners signed a digest, and their signatures in the order of seats, EIP-2098."""
+        signed = {recover(digest, signature): signature for signature in signatures}
+        own = [signed.get(to_checksum_address(owner)) for owner in owners]
+        bitmap = sum(1 << seat for seat, signature in enumerate(own) if signature)
+        return bitmap, b"".join(compact(signature) for signature in own if signature)
 
 
 def _parse(signed: SignedMessage) -> Message:

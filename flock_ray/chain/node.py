@@ -28,7 +28,7 @@ from web3.exceptions import (
     TransactionNotFound,
     Web3RPCError,
 )
-from web3.types import RPCEndpoint, TxParams
+from web3.types import FilterParams, RPCEndpoint, TxParams
 
 from flock_ray.chain.abi import describe_revert
 from flock_ray.chain.values import TxReceipt
@@ -39,7 +39,7 @@ MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
 
 _LOG_WINDOW = 5_000  # blocks; public endpoints answer no longer ranges
 _FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two requests for a receipt
-_FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
+FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
 _POOR = ("insufficient funds", "enough balance", "cannot afford")
 _KNOWN = ("already known", "already imported")
 _CHEAP = ("underpriced", "less than block base fee", "fee too low", "fee cap too low")
@@ -217,6 +217,19 @@ class ChainNode(ABC):
         except DecodingError:  # of an off-chain lookup (CCIP), which we never follow
             raise Reverted(b"") from None
 
+    def estimate_gas(self, to: str, data: bytes, sender: str) -> int:
+        """Gas that a call of `sender` would use as a transaction now.
+
+        Raises:
+            Reverted: the contract refuses it.
+        """
+        fields = cast(TxParams, {"to": to, "from": sender, "data": HexBytes(data)})
+        try:
+            with self._reach():
+                return int(self._web3.eth.estimate_gas(fields))
+        except ContractLogicError as error:
+            raise Reverted(_bytes_of(error.data)) from None
+
     def wait(self, hashes: Sequence[bytes], timeout: float, meanwhile: Callable[[], None] = lambda: None) -> TxReceipt:
         """Wait until one of these transactions, which replace each other, is mined; returns its receipt.
 
@@ -320,6 +333,44 @@ class ChainNode(ABC):
                     return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in logs]
         return []
 
+    def history(
+        self, address: str, topics: Sequence[bytes | Sequence[bytes] | None], first: int
+    ) -> list[tuple[list[bytes], bytes]]:
+        """(topics, data) of all logs of a contract from a block on that have these first topics, oldest first.
+
+        Nodes bound a request in different ways: all blocks are asked for at once, and in windows where that is refused.
+
+        Args:
+            address: of the contract.
+            topics: each a value, several of which any will do, or None for any at all.
+            first: number of the first block.
+        """
+        wanted = [_hex_topic(topic) for topic in topics]
+
+        def ask(start: int, end: int) -> list[tuple[list[bytes], bytes]]:
+            fields = {
+                "address": Web3.to_checksum_address(address),
+                "topics": wanted,
+                "fromBlock": start,
+                "toBlock": end,
+            }
+            with self._reach():
+                logs = self._web3.eth.get_logs(cast(FilterParams, fields))
+            return [([bytes(topic) for topic in log["topics"]], bytes(log["data"])) for log in logs]
+
+        head = self.head()
+        try:
+            return ask(first, head)
+        except RefusedError:
+            starts = range(first, head + 1, _LOG_WINDOW)
+            return [log for start in starts for log in ask(start, min(start + _LOG_WINDOW - 1, head))]
+
+
+def _hex_topic(topic: bytes | Sequence[bytes] | None) -> Any:
+    if isinstance(topic, bytes):
+        return HexStr("0x" + topic.hex())
+    return None if topic is None else [_hex_topic(choice) for choice in topic]
+
 
 def revert_error(what: str, data: bytes) -> ChainError:
     """The error that says why a contract refused `what`: FundsError or ChainError.
@@ -329,7 +380,7 @@ def revert_error(what: str, data: bytes) -> ChainError:
         data: its revert data.
     """
     name, text = describe_revert(data)
-    kind = FundsError if name in _FUNDS_ERRORS else ChainError
+    kind = FundsError if name in FUNDS_ERRORS else ChainError
     return kind(f"{what} reverted: {text}" if text else f"{what} reverted without a reason")
 
 

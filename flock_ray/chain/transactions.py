@@ -37,6 +37,7 @@ from flock_ray.chain.values import (
     TaskTerms,
     TxContext,
 )
+from flock_ray.chain.words import format_tokens
 from flock_ray.errors import FundsError
 from flock_ray.protocol.hashing import keccak
 
@@ -121,12 +122,6 @@ def sign(signer: Signer, chain_id: int, nonce: int, fees: tuple[int, int], gas: 
 def created_at(account: str, nonce: int) -> str:
     """Address of the contract that an account's transaction creates."""
     return to_checksum_address(keccak(rlp.encode([bytes.fromhex(account[2:]), nonce]))[12:])
-
-
-def format_tokens(wei: int) -> str:
-    """Exact decimal text of an amount in whole tokens."""
-    whole, rest = divmod(wei, TOKEN)
-    return f"{whole}.{rest:018d}".rstrip("0").rstrip(".")
 
 
 def deploy(signer: Signer, ctx: TxContext, supply: int, start: int) -> tuple[list[bytes], Addresses]:

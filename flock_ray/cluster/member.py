@@ -29,6 +29,11 @@ JOINED = "joined"
 """Kind of the entry, of epoch 0, that a member makes before it joins a task: its digest is the hash chain's tip."""
 
 
+def hash_chain(signer: Signer, task: bytes, reveals: int) -> HashChain:
+    """An account's chain of that many reveals for a task."""
+    return HashChain(tagged("flock_ray/chain-root/1", signer.secret("hash chain"), task), reveals)
+
+
 class Member:
     """Signs what its owner's process computed, one digest for each kind of message and epoch, and only what is stored.
 
@@ -61,7 +66,7 @@ class Member:
 
     def hash_chain(self, task: bytes) -> HashChain:
         """The member's chain of reveals for a task."""
-        return HashChain(tagged("flock_ray/chain-root/1", self.signer.secret("hash chain"), task), self._reveals)
+        return hash_chain(self.signer, task, self._reveals)
 
     def salt(self, state: TaskState, purpose: str) -> bytes:
         """32 secret bytes for one purpose in the epoch of `state`; the same when asked again."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.transactions import format_tokens
 from flock_ray.chain.values import RewardRoots
+from flock_ray.chain.words import format_tokens, utc
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,13 @@ class PendingRewards:
         told = f"Rewards of {format_tokens(sum(self.wei.values()))} tokens are pending: "
         if self.ready_at is None:
             return told + "their root was disabled or corrected after it was settled"
-        return told + f"they can be claimed from {_text(self.ready_at)} on, with resume={run}"
+        return told + f"they can be claimed from {utc(self.ready_at)} on, with resume={run}"
 
     def facts(self) -> dict[str, object]:
         """For the summary."""
         return {
             "wei": sum(self.wei.values()),
-            "claimable_from": None if self.ready_at is None else _text(self.ready_at),
+            "claimable_from": None if self.ready_at is None else utc(self.ready_at),
         }
 
 
@@ -56,7 +55,3 @@ def pending_rewards(
     if not unpaid or root == roots.paying:
         return None
     return PendingRewards(unpaid, roots.pending.get(root))
-
-
-def _text(time: int) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -84,6 +84,17 @@ class Console:
             "(data: tokens of text; score: nats a token; end: wallet + stake + claimable; change: since the start)"
         )
 
+    def rows(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of texts; a column of numbers only is aligned to the right."""
+        self._rich.print()
+        self._rich.print(Text(title, style="bold"))
+        values = zip(*rows, strict=True)
+        words = [column for column, cells in zip(columns, values, strict=True) if not all(map(_is_number, cells))]
+        table = _table(*columns, left=words)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self._print_table(table)
+
     def _print_table(self, table: Table) -> None:
         # A narrow terminal wraps whole lines: better than amounts with their last digits cut off.
         table.width = self._rich.measure(table, options=self._rich.options.update(max_width=1000)).maximum
@@ -102,11 +113,14 @@ class Console:
         self.close()
 
 
-def _table(*columns: str) -> Table:
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).isdigit()
+
+
+def _table(*columns: str, left: Sequence[str] = ("silo", "role", "verdict")) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        left = column in ("silo", "role", "verdict")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in left else "right", no_wrap=True)
     return table
 
 

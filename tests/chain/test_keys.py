@@ -117,6 +117,7 @@ def test_secrets_of_a_key_differ_by_purpose_and_signer() -> None:
         ("creator", "FLOCK_RAY_CREATOR_KEY"),
         ("relayer", "FLOCK_RAY_RELAYER_KEY"),
         ("member-3", "FLOCK_RAY_MEMBER_3_KEY"),
+        ("delegator-0", "FLOCK_RAY_DELEGATOR_0_KEY"),
     ],
 )
 def test_a_key_from_the_environment(name: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +150,7 @@ def test_a_key_from_a_keystore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             load_signer("member-0", folder)
 
 
-@pytest.mark.parametrize("name", ["member", "../creator", "member-x", "CREATOR", ""])
+@pytest.mark.parametrize("name", ["member", "../creator", "member-x", "delegator", "CREATOR", ""])
 def test_other_names_name_no_key(name: str) -> None:
     with pytest.raises(KeyMissingError, match="no key named"):
         load_signer(name)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from flock_ray.chain import transactions
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.chain.transactions import format_tokens, max_fee_of, outbid
+from flock_ray.chain.transactions import max_fee_of, outbid
 from flock_ray.chain.values import TaskTerms, TxContext
+from flock_ray.chain.words import format_tokens
 from flock_ray.errors import FundsError
 from flock_ray.protocol.hashing import keccak
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from omegaconf import OmegaConf
 
 from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.commands import run as command
+from flock_ray.commands.main import main
 from flock_ray.config import Config, Keep
 from flock_ray.errors import RunDirectoryError
 from flock_ray.store.blob_store import BlobStore
@@ -25,15 +25,10 @@ if TYPE_CHECKING:
     from tests.runs import Run
 
 pytestmark = pytest.mark.ray
-JOBS = Path(__file__).parents[2] / "jobs"
 
 
-def job(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_job", JOBS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def verify(*arguments: str) -> int:
+    return main(["verify", *arguments])
 
 
 def blobs(folder: Path) -> dict[str, int]:
@@ -70,11 +65,10 @@ def test_a_run_that_keeps_its_adapter_is_whole_and_can_no_more_be_verified(
     whole_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = with_keep(whole_run.path, tmp_path / "run", Keep.adapter)
-    verify, alliance = job("verify").main, job("alliance")
-    assert verify([str(run.path)]) == 0, "nothing is gone yet"
+    assert verify(str(run.path)) == 0, "nothing is gone yet"
     before = blobs(run.path)
     file = io.StringIO()
-    monkeypatch.setattr(alliance, "Console", lambda: Console(file))
+    monkeypatch.setattr(command, "Console", lambda: Console(file))
 
     def broken(store: BlobStore, digest: bytes) -> int | None:
         raise KeyboardInterrupt
@@ -82,17 +76,17 @@ def test_a_run_that_keeps_its_adapter_is_whole_and_can_no_more_be_verified(
     resumed = replace(load_config(run.path), resume=str(run.path))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(BlobStore, "remove", broken)
-        alliance.play(resumed, ())
+        command.play(resumed, ())
     for _ in range(2):
-        alliance.play(resumed, ())
+        command.play(resumed, ())
     told = file.getvalue()
     assert told.count("complete already; nothing to do") == 2 and told.count("Store pruned (store.keep=adapter)") == 1
     after = blobs(run.path)
     assert after.keys() == {whole_run.hash[2:]}
     assert 8 * sum(after.values()) < sum(before.values())
     capsys.readouterr()
-    assert verify([str(run.path)]) == RunDirectoryError.exit_code
+    assert verify(str(run.path)) == RunDirectoryError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: this run's store was pruned by store.keep=adapter: epoch 1: message 0x")
     assert "neither verified nor refuted" in line
-    assert verify([str(run.path), "--store", str(whole_run.path / "store")]) == 0, "a full copy of the store does"
+    assert verify(str(run.path), "--store", str(whole_run.path / "store")) == 0, "a full copy of the store does"

@@ -1,0 +1,207 @@
+"""What deployed contracts say of a task, of balances and of rewards, at the latest block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eth_utils.address import to_checksum_address
+
+from flock_ray.chain.abi import contract
+from flock_ray.chain.node import ChainNode, Reverted, revert_error
+from flock_ray.chain.values import Addresses, MemberView, RewardRoots, TaskStatus, TaskTerms, TaskView
+from flock_ray.errors import ChainError
+from flock_ray.protocol.roster import Change
+
+_STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
+    "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "escrow", "rewards_root",
+    "last_report",
+)  # fmt: skip
+
+PLACES = {
+    "FlockToken": "token", "TaskRegistry": "task", "EpochSettlement": "settlement",
+    "RewardDistributor": "distributor", "StakeVault": "vault",
+}  # fmt: skip
+"""{contract: its field of `Addresses`}."""
+
+
+class ChainReader:
+    """The contracts behind a node."""
+
+    def __init__(self, node: ChainNode, caller: str) -> None:
+        """Read through `node`.
+
+        Args:
+            node: the chain.
+            caller: account that asks; py-evm requires it to hold some gas money.
+        """
+        self._node = node
+        self._caller = caller
+        self._addresses = Addresses()
+
+    @property
+    def addresses(self) -> Addresses:
+        """The contracts in use."""
+        return self._addresses
+
+    def timestamp(self) -> int:
+        """Time of the latest block, in Unix seconds of chain time."""
+        return self._node.timestamp()
+
+    def set_contracts(self, addresses: Addresses) -> None:
+        """Use these contracts from now on.
+
+        Args:
+            addresses: of token, task and settlement; distributor and vault are read from these contracts.
+
+        Raises:
+            ChainError: an address is malformed or has no contract, or the contracts do not refer to each other.
+        """
+        given = (addresses.token, addresses.task, addresses.settlement)
+        try:
+            token, task, settlement = map(to_checksum_address, given)
+        except ValueError:
+            raise ChainError("chain.token, chain.task and chain.settlement must be three addresses, or empty") from None
+        for name, address in zip(("FlockToken", "TaskRegistry", "EpochSettlement"), given, strict=True):
+            if not self._node.has_code(address):
+                raise ChainError(f"there is no contract at {address}, where {name} should be")
+        if self._ties("TaskRegistry", task, "token", "settlement") != [token, settlement]:
+            raise ChainError(f"the contract at {task} belongs to another token or settlement contract")
+        distributor, vault = self._ties("TaskRegistry", task, "distributor", "vault")
+        ties = (
+            ("EpochSettlement", settlement, {"registry": task, "distributor": distributor}),
+            ("RewardDistributor", distributor,
+             {"token": token, "registry": task, "settlement": settlement, "vault": vault}),
+            ("StakeVault", vault, {"token": token, "registry": task, "distributor": distributor}),
+        )  # fmt: skip
+        if any(self._ties(name, address, *others) != list(others.values()) for name, address, others in ties):
+            raise ChainError(f"the contracts at {task}, {settlement}, {distributor} and {vault} do not belong together")
+        self._addresses = Addresses(token, task, settlement, distributor, vault)
+
+    def follow(self, settlement: str) -> None:
+        """Use a settlement contract from now on, with those that it refers to.
+
+        Raises:
+            ChainError: there is none at this address, or the contracts do not refer to each other.
+        """
+        (registry,) = self._ties("EpochSettlement", settlement, "registry")
+        (token,) = self._ties("TaskRegistry", registry, "token")
+        self.set_contracts(Addresses(token, registry, settlement))
+
+    def _ties(self, name: str, address: str, *others: str) -> list[str]:
+        """Addresses of other contracts that a contract refers to."""
+        return [to_checksum_address(self._read(name, address, other)[0]) for other in others]
+
+    def task_view(self, task: bytes) -> TaskView:
+        """State of a task with its members; status NONE for an unknown task."""
+        (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
+        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied, joining, seed_block = info
+        rest = dict(zip(_STATE_FIELDS, state, strict=True))
+        return TaskView(
+            terms=TaskTerms(*terms),
+            creator=to_checksum_address(creator),
+            status=TaskStatus(status),
+            num_slots=num_slots,
+            members=tuple(self._member(task, index) for index in range(num_members)),
+            changes=tuple(self._change(task, number) for number in range(num_changes)),
+            num_applied=num_applied,
+            join_deadline=joining,
+            seed_block=seed_block,
+            **rest,
+        )
+
+    def wallet_balances(self, addresses: Sequence[str]) -> dict[str, int]:
+        """Tokens in the wallet of each address, wei."""
+        token = self._addresses.token
+        return {address: self._read("FlockToken", token, "balanceOf", address)[0] for address in addresses}
+
+    def balances(self, addresses: Sequence[str]) -> dict[str, int]:
+        """What each address owns, wei: tokens in its wallet, own stake, active or thawing, and rewards in the vault.
+
+        What others delegated to it, and what it delegated to others, is left out.
+        """
+        owned = self.wallet_balances(addresses)
+        for address in addresses:
+            pool = self.struct("StakeVault", "pool", address)
+            owned[address] += pool["own"] + pool["ownThawing"] + pool["operatorRewards"]
+        return owned
+
+    def releasable(self, task: bytes) -> bool:
+        """Whether the stakes of a closed task may be released now."""
+        (start,) = self._read("TaskRegistry", self._addresses.task, "releasableAt", task)
+        return self.timestamp() >= int(start)
+
+    def paid_to_pool(self, task: bytes, addresses: Sequence[str]) -> set[str]:
+        """Those of the addresses whose rewards of a task go to their pools in the vault."""
+        distributor = self._addresses.distributor
+        return {
+            address
+            for address in addresses
+            if self._read("RewardDistributor", distributor, "paidToPool", task, address)[0]
+        }
+
+    def claimed(self, task: bytes, addresses: Sequence[str]) -> dict[str, int]:
+        """What each address, or its pool in the vault, was paid of a task's rewards so far, wei."""
+        distributor = self._addresses.distributor
+        return {
+            address: self._read("RewardDistributor", distributor, "claimed", task, address)[0] for address in addresses
+        }
+
+    def reward_roots(self, task: bytes) -> RewardRoots:
+        """The root of a task's rewards that is paid at the time of the latest block, and the pending roots."""
+        distributor = self._addresses.distributor
+        ((paying, *_),) = self._read("RewardDistributor", distributor, "accountOf", task)
+        ((first, latest, *_),) = self._read("RewardDistributor", distributor, "queueOf", task)
+        now, pending = self._node.timestamp(), {}
+        for root, _, ready_at in (first, latest):
+            if 0 < ready_at <= now:
+                paying = root
+            elif ready_at:
+                pending[root] = ready_at
+        return RewardRoots(paying, pending)
+
+    def total_supply(self) -> int:
+        """All tokens that exist, wei."""
+        return int(self._read("FlockToken", self._addresses.token, "totalSupply")[0])
+
+    def ask(self, name: str, function: str, *args: Any) -> Any:
+        """What a contract answers: its one value, or a tuple of several."""
+        values = self._read(name, self.address_of(name), function, *args)
+        return values[0] if len(values) == 1 else values
+
+    def struct(self, name: str, function: str, *args: Any) -> dict[str, Any]:
+        """The struct that a contract answers with, by the names of its fields; so the structs in it."""
+        return _named(contract(name).output_components(function), self.ask(name, function, *args))
+
+    def address_of(self, name: str) -> str:
+        """Where the contract `name` is, of those that have a place in `Addresses`."""
+        return str(getattr(self._addresses, PLACES[name]))
+
+    def _member(self, task: bytes, index: int) -> MemberView:
+        (member,) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
+        account, stake, slots, tip, leaving, left_at = member
+        (lock,) = self._read("StakeVault", self._addresses.vault, "lockOf", task, account)
+        return MemberView(to_checksum_address(account), stake, slots, tip, leaving, left_at, lock[1])
+
+    def _change(self, task: bytes, number: int) -> Change:
+        return Change(*self._read("TaskRegistry", self._addresses.task, "changeAt", task, number)[0])
+
+    def _read(self, name: str, address: str, function: str, *args: Any) -> tuple[Any, ...]:
+        if not address:
+            raise ChainError(
+                "the contracts are not deployed yet, or chain.token, chain.task, chain.settlement are empty"
+            )
+        compiled = contract(name)
+        try:
+            return compiled.decode(function, self._node.call(address, compiled.encode(function, *args), self._caller))
+        except Reverted as reverted:
+            raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
+        except ValueError as error:
+            raise ChainError(f"{address} is no {name}: {error}") from None
+
+
+def _named(components: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:
+    return {
+        item["name"]: _named(item["components"], value) if item["type"] == "tuple" else value
+        for item, value in zip(components, values, strict=True)
+    }

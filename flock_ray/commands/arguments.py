@@ -1,0 +1,65 @@
+"""Values of the command line, as a person types them."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+_TOKEN_DECIMALS = 18
+_MAX_WEI = 1 << 96  # what the vault counts with
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_HASH = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+
+
+def amount(text: str) -> int:
+    """Whole tokens, with decimals, in wei."""
+    wei = _scaled(text, _TOKEN_DECIMALS, "amount of tokens")
+    if not 0 < wei < _MAX_WEI:
+        raise ArgumentTypeError(f"{text!r} is no amount of tokens that an account can have")
+    return wei
+
+
+def basis_points(text: str) -> int:
+    """Percent, with at most two decimals, in basis points."""
+    points = _scaled(text, 2, "percentage")
+    if points > 10_000:
+        raise ArgumentTypeError(f"{text!r} is more than 100 percent")
+    return points
+
+
+def _scaled(text: str, decimals: int, what: str) -> int:
+    """The number times 10^decimals, exactly."""
+    if not _NUMBER.fullmatch(text):
+        raise ArgumentTypeError(f"{text!r} is no {what}, such as 12 or 12.5")
+    whole, _, rest = text.partition(".")
+    rest = rest.rstrip("0")
+    if len(rest) > decimals:
+        raise ArgumentTypeError(f"{text!r} has more than {decimals} decimals")
+    return int(whole + rest.ljust(decimals, "0"))
+
+
+def address(text: str) -> str:
+    """An address, checksummed; one of mixed case must have the right checksum."""
+    from flock_ray.chain.deployment import checksummed  # slow, and most commands take no address
+
+    try:
+        return checksummed(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no address of 20 bytes, or its checksum is wrong") from None
+
+
+def digest(text: str) -> str:
+    """A hash of 32 bytes: 64 lower-case hex digits."""
+    if not _HASH.fullmatch(text):
+        raise ArgumentTypeError("a hash has 64 hex digits")
+    return text.lower().removeprefix("0x")
+
+
+def task(text: str) -> bytes | Path:
+    """The id of a task, or the folder of a run."""
+    if _HASH.fullmatch(text):
+        return bytes.fromhex(text.removeprefix("0x"))
+    if not Path(text).is_dir():
+        raise ArgumentTypeError(f"{text!r} is neither the id of a task (64 hex digits) nor a folder")
+    return Path(text)

@@ -1,0 +1,219 @@
+"""The command line of `flock-ray`: each command names the function that runs it, so nothing slow is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flock_ray.commands.arguments import address, amount, basis_points, digest, task
+
+COMPOSED = {("run",): "run:run", ("deployment", "deploy"): "deploy:deploy"}
+"""Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; it sets `act` to `module:function` of the command."""
+    parser = argparse.ArgumentParser(
+        prog="flock-ray",
+        description="FL Alliance on Ray: train together, settle on a chain, hold stake, check what others did.",
+        epilog="flock-ray COMMAND --help tells more; docs/commands.md has a line for each, docs/exit-codes.md the exit"
+        " codes.",
+    )
+    commands = _sub_parsers(parser)
+    commands.add_parser("run", help="train: an alliance from configuration to report", add_help=False)
+    _add_verify(commands)
+    _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
+    _add_stake(_Group(commands, "stake", "an operator's own stake"))
+    _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
+    _add_delegation(_Group(commands, "delegation", "stake that an account delegates to operators"))
+    _add_account(_Group(commands, "account", "what an account owns"))
+    _add_deployment(_Group(commands, "deployment", "the contracts on a chain"))
+    return parser
+
+
+def _sub_parsers(parser: argparse.ArgumentParser) -> Any:
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+class _Group:
+    """Commands with one first word."""
+
+    def __init__(self, commands: Any, name: str, help: str) -> None:
+        self._name = name
+        self.parsers = _sub_parsers(commands.add_parser(name, help=help, description=_sentence(help)))
+
+    def add(self, name: str, help: str, *parts: Callable[[Any], None], act: str = "") -> argparse.ArgumentParser:
+        """Add a command, run by `<group>:<name>` unless `act` names another function; the parts add its arguments."""
+        parser: argparse.ArgumentParser = self.parsers.add_parser(name, help=help, description=_sentence(help))
+        parser.set_defaults(act=act or f"{self._name}:{name}")
+        for part in parts:
+            part(parser)
+        return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+# Parts of commands
+
+
+def _chain(parser: Any) -> None:
+    parser.add_argument("--rpc", required=True, metavar="URL", help="node of the chain")
+    parser.add_argument(
+        "--contracts", type=Path, metavar="PATH", help="address book of a deployment, or the folder of a run on it"
+    )
+    parser.add_argument(
+        "--from-block", type=int, metavar="NUMBER",
+        help="first block to search the vault's logs from, if not that of its deployment",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object; amounts in wei, times in seconds")
+
+
+def _sender(parser: Any) -> None:
+    _chain(parser)
+    parser.add_argument(
+        "--key", required=True, metavar="NAME", help="account that sends and pays the gas, for example member-0"
+    )
+    parser.add_argument("--keystore", default="", metavar="DIR", help="folder of keystores, instead of the environment")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent and its cost, send nothing")
+
+
+def _of_task(parser: Any) -> None:
+    parser.add_argument("task", metavar="TASK", type=task, help="id of the task (0x...), or the folder of a run")
+
+
+def _of_run(parser: Any) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of the run")
+
+
+def _of_operator(parser: Any) -> None:
+    parser.add_argument("operator", metavar="OPERATOR", type=address, help="address of the operator")
+
+
+def _of_account(parser: Any) -> None:
+    parser.add_argument("account", metavar="ACCOUNT", type=address, help="address of the account")
+
+
+def _for_account(parser: Any) -> None:
+    parser.add_argument("--account", type=address, help="another account than the one that sends")
+
+
+def _much(parser: Any) -> None:
+    much = parser.add_mutually_exclusive_group(required=True)
+    much.add_argument("amount", nargs="?", metavar="AMOUNT", type=amount, help="whole tokens, for example 12.5")
+    much.add_argument("--all", action="store_true", help="all that there is")
+
+
+# Commands
+
+
+def _add_verify(commands: Any) -> None:
+    help = "replay a finished run from its signed messages, and name the first thing that does not hold"
+    verify = commands.add_parser("verify", help=help, description=_sentence(help))
+    verify.set_defaults(act="verify:verify")
+    verify.epilog = (
+        "Exit codes: 0 everything held, 51 something does not, 61 no finished run, or one that was pruned, 41 the RPC"
+        " does not answer."
+    )
+    _of_run(verify)
+    verify.add_argument(
+        "--anchor",
+        metavar="HASH",
+        type=digest,
+        help="what the run started from (task, terms, members' accounts, contract), as you know it from elsewhere:"
+        " without it a forger who made up all members would pass",
+    )
+    verify.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
+    verify.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
+
+
+def _add_task(group: _Group) -> None:
+    group.add("show", "show how far a task is, its terms, its money, its members", _of_task, _chain)
+    join = group.add("join", "join a task with stake that is free in your pool", _of_task, _sender)
+    stake = join.add_mutually_exclusive_group()
+    stake.add_argument("amount", nargs="?", metavar="AMOUNT", type=amount, help="stake in whole tokens")
+    stake.add_argument("--slots", type=int, help="slots to pay for (default: as many as a member may have)")
+    group.add("resign", "ask to leave a running task", _of_task, _sender)
+    group.add(
+        "release", "release the stake of a member that is out, or of a closed task", _of_task, _for_account, _sender
+    )
+    claim = group.add("claim", "have what was earned of a task's rewards paid, to accounts or their pools", _of_run)
+    whose = claim.add_mutually_exclusive_group()
+    _for_account(whose)
+    whose.add_argument("--all", action="store_true", help="everybody who has something to claim")
+    claim.add_argument("--rewards", type=Path, metavar="FILE", help="rewards of a correction, which no record has")
+    _sender(claim)
+    group.add("start", "begin the first epoch, or close a task that too few have joined", _of_task, _sender)
+    group.add("refund", "pay the creator what has come into a closed task's pool", _of_task, _sender)
+    settle = "settle the next epoch with what its committee signed, if the relayer does not"
+    group.add("settle", settle, _of_run, _sender, act="evidence:settle")
+    challenge = group.add(
+        "challenge", "challenge seats whose signature the last report came without", _of_run, act="evidence:challenge"
+    )
+    challenge.add_argument("--seat", type=int, metavar="NUMBER", help="only this one")
+    _sender(challenge)
+    answer = group.add("answer", "answer challenges out of a run's folder", _of_run, act="evidence:answer")
+    answer.add_argument("--every", type=float, default=0.0, metavar="SECONDS", help="look again and again")
+    _sender(answer)
+    group.add(
+        "slash-absent",
+        "slash challenged seats that gave no answer in time",
+        _of_run,
+        _sender,
+        act="evidence:slash_absent",
+    )
+    accuse = group.add("accuse", "prove that a member contradicted itself", _of_run, act="evidence:accuse")
+    accuse.add_argument(
+        "files", nargs=2, type=Path, metavar="FILE",
+        help='two signed messages, or two reports, of one member: {"message": {...}, "signature": "0x..."} or'
+        ' {"report": {...}, "signature": "0x..."}',
+    )  # fmt: skip
+    _sender(accuse)
+    correct = group.add(
+        "correct", "sign or send what replaces rewards that the guardian disabled", _of_run, act="evidence:correct"
+    )
+    correct.add_argument(
+        "file", type=Path, metavar="FILE", help='{"rewards": {ACCOUNT: WEI, ...}}; gets the signatures of --sign'
+    )
+    correct.add_argument("--sign", action="store_true", help="as a voter: add your signature to FILE, send nothing")
+    _sender(correct)
+
+
+def _add_stake(group: _Group) -> None:
+    group.add("show", "show own stake: where it is locked, what thaws", _of_account, _chain)
+    group.add("add", "add to your own stake", _much, _sender)
+    group.add("unstake", "ask for own stake back; it thaws first", _much, _sender)
+    group.add("withdraw", "take out own stake that has thawed", _sender)
+
+
+def _add_pool(group: _Group) -> None:
+    group.add("show", "show a pool: stake, commission, locks", _of_operator, _chain)
+    commission = group.add("commission", "set the commission on the delegators' rewards", _sender)
+    commission.add_argument("percent", metavar="PERCENT", type=basis_points, help="for example 12.5")
+    accept = group.add("accept", "accept new delegations, or no more", _sender)
+    accept.add_argument("accepts", choices=("on", "off"), help="whether from now on")
+    group.add("claim", "take your rewards and commission as operator", _sender)
+
+
+def _add_delegation(group: _Group) -> None:
+    group.add("show", "show delegated stake: with whom, what locks it, what it earned, what thaws", _of_account, _chain)
+    group.add("add", "delegate to an operator", _of_operator, _much, _sender)
+    group.add("remove", "ask for delegated stake back; it thaws first", _of_operator, _much, _sender)
+    group.add("withdraw", "take out delegated stake that has thawed", _of_operator, _sender)
+    group.add("claim", "take your rewards as delegator", _of_operator, _sender)
+
+
+def _add_account(group: _Group) -> None:
+    group.add("show", "show what an account owns: coin, tokens, stake, rewards", _of_account, _chain)
+
+
+def _add_deployment(group: _Group) -> None:
+    help = "deploy the contracts, or what is missing of them"
+    group.parsers.add_parser("deploy", help=help, add_help=False)
+    check = group.add("check", "compare deployed contracts with this package: code, ties, roles, parameters")
+    check.add_argument("book", metavar="FILE", type=Path, help="address book of the deployment")
+    check.add_argument("--rpc", required=True, metavar="URL", help="node of the chain")
+    check.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,0 +1,103 @@
+"""`flock-ray run`: an FL Alliance from configuration to report.
+
+`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
+from flock_ray.cluster.pruning import prune
+from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.commands.composed import play_each
+from flock_ray.config import ClusterMode, Config, check, describe_risk, register, to_config
+from flock_ray.telemetry.table import Console
+
+MOVABLE = (
+    "mode", "address", "nodes", "cpus_per_worker", "placement_timeout", "load_timeout", "phase_floor", "head_timeout",
+    "hosts_move",
+)  # fmt: skip
+"""Settings of `cluster` that the command line may change for a resumed run: the others shape its bytes."""
+
+
+def output_root(config: Config) -> Path:
+    """Where run folders go: as configured, else ./outputs, or in the home folder when this is a Ray job."""
+    if config.output_dir:
+        return Path(config.output_dir).expanduser().resolve()
+    return Path.home() / "flock_ray_outputs" if in_ray_job() else Path.cwd() / "outputs"
+
+
+def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirectory]:
+    """The run to resume, with its own configuration except for the place and the RPC that are named now.
+
+    Args:
+        config: as composed now, with `resume`.
+        named: keys and groups that the command line overrides.
+    """
+    run = RunDirectory.open(Path(config.resume).expanduser())
+    earlier = load_config(run.path)
+    moved = [name for name in MOVABLE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
+    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in moved})
+    chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
+    resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)
+    check(resumed)
+    return resumed, run
+
+
+def on_own_cluster(config: Config) -> Config:
+    """The configuration of a Ray job: it runs on the cluster that it was submitted to."""
+    return replace(config, cluster=replace(config.cluster, mode=ClusterMode.existing)) if in_ray_job() else config
+
+
+def show_plan(plan: Plan, config: Config, console: Console) -> None:
+    """The placement and the committee's odds, before anything starts."""
+    console.plan(plan.describe())
+    console.line(describe_risk(config))
+    if config.cluster.mode is ClusterMode.local:
+        plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
+
+
+def play(config: Config, named: Collection[str]) -> None:
+    """Plan, run and print where the results are; `named` are the keys and groups that the command line overrides."""
+    console = Console()
+    config, run = open_run(config, named) if config.resume else (config, None)
+    config = on_own_cluster(config)
+    plan = make_plan(config)
+    show_plan(plan, config, console)
+    if config.plan_only:
+        return
+    if run and run.whole:
+        prune(run, config.store, console.line)  # as far as an interrupted one did not
+        console.line(f"The run in {run.path} is complete already; nothing to do.")
+        return
+    # These import torch and Ray, so only after the configuration was checked.
+    from flock_ray.cluster.preflight import check_before_start
+    from flock_ray.session import run_alliance
+
+    check_before_start(config)
+    run = run or RunDirectory.create(output_root(config), config)
+    console.line(f"Run folder: {run.path}")
+    try:
+        summary = run_alliance(config, run, plan, console)
+    except KeyboardInterrupt:
+        console.close()
+        if run.started:
+            console.line(f"Interrupted; go on with: resume={run.path}")
+        raise
+    finally:
+        if not (run.started or config.resume):
+            run.discard()
+    console.line(f"Final adapter {summary['final_adapter_hash']} in {run.adapter}")
+    console.line(f"Report: {run.report}")
+    console.line(f"Run folder: {run.path}")
+
+
+def run(overrides: Sequence[str]) -> int:
+    """Play what the overrides configure; returns the exit code."""
+    register()
+    return play_each(
+        "flock-ray run", "config", overrides, Config, lambda composed, named: play(to_config(composed), named)
+    )

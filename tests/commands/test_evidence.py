@@ -1,0 +1,125 @@
+"""What anybody can do about a committee with `flock-ray task …`: challenge, slash, accuse, correct, settle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from flock_ray.chain.eip712 import report_digest
+from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.keys import Signer
+from flock_ray.chain.values import TOKEN
+from flock_ray.errors import ChainError, ConfigError, RunDirectoryError
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.telemetry.summary import write_json
+from tests.chain.world import TASK
+from tests.commands.market import SIGNERS, Market
+
+pytestmark = pytest.mark.anvil
+
+ABSENT = 2  # the seat
+ALICE, BOB = SIGNERS["member-0"].address, SIGNERS["member-1"].address
+
+
+@pytest.fixture
+def run(market: Market) -> str:
+    """The folder of a running task with four voters, of which three are a quorum."""
+    market.create_task(range(5), num_voters=4, min_members=5, num_epochs=4)
+    market.told("task", "start", TASK.hex(), key="creator")
+    return market.write_task()
+
+
+def name_of(signer: Signer) -> str:
+    return next(name for name, other in SIGNERS.items() if other.address == signer.address)
+
+
+def test_a_report_that_is_withheld_is_settled_and_its_absent_voter_slashed(market: Market, run: str) -> None:
+    owner = market.world.voters()[ABSENT]
+    market.sign({ALICE: TOKEN}, silent=[ABSENT, 3])
+    assert "2 seats signed, and 3 must (QuorumMissing)" in market.refused("task", "settle", run, key="delegator-0")[1]
+    market.sign({ALICE: TOKEN}, silent=[ABSENT])
+    priced = market.told("task", "settle", run, "--dry-run", key="delegator-0")
+    assert "EpochSettlement.settle" in priced and "  report      that of epoch 1" in priced
+    assert market.facts("task", "settle", run, key="delegator-0")["epoch"] == 1
+
+    assert "NotAbsent" in market.refused("task", "challenge", run, "--seat", "0", key="delegator-0")[1]
+    challenged = market.told("task", "challenge", run, key="delegator-0")
+    assert challenged.startswith(f"epoch 1: challenged seat {ABSENT} in 0x") and "task slash-absent" in challenged
+    code, line = market.refused("task", "challenge", run, key="delegator-0")
+    assert (code, line) == (ChainError.exit_code, "every seat of epoch 1 signed, or was challenged already")
+    assert "the run has no such signature" in market.told("task", "answer", run, key="member-0")
+    answer = market.facts("task", "answer", run, key="member-0")
+    assert answer == {"epoch": 1, "seat": ABSENT, "account": owner.address, "answered": False}
+    code, line = market.refused("task", "slash-absent", run, key="delegator-0")
+    assert code == ChainError.exit_code and f"seat {ABSENT} may answer until 20" in line
+
+    market.wait(3_601)
+    slashed = market.facts("task", "slash-absent", run, key="delegator-0")
+    assert slashed["slashed"] == [{"epoch": 1, "seat": ABSENT, "account": owner.address}]
+    (member,) = [row for row in market.facts("task", "show", run)["members"] if row["account"] == owner.address]
+    assert member["locked_wei"] == 2_970 * TOKEN
+    assert "no challenge is open" in market.refused("task", "slash-absent", run, key="delegator-0")[1]
+
+
+def test_what_the_guardian_disabled_is_corrected_by_the_committee(market: Market, run: str) -> None:
+    wrong = market.sign({ALICE: 90 * TOKEN})
+    market.told("task", "settle", run, key="relayer")
+    market.call(SIGNERS["relayer"], "RewardDistributor", "disable", TASK, wrong.rewards_root)
+    assert market.facts("task", "show", run)["rewards_frozen"] is True
+    market.sign({ALICE: 91 * TOKEN})
+    assert "waits for a correction (Frozen)" in market.refused("task", "settle", run, key="relayer")[1]
+
+    voters = committee_of(market, wrong)
+    file = market.folder / "correction.json"
+    write_json(file, {"rewards": {ALICE: 30 * TOKEN, BOB: 20 * TOKEN}})
+    for voter in voters[:2]:
+        told = market.told("task", "correct", run, str(file), "--sign", key=name_of(voter))
+        assert told.startswith(f"{voter.address} signed that the rewards up to epoch 1 are 50 tokens")
+    assert "QuorumMissing" in market.refused("task", "correct", run, str(file), key="relayer")[1]
+    for _ in range(2):  # a second signature of one voter is no second voice
+        market.told("task", "correct", run, str(file), "--sign", key=name_of(voters[2]))
+    assert len(json.loads(file.read_text())["signatures"]) == 3
+    corrected = market.facts("task", "correct", run, str(file), key="relayer")
+    assert (corrected["epoch"], corrected["total_wei"]) == (1, 50 * TOKEN)
+
+    market.wait(61)
+    code, line = market.refused("task", "claim", run, "--all", key="relayer")
+    assert code == RunDirectoryError.exit_code and "name a correction with --rewards" in line
+    claimed = market.facts("task", "claim", run, "--all", "--rewards", str(file), key="relayer")
+    assert [row["claimed_wei"] for row in claimed["claimed"]] == [30 * TOKEN, 20 * TOKEN]
+    assert (market.wallet("member-0"), market.wallet("member-1")) == (30 * TOKEN, 20 * TOKEN)
+    write_json(file, {"rewards": {ALICE: "much"}})
+    assert market.refused("task", "correct", run, str(file), key="relayer")[0] == ConfigError.exit_code
+
+
+def committee_of(market: Market, report: Report) -> list[Signer]:
+    """The signers of the seats of an epoch that is settled."""
+    receipt = json.loads((market.folder / "receipts" / f"{report.epoch}.json").read_text())
+    digest = report_digest(market.world.domain, report)
+    by_signature = {to_hex(signer.sign_digest(digest)): signer for signer in market.world.members}
+    return [by_signature[signature] for _, signature in sorted(receipt["signatures"].items())]
+
+
+def test_two_reports_of_one_epoch_cost_their_signer_half_its_stake(market: Market, run: str, tmp_path: Path) -> None:
+    report = market.sign({ALICE: TOKEN})
+    other = replace(report, rewards_total=2 * TOKEN)
+    liar = market.world.members[2]
+
+    def file(name: str, signed: Report, signer: Signer) -> str:
+        signature = to_hex(signer.sign_digest(report_digest(market.world.domain, signed)))
+        write_json(tmp_path / name, {"report": asdict(signed), "signature": signature})
+        return str(tmp_path / name)
+
+    true, false = file("true", report, liar), file("false", other, liar)
+    by_another = file("another", other, market.world.members[1])
+    for second, reason in ((true, "no contradiction"), (by_another, "not signed by one account")):
+        code, line = market.refused("task", "accuse", run, true, second, key="delegator-0")
+        assert code == ConfigError.exit_code and reason in line
+    assert market.told("task", "accuse", run, true, false, key="delegator-0").startswith(
+        f"{liar.address}: accused in 0x"
+    )
+    assert market.world.client.task_view(TASK).members[2].stake == 1_500 * TOKEN
+    assert "(AlreadyPunished)" in market.refused("task", "accuse", run, true, false, key="delegator-0")[1]
