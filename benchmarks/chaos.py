@@ -186,7 +186,7 @@ def cases() -> list[Case]:
             (Injection("fill_disk", "sign", 2, "{run}"),),
             ("refused",),
             small="run",
-            codes=(60,),
+            codes=(61,),
         ),
         Case(
             "disk full, store",

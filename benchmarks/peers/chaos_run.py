@@ -55,6 +55,7 @@ PHASES = (
 )  # fmt: skip
 STOPPED_FLOOR, PHASE_FLOOR = 3.0, 30.0
 """`cluster.phase_floor` of runs in which a process is stopped, which only a deadline tells, and of the others."""
+_BLOCK = 4_096  # of a filesystem in memory
 MEBIBYTE = 1 << 20
 SMALL, LARGE = 4 * MEBIBYTE, 64 * MEBIBYTE
 
@@ -236,11 +237,20 @@ class Faults:
         return self.kill(injection)
 
     def fill_disk(self, injection: Injection) -> dict[str, Any]:
-        """A small filesystem is filled to its last byte; `target` is a folder on it."""
-        ballast = Path(injection.target.format(run=self._run.path, folder=self._folder)) / "ballast"
+        """A small filesystem is filled to its last byte; `target` is a folder on it.
+
+        Members' logs are grown to the end of their last block, by an entry of another task: a line more needs a block.
+        """
+        folder = Path(injection.target.format(run=self._run.path, folder=self._folder))
+        for log in folder.glob("*/slashing_protection.jsonl"):
+            entry = ["00" * 32, 0, "00" * 32, "", ""]
+            room = -(log.stat().st_size + len(json.dumps(entry)) + 1) % _BLOCK
+            with log.open("a") as file:
+                file.write(json.dumps([*entry[:3], "x" * room, ""]) + "\n")
+        ballast = folder / "ballast"
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
-                file.write(bytes(4096))
+                file.write(bytes(_BLOCK))
         return {"ballast": str(ballast)}
 
     def damage_adapter(self, injection: Injection) -> dict[str, Any]:
