@@ -9,7 +9,7 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.embedded import SECONDS_PER_EPOCH
 from flock_ray.chain.epoch_report import ReportedSlash
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.values import TOKEN, VAULT_EPOCH, TxReceipt
+from flock_ray.chain.values import COMMISSION_DELAY, TOKEN, VAULT_EPOCH, TxReceipt
 
 if TYPE_CHECKING:
     from benchmarks.gas import Chain, Task
@@ -22,12 +22,14 @@ WHAT = (
     "delegation: an operator with three delegators in a task of its own. delegate_again is a further delegation after a"
     " payment, in a vault epoch in which another came before; delegate_first_of_epoch is that other one,"
     " delegate_unpaid one more without a payment since,"
-    " delegate_after_unclaimed_epoch also takes up that the last one has begun to earn. The vault is approved for all."
+    " delegate_after_unclaimed_epoch also takes up that the last one has begun to earn, delegate_in_the_next_epoch"
+    " keeps apart what came in during two epochs in a row. The vault is approved for all."
     " distribute is the token transfer and vault.distribute inside claim_to_pool, as traced, with the first access to"
-    " both addresses; claim_to_pool is the whole transaction, proof included, which takes the place of a self claim."
+    " both addresses, when all stake earns; distribute_with_newcomers notes up to where; claim_to_pool is the whole transaction, proof included, which takes the place of a self claim."
     " slash is what one more slash, of another member, adds to a settlement that slashes already; slash_first is what"
-    " the first one adds, the payments to pool and relayer included; slash_delegators is a first one that takes all of"
-    " an operator's own stake and as much of its delegators'. None of these three holds a transaction's 21,000."
+    " the first one adds, the payments to escrow and relayer included; slash_delegators is a first one that takes all"
+    " of an operator's own stake, half of its delegators', and its seats. None of these three holds a transaction's"
+    " 21,000."
 )
 
 
@@ -44,8 +46,11 @@ class Pool:
         self._call(self.operator, "setAcceptance", True)
         self.approve()
         self._call(self.operator, "stake", OWN)
+        self._call(self.operator, "addCreator", chain.creator.address)
         for account in self.delegators:
             self.delegate(account)
+        for _ in range(COMMISSION_DELAY):  # from then on the pool may serve the creator's tasks
+            self.next_epoch()
 
     def approve(self) -> None:
         """Let the vault take what delegators delegate; joining a task sets another approval."""
@@ -82,7 +87,8 @@ def measure(pool: Pool, task: Task) -> dict[str, Any]:
     gas: dict[str, Any] = {}
     pool.approve()
     for _ in range(ROUNDS):
-        pool.next_epoch()
+        for _ in range(2):  # what came in before earns
+            pool.next_epoch()
         paid = pool.pay(task)
         for account in (one, other):
             pool.claim(account)
@@ -95,6 +101,9 @@ def measure(pool: Pool, task: Task) -> dict[str, Any]:
         gas["delegate_after_unclaimed_epoch"] = pool.delegate(third)
         gas["claim_to_pool"] = paid.gas_used
         gas["distribute"] = _distribution(task, paid)
+    pool.next_epoch()
+    gas["distribute_with_newcomers"] = _distribution(task, pool.pay(task))
+    gas["delegate_in_the_next_epoch"] = pool.delegate(one)
     return gas | _slashes(task)
 
 
@@ -112,7 +121,9 @@ def _slashes(task: Task) -> dict[str, Any]:
     for _ in range(2):
         for count in (0, 1, 3):
             used[count] = task.settle(task.quorum, tuple(ReportedSlash(10 + i, stake // 10 + i) for i in range(count)))
-    delegators = task.settle(task.quorum, (ReportedSlash(0, 2 * OWN),))
+    chain, operator = task.chain, task.chain.members[0].address
+    ((own, delegated),) = chain.read("StakeVault", chain.addresses.vault, "lockOf", task.name, operator)
+    delegators = task.settle(task.quorum, (ReportedSlash(0, own + delegated // 2),))
     return {
         "slash": (used[3] - used[1]) / 2,
         "slash_first": used[1] - used[0],

@@ -60,7 +60,7 @@ TARGETS = {
     "gas_per_member_10000": 12,
     "self_claim_gas_1000": 62_000,
     "relayed_claim_gas_100": 24_000,
-    "delegator_stake_gas": 60_000,
+    "delegator_stake_gas": 66_000,
     "delegator_claim_gas": 50_000,
     "distribute_gas": 48_000,
     "slash_gas": 30_000,
@@ -89,7 +89,7 @@ class Chain:
         nonce, balance = self.node.nonce(signer.address), self.node.balance(signer.address)
         places, free = self.addresses, 0
         if places.vault:
-            (free,) = self.read("StakeVault", places.vault, "freeStake", signer.address)
+            (free,) = self.read("StakeVault", places.vault, "lockable", signer.address, self.creator.address)
         return TxContext(
             self.node.chain_id, nonce, max_fee, tip, balance, self.supply,
             places.token, places.task, places.settlement, places.distributor, places.vault, free,
@@ -148,7 +148,7 @@ class Task:
     @classmethod
     def create(cls, chain: Chain, num_members: int, num_voters: int) -> Task:
         """A task whose members' slots are shared out among the accounts on chain."""
-        name, slots = keccak(b"%d members, %d voters" % (num_members, num_voters)), num_members // ACCOUNTS
+        slots, seed = num_members // ACCOUNTS, fixed_genesis(num_members)
         terms = TaskTerms(
             terms_hash=keccak(b"terms"), model_hash=keccak(b"model"), target_set_hash=bytes(32),
             pool=EPOCHS * 100_000 * TOKEN, min_stake=_MIN_STAKE, max_slots=slots, num_voters=num_voters,
@@ -156,13 +156,14 @@ class Task:
             max_skips=3, end_share_bps=0, epoch_deadline=3_600, join_window=10**6, fixed_genesis=True,
         )  # fmt: skip
         creator, stake = chain.creator, terms.min_stake * slots
-        raws = transactions.create_task(creator, chain.context(creator), name, terms, fixed_genesis(num_members))
+        name, expected = terms.task_id(creator.address, seed), terms.digest(creator.address)
+        raws = transactions.create_task(creator, chain.context(creator), terms, seed)
         for raw in raws:
             chain.send(raw)
         for raw in transactions.transfer(creator, chain.context(creator), [(m.address, stake) for m in chain.members]):
             chain.send(raw)
         for member in chain.members:
-            for raw in transactions.join(member, chain.context(member), name, stake, keccak(b"tip"), slots):
+            for raw in transactions.join(member, chain.context(member), name, stake, keccak(b"tip"), expected, slots):
                 chain.send(raw)
         for raw in transactions.start(creator, chain.context(creator), name):
             chain.send(raw)

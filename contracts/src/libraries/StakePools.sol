@@ -124,7 +124,9 @@ library StakePools {
         returns (uint256 shares, uint256 assets, uint256 own, bool all)
     {
         (shares, assets, own) = (pool.shares, pool.delegated, pool.own);
-        uint256 earning = _inEpoch(pool.freshEpoch, epoch, pool.earningShares, pool.earningNext, shares);
+        uint256 freshEpoch = pool.freshEpoch;
+        uint256 earning = shares;
+        if (freshEpoch + 1 >= epoch) earning = _inEpoch(freshEpoch, epoch, pool.earningShares, pool.earningNext, shares);
         uint256 earningOwn = _inEpoch(pool.ownFreshEpoch, epoch, pool.earningOwn, pool.earningOwnNext, own);
         if (earningOwn < own) own = earningOwn;
         all = earning == shares;
@@ -250,8 +252,8 @@ library StakePools {
     /// @dev Rewards a share, scaled, of shares that came in during epoch `entered`: from the end of the epoch after it on.
     function _since(Pool storage pool, uint256 entered, uint256 paid, uint256 until) private view returns (uint256) {
         uint256 end = pool.epochEnd[entered + 1];
-        uint256 before = pool.epochEnd[entered];
-        if (end < before) end = before;
+        // slither-disable-next-line incorrect-equality: zero is for an epoch without a payment
+        if (end == 0) end = pool.epochEnd[entered];
         if (end < paid) end = paid;
         return end < until ? until - end : 0;
     }
