@@ -314,8 +314,9 @@ contract MembersTest is MembersFixture {
         vm.assertEq(tasks.changeAt(TASK, 1).slots, 2);
         vm.assertEq(tasks.changeAt(TASK, 1).member, MEMBERS);
         vm.assertEq(tasks.changeAt(TASK, 1).epoch, 0);
+        address second = _newcomer(51);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, MEMBERS));
-        _join(TASK, _newcomer(51), STAKE);
+        _join(TASK, second, STAKE);
         vm.expectEmit(address(tasks));
         emit TaskRegistry.Started(TASK, SEED, MEMBERS, 11);
         vm.prank(STRANGER); // it is full again
