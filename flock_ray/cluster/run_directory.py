@@ -109,7 +109,7 @@ class RunDirectory:
     @property
     def whole(self) -> bool:
         """Whether nothing is left to be done: the summary was written, and it tells of no rewards to be claimed."""
-        return self.summary.is_file() and "rewards_pending" not in json.loads(self.summary.read_text())["chain"]
+        return self.summary.is_file() and "rewards_pending" not in _read_json(self.summary)["chain"]
 
     def write_task(
         self,
@@ -152,7 +152,7 @@ class RunDirectory:
 
     def read_task(self) -> tuple[dict[str, Any], Addresses, dict[int, int]]:
         """The created task as written, its contracts, and {member: wei that it owned}."""
-        value = json.loads((self.path / "task.json").read_bytes())
+        value = _read_json(self.path / "task.json")
         return value, Addresses(**value["contracts"]), dict(enumerate(value["balances"]))
 
     def write_epoch(
@@ -175,7 +175,7 @@ class RunDirectory:
 
     def write_settlement(self, settlement: Settlement) -> None:
         """Add to a receipt how the epoch was settled."""
-        receipt = json.loads(self._receipt(settlement.epoch).read_bytes())
+        receipt = _read_json(self._receipt(settlement.epoch))
         receipt["settlement"] = {"transaction": settlement.transaction, "gas_used": settlement.gas_used}
         write_json(self._receipt(settlement.epoch), receipt)
 
@@ -221,15 +221,20 @@ class RunDirectory:
             store: with the messages' blobs.
 
         Raises:
-            RunDirectoryError: a record is not what its signed messages give.
+            RunDirectoryError: a record is not what its signed messages give, or a receipt is damaged.
         """
         epochs = []
         while self._receipt(state.epoch).is_file() and not state.finished:
-            receipt = json.loads(self._receipt(state.epoch).read_bytes())
+            receipt = _read_json(self._receipt(state.epoch))
             if receipt.get("abandoned"):
                 state = skip(state)
                 continue
-            epoch = self._replay(state, receipt, domain, relayer, store)
+            try:
+                epoch = self._replay(state, receipt, domain, relayer, store)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RunDirectoryError(
+                    f"{self._receipt(state.epoch)} does not read as a receipt ({type(error).__name__}: {error})"
+                ) from error
             epochs.append(epoch)
             state = advance(state, epoch.record, report_hash(epoch.attestation.report))
         return epochs, state
@@ -255,7 +260,7 @@ class RunDirectory:
     @property
     def abandoned_epochs(self) -> list[int]:
         """Epochs that were given up on the chain, ascending."""
-        receipts = {int(path.stem): json.loads(path.read_bytes()) for path in (self.path / "receipts").glob("*.json")}
+        receipts = {int(path.stem): _read_json(path) for path in (self.path / "receipts").glob("*.json")}
         return sorted(epoch for epoch, receipt in receipts.items() if receipt.get("abandoned"))
 
     @property
@@ -280,6 +285,21 @@ class RunDirectory:
 
     def _receipt(self, epoch: int) -> Path:
         return self.path / "receipts" / f"{epoch}.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of the folder.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} does not read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path} holds no JSON object")
+    return value
 
 
 def load_config(path: Path) -> Config:

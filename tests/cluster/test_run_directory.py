@@ -109,6 +109,18 @@ def test_a_record_that_its_messages_do_not_give_is_refused(written: tuple[Play, 
         replayed(play, run)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"epoch": 2,', "[]", "{}", '{"messages": 5}', '{"messages": {"0x12": "0x"}}', '{"messages": {}}', "\0"],
+)
+def test_a_damaged_receipt_is_refused_in_one_line(written: tuple[Play, RunDirectory], text: str) -> None:
+    play, run = written
+    (run.path / "receipts" / "2.json").write_text(text)
+    with pytest.raises(RunDirectoryError, match=r"2\.json (does not read as|holds no)") as refused:
+        replayed(play, run)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_torn_last_event_is_left_out(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.logged("epoch") == []
