@@ -262,6 +262,19 @@ contract StakeVaultTest is StakeVaultFixture {
         _earned(_pending(ALICE), 130 ether);
     }
 
+    /// @notice What was paid in the epoch of a delegation stays the others', also when nothing is paid in the next one.
+    function test_PaymentOfItsOwnEpochIsTheOthers() public {
+        _delegate(ALICE, 100 ether);
+        _skip(2);
+        _delegate(BOB, 100 ether);
+        _distribute(OPERATOR, 10 ether);
+        _skip(2);
+        vm.assertEq(_pending(BOB), 0);
+        _distribute(OPERATOR, 20 ether);
+        _earned(_pending(BOB), 10 ether);
+        _earned(_pending(ALICE), 20 ether);
+    }
+
     /// @notice Shares that do not earn yet leave first, the latest before those of the epoch before.
     function test_SharesOfTwoEpochsLeaveInTurn() public {
         _delegate(ALICE, 100 ether);

@@ -126,7 +126,9 @@ library StakePools {
         (shares, assets, own) = (pool.shares, pool.delegated, pool.own);
         uint256 freshEpoch = pool.freshEpoch;
         uint256 earning = shares;
-        if (freshEpoch + 1 >= epoch) earning = _inEpoch(freshEpoch, epoch, pool.earningShares, pool.earningNext, shares);
+        if (freshEpoch + 1 >= epoch) {
+            earning = _inEpoch(freshEpoch, epoch, pool.earningShares, pool.earningNext, shares);
+        }
         uint256 earningOwn = _inEpoch(pool.ownFreshEpoch, epoch, pool.earningOwn, pool.earningOwnNext, own);
         if (earningOwn < own) own = earningOwn;
         all = earning == shares;
