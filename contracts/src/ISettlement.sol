@@ -26,6 +26,9 @@ interface ISettlement {
     /// @notice Tells that a change of a running task's members waits; only the registry.
     function expectChange(bytes32 task) external;
 
+    /// @notice Seconds between the two calls that slash an absent voter, or abandon an epoch; zero: one call does.
+    function grace() external view returns (uint64);
+
     /// @notice What a task's next report is checked against; all zero before the task started.
     function headOf(bytes32 task) external view returns (Head memory);
 }

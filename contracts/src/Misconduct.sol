@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {Committees} from "./Committees.sol";
+import {ISettlement} from "./ISettlement.sol";
 import {RewardDistributor} from "./RewardDistributor.sol";
 import {TaskRegistry} from "./TaskRegistry.sol";
 import {Clock} from "./libraries/Clocks.sol";
@@ -48,7 +49,7 @@ abstract contract Misconduct is Committees {
     /// @notice Seconds in which a challenged voter may show its signature.
     uint64 public immutable responseWindow;
 
-    /// @notice Seconds between the two calls that slash an absent voter, or abandon an epoch; zero: one call does.
+    /// @inheritdoc ISettlement
     uint64 public immutable grace;
 
     /// @notice Whether an equivocation was punished: keccak of (task, account, epoch).

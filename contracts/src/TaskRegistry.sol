@@ -266,7 +266,7 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     /// @return task Its identifier, which follows from the caller, the terms and the seed (`TaskTerms.identifier`).
     function createTask(Terms calldata terms, bytes32 seed) external nonReentrant returns (bytes32 task) {
         if (!openToAll) _checkRole(CREATOR_ROLE);
-        TaskTerms.check(terms, seed);
+        TaskTerms.check(terms, seed, settlement.grace());
         bytes32 termsDigest = TaskTerms.digest(msg.sender, terms);
         task = TaskTerms.identifier(termsDigest, seed);
         State storage state = _states[task];

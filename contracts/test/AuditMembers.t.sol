@@ -7,7 +7,7 @@ import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Report, Slash} from "../src/libraries/Reports.sol";
 import {Roles} from "../src/libraries/Roles.sol";
-import {Terms} from "../src/libraries/TaskTerms.sol";
+import {TaskTerms, Terms} from "../src/libraries/TaskTerms.sol";
 
 /// @notice Finding 2: an identifier was anybody's, so that a stranger could take the one that members had agreed on.
 contract AuditIdentifierTest is AuditBase {
@@ -484,6 +484,20 @@ contract AuditOutageTest is AuditBase {
         settlement.abandon(TASK, 2);
         vm.assertEq(tasks.taskInfo(TASK).lastSettled, 2);
         vm.assertEq(settlement.abandonableFrom(TASK, 3), 0);
+    }
+
+    /// @dev A task of many short epochs is not given up before each of them had its grace: that counts in its life.
+    function test_10_GraceCountsInTheLifeOfATask() public {
+        Terms memory terms = _terms();
+        (terms.pool, terms.maxUnsettled) = (0, 0);
+        (terms.numEpochs, terms.epochDeadline) = (10 * 365 days / 3600, 3600 - uint64(GRACE));
+        _create(keccak256("other seed"), terms);
+        terms.numEpochs += 1;
+        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, "numEpochs"));
+        tasks.createTask(terms, SEED);
+        (terms.numEpochs, terms.epochDeadline) = (type(uint24).max, 1);
+        vm.expectRevert(abi.encodeWithSelector(TaskTerms.InvalidTerms.selector, "numEpochs"));
+        tasks.createTask(terms, SEED);
     }
 
     /// @dev The announcement comes after the deadline, or not at all.

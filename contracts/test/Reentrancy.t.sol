@@ -78,6 +78,11 @@ contract ReentrancyTest is Base {
         ++refusals;
     }
 
+    /// @dev As the settlement contract's.
+    function grace() external pure returns (uint64) {
+        return 0;
+    }
+
     /// @dev Called by the registry, as the settlement contract is.
     function open(bytes32, bytes32, uint32, uint32, uint32) external {}
 

@@ -61,7 +61,8 @@ library TaskTerms {
     /// @notice Upper bound of `Terms.epochDeadline`.
     uint256 internal constant MAX_EPOCH_DEADLINE = 7 days;
 
-    /// @notice Upper bound of the time in which all epochs are settled or abandoned: stakes are held no longer.
+    /// @notice Upper bound of the time in which all epochs are settled or abandoned, the grace of each included: stakes are
+    /// held no longer.
     uint256 internal constant MAX_LIFE = 10 * 365 days;
 
     /// @notice Upper bound of `Terms.endShareBps`: the whole pool.
@@ -81,7 +82,8 @@ library TaskTerms {
     }
 
     /// @notice Refuses terms that no task can run with.
-    function check(Terms calldata terms, bytes32 seed) internal pure {
+    /// @param grace Seconds between the two calls that abandon an epoch.
+    function check(Terms calldata terms, bytes32 seed, uint256 grace) internal pure {
         if (terms.minStake == 0 || terms.minStake > MAX_STAKE) revert InvalidTerms("minStake");
         if (terms.maxSlots == 0 || terms.maxSlots > MAX_SLOTS) revert InvalidTerms("maxSlots");
         if (terms.numVoters == 0 || terms.numVoters > MAX_VOTERS) revert InvalidTerms("numVoters");
@@ -93,8 +95,8 @@ library TaskTerms {
         if (terms.maxSkips == 0) revert InvalidTerms("maxSkips");
         if (terms.endShareBps > BPS) revert InvalidTerms("endShareBps");
         if (terms.epochDeadline == 0 || terms.epochDeadline > MAX_EPOCH_DEADLINE) revert InvalidTerms("epochDeadline");
-        uint256 life = uint256(terms.numEpochs) * terms.epochDeadline * (uint256(terms.maxUnsettled) + 1);
-        if (life > MAX_LIFE) revert InvalidTerms("numEpochs");
+        uint256 wait = terms.epochDeadline * (uint256(terms.maxUnsettled) + 1) + grace;
+        if (terms.numEpochs * wait > MAX_LIFE) revert InvalidTerms("numEpochs");
         if (terms.joinWindow == 0 || terms.joinWindow > MAX_JOIN_WINDOW) revert InvalidTerms("joinWindow");
         if (terms.fixedGenesis && seed == 0) revert InvalidTerms("seed");
     }
