@@ -35,6 +35,7 @@ from flock_ray.errors import DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 
 _REHEARSAL_GAS = 16_000_000
+_TIMEOUT_OPTION = "chain.confirmation_timeout"
 _MARGIN = 3  # a gas limit is the rehearsed gas plus a third: refunds hide up to a fifth of what a call needs
 CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
@@ -346,7 +347,7 @@ class Deployment:
             bumper.send(raw, 0)
 
         submit(raws[-1])
-        self._node.wait(hashes, self._timeout, lambda: submit(bumper.next(raws)))
+        self._node.wait(hashes, self._timeout, lambda: submit(bumper.next(raws)), _TIMEOUT_OPTION)
         self._settle(name, entry)
         self._book.save()
 

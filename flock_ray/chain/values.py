@@ -345,6 +345,11 @@ class TaskView:
     join_deadline: int
     seed_block: int
 
+    @property
+    def digest(self) -> bytes:
+        """Of creator and terms, as a member expects it before it joins."""
+        return self.terms.digest(self.creator)
+
     @cached_property
     def roster(self) -> Roster:
         """The slots of the last settled epoch, and the pending changes."""
