@@ -23,7 +23,8 @@ from eth_utils.address import (
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
-from flock_ray.chain.deployment_check import ADMIN_ROLE, GUARDIAN_ROLE, check_deployment
+from flock_ray.chain.deployed import ADMIN_ROLE, GUARDIAN_ROLE
+from flock_ray.chain.deployment_check import check_deployment
 from flock_ray.chain.embedded import AnvilNode
 from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
@@ -362,7 +363,7 @@ class Deployment:
             entry.tx, entry.block, entry.gas_used = attempt, receipt.block, receipt.gas_used
             if name in CREATED:
                 entry.address = to_checksum_address(str(receipt.contract_address))
-                entry.code_hash = "0x" + self._node.code_hash(entry.address).hex()
+                entry.code_hash = "0x" + keccak(self._node.code(entry.address)).hex()
             self._book.changed = True
 
     def check(self) -> None:

@@ -296,13 +296,12 @@ class ChainNode(ABC):
 
     def has_code(self, address: str) -> bool:
         """Whether a contract is at the address."""
-        with self._reach():
-            return bool(self._web3.eth.get_code(address))  # type: ignore[arg-type]
+        return bool(self.code(address))
 
-    def code_hash(self, address: str) -> bytes:
-        """Keccak of the code at the address (32 bytes)."""
+    def code(self, address: str) -> bytes:
+        """The code at the address; empty where there is none."""
         with self._reach():
-            return keccak(bytes(self._web3.eth.get_code(address)))  # type: ignore[arg-type]
+            return bytes(self._web3.eth.get_code(address))  # type: ignore[arg-type]
 
     def transaction(self, tx_hash: bytes) -> Mapping[str, Any] | None:
         """Fields of a transaction, mined or pending; None if the chain does not know it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flock_ray.commands.arguments import address, amount, basis_points, digest, task
+from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
 
 COMPOSED = {("run",): "run:run", ("deployment", "deploy"): "deploy:deploy"}
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
@@ -233,6 +233,17 @@ def _add_deployment(group: _Group) -> None:
     help = "deploy the contracts, or what is missing of them"
     group.parsers.add_parser("deploy", help=help, add_help=False)
     check = group.add("check", "compare deployed contracts with this package: code, ties, roles, parameters")
-    check.add_argument("book", metavar="FILE", type=Path, help="address book of the deployment")
+    check.add_argument(
+        "contracts", metavar="BOOK|ADDRESS", type=book_or_address,
+        help="address book of the deployment, or without one the address of EpochSettlement",
+    )  # fmt: skip
     check.add_argument("--rpc", required=True, metavar="URL", help="node of the chain")
+    check.add_argument(
+        "--from-block", type=int, default=0, metavar="NUMBER",
+        help="with an address: a block from before the timelock was created, to search its logs from",
+    )  # fmt: skip
     check.add_argument("--json", action="store_true", help="print one JSON object")
+    sources = group.add("sources", "write what an explorer needs to verify the contracts' source code")
+    sources.add_argument("book", metavar="BOOK", type=Path, help="address book of the deployment")
+    sources.add_argument("folder", metavar="DIR", type=Path, help="where to write standard-input.json, contracts.json")
+    sources.add_argument("--json", action="store_true", help="print one JSON object")
