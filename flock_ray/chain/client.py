@@ -17,6 +17,7 @@ from flock_ray.chain.keys import load_signer, run_signer
 from flock_ray.chain.node import ChainNode
 from flock_ray.chain.outbox import Outbox, State
 from flock_ray.chain.reader import ChainReader
+from flock_ray.chain.rollup import data_fee_line
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.seed_block import await_seed
 from flock_ray.chain.settler import Settler
@@ -71,6 +72,7 @@ class ChainClient(ChainReader):
     def context(self, address: str, creator: str = NOBODY) -> TxContext:
         """What `address` must know to sign its next transactions; `creator` of the task that it joins, if it does."""
         max_fee, tip = self._node.fees()
+        data_fee, data_fee_per_byte = data_fee_line(self._node, address)
         tokens = free = 0
         if self._addresses.token:
             tokens = self.wallet_balances([address])[address]
@@ -83,6 +85,8 @@ class ChainClient(ChainReader):
             gas_balance=self._node.balance(address),
             token_balance=tokens,
             free_stake=free,
+            data_fee=data_fee,
+            data_fee_per_byte=data_fee_per_byte,
             **asdict(self._addresses),
         )
 
