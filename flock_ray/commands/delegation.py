@@ -22,7 +22,7 @@ def show(asked: Namespace) -> None:
                 "delegated_wei": sum(item.amount for item in found),
                 "rewards_wei": sum(item.rewards for item in found),
                 "earned_so_far_wei": sum(item.rewards + item.claimed for item in found),
-                "delegations": [_row(item) for item in found],
+                "delegations": [_row(chain, item) for item in found],
                 "locks": [row for item in found for row in _lock_rows(chain, item)],
                 "asked_for": [
                     {"operator": item.operator, **row} for item in found for row in request_rows(item.requests)
@@ -31,10 +31,14 @@ def show(asked: Namespace) -> None:
         )
 
 
-def _row(item: Delegation) -> dict[str, object]:
+def _row(chain: Connection, item: Delegation) -> dict[str, object]:
+    pool = chain.holdings.pool(item.operator)
     return {
         "operator": item.operator,
         "stake_wei": item.amount,
+        "delegated_in_pool_wei": pool.delegated,
+        "locked_of_that_wei": min(pool.delegated, pool.delegated_locked),
+        "free_of_that_wei": pool.delegated_free,
         "earns": item.earning,
         "rewards_wei": item.rewards,
         "claimed_wei": item.claimed,
@@ -49,6 +53,7 @@ def _lock_rows(chain: Connection, item: Delegation) -> list[dict[str, object]]:
         {
             "operator": item.operator,
             "task": "0x" + lock.task.hex(),
+            "own_locked_wei": lock.own,
             "delegated_locked_wei": lock.delegated,
             "your_part_wei": lock.delegated * mine // whole,
         }

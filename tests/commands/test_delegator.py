@@ -54,8 +54,13 @@ def test_a_delegator_delegates_earns_and_leaves(market: Market) -> None:
     (lock,) = shown["locks"]
     part = lock["delegated_locked_wei"]
     assert lock == {
-        "operator": OPERATOR, "task": "0x" + market.id, "delegated_locked_wei": part, "your_part_wei": part
+        "operator": OPERATOR, "task": "0x" + market.id, "own_locked_wei": 3_000 * TOKEN - part,
+        "delegated_locked_wei": part, "your_part_wei": part,
     }  # fmt: skip
+    assert (row["locked_of_that_wei"], row["free_of_that_wei"]) == (part, 1_000 * TOKEN - part)
+    shown = market.facts("pool", "show", OPERATOR)
+    assert (shown["own_locked_wei"], shown["own_free_wei"]) == (3_000 * TOKEN - part, part - 600 * TOKEN)
+    assert (shown["delegated_locked_wei"], shown["delegated_free_wei"]) == (part, 1_000 * TOKEN - part)
     assert 882.3 * TOKEN < part < 882.4 * TOKEN, "ten parts of 34 of the 3,000"
     assert market.facts("delegation", "claim", OPERATOR, key=ME)["amount_wei"] == first == market.wallet(ME)
     code, line = market.refused("delegation", "claim", OPERATOR, key=ME)
@@ -120,7 +125,7 @@ def start_with_the_pool(market: Market) -> str:
     """A running task of three members and the operator, whose stake is its own and the delegator's."""
     market.create_task([1, 2, 3])
     joined = market.facts("task", "join", market.id, "--expect", market.digest, key="member-0")
-    assert (joined["amount_wei"], joined["slots"]) == (3_000 * TOKEN, 1)
+    assert (joined["amount_wei"], joined["slots"]) == (3_000 * TOKEN, 1) and joined["delegated_wei"] > 882 * TOKEN
     market.told("task", "start", market.id, key="creator")
     return market.write_task()
 

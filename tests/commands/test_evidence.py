@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from flock_ray.chain.challenges import ChallengeIndex
 from flock_ray.chain.eip712 import report_digest
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.values import SINK, TOKEN
+from flock_ray.commands import challenges
 from flock_ray.errors import ChainError, ConfigError, RunDirectoryError
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.telemetry.summary import write_json
@@ -105,6 +107,19 @@ def test_a_late_answer_still_counts_and_the_newest_case_comes_first(
     ]  # fmt: skip
     assert all(": answered in 0x" in line for line in lines) and len(asked) == 1
     assert market.told("task", "answer", run, key="member-0") == ""
+
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 1:
+            monkeypatch.setattr(ChallengeIndex, "_read_logs", lambda _: (_ for _ in ()).throw(ChainError("away")))
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(challenges.time, "sleep", nap)
+    code, output, _ = market.type("task", "answer", run, "--every", "7", key="member-0")
+    assert (code, naps) == (130, [7.0, 7.0]) and output == "not looked at now: away\n", "a watch outlives a node"
 
 
 def test_a_member_that_slashes_made_leave_is_out_of_the_committee_that_settles(market: Market) -> None:
