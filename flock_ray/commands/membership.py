@@ -83,7 +83,7 @@ def cancel_join(asked: Namespace) -> None:
         if sent := chain.send(calls.cancel_join(chain.at, chain.task)):
             chain.output.done(
                 sent,
-                f"Left the task; {format_tokens(amount)} tokens of stake are free again",
+                f"Left the task, which frees {format_tokens(amount)} tokens of stake,",
                 "The account cannot join this task a second time",
                 {"amount_wei": amount},
             )

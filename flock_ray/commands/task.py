@@ -40,7 +40,11 @@ def show(asked: Namespace) -> None:
                 "slots_of_a_member_at_most": terms.max_slots,
                 "members_at_least": terms.min_members,
                 "members_at_most": terms.max_members,
+                "epoch_deadline_seconds": terms.epoch_deadline,
+                "unsettled_epochs_at_most": terms.max_unsettled,
+                "abandoned_epochs_in_a_row_at_most": terms.max_skips,
                 "pool_wei": terms.pool,
+                "end_share_bps": terms.end_share_bps,
                 "pool_left_wei": view.pool_left,
                 "committed_wei": view.committed,
                 "claimed_wei": view.claimed,
@@ -142,8 +146,8 @@ def open_(asked: Namespace) -> None:
             if view.status is not TaskStatus.STARTING:
                 chain.output.done(sent, "Began the first epoch", "", facts)
                 return
-            again = f"It is called again after block {view.seed_block}"
-            told = "The seed block was more than 256 blocks old: another one is fixed"
+            again = f"The first epoch begins after block {view.seed_block}: the same call is sent again"
+            told = "Fixed another seed block, since nobody knows the hash of the first one any more,"
             chain.output.done(sent, told, again, {**facts, "seed_block": view.seed_block})
 
 
@@ -158,7 +162,7 @@ def abandon(asked: Namespace) -> None:
                 since = chain.reader.ask("EpochSettlement", "abandonableFrom", chain.task, epoch)
                 chain.output.done(
                     sent,
-                    f"epoch {epoch}: announced that it is abandoned; nobody is slashed",
+                    f"epoch {epoch}: announced that it is abandoned",
                     f"Unless it is settled until {utc(since)}, the same command abandons it then",
                     {**facts, "abandoned": False, "abandon_from_at": since},
                 )

@@ -109,7 +109,7 @@ def test_a_task_begins_with_the_hash_of_a_block_that_nobody_knew(market: Market)
     market.give(member_4=3_000)
     assert "to be starting (WrongStatus)" in market.refused("task", "open", market.id, key="delegator-0")[1]
     left = market.told("task", "cancel-join", market.id, key=ME)
-    assert left.startswith("Left the task; 3000 tokens of stake are free again in 0x")
+    assert left.startswith("Left the task, which frees 3000 tokens of stake, in 0x")
     assert "(AlreadyLeaving)" in market.refused("task", "cancel-join", market.id, key=ME)[1]
     assert market.facts("stake", "show", ACCOUNT)["free_wei"] == 3_000 * TOKEN
     assert "3 members with 3 slots are too few" in market.refused("task", "start", market.id, key="creator")[1]
