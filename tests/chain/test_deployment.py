@@ -24,7 +24,7 @@ from flock_ray.chain.values import NOBODY, SINK
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 from tests.chaos.proxy import Proxy, fields_of
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anvil
 
@@ -97,6 +97,7 @@ def test_cut_off_before_and_after_every_transaction_it_is_finished_by_the_next(
             with pytest.raises(Cut):
                 begin(node, path).execute(lambda _: None)
             assert node.nonce(DEPLOYER.address) == sent
+    wait_until(lambda: node.mined_nonce(DEPLOYER.address) == NUM_STEPS)
     monkeypatch.setattr(node, "send", before)  # nothing is left to be sent
     deployment = begin(node, path)
     assert deployment.missing() == [] and deployment.costs() == []
