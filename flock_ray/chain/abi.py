@@ -38,11 +38,15 @@ class Contract:
     Attributes:
         name: its Solidity name.
         bytecode: creation code without constructor arguments.
+        source: path of the source file in the compiler's input.
+        compiler: version of the compiler.
     """
 
     def __init__(self, name: str, artifact: Mapping[str, Any]) -> None:
-        """Take `abi` and `bytecode` (hex) of `artifact`."""
+        """Take `abi` and `bytecode` (hex) of `artifact`; what else it holds is for explorers and checks."""
         self.name = name
+        self.source, self.compiler = str(artifact.get("source", "")), str(artifact.get("compiler", ""))
+        self._deployed: Mapping[str, Any] = artifact.get("deployed", {"offset": 0, "length": 0, "immutables": []})
         self.bytecode = bytes.fromhex(artifact["bytecode"].removeprefix("0x"))
         self._entries: dict[tuple[str, str], Any] = {}
         for entry in artifact["abi"]:
@@ -52,6 +56,18 @@ class Contract:
         """Data of the transaction that deploys the contract."""
         entry = self._entries.get(("constructor", ""), {"type": "constructor", "inputs": []})
         return self.bytecode + encode(get_abi_input_types(entry), args)
+
+    def runs_as(self, code: bytes) -> bool:
+        """Whether this is the contract's code on a chain, whatever values its immutables have there."""
+        start, length = self._deployed["offset"], self._deployed["length"]
+        expected = bytearray(self.bytecode[start : start + length])
+        if not length or len(code) != length:
+            return False
+        for places in self._deployed["immutables"]:
+            value = code[places[0] : places[0] + 32]
+            for place in places:
+                expected[place : place + 32] = value
+        return bytes(expected) == code
 
     def encode(self, function: str, *args: Any) -> bytes:
         """Data of a call."""
@@ -94,6 +110,11 @@ def contract(name: str) -> Contract:
     """The compiled contract `name`, one of CONTRACTS."""
     text = resources.files("flock_ray.chain").joinpath("artifacts", f"{name}.json").read_text()
     return Contract(name, json.loads(text))
+
+
+def compiler_input() -> str:
+    """The compiler's input (Standard JSON) with all sources, from which an explorer compiles the same bytecode."""
+    return resources.files("flock_ray.chain").joinpath("artifacts", "standard-input.json").read_text()
 
 
 @cache

@@ -110,6 +110,16 @@ def set_acceptance(at: Addresses, accepts: bool) -> Call:
     return Call("StakeVault", at.vault, "setAcceptance", (accepts,))
 
 
+def add_creator(at: Addresses, creator: str) -> Call:
+    """Let the caller's pool serve the tasks of a creator, from some epochs of the vault later on."""
+    return Call("StakeVault", at.vault, "addCreator", (creator,))
+
+
+def remove_creator(at: Addresses, creator: str) -> Call:
+    """Let the caller's pool serve no more tasks of a creator."""
+    return Call("StakeVault", at.vault, "removeCreator", (creator,))
+
+
 def claim_operator_rewards(at: Addresses) -> Call:
     """Take the caller's rewards and commission as operator out of its pool."""
     return Call("StakeVault", at.vault, "claimOperatorRewards", ())
@@ -141,9 +151,22 @@ def claim_delegation_rewards(at: Addresses, operator: str) -> Call:
 # Members of a task
 
 
-def join(at: Addresses, task: bytes, amount: int, chain_tip: bytes) -> Call:
-    """Join a task with stake that is free in the caller's pool."""
-    return Call("TaskRegistry", at.task, "join", (task, amount, chain_tip))
+def join(at: Addresses, task: bytes, amount: int, chain_tip: bytes, expected: bytes) -> Call:
+    """Join a task with stake that is free in the caller's pool.
+
+    Args:
+        at: the contracts.
+        task: id.
+        amount: stake, wei.
+        chain_tip: of the member's hash chain.
+        expected: digest of creator and terms (`TaskTerms.digest`); the contract refuses any other task.
+    """
+    return Call("TaskRegistry", at.task, "join", (task, amount, chain_tip, expected))
+
+
+def cancel_join(at: Addresses, task: bytes) -> Call:
+    """Leave a task that has not started."""
+    return Call("TaskRegistry", at.task, "cancelJoin", (task,))
 
 
 def resign(at: Addresses, task: bytes) -> Call:
@@ -168,8 +191,18 @@ def release(at: Addresses, task: bytes, account: str) -> Call:
 
 
 def start(at: Addresses, task: bytes) -> Call:
-    """Begin a task's first epoch."""
+    """Fix a task's members."""
     return Call("TaskRegistry", at.task, "start", (task,))
+
+
+def open_task(at: Addresses, task: bytes) -> Call:
+    """Begin the first epoch of a task whose members are fixed, or fix its seed block anew."""
+    return Call("TaskRegistry", at.task, "open", (task,))
+
+
+def abandon(at: Addresses, task: bytes, epoch: int) -> Call:
+    """Announce that the next epoch is abandoned, or abandon it."""
+    return Call("EpochSettlement", at.settlement, "abandon", (task, epoch))
 
 
 def refund(at: Addresses, task: bytes) -> Call:
@@ -207,7 +240,7 @@ def answer_challenge(at: Addresses, task: bytes, epoch: int, seat: int, signatur
 
 
 def slash_absent(at: Addresses, task: bytes, epoch: int, seat: int) -> Call:
-    """Slash a challenged seat that has shown no signature in time."""
+    """Announce that a challenged seat is slashed, which has shown no signature in time, or slash it."""
     return Call("EpochSettlement", at.settlement, "slashAbsent", (task, epoch, seat))
 
 

@@ -6,7 +6,6 @@ a transaction is identified by its hash, a settlement by the hash of its report.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,15 +17,17 @@ from flock_ray.chain.keys import load_signer, run_signer
 from flock_ray.chain.node import ChainNode
 from flock_ray.chain.outbox import Outbox, State
 from flock_ray.chain.reader import ChainReader
+from flock_ray.chain.rollup import data_fee_line
 from flock_ray.chain.rpc import RpcNode
+from flock_ray.chain.seed_block import await_seed
 from flock_ray.chain.settler import Settler
 from flock_ray.chain.values import NOBODY, Addresses, ChainInfo, ChainSpec, TaskView, TxContext, TxReceipt, Waiting
-from flock_ray.errors import ChainError, ConfigError, WrongChainError
+from flock_ray.errors import ConfigError, WrongChainError
 
 __all__ = ["Addresses", "ChainClient", "ChainInfo", "ChainSpec", "TaskView", "TxContext", "TxReceipt"]
 
 
-_FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two looks at the head
+_TIMEOUT_OPTION = "chain.confirmation_timeout"
 
 
 class ChainClient(ChainReader):
@@ -71,6 +72,7 @@ class ChainClient(ChainReader):
     def context(self, address: str, creator: str = NOBODY) -> TxContext:
         """What `address` must know to sign its next transactions; `creator` of the task that it joins, if it does."""
         max_fee, tip = self._node.fees()
+        data_fee, data_fee_per_byte = data_fee_line(self._node, address)
         tokens = free = 0
         if self._addresses.token:
             tokens = self.wallet_balances([address])[address]
@@ -83,6 +85,8 @@ class ChainClient(ChainReader):
             gas_balance=self._node.balance(address),
             token_balance=tokens,
             free_stake=free,
+            data_fee=data_fee,
+            data_fee_per_byte=data_fee_per_byte,
             **asdict(self._addresses),
         )
 
@@ -98,24 +102,12 @@ class ChainClient(ChainReader):
             WrongChainError: signed for another chain.
             ChainError: one reverted (the text names its custom error), was refused, or was not mined in time.
         """
-        return [self._node.wait([tx_hash], self._timeout) for tx_hash in [self._node.send(raw, epoch) for raw in raws]]
+        hashes = [self._node.send(raw, epoch) for raw in raws]
+        return [self._node.wait([tx_hash], self._timeout, option=_TIMEOUT_OPTION) for tx_hash in hashes]
 
     def await_seed(self, task: bytes) -> None:
-        """Wait until the block whose hash makes a starting task's first seed is mined.
-
-        A development chain mines only when asked to: it is asked for what is missing.
-
-        Raises:
-            ChainError: the chain stands still.
-        """
-        began, pause = time.monotonic(), _FIRST_POLL
-        while self.task_view(task).seed_block > self._node.head():
-            if self._node.mine():
-                continue
-            if time.monotonic() - began > self._timeout:
-                raise ChainError(f"the chain has mined no block for {self._timeout:g} s (chain.confirmation_timeout)")
-            time.sleep(pause)
-            pause = min(2 * pause, _LAST_POLL)
+        """Wait until a starting task can be opened; see `seed_block.await_seed`."""
+        await_seed(self._node, self, task, self._timeout, _TIMEOUT_OPTION)
 
     def settle(
         self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0, num_changes: int = 0

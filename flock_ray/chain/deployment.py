@@ -23,7 +23,8 @@ from eth_utils.address import (
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.anvil import find_anvil
-from flock_ray.chain.deployment_check import ADMIN_ROLE, GUARDIAN_ROLE, check_deployment
+from flock_ray.chain.deployed import ADMIN_ROLE, GUARDIAN_ROLE
+from flock_ray.chain.deployment_check import check_deployment
 from flock_ray.chain.embedded import AnvilNode
 from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
@@ -35,6 +36,7 @@ from flock_ray.errors import DeploymentError, FundsError
 from flock_ray.protocol.hashing import keccak
 
 _REHEARSAL_GAS = 16_000_000
+_TIMEOUT_OPTION = "chain.confirmation_timeout"
 _MARGIN = 3  # a gas limit is the rehearsed gas plus a third: refunds hide up to a fifth of what a call needs
 CREATED = (
     "TimelockController", "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement",
@@ -346,7 +348,7 @@ class Deployment:
             bumper.send(raw, 0)
 
         submit(raws[-1])
-        self._node.wait(hashes, self._timeout, lambda: submit(bumper.next(raws)))
+        self._node.wait(hashes, self._timeout, lambda: submit(bumper.next(raws)), _TIMEOUT_OPTION)
         self._settle(name, entry)
         self._book.save()
 
@@ -361,7 +363,7 @@ class Deployment:
             entry.tx, entry.block, entry.gas_used = attempt, receipt.block, receipt.gas_used
             if name in CREATED:
                 entry.address = to_checksum_address(str(receipt.contract_address))
-                entry.code_hash = "0x" + self._node.code_hash(entry.address).hex()
+                entry.code_hash = "0x" + keccak(self._node.code(entry.address)).hex()
             self._book.changed = True
 
     def check(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
+from flock_ray.chain.deployed import Deployed, find_contracts
 from flock_ray.chain.node import ChainNode
 from flock_ray.errors import DeploymentError
 from flock_ray.protocol.hashing import keccak
@@ -16,21 +17,10 @@ from flock_ray.protocol.hashing import keccak
 if TYPE_CHECKING:
     from flock_ray.chain.deployment import Settings, Step
 
-ADMIN_ROLE = bytes(32)  # DEFAULT_ADMIN_ROLE of OpenZeppelin's AccessControl
-GUARDIAN_ROLE = keccak(b"GUARDIAN_ROLE")
-ROLES = {
-    "TaskRegistry": {"admin": ADMIN_ROLE, "creator": keccak(b"CREATOR_ROLE")},
-    "RewardDistributor": {"admin": ADMIN_ROLE, "guardian": GUARDIAN_ROLE},
-    "TimelockController": {
-        "admin": ADMIN_ROLE,
-        **{name: keccak(f"{name.upper()}_ROLE".encode()) for name in ("proposer", "canceller", "executor")},
-    },
-}
-"""Every role of every contract that has roles."""
-_TIMELOCK_ROLES = ("PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
+Holders = Mapping[tuple[str, str], Sequence[str]]
 
 
-def check_deployment(node: ChainNode, settings: Settings, book: AddressBook, steps: Sequence[Step]) -> None:
+def check_deployment(node: ChainNode, settings: Settings, book: AddressBook, steps: Sequence[Step]) -> Holders:
     """Compare a whole deployment with the transactions that make it.
 
     Args:
@@ -39,97 +29,108 @@ def check_deployment(node: ChainNode, settings: Settings, book: AddressBook, ste
         book: of the deployment; it is not trusted, but for the hashes of its transactions.
         steps: what this package sends with these settings.
 
+    Returns:
+        Who holds which role: {(contract, role): accounts}.
+
     Raises:
         DeploymentError: something differs; the text names it.
     """
-    for step in steps:
-        _check_step(node, step, book.entries[step.name])
+    first_block = min([_check_step(node, step, book.entries[step.name]) for step in steps])
     at = {name: entry.address for name, entry in book.entries.items() if entry.address}
-    deployed = _Deployed(node, at, book.deployer)
-    for what, actual, expected in (*deployed.ties(), *deployed.roles(settings)):
+    deployed = Deployed(node, at)
+    _require_same(deployed.ties())
+    said, chosen = deployed.parameters(), settings.as_json()
+    _require_same((name, value, chosen[name]) for name, value in said.items())
+    holders = deployed.holders(first_block)
+    _require_holders(holders, _chosen_holders(settings, at["TimelockController"]))
+    return holders
+
+
+def check_found(node: ChainNode, settlement: str, first_block: int) -> tuple[Deployed, dict[str, str], Holders]:
+    """Compare contracts of which nothing is known but an address: their code, references and admins.
+
+    The storage that an unknown creation code may have left behind is not seen; `check_deployment` sees it.
+
+    Args:
+        node: the chain.
+        settlement: address of EpochSettlement.
+        first_block: in which the timelock was created, or before.
+
+    Returns:
+        The contracts, where they are, and who holds which role.
+
+    Raises:
+        DeploymentError: something differs; the text names it.
+    """
+    at = find_contracts(node, settlement)
+    deployed = Deployed(node, at)
+    deployed.check_code()
+    _require_same(deployed.ties())
+    holders, timelock = deployed.holders(first_block), at["TimelockController"]
+    admins = {(name, role): [timelock] for name, role in holders if role == "admin"}
+    foreign = {place: () for place in _FOREIGN}
+    _require_holders({place: holders[place] for place in (*admins, *foreign)}, {**admins, **foreign})
+    return deployed, at, holders
+
+
+_FOREIGN = (("TaskRegistry", "guardian"), ("RewardDistributor", "creator"))
+"""Roles that mean nothing where they are."""
+
+
+def _chosen_holders(settings: Settings, timelock: str) -> dict[tuple[str, str], Sequence[str]]:
+    s = settings
+    return {
+        ("TaskRegistry", "admin"): [timelock],
+        ("TaskRegistry", "creator"): [],
+        ("RewardDistributor", "admin"): [timelock],
+        ("RewardDistributor", "guardian"): [s.guardian] if s.guardian else [],
+        ("TimelockController", "admin"): [timelock],
+        ("TimelockController", "proposer"): s.proposers,
+        ("TimelockController", "canceller"): s.proposers,
+        ("TimelockController", "executor"): s.executors,
+        **{place: [] for place in _FOREIGN},
+    }
+
+
+def _require_holders(holders: Holders, expected: Holders) -> None:
+    """Refuse any holder that is not expected, and any that is missing.
+
+    Raises:
+        DeploymentError: the text names all of them.
+    """
+    wrong = []
+    for (name, role), accounts in holders.items():
+        chosen = expected[name, role]
+        wrong += [f"{account} is {role} of {name} and must not be" for account in accounts if account not in chosen]
+        wrong += [f"{account} is not {role} of {name}" for account in chosen if account not in accounts]
+    if wrong:
+        raise DeploymentError("; ".join(wrong))
+
+
+def _require_same(facts: Iterable[tuple[str, object, object]]) -> None:
+    for what, actual, expected in facts:
         if actual != expected:
             raise DeploymentError(f"{what} is {actual}, expected {expected}")
 
 
-def role_holders(node: ChainNode, address: str, role: bytes, first_block: int) -> list[str]:
-    """Accounts that hold a role of a contract, by the logs of OpenZeppelin's AccessControl.
+def _check_step(node: ChainNode, step: Step, entry: Entry) -> int:
+    """Check that the artifact's bytecode with these arguments made the code, and that it has not changed since.
 
-    Args:
-        node: the chain.
-        address: of the contract.
-        role: its hash.
-        first_block: in which the contract was created, or before.
+    Returns:
+        Number of the block, by the chain: a book that names a later one would hide what came before.
     """
-    granted, revoked = (contract("TimelockController").event_topic(name) for name in ("RoleGranted", "RoleRevoked"))
-    holders: dict[str, None] = {}
-    for topics, _ in node.history(address, [[granted, revoked], role], first_block):
-        account = to_checksum_address(topics[2][12:])
-        if topics[0] == granted:
-            holders[account] = None
-        else:
-            holders.pop(account, None)
-    return list(holders)
-
-
-def _check_step(node: ChainNode, step: Step, entry: Entry) -> None:
-    """Check that the artifact's bytecode with these arguments made the code, and that it has not changed since."""
     mined = node.receipt(bytes.fromhex(entry.tx[2:]))
     if mined is None or not mined[1]:
         raise DeploymentError(f"the chain has no transaction {entry.tx} ({step.name}) any more")
+    receipt = mined[0]
     transaction = node.transaction(bytes.fromhex(entry.tx[2:]))
     if transaction is None or bytes(transaction["input"]) != step.data:
         raise DeploymentError(f"transaction {entry.tx} ({step.name}) is not what this version and settings send")
     if step.to:
-        return
-    if to_checksum_address(str(mined[0].contract_address)) != entry.address:
+        return receipt.block
+    if to_checksum_address(str(receipt.contract_address)) != entry.address:
         raise DeploymentError(f"transaction {entry.tx} did not create {step.name} at {entry.address}")
-    if "0x" + node.code_hash(entry.address).hex() != entry.code_hash:
+    code = node.code(entry.address)
+    if "0x" + keccak(code).hex() != entry.code_hash or not contract(step.name).runs_as(code):
         raise DeploymentError(f"the code at {entry.address} is not the {step.name} that was deployed there")
-
-
-class _Deployed:
-    """The contracts of a deployment, and what they say of each other."""
-
-    def __init__(self, node: ChainNode, at: Mapping[str, str], deployer: str) -> None:
-        self._node, self._at, self._deployer = node, at, deployer
-
-    def _read(self, name: str, function: str, *args: object) -> object:
-        compiled = contract(name)
-        answer = self._node.call(self._at[name], compiled.encode(function, *args), self._deployer)
-        (value,) = compiled.decode(function, answer)
-        return to_checksum_address(value) if isinstance(value, str) else value
-
-    def ties(self) -> Iterator[tuple[str, object, object]]:
-        """(what, actual, expected) of each reference from one contract to another."""
-        names = {
-            "token": "FlockToken", "emission": "EmissionController", "registry": "TaskRegistry",
-            "distributor": "RewardDistributor", "settlement": "EpochSettlement", "minter": "EmissionController",
-            "vault": "StakeVault",
-        }  # fmt: skip
-        ties = {
-            "FlockToken": ("minter",),
-            "EmissionController": ("token",),
-            "TaskRegistry": ("token", "emission", "vault", "distributor", "settlement"),
-            "RewardDistributor": ("token", "registry", "settlement", "vault"),
-            "EpochSettlement": ("registry", "distributor"),
-            "StakeVault": ("token", "registry", "distributor"),
-        }
-        for name, others in ties.items():
-            for other in others:
-                yield f"{name}.{other}", self._read(name, other), self._at[names[other]]
-
-    def roles(self, settings: Settings) -> Iterator[tuple[str, object, object]]:
-        """(what, actual, expected) of each role that matters."""
-        s, deployer, timelock = settings, self._deployer, self._at["TimelockController"]
-        for name in ROLES:
-            for who, account, admin in (("the timelock", timelock, True), ("the deployer", deployer, False)):
-                yield f"whether {who} is admin of {name}", self._read(name, "hasRole", ADMIN_ROLE, account), admin
-        yield "the timelock's delay", self._read("TimelockController", "getMinDelay"), s.delay
-        if s.guardian:
-            has = self._read("RewardDistributor", "hasRole", GUARDIAN_ROLE, s.guardian)
-            yield "whether the guardian has its role", has, True
-        for role in _TIMELOCK_ROLES:
-            holders = s.executors if role == "EXECUTOR_ROLE" else s.proposers
-            for account in dict.fromkeys((*holders, deployer)):
-                has = self._read("TimelockController", "hasRole", keccak(role.encode()), account)
-                yield f"whether {account} has {role} of the timelock", has, account in holders
+    return receipt.block

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from eth_utils.address import to_checksum_address
 
 from flock_ray.chain import calls
 from flock_ray.chain.calls import Call
+from flock_ray.chain.challenges import Challenge
 from flock_ray.chain.eip712 import Domain, correction_digest, message_digest, report_digest, report_hash
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import compact, recover
@@ -18,25 +18,6 @@ from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.roles import draw_seats
 
 _SETTLEMENT = "EpochSettlement"
-
-
-@dataclass(frozen=True)
-class Challenge:
-    """A voter seat that was challenged to show its signature, and neither answered nor was slashed yet.
-
-    Attributes:
-        epoch: of the report.
-        seat: number of the seat.
-        owner: account that holds it.
-        deadline: last Unix second for an answer, in chain time.
-        report: struct hash of the report (32 bytes).
-    """
-
-    epoch: int
-    seat: int
-    owner: str
-    deadline: int
-    report: bytes
 
 
 class Evidence:
@@ -51,16 +32,6 @@ class Evidence:
             task: id.
         """
         self._reader, self._domain, self._task = reader, domain, task
-
-    def challenges(self, epoch: int) -> list[Challenge]:
-        """Challenges of an epoch's seats that are not over, by seat."""
-        challenges = []
-        for seat in range(self._num_voters()):
-            case = self._reader.struct(_SETTLEMENT, "challengeOf", self._task, epoch, seat)
-            if case["deadline"] and not case["over"]:
-                owner = to_checksum_address(case["owner"])
-                challenges.append(Challenge(epoch, seat, owner, case["deadline"], case["reportHash"]))
-        return challenges
 
     def answer(self, challenge: Challenge, signatures: Iterable[bytes]) -> Call | None:
         """Show the seat's signature if it is among `signatures` of 65 bytes; None if it is not."""

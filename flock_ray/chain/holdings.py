@@ -40,6 +40,11 @@ class Calendar:
         """Unix time at which an epoch begins."""
         return epoch * self.epoch_length
 
+    @property
+    def earning_epoch(self) -> int:
+        """First epoch in which stake earns that comes in now."""
+        return self.epoch + 2
+
     def thawed_at(self, epoch: int) -> int:
         """Unix time from which stake can be taken out that was asked for in an epoch."""
         return self.start_of(epoch + self.unbonding_epochs + 1)
@@ -55,8 +60,8 @@ class Pool:
         shares: that the delegators hold of it.
         own_thawing: the operator's stake that thaws.
         thawing: the delegators' stake that thaws.
-        locked: by tasks.
-        free: active stake that no task locks.
+        own_locked: the operator's stake that tasks lock, active or thawing.
+        delegated_locked: its delegators' stake that tasks lock, active or thawing.
         rewards: of the operator, to be claimed.
         accepts: whether new delegations are accepted.
         commission: basis points, now.
@@ -69,13 +74,23 @@ class Pool:
     shares: int
     own_thawing: int
     thawing: int
-    locked: int
-    free: int
+    own_locked: int
+    delegated_locked: int
     rewards: int
     accepts: bool
     commission: int
     next_commission: int
     commission_from: int
+
+    @property
+    def own_free(self) -> int:
+        """Active stake of the operator that no task locks, wei."""
+        return max(0, self.own - self.own_locked)
+
+    @property
+    def delegated_free(self) -> int:
+        """Active stake of the delegators that no task locks, wei; only tasks of the pool's creators can lock it."""
+        return max(0, self.delegated - self.delegated_locked)
 
 
 @dataclass(frozen=True)
@@ -118,10 +133,26 @@ class Delegation:
 
 @dataclass(frozen=True)
 class Lock:
-    """Stake of a pool that a task locks, wei."""
+    """Stake of a pool that a task locks, wei: the operator's own, which is lost first, and its delegators'."""
 
     task: bytes
-    amount: int
+    own: int
+    delegated: int
+
+
+@dataclass(frozen=True)
+class Creator:
+    """An account whose tasks a pool serves.
+
+    Attributes:
+        account: the creator.
+        since: epoch of the vault from which it counts.
+        lockable: the most that a task of the creator could lock of the pool now, wei.
+    """
+
+    account: str
+    since: int
+    lockable: int
 
 
 class Holdings:
@@ -153,8 +184,8 @@ class Holdings:
             shares=values["shares"],
             own_thawing=values["ownThawing"],
             thawing=values["thawing"],
-            locked=values["locked"],
-            free=self._reader.ask(_VAULT, "freeStake", operator),
+            own_locked=values["ownLocked"],
+            delegated_locked=values["delegatedLocked"],
             rewards=values["operatorRewards"],
             accepts=values["accepts"],
             commission=commission,
@@ -166,8 +197,19 @@ class Holdings:
         """The tasks that lock stake of a pool."""
         logs = self._logs(["Locked"], None, _topic(operator))
         tasks = dict.fromkeys(topics[1] for topics, _ in logs)
-        amounts = {task: self._reader.ask(_VAULT, "lockedStake", task, operator) for task in tasks}
-        return [Lock(task, amount) for task, amount in amounts.items() if amount]
+        locks = [Lock(task, *self._reader.ask(_VAULT, "lockOf", task, operator)) for task in tasks]
+        return [lock for lock in locks if lock.own or lock.delegated]
+
+    def lockable(self, operator: str, creator: str) -> int:
+        """The most that a task of a creator could lock of a pool now, wei."""
+        return int(self._reader.ask(_VAULT, "lockable", operator, creator))
+
+    def creators(self, operator: str) -> list[Creator]:
+        """The creators whose tasks a pool serves, or will serve."""
+        logs = self._logs(["CreatorAdded"], _topic(operator))
+        named = dict.fromkeys(to_checksum_address(topics[2][12:]) for topics, _ in logs)
+        since = {creator: int(self._reader.ask(_VAULT, "servedFrom", operator, creator)) for creator in named}
+        return [Creator(it, epoch, self.lockable(operator, it)) for it, epoch in since.items() if epoch]
 
     def own_requests(self, operator: str) -> list[Request]:
         """What an operator asked for of its own stake and has not taken out, oldest first."""

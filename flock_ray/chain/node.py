@@ -230,13 +230,20 @@ class ChainNode(ABC):
         except ContractLogicError as error:
             raise Reverted(_bytes_of(error.data)) from None
 
-    def wait(self, hashes: Sequence[bytes], timeout: float, meanwhile: Callable[[], None] = lambda: None) -> TxReceipt:
+    def wait(
+        self,
+        hashes: Sequence[bytes],
+        timeout: float,
+        meanwhile: Callable[[], None] = lambda: None,
+        option: str = "",
+    ) -> TxReceipt:
         """Wait until one of these transactions, which replace each other, is mined; returns its receipt.
 
         Args:
             hashes: of the transactions.
             timeout: seconds.
             meanwhile: called after each poll without a receipt; it may add to `hashes`.
+            option: that sets the timeout, for the error's text.
 
         Raises:
             FundsError: it reverted for lack of tokens.
@@ -253,9 +260,8 @@ class ChainNode(ABC):
                         raise revert_error(f"transaction 0x{tx_hash.hex()}", self.revert_data(tx_hash))
                     return receipt
             if monotonic() >= deadline:
-                raise ChainError(
-                    f"transaction 0x{hashes[-1].hex()} is not mined after {timeout:g} s (chain.confirmation_timeout)"
-                )
+                told = f"transaction 0x{hashes[-1].hex()} is not mined after {timeout:g} s"
+                raise ChainError(f"{told} ({option})" if option else f"{told}; it may still be mined later")
             meanwhile()
             sleep(pause)
             pause = min(1.5 * pause, _LAST_POLL)
@@ -290,13 +296,12 @@ class ChainNode(ABC):
 
     def has_code(self, address: str) -> bool:
         """Whether a contract is at the address."""
-        with self._reach():
-            return bool(self._web3.eth.get_code(address))  # type: ignore[arg-type]
+        return bool(self.code(address))
 
-    def code_hash(self, address: str) -> bytes:
-        """Keccak of the code at the address (32 bytes)."""
+    def code(self, address: str) -> bytes:
+        """The code at the address; empty where there is none."""
         with self._reach():
-            return keccak(bytes(self._web3.eth.get_code(address)))  # type: ignore[arg-type]
+            return bytes(self._web3.eth.get_code(address))  # type: ignore[arg-type]
 
     def transaction(self, tx_hash: bytes) -> Mapping[str, Any] | None:
         """Fields of a transaction, mined or pending; None if the chain does not know it."""

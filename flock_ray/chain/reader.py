@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eth_utils.address import to_checksum_address
+from eth_utils.address import is_address, to_checksum_address
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.node import ChainNode, Reverted, revert_error
@@ -165,9 +165,11 @@ class ChainReader:
         return int(self._read("FlockToken", self._addresses.token, "totalSupply")[0])
 
     def ask(self, name: str, function: str, *args: Any) -> Any:
-        """What a contract answers: its one value, or a tuple of several."""
+        """What a contract answers: its one value, an address checksummed, or a tuple of several."""
         values = self._read(name, self.address_of(name), function, *args)
-        return values[0] if len(values) == 1 else values
+        if len(values) == 1:
+            return to_checksum_address(values[0]) if is_address(values[0]) else values[0]
+        return values
 
     def struct(self, name: str, function: str, *args: Any) -> dict[str, Any]:
         """The struct that a contract answers with, by the names of its fields; so the structs in it."""

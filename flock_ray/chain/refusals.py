@@ -18,8 +18,18 @@ SENTENCES = {
     # FlockToken
     "ERC20InsufficientBalance": "{sender} has {balance:tokens} tokens, needs {needed:tokens}",
     "ERC20InsufficientAllowance": "{spender} may take {allowance:tokens} tokens of the account, not {needed:tokens}",
+    "CapExceeded": "{requested:tokens} more tokens would exceed the cap, which leaves {available:tokens}",
+    "MinterAlreadySet": "the token has a minter for good: {minter}",
+    # EmissionController
+    "DayNotBegun": "the day begins on {begins:utc}",
+    "AlreadyReleased": "the amount of day {day} was released already",
+    "InvalidSchedule": "no schedule has this value of {field}",
     # TaskRegistry
-    "TaskUnavailable": "there is a task {task} already",
+    "InvalidSink": "the sink must be an account outside the contracts, not {sink}",
+    "InvalidWindow": "an evidence window of {window} seconds is longer than {maximum}",
+    "TaskExists": "this creator has made the task {task} already",
+    "UnexpectedTerms": "the task has the digest {termsDigest}, not {expected}: another creator, or other terms",
+    "SeedBlockNotReached": "the task can be opened only after block {number}",
     "PoolTooLarge": "a pool of {pool:tokens} tokens is above the {maximum:tokens} that the emission schedule grants",
     "WrongStatus": "the task is {got:status}, and it would have to be {expected:status}",
     "JoinClosed": "joining ended on {joinDeadline:utc}",
@@ -37,6 +47,7 @@ SENTENCES = {
     "NothingToRelease": "the stake of {account} is released already, or gone",
     "EvidenceWindowOpen": "the stake stays locked until {until:utc}, for late evidence",
     # StakeVault
+    "InvalidSettings": "a setting of the vault is out of its bounds",
     "ZeroAmount": "the amount must not be zero",
     "StakeUnavailable": "{available:tokens} tokens of stake are available, not {requested:tokens}",
     "NotAccepting": "the operator {operator} accepts no new delegations",
@@ -47,11 +58,13 @@ SENTENCES = {
     "CommissionTooHigh": "a commission of {commission:percent} is above {maximum:percent}",
     "CommissionStepTooLarge": "the commission is {current:percent} and moves at most 10 points at a time, not to"
     " {commission:percent}",
+    "AlreadyServed": "the pool serves the creator {creator} already, from the vault's epoch {epoch} on",
     # RewardDistributor
     "RewardsDecreased": "{requested:tokens} tokens would be less than the {committed:tokens} that are committed",
     "OverBudget": "the epoch may commit {budget:tokens} tokens, not {requested:tokens}",
     "ClaimExceedsCommitted": "the task owes {available:tokens} tokens, not {requested:tokens}",
     "InvalidProof": "the root that pays now does not say that {account} earned {cumulative:tokens} tokens",
+    "LengthMismatch": "{accounts} accounts and {amounts} amounts",
     "InvalidMultiProof": "the root that pays now is of other rewards",
     "NothingToClaim": "{account} has its {claimed:tokens} tokens already",
     "PaidToPool": "{account} is paid through its pool",
@@ -67,6 +80,8 @@ SENTENCES = {
     "WrongEpoch": "epoch {expected} is the next one, not {got}",
     "WrongPreviousReport": "the report continues {got}, and the last one settled is {expected}",
     "WrongSeed": "the report was made under another seed: an epoch was abandoned since",
+    "InvalidShare": "a share of {bps:percent} is above all of it",
+    "TooFewSlots": "{numSlots} slots are fewer than the {numSeats} seats",
     "NotLastReport": "this report is not the last one settled",
     "TooManySlashes": "the report holds {got} slashes, more than {maximum}",
     "DeadlineNotPassed": "the epoch may be settled until {deadline:utc}",
@@ -81,8 +96,10 @@ SENTENCES = {
     "NotAbsent": "seat {seat} signed, or the committee does not have it",
     "AlreadyChallenged": "seat {seat} was challenged already",
     "NoChallenge": "seat {seat} was not challenged, or the case is over",
-    "ResponseTooLate": "the answer was due until {deadline:utc}",
     "ResponseWindowOpen": "the seat may answer until {deadline:utc}",
+    "GraceNotOver": "it is announced, and may be done from {from:utc} on",
+    "UnknownKind": "no message of the kind {kind} is ever signed",
+    "UnknownEpoch": "epoch {epoch} cannot have been signed yet, the last one that can is {last}",
     # all
     "Unauthorized": "{caller} may not do this",
     "AccessControlUnauthorizedAccount": "{account} lacks the role {neededRole}",

@@ -87,6 +87,22 @@ class Sender:
             raise refusal(call.name, reverted.data) from None
         return gas + gas // _MARGIN
 
+    def send_in_turn(self, bills: Sequence[Bill]) -> list[TxReceipt]:
+        """Send calls one by one, each tried again at the state that the ones before it left.
+
+        Raises:
+            ChainError: see `send`; or a contract refuses one now. The text says how many were sent before.
+        """
+        receipts: list[TxReceipt] = []
+        for number, bill in enumerate(bills):
+            try:
+                receipts.append(self.send(self.price([bill.call])[0] if number else bill))
+            except ChainError as error:
+                if not number:
+                    raise
+                raise type(error)(f"{error}; {number} of {len(bills)} transactions were sent before") from None
+        return receipts
+
     def send(self, bill: Bill) -> TxReceipt:
         """Send a call, paying more while it is passed over, until it is mined.
 

@@ -22,6 +22,7 @@ from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.node import ChainNode, Reverted, revert_error
 from flock_ray.chain.outbox import Attempt, Inclusion, Intent, Outbox, State, intent_id
+from flock_ray.chain.rollup import data_fee_line
 from flock_ray.chain.transactions import call, max_fee_of, settle_call, settle_gas
 from flock_ray.chain.values import EpochAbandonedError, TxContext, TxReceipt, Waiting
 from flock_ray.errors import ChainError, ChainUnreachableError
@@ -332,7 +333,11 @@ class Settler:
         max_fee, tip = fees_up_to(self._node, self._max_fee)
         node, address = self._node, self._relayer.address
         places = ("", "", intent.contract, "", "")
-        context = TxContext(node.chain_id, nonce, max_fee, tip, node.balance(address), 0, *places)
+        fee, per_byte = data_fee_line(node, address)
+        context = TxContext(
+            node.chain_id, nonce, max_fee, tip, node.balance(address), 0, *places,
+            data_fee=fee, data_fee_per_byte=per_byte,
+        )  # fmt: skip
         return self._record_attempt(
             intent, nonce, call(self._relayer, context, intent.contract, intent.data, intent.gas)
         )

@@ -151,6 +151,8 @@ class TxContext:
         vault: same.
         free_stake: what a task can lock of what the account has in the vault, its own, and delegated to it where its
             pool serves the task's creator, wei.
+        data_fee: of a rollup, most that a transaction of no bytes pays beside its gas, wei; 0 on other chains.
+        data_fee_per_byte: the same for each of its bytes.
     """
 
     chain_id: int
@@ -165,6 +167,8 @@ class TxContext:
     distributor: str
     vault: str
     free_stake: int = 0
+    data_fee: int = 0
+    data_fee_per_byte: int = 0
 
 
 @dataclass(frozen=True)
@@ -344,6 +348,11 @@ class TaskView:
     num_applied: int
     join_deadline: int
     seed_block: int
+
+    @property
+    def digest(self) -> bytes:
+        """Of creator and terms, as a member expects it before it joins."""
+        return self.terms.digest(self.creator)
 
     @cached_property
     def roster(self) -> Roster:

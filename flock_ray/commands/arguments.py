@@ -9,6 +9,7 @@ from pathlib import Path
 _TOKEN_DECIMALS = 18
 _MAX_WEI = 1 << 96  # what the vault counts with
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _HASH = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 
 
@@ -47,6 +48,11 @@ def address(text: str) -> str:
         return checksummed(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is no address of 20 bytes, or its checksum is wrong") from None
+
+
+def book_or_address(text: str) -> str | Path:
+    """An address, or the file of an address book."""
+    return address(text) if _ADDRESS.fullmatch(text) else Path(text)
 
 
 def digest(text: str) -> str:

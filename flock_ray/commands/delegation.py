@@ -8,7 +8,7 @@ from flock_ray.chain import calls
 from flock_ray.chain.holdings import Delegation
 from flock_ray.chain.words import format_tokens, utc
 from flock_ray.commands.connection import Connection, connected
-from flock_ray.commands.requests import request_rows, thawed, what_is_left
+from flock_ray.commands.requests import request_rows, tell_withdrawn, thawed
 from flock_ray.errors import ChainError, FundsError
 
 
@@ -22,13 +22,8 @@ def show(asked: Namespace) -> None:
                 "delegated_wei": sum(item.amount for item in found),
                 "rewards_wei": sum(item.rewards for item in found),
                 "earned_so_far_wei": sum(item.rewards + item.claimed for item in found),
-                "delegations": [_row(item) for item in found],
-                "locks": [
-                    {"operator": item.operator, "task": "0x" + lock.task.hex(), "locked_in_its_pool_wei": lock.amount}
-                    for item in found
-                    if item.shares
-                    for lock in chain.holdings.locks(item.operator)
-                ],
+                "delegations": [_row(chain, item) for item in found],
+                "locks": [row for item in found for row in _lock_rows(chain, item)],
                 "asked_for": [
                     {"operator": item.operator, **row} for item in found for row in request_rows(item.requests)
                 ],
@@ -36,14 +31,35 @@ def show(asked: Namespace) -> None:
         )
 
 
-def _row(item: Delegation) -> dict[str, object]:
+def _row(chain: Connection, item: Delegation) -> dict[str, object]:
+    pool = chain.holdings.pool(item.operator)
     return {
         "operator": item.operator,
         "stake_wei": item.amount,
+        "delegated_in_pool_wei": pool.delegated,
+        "locked_of_that_wei": min(pool.delegated, pool.delegated_locked),
+        "free_of_that_wei": pool.delegated_free,
         "earns": item.earning,
         "rewards_wei": item.rewards,
         "claimed_wei": item.claimed,
     }
+
+
+def _lock_rows(chain: Connection, item: Delegation) -> list[dict[str, object]]:
+    """The tasks that lock delegated stake of the operator's pool, and the account's part, active and thawing alike."""
+    pool, mine = chain.holdings.pool(item.operator), item.amount + sum(request.amount for request in item.requests)
+    whole = pool.delegated + pool.thawing
+    return [
+        {
+            "operator": item.operator,
+            "task": "0x" + lock.task.hex(),
+            "own_locked_wei": lock.own,
+            "delegated_locked_wei": lock.delegated,
+            "your_part_wei": lock.delegated * mine // whole,
+        }
+        for lock in (chain.holdings.locks(item.operator) if mine else [])
+        if lock.delegated
+    ]
 
 
 def add(asked: Namespace) -> None:
@@ -53,12 +69,14 @@ def add(asked: Namespace) -> None:
         call = calls.delegate(chain.at, asked.operator, amount)
         if sent := chain.send(*chain.with_approval(call, amount)):
             calendar = chain.holdings.calendar
-            since = calendar.start_of(calendar.epoch + 1)
+            epoch = calendar.earning_epoch
+            since = calendar.start_of(epoch)
             chain.output.done(
                 sent,
                 f"Delegated {format_tokens(amount)} tokens to {asked.operator}",
-                f"They earn from {utc(since)} on; see them with: flock-ray delegation show",
-                {"operator": asked.operator, "amount_wei": amount, "earns_from_at": since},
+                f"They earn from the second epoch of the vault after this one on, number {epoch}, from {utc(since)};"
+                " see them with: flock-ray delegation show",
+                {"operator": asked.operator, "amount_wei": amount, "earns_from_epoch": epoch, "earns_from_at": since},
             )
 
 
@@ -96,16 +114,8 @@ def withdraw(asked: Namespace) -> None:
     with connected(asked) as chain:
         requests = chain.holdings.delegation(asked.operator, chain.account).requests
         due = thawed(requests, chain.reader.timestamp())
-        withdrawals = (calls.withdraw_delegation(chain.at, asked.operator, request.epoch) for request in due)
-        if sent := chain.send(*withdrawals):
-            amount = sum(request.amount for request in due)
-            left = [request for request in requests if request not in due]
-            chain.output.done(
-                sent,
-                f"Took out {format_tokens(amount)} tokens",
-                what_is_left(left, "flock-ray delegation withdraw"),
-                {"operator": asked.operator, "amount_wei": amount, "asked_for": request_rows(left)},
-            )
+        ended = chain.send_each([calls.withdraw_delegation(chain.at, asked.operator, it.epoch) for it in due])
+        tell_withdrawn(chain, "delegation", requests, due, ended)
 
 
 def claim(asked: Namespace) -> None:

@@ -1,78 +1,120 @@
-"""`flock-ray deployment check`: what an outsider looks at before it trusts deployed contracts with money."""
+"""`flock-ray deployment …`: what an outsider looks at before it trusts deployed contracts with money."""
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+from flock_ray.chain.abi import compiler_input, contract
 from flock_ray.chain.address_book import AddressBook
-from flock_ray.chain.deployment import CREATED, Settings, plan
-from flock_ray.chain.deployment_check import ADMIN_ROLE, ROLES, check_deployment, role_holders
-from flock_ray.chain.node import ChainNode
+from flock_ray.chain.deployment import CREATED, Settings, Step, plan
+from flock_ray.chain.deployment_check import Holders, check_deployment, check_found
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.words import format_tokens, percent, utc
 from flock_ray.commands.output import Output
 from flock_ray.commands.place import read_book
-from flock_ray.errors import AddressBookError, DeploymentError
+from flock_ray.errors import AddressBookError, ConfigError, DeploymentError
 
+INPUT_FILE, LIST_FILE = "standard-input.json", "contracts.json"
 _IN_WEI = ("supply", "daily", "min_delegation")
 _IN_SECONDS = (
-    "delay", "activation_delay", "response_window", "evidence_window", "vault_epoch",
+    "delay", "activation_delay", "response_window", "grace", "evidence_window", "vault_epoch",
 )  # fmt: skip
 
 
 def check(asked: Namespace) -> None:
     """Compare deployed contracts with this package, and tell their parameters and who has which role."""
-    book = read_book(asked.book)
+    if isinstance(asked.contracts, Path):
+        _check_book(asked, read_book(asked.contracts))
+    else:
+        _check_found(asked)
+
+
+def _check_book(asked: Namespace, book: AddressBook) -> None:
+    settings, steps = _plan(book)
     with closing(RpcNode(asked.rpc, book.chain_id)) as node:
         if book.genesis != "0x" + node.genesis().hex():
-            raise AddressBookError(f"{asked.book} is of another chain with id {book.chain_id}")
-        settings = _settings(book)
-        at = {name: book.entries[name].address for name in CREATED}
-        steps = plan(settings, book.deployer, at)
-        if missing := [step.name for step in steps if step.name not in book.entries]:
-            raise DeploymentError(f"{asked.book} has no transaction for {', '.join(missing)}")
-        check_deployment(node, settings, book, steps)
-        roles = _roles(node, book, at)
-    Output(asked.json).facts(
-        {
-            "chain_id": book.chain_id,
-            "deployer": book.deployer,
-            "checked": "code, arguments, ties and roles are those of this package",
-            "contracts": [
-                {"contract": name, "address": at[name], "block": book.entries[name].block} for name in CREATED
-            ],
-            "roles": roles,
-            "parameters": [
-                {"parameter": name, "value": value if asked.json else _in_words(name, value)}
-                for name, value in settings.as_json().items()
-            ],
-        }
+            raise AddressBookError(f"{book.path} is of another chain with id {book.chain_id}")
+        holders = check_deployment(node, settings, book, steps)
+    contracts = [
+        {"contract": name, "address": book.entries[name].address, "block": book.entries[name].block} for name in CREATED
+    ]
+    what = "creation, code, ties, roles and parameters are those of this package and the book"
+    _tell(asked, {"chain_id": book.chain_id, "deployer": book.deployer}, what, contracts, holders, settings.as_json())
+
+
+def _check_found(asked: Namespace) -> None:
+    with closing(RpcNode(asked.rpc)) as node:
+        deployed, at, holders = check_found(node, asked.contracts, asked.from_block)
+        parameters, chain_id = deployed.parameters(), node.chain_id
+    contracts = [{"contract": name, "address": at[name]} for name in CREATED]
+    what = (
+        "code and ties are those of this package, the timelock is the only admin; not looked at, since that needs the"
+        " address book: what the creation may have left in the contracts besides"
     )
+    _tell(asked, {"chain_id": chain_id}, what, contracts, holders, parameters)
 
 
-def _settings(book: AddressBook) -> Settings:
+def _tell(
+    asked: Namespace,
+    facts: dict[str, object],
+    checked: str,
+    contracts: list[dict[str, Any]],
+    holders: Holders,
+    parameters: dict[str, Any],
+) -> None:
+    roles = [
+        {"contract": name, "role": role, "account": account}
+        for (name, role), accounts in holders.items()
+        for account in accounts
+    ]
+    rows = [
+        {"parameter": name, "value": value if asked.json else _in_words(name, value)}
+        for name, value in parameters.items()
+    ]
+    Output(asked.json).facts({**facts, "checked": checked, "contracts": contracts, "roles": roles, "parameters": rows})
+
+
+def sources(asked: Namespace) -> None:
+    """Write what an explorer asks for to show the contracts' source: no node is needed."""
+    book = read_book(asked.book)
+    _, steps = _plan(book)
+    rows = [
+        {
+            "contract": step.name,
+            "address": book.entries[step.name].address,
+            "source": f"{contract(step.name).source}:{step.name}",
+            "compiler": f"v{contract(step.name).compiler}",
+            "constructor_arguments": step.data[len(contract(step.name).bytecode) :].hex(),
+            "input": INPUT_FILE,
+        }
+        for step in steps
+        if not step.to
+    ]
     try:
-        return Settings.from_json(book.settings)
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        (asked.folder / INPUT_FILE).write_text(compiler_input())
+        (asked.folder / LIST_FILE).write_text(json.dumps(rows, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{asked.folder}: {error.strerror}") from None
+    what = f"{LIST_FILE} has address, compiler and constructor arguments of each contract, {INPUT_FILE} all sources"
+    shown = rows if asked.json else [{name: row[name] for name in ("contract", "address", "source")} for row in rows]
+    Output(asked.json).facts({"folder": str(asked.folder), "written": what, "contracts": shown})
+
+
+def _plan(book: AddressBook) -> tuple[Settings, list[Step]]:
+    """The settings in an address book, and the transactions that this package sends with them."""
+    try:
+        settings = Settings.from_json(book.settings)
     except TypeError:
         raise AddressBookError(f"{book.path} is of a deployment by another version of this package") from None
-
-
-def _roles(node: ChainNode, book: AddressBook, at: dict[str, str]) -> list[dict[str, str]]:
-    """Everybody who has a role.
-
-    Raises:
-        DeploymentError: somebody besides the timelock is an admin.
-    """
-    rows = []
-    for name, roles in ROLES.items():
-        for role, digest in roles.items():
-            holders = role_holders(node, at[name], digest, book.entries[name].block)
-            if digest == ADMIN_ROLE and holders != [at["TimelockController"]]:
-                raise DeploymentError(f"admins of {name} are {', '.join(holders)}, expected the timelock only")
-            rows += [{"contract": name, "role": role, "account": holder} for holder in holders]
-    return rows
+    steps = plan(settings, book.deployer, {name: book.entries[name].address for name in CREATED})
+    if missing := [step.name for step in steps if step.name not in book.entries]:
+        raise DeploymentError(f"{book.path} has no transaction for {', '.join(missing)}")
+    return settings, steps
 
 
 def _in_words(name: str, value: Any) -> str:

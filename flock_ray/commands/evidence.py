@@ -3,76 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from flock_ray.chain import calls
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.words import format_tokens, utc
-from flock_ray.commands.connection import Connection, connected
+from flock_ray.chain.words import format_tokens
+from flock_ray.commands.connection import connected
 from flock_ray.commands.run_files import read_object, read_report, rewards_tree
-from flock_ray.errors import ChainError, ConfigError
+from flock_ray.errors import ConfigError
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
 from flock_ray.protocol.message import Message, SignedMessage
-
-
-def answer(asked: Namespace) -> None:
-    """Answer every open challenge to which the run has the signature, once or again and again."""
-    with connected(asked) as chain:
-        _answer(chain)
-        while asked.every:
-            time.sleep(asked.every)
-            _answer(chain)
-
-
-def _answer(chain: Connection) -> None:
-    for receipt in chain.run.receipts():
-        for challenge in chain.evidence.challenges(receipt.epoch):
-            if chain.reader.timestamp() > challenge.deadline:
-                continue
-            what = f"epoch {challenge.epoch}, seat {challenge.seat} of {challenge.owner}"
-            facts = {"epoch": challenge.epoch, "seat": challenge.seat, "account": challenge.owner}
-            call = chain.evidence.answer(challenge, receipt.signatures)
-            if call is None:
-                chain.output.note(f"{what}: the run has no such signature", {**facts, "answered": False})
-            elif sent := chain.send(call):
-                chain.output.done(sent, f"{what}: answered", "", {**facts, "answered": True})
-
-
-def challenge(asked: Namespace) -> None:
-    """Challenge seats whose signature the last settled report came without."""
-    with connected(asked) as chain:
-        report = chain.run.report(chain.reader.struct("EpochSettlement", "headOf", chain.task)["lastReport"])
-        seats = chain.evidence.absent(report) if asked.seat is None else [asked.seat]
-        if not seats:
-            raise ChainError(f"every seat of epoch {report.epoch} signed, or was challenged already")
-        sent = chain.send(*(calls.challenge_absence(chain.at, report, seat) for seat in seats))
-        if sent:
-            until = max(case.deadline for case in chain.evidence.challenges(report.epoch) if case.seat in seats)
-            chain.output.done(
-                sent,
-                f"epoch {report.epoch}: challenged {_seats(seats)}",
-                f"Who shows no signature until {utc(until)} can be slashed then: flock-ray task slash-absent",
-                {"epoch": report.epoch, "seats": seats, "deadline_at": until},
-            )
-
-
-def slash_absent(asked: Namespace) -> None:
-    """Slash every challenged seat that has shown no signature in time."""
-    with connected(asked) as chain:
-        now = chain.reader.timestamp()
-        challenges = [case for receipt in chain.run.receipts() for case in chain.evidence.challenges(receipt.epoch)]
-        due = [case for case in challenges if now > case.deadline]
-        if not due:
-            waiting = "; ".join(f"seat {case.seat} may answer until {utc(case.deadline)}" for case in challenges)
-            raise ChainError(f"there is nobody to slash: {waiting or 'no challenge is open'}")
-        sent = chain.send(*(calls.slash_absent(chain.at, chain.task, case.epoch, case.seat) for case in due))
-        if sent:
-            told = ", ".join(f"seat {case.seat} of epoch {case.epoch}, {case.owner}" for case in due)
-            facts = [{"epoch": case.epoch, "seat": case.seat, "account": case.owner} for case in due]
-            chain.output.done(sent, f"slashed: {told}", "", {"slashed": facts})
 
 
 def accuse(asked: Namespace) -> None:
@@ -111,14 +52,14 @@ def correct(asked: Namespace) -> None:
         root, total = rewards_tree(rewards, chain.domain, chain.task).root, sum(rewards.values())
         signatures = [_bytes(asked.file, text) for text in value.get("signatures", [])]
         if asked.sign:
-            digest = chain.evidence.correction_digest(report, root, total)
-            _add_signature(asked.file, value, chain.signer, digest)
-            told = (
-                f"{chain.account} signed that the rewards up to epoch {report.epoch} are {format_tokens(total)} tokens"
-            )
-            chain.output.note(
-                f"{told}; the signature is in {asked.file}", {"account": chain.account, "root": to_hex(root)}
-            )
+            facts = {"account": chain.account, "epoch": report.epoch, "root": to_hex(root), "total_wei": total}
+            what = f"that the rewards up to epoch {report.epoch} are {format_tokens(total)} tokens"
+            if chain.dry_run:
+                told = f"Dry run: {chain.account} would sign {what}; nothing is written"
+                chain.output.note(told, {"dry_run": True, **facts})
+                return
+            _add_signature(asked.file, value, chain.signer, chain.evidence.correction_digest(report, root, total))
+            chain.output.note(f"{chain.account} signed {what}; the signature is in {asked.file}", facts)
         elif sent := chain.send(chain.evidence.correction(report, root, total, signatures)):
             facts = {"epoch": report.epoch, "root": to_hex(root), "total_wei": total}
             chain.output.done(sent, f"epoch {report.epoch}: corrected", "", facts)
@@ -139,10 +80,6 @@ def _add_signature(path: Path, value: dict[str, Any], signer: Signer, digest: by
         path.write_text(json.dumps(value, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-
-
-def _seats(seats: list[int]) -> str:
-    return f"seat{'s' if len(seats) > 1 else ''} {', '.join(map(str, seats))}"
 
 
 def _signed(path: Path) -> SignedMessage:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flock_ray.commands.arguments import address, amount, basis_points, digest, task
+from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
 
 COMPOSED = {("run",): "run:run", ("deployment", "deploy"): "deploy:deploy"}
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
@@ -93,6 +93,10 @@ def _of_operator(parser: Any) -> None:
     parser.add_argument("operator", metavar="OPERATOR", type=address, help="address of the operator")
 
 
+def _of_creator(parser: Any) -> None:
+    parser.add_argument("creator", metavar="CREATOR", type=address, help="address of the creator")
+
+
 def _of_account(parser: Any) -> None:
     parser.add_argument("account", metavar="ACCOUNT", type=address, help="address of the account")
 
@@ -132,39 +136,50 @@ def _add_verify(commands: Any) -> None:
 
 def _add_task(group: _Group) -> None:
     group.add("show", "show how far a task is, its terms, its money, its members", _of_task, _chain)
-    join = group.add("join", "join a task with stake that is free in your pool", _of_task, _sender)
+    join = group.add("join", "join a task with stake that is free in your pool", _of_task, act="membership:join")
     stake = join.add_mutually_exclusive_group()
     stake.add_argument("amount", nargs="?", metavar="AMOUNT", type=amount, help="stake in whole tokens")
     stake.add_argument("--slots", type=int, help="slots to pay for (default: as many as a member may have)")
-    group.add("resign", "ask to leave a running task", _of_task, _sender)
-    group.add(
-        "release", "release the stake of a member that is out, or of a closed task", _of_task, _for_account, _sender
-    )
-    claim = group.add("claim", "have what was earned of a task's rewards paid, to accounts or their pools", _of_run)
+    known = join.add_mutually_exclusive_group()
+    known.add_argument(
+        "--run", type=Path, metavar="RUN_DIR",
+        help="folder of a run with the configuration that you mean to join, if TASK is not one",
+    )  # fmt: skip
+    known.add_argument(
+        "--expect", type=digest, metavar="HASH",
+        help="digest of creator and terms, from whoever published the task; the one on the chain is in: task show",
+    )  # fmt: skip
+    _sender(join)
+    cancel = "leave a task that has not started; the stake is free at once"
+    group.add("cancel-join", cancel, _of_task, _sender, act="membership:cancel_join")
+    group.add("resign", "ask to leave a running task", _of_task, _sender, act="membership:resign")
+    release = "release the stake of a member that is out, or of a closed task"
+    group.add("release", release, _of_task, _for_account, _sender, act="membership:release")
+    paid = "have what was earned of a task's rewards paid, to accounts or their pools"
+    claim = group.add("claim", paid, _of_run, act="membership:claim")
     whose = claim.add_mutually_exclusive_group()
     _for_account(whose)
     whose.add_argument("--all", action="store_true", help="everybody who has something to claim")
     claim.add_argument("--rewards", type=Path, metavar="FILE", help="rewards of a correction, which no record has")
     _sender(claim)
-    group.add("start", "begin the first epoch, or close a task that too few have joined", _of_task, _sender)
+    group.add("start", "fix the members, or close a task that too few have joined", _of_task, _sender)
+    opening = "begin the first epoch of a task whose members are fixed, once its seed block is mined"
+    group.add("open", opening, _of_task, _sender, act="task:open_")
+    abandon = "give up an epoch that nobody settles: the first call announces it, a second one later does it"
+    group.add("abandon", abandon, _of_task, _sender)
     group.add("refund", "pay the creator what has come into a closed task's pool", _of_task, _sender)
     settle = "settle the next epoch with what its committee signed, if the relayer does not"
     group.add("settle", settle, _of_run, _sender, act="evidence:settle")
     challenge = group.add(
-        "challenge", "challenge seats whose signature the last report came without", _of_run, act="evidence:challenge"
+        "challenge", "challenge seats whose signature the last report came without", _of_run, act="challenges:challenge"
     )
     challenge.add_argument("--seat", type=int, metavar="NUMBER", help="only this one")
     _sender(challenge)
-    answer = group.add("answer", "answer challenges out of a run's folder", _of_run, act="evidence:answer")
+    answer = group.add("answer", "answer challenges out of a run's folder", _of_run, act="challenges:answer")
     answer.add_argument("--every", type=float, default=0.0, metavar="SECONDS", help="look again and again")
     _sender(answer)
-    group.add(
-        "slash-absent",
-        "slash challenged seats that gave no answer in time",
-        _of_run,
-        _sender,
-        act="evidence:slash_absent",
-    )
+    slash = "slash challenged seats that give no answer: the first call announces it, a second one later does it"
+    group.add("slash-absent", slash, _of_task, _sender, act="challenges:slash_absent")
     accuse = group.add("accuse", "prove that a member contradicted itself", _of_run, act="evidence:accuse")
     accuse.add_argument(
         "files", nargs=2, type=Path, metavar="FILE",
@@ -196,6 +211,10 @@ def _add_pool(group: _Group) -> None:
     accept = group.add("accept", "accept new delegations, or no more", _sender)
     accept.add_argument("accepts", choices=("on", "off"), help="whether from now on")
     group.add("claim", "take your rewards and commission as operator", _sender)
+    creators = _Group(group.parsers, "creators", "the creators whose tasks can lock the pool's delegated stake")
+    creators.add("list", "list them, with the epoch from which each counts", _of_operator, _chain, act="pool:creators")
+    creators.add("add", "add one; it counts after the commission delay", _of_creator, _sender, act="pool:add_creator")
+    creators.add("remove", "remove one, from now on", _of_creator, _sender, act="pool:remove_creator")
 
 
 def _add_delegation(group: _Group) -> None:
@@ -214,6 +233,17 @@ def _add_deployment(group: _Group) -> None:
     help = "deploy the contracts, or what is missing of them"
     group.parsers.add_parser("deploy", help=help, add_help=False)
     check = group.add("check", "compare deployed contracts with this package: code, ties, roles, parameters")
-    check.add_argument("book", metavar="FILE", type=Path, help="address book of the deployment")
+    check.add_argument(
+        "contracts", metavar="BOOK|ADDRESS", type=book_or_address,
+        help="address book of the deployment, or without one the address of EpochSettlement",
+    )  # fmt: skip
     check.add_argument("--rpc", required=True, metavar="URL", help="node of the chain")
+    check.add_argument(
+        "--from-block", type=int, default=0, metavar="NUMBER",
+        help="with an address: a block from before the timelock was created, to search its logs from",
+    )  # fmt: skip
     check.add_argument("--json", action="store_true", help="print one JSON object")
+    sources = group.add("sources", "write what an explorer needs to verify the contracts' source code")
+    sources.add_argument("book", metavar="BOOK", type=Path, help="address book of the deployment")
+    sources.add_argument("folder", metavar="DIR", type=Path, help="where to write standard-input.json, contracts.json")
+    sources.add_argument("--json", action="store_true", help="print one JSON object")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 from flock_ray.chain import calls
+from flock_ray.chain.values import NOBODY
 from flock_ray.chain.words import format_tokens, percent, utc
-from flock_ray.commands.connection import connected
+from flock_ray.commands.connection import Connection, connected
+from flock_ray.commands.stake import lock_rows
 from flock_ray.errors import ChainError
 
 
@@ -27,15 +29,62 @@ def show(asked: Namespace) -> None:
                 "delegated_stake_wei": pool.delegated,
                 "thawing_own_wei": pool.own_thawing,
                 "thawing_delegated_wei": pool.thawing,
-                "locked_wei": pool.locked,
-                "free_wei": pool.free,
+                "own_locked_wei": pool.own_locked,
+                "delegated_locked_wei": pool.delegated_locked,
+                "own_free_wei": pool.own_free,
+                "delegated_free_wei": pool.delegated_free,
                 "operator_rewards_wei": pool.rewards,
-                "locks": [
-                    {"task": "0x" + lock.task.hex(), "locked_wei": lock.amount}
-                    for lock in chain.holdings.locks(operator)
-                ],
+                "locks": lock_rows(chain, operator),
+                "creators": _creator_rows(chain, operator),
             }
         )
+
+
+def _creator_rows(chain: Connection, operator: str) -> list[dict[str, object]]:
+    calendar = chain.holdings.calendar
+    return [
+        {
+            "creator": creator.account,
+            "counts": creator.since <= calendar.epoch,
+            "from_epoch": creator.since,
+            "from_at": calendar.start_of(creator.since),
+            "can_lock_wei": creator.lockable,
+        }
+        for creator in chain.holdings.creators(operator)
+    ]
+
+
+def creators(asked: Namespace) -> None:
+    """Whose tasks a pool serves: those can lock delegated stake, all others the operator's own only."""
+    with connected(asked) as chain:
+        rows = _creator_rows(chain, asked.operator)
+        others = chain.holdings.lockable(asked.operator, NOBODY)
+        chain.output.facts({"operator": asked.operator, "others_can_lock_wei": others, "creators": rows})
+
+
+def add_creator(asked: Namespace) -> None:
+    """Let the pool serve the tasks of a creator."""
+    with connected(asked) as chain:
+        if sent := chain.send(calls.add_creator(chain.at, asked.creator)):
+            epoch = chain.reader.ask("StakeVault", "servedFrom", chain.account, asked.creator)
+            since = chain.holdings.calendar.start_of(epoch)
+            chain.output.done(
+                sent,
+                f"The pool will serve the tasks of {asked.creator}",
+                f"They can lock delegated stake from the vault's epoch {epoch} on, from {utc(since)}; whoever leaves"
+                " the pool now is out by then",
+                {"creator": asked.creator, "from_epoch": epoch, "from_at": since},
+            )
+
+
+def remove_creator(asked: Namespace) -> None:
+    """Let the pool serve no more tasks of a creator."""
+    with connected(asked) as chain:
+        if not chain.reader.ask("StakeVault", "servedFrom", chain.account, asked.creator):
+            raise ChainError(f"the pool of {chain.account} does not serve the creator {asked.creator}")
+        if sent := chain.send(calls.remove_creator(chain.at, asked.creator)):
+            told = f"The pool serves no more tasks of {asked.creator}"
+            chain.output.done(sent, told, "Those that lock its stake already go on", {"creator": asked.creator})
 
 
 def commission(asked: Namespace) -> None:

@@ -62,12 +62,15 @@ class Receipt:
         epoch: its number.
         report: of the epoch.
         signatures: of the report, 65 bytes each.
+        settlement: hash of the transaction that settled it; None as long as the run knows none.
     """
 
     def __init__(self, value: dict[str, Any]) -> None:
         self.epoch = int(value["epoch"])
         self.report = read_report(value["report"])
         self.signatures = [from_hex(text, 65) for text in value["signatures"].values()]
+        settlement = value.get("settlement")
+        self.settlement = from_hex(settlement["transaction"]) if settlement and settlement["transaction"] else None
 
 
 class RunFiles:
@@ -99,6 +102,24 @@ class RunFiles:
         """Address of the settlement contract, which members' signatures are bound to."""
         return self._parsed("task.json", lambda: str(self._task_file["contract"]))
 
+    def expected(self) -> bytes:
+        """Digest of the creator and the terms that the run's own configuration gives, with its model and adapter.
+
+        Raises:
+            RunDirectoryError: the folder is not that of a run.
+        """
+        from flock_ray.cluster.launch import chain_terms, terms_of  # slow: it imports torch
+        from flock_ray.cluster.run_directory import load_config
+
+        config = load_config(self.path)
+
+        def digest() -> bytes:
+            task = self._task_file
+            terms = terms_of(config, from_hex(task["terms"]["base_model"]))
+            return chain_terms(config, terms.digest(), from_hex(task["adapter"])).digest(str(task["creator"]))
+
+        return self._parsed("task.json", digest)
+
     def account(self, member: int) -> str:
         """Account of a member.
 
@@ -123,9 +144,10 @@ class RunFiles:
         Raises:
             RunDirectoryError: the run has none.
         """
-        for receipt in self.receipts():
-            if receipt.epoch == epoch:
-                return receipt
+        path = self.path / "receipts" / f"{epoch}.json"
+        value = read_object(path) if path.is_file() else {"abandoned": True}
+        if not value.get("abandoned"):
+            return self._parsed(f"receipts/{path.name}", partial(Receipt, value))
         raise RunDirectoryError(f"the run in {self.path} has no signed report of epoch {epoch}")
 
     def report(self, digest: bytes) -> Report:

@@ -6,8 +6,8 @@ from argparse import Namespace
 
 from flock_ray.chain import calls
 from flock_ray.chain.words import format_tokens, utc
-from flock_ray.commands.connection import connected
-from flock_ray.commands.requests import request_rows, thawed, what_is_left
+from flock_ray.commands.connection import Connection, connected
+from flock_ray.commands.requests import request_rows, tell_withdrawn, thawed
 
 
 def show(asked: Namespace) -> None:
@@ -19,15 +19,20 @@ def show(asked: Namespace) -> None:
                 "account": asked.account,
                 "stake_wei": pool.own,
                 "thawing_wei": pool.own_thawing,
-                "locked_in_its_pool_wei": pool.locked,
-                "free_in_its_pool_wei": pool.free,
-                "locks": [
-                    {"task": "0x" + lock.task.hex(), "locked_wei": lock.amount}
-                    for lock in chain.holdings.locks(asked.account)
-                ],
+                "locked_wei": pool.own_locked,
+                "free_wei": pool.own_free,
+                "locks": lock_rows(chain, asked.account),
                 "asked_for": request_rows(chain.holdings.own_requests(asked.account)),
             }
         )
+
+
+def lock_rows(chain: Connection, operator: str) -> list[dict[str, object]]:
+    """Which tasks lock stake of a pool, for a table or JSON."""
+    return [
+        {"task": "0x" + lock.task.hex(), "own_locked_wei": lock.own, "delegated_locked_wei": lock.delegated}
+        for lock in chain.holdings.locks(operator)
+    ]
 
 
 def add(asked: Namespace) -> None:
@@ -39,9 +44,9 @@ def add(asked: Namespace) -> None:
             chain.output.done(
                 sent,
                 f"Staked {format_tokens(amount)} tokens",
-                f"{format_tokens(pool.own)} tokens of own stake, {format_tokens(pool.free)} in the pool are free; next:"
+                f"{format_tokens(pool.own)} tokens of own stake, {format_tokens(pool.own_free)} of it are free; next:"
                 " flock-ray task join",
-                {"amount_wei": amount, "stake_wei": pool.own, "free_wei": pool.free},
+                {"amount_wei": amount, "stake_wei": pool.own, "free_wei": pool.own_free},
             )
 
 
@@ -65,12 +70,5 @@ def withdraw(asked: Namespace) -> None:
     with connected(asked) as chain:
         requests = chain.holdings.own_requests(chain.account)
         due = thawed(requests, chain.reader.timestamp())
-        if sent := chain.send(*(calls.withdraw_stake(chain.at, request.epoch) for request in due)):
-            amount = sum(request.amount for request in due)
-            left = [request for request in requests if request not in due]
-            chain.output.done(
-                sent,
-                f"Took out {format_tokens(amount)} tokens of own stake",
-                what_is_left(left, "flock-ray stake withdraw"),
-                {"amount_wei": amount, "asked_for": request_rows(left)},
-            )
+        ended = chain.send_each([calls.withdraw_stake(chain.at, request.epoch) for request in due])
+        tell_withdrawn(chain, "stake", requests, due, ended)

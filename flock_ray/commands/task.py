@@ -1,4 +1,4 @@
-"""`flock-ray task …`: a task and its members, and their money."""
+"""`flock-ray task …`: a task itself: how far it is, and what makes it begin and end."""
 
 from __future__ import annotations
 
@@ -6,36 +6,33 @@ from argparse import Namespace
 from typing import Any
 
 from flock_ray.chain import calls
-from flock_ray.chain.merkle import reward_leaf
-from flock_ray.chain.values import MemberView, TaskStatus, TaskView
+from flock_ray.chain.seed_block import await_seed
+from flock_ray.chain.values import MemberView, TaskStatus, TaskTerms, TaskView
 from flock_ray.chain.words import format_tokens, utc
-from flock_ray.cluster.member import hash_chain
-from flock_ray.commands.connection import Connection, connected
-from flock_ray.commands.evidence import read_rewards
-from flock_ray.commands.run_files import rewards_tree
-from flock_ray.errors import ChainError, FundsError
-from flock_ray.protocol.roster import due_epoch
+from flock_ray.commands.connection import TIMEOUT, Connection, connected
+from flock_ray.errors import ChainError
 
 
 def show(asked: Namespace) -> None:
     """A task: how far it is, its terms, its money, its members."""
     with connected(asked) as chain:
-        view = _view(chain)
+        view = view_of(chain)
         terms, queue = view.terms, chain.reader.struct("RewardDistributor", "queueOf", chain.task)
-        running = view.status is TaskStatus.RUNNING
-        patience = terms.epoch_deadline * (terms.max_unsettled + 1)
         roots = chain.reader.reward_roots(chain.task)
         chain.output.facts(
             {
                 "task": "0x" + chain.task.hex(),
                 "status": view.status.name.lower(),
                 "creator": view.creator,
+                "digest": "0x" + view.digest.hex(),
                 "terms_hash": "0x" + terms.terms_hash.hex(),
+                "model_hash": "0x" + terms.model_hash.hex(),
                 "join_until_at": view.join_deadline,
+                "seed_block": view.seed_block if view.status is TaskStatus.STARTING else None,
                 "epochs_settled": view.last_settled,
                 "epochs": terms.num_epochs,
                 "epochs_abandoned_in_a_row": view.skips,
-                "abandon_after_at": view.epoch_start + patience if running else None,
+                **_abandonment(chain, view),
                 "slots": view.num_slots,
                 "voters": terms.num_voters,
                 "proposers": terms.num_proposers,
@@ -43,16 +40,22 @@ def show(asked: Namespace) -> None:
                 "slots_of_a_member_at_most": terms.max_slots,
                 "members_at_least": terms.min_members,
                 "members_at_most": terms.max_members,
+                "epoch_deadline_seconds": terms.epoch_deadline,
+                "unsettled_epochs_at_most": terms.max_unsettled,
+                "abandoned_epochs_in_a_row_at_most": terms.max_skips,
                 "pool_wei": terms.pool,
+                "end_share_bps": terms.end_share_bps,
                 "pool_left_wei": view.pool_left,
                 "committed_wei": view.committed,
                 "claimed_wei": view.claimed,
+                "escrow_wei": view.escrow,
+                "sink": chain.reader.ask("TaskRegistry", "sink"),
                 "rewards_frozen": queue["frozen"],
                 "pending_rewards_from_at": min(roots.pending.values(), default=None),
                 "stakes_released_from_at": chain.reader.ask("TaskRegistry", "releasableAt", chain.task)
                 if view.status is TaskStatus.CLOSED
                 else None,
-                "members": [_member_row(number, member) for number, member in enumerate(view.members)],
+                "members": [_member_row(number, member, terms) for number, member in enumerate(view.members)],
                 "changes": [
                     {
                         "member": change.member,
@@ -66,130 +69,113 @@ def show(asked: Namespace) -> None:
         )
 
 
-def _view(chain: Connection) -> TaskView:
+def view_of(chain: Connection) -> TaskView:
+    """The task.
+
+    Raises:
+        ChainError: there is none.
+    """
     view = chain.reader.task_view(chain.task)
     if view.status is TaskStatus.NONE:
         raise ChainError(f"the contracts have no task 0x{chain.task.hex()}")
     return view
 
 
-def _member_row(number: int, member: MemberView) -> dict[str, Any]:
-    state = f"left on {utc(member.left_at)}" if member.left_at else "leaving" if member.leaving else "in"
+def _abandonment(chain: Connection, view: TaskView) -> dict[str, Any]:
+    """From when the next epoch may be abandoned: by a first call, and if there was one, by the second."""
+    first = second = None
+    if view.status is TaskStatus.RUNNING:
+        first = view.epoch_start + view.terms.epoch_deadline * (view.terms.max_unsettled + 1)
+        second = chain.reader.ask("EpochSettlement", "abandonableFrom", chain.task, view.last_settled + 1) or None
+    return {"abandon_after_at": first, "abandonment_announced_from_at": second}
+
+
+def _member_row(number: int, member: MemberView, terms: TaskTerms) -> dict[str, Any]:
     return {
         "member": number,
         "account": member.account,
         "slots": member.slots,
         "locked_wei": member.stake,
-        "state": state,
+        "delegated_wei": member.delegated,
+        "state": _state(member, terms),
     }
 
 
-def join(asked: Namespace) -> None:
-    """Join a task with stake that is free in the account's pool."""
-    with connected(asked) as chain:
-        view = _view(chain)
-        terms = view.terms
-        amount = asked.amount or (asked.slots or terms.max_slots) * terms.min_stake
-        free = chain.holdings.pool(chain.account).free
-        if amount > free:
-            raise FundsError(
-                f"{format_tokens(free)} tokens are free in the pool of {chain.account}, not {format_tokens(amount)};"
-                " add some with: flock-ray stake add"
-            )
-        tip = hash_chain(chain.signer, chain.task, terms.num_epochs + terms.max_skips).tip
-        if sent := chain.send(calls.join(chain.at, chain.task, amount, tip)):
-            slots = min(amount // terms.min_stake, terms.max_slots)
-            since = due_epoch(view.last_settled, terms.max_unsettled) if view.status is TaskStatus.RUNNING else 1
-            chain.output.done(
-                sent,
-                f"Joined with {format_tokens(amount)} tokens and {slots} slot{'s' if slots > 1 else ''}",
-                f"The slots count from epoch {since} on; the stake stays locked until the task is over",
-                {"amount_wei": amount, "slots": slots, "from_epoch": since},
-            )
-
-
-def resign(asked: Namespace) -> None:
-    """Ask to leave a running task."""
-    with connected(asked) as chain:
-        view = _view(chain)
-        if sent := chain.send(calls.resign(chain.at, chain.task)):
-            since = due_epoch(view.last_settled, view.terms.max_unsettled)
-            window = chain.reader.ask("TaskRegistry", "evidenceWindow")
-            chain.output.done(
-                sent,
-                "Asked to leave the task",
-                f"Serve on: the account is out when epoch {since} is settled; {window} seconds later: flock-ray task"
-                " release",
-                {"out_with_epoch": since, "evidence_window_seconds": window},
-            )
+def _state(member: MemberView, terms: TaskTerms) -> str:
+    if member.left_at:
+        return f"left on {utc(member.left_at)}"
+    if not member.leaving:
+        return "in"
+    below = 2 * member.stake < member.slots * terms.min_stake  # who keeps less is made to leave
+    return "is made to leave: below half its stake" if below else "asked to leave"
 
 
 def start(asked: Namespace) -> None:
-    """Begin a task's first epoch."""
+    """Fix a task's members, or close a task that too few have joined."""
     with connected(asked) as chain:
         if sent := chain.send(calls.start(chain.at, chain.task)):
-            status = _view(chain).status
-            closed = status is TaskStatus.CLOSED
-            chain.output.done(
-                sent,
-                "Closed the task, which has too few members," if closed else "Started the task",
-                "Stakes are free again with: flock-ray task release" if closed else "",
-                {"status": status.name.lower()},
-            )
+            view = view_of(chain)
+            what, then = _STARTED[view.status]
+            facts = {"status": view.status.name.lower(), "seed_block": view.seed_block or None}
+            chain.output.done(sent, what, then.format(block=view.seed_block), facts)
 
 
-def release(asked: Namespace) -> None:
-    """Release what is left of a member's stake from a task."""
+_STARTED = {
+    TaskStatus.CLOSED: (
+        "Closed the task, which has too few members,", "Stakes are free again with: flock-ray task release",
+    ),
+    TaskStatus.STARTING: (
+        "Fixed the members of the task", "Its first epoch begins after block {block}, with: flock-ray task open"
+    ),
+    TaskStatus.RUNNING: ("Started the task", ""),
+}  # fmt: skip
+"""{status after the start: what happened, what comes next}."""
+
+
+def open_(asked: Namespace) -> None:
+    """Begin the first epoch of a task whose members are fixed, as soon as its seed block is mined."""
     with connected(asked) as chain:
-        account = asked.account or chain.account
-        amount = chain.reader.ask("StakeVault", "lockedStake", chain.task, account)
-        if sent := chain.send(calls.release(chain.at, chain.task, account)):
-            chain.output.done(
-                sent,
-                f"Released {format_tokens(amount)} tokens of stake of {account}",
-                "They are free for another task; to take out own stake: flock-ray stake unstake",
-                {"account": account, "amount_wei": amount},
-            )
+        while True:
+            if view_of(chain).status is TaskStatus.STARTING and not chain.dry_run:
+                await_seed(chain.node, chain.reader, chain.task, TIMEOUT)
+            sent = chain.send(calls.open_task(chain.at, chain.task))
+            if not sent:
+                return
+            view = view_of(chain)
+            facts = {"status": view.status.name.lower(), "seed": "0x" + view.seed.hex()}
+            if view.status is not TaskStatus.STARTING:
+                chain.output.done(sent, "Began the first epoch", "", facts)
+                return
+            again = f"The first epoch begins after block {view.seed_block}: the same call is sent again"
+            told = "Fixed another seed block, since nobody knows the hash of the first one any more,"
+            chain.output.done(sent, told, again, {**facts, "seed_block": view.seed_block})
+
+
+def abandon(asked: Namespace) -> None:
+    """Announce that the next epoch is abandoned, or abandon it once that was announced long enough ago."""
+    with connected(asked) as chain:
+        epoch = view_of(chain).last_settled + 1
+        if sent := chain.send(calls.abandon(chain.at, chain.task, epoch)):
+            view = view_of(chain)
+            facts = {"epoch": epoch, "status": view.status.name.lower()}
+            if view.last_settled < epoch:
+                since = chain.reader.ask("EpochSettlement", "abandonableFrom", chain.task, epoch)
+                chain.output.done(
+                    sent,
+                    f"epoch {epoch}: announced that it is abandoned",
+                    f"Unless it is settled until {utc(since)}, the same command abandons it then",
+                    {**facts, "abandoned": False, "abandon_from_at": since},
+                )
+                return
+            closed = view.status is TaskStatus.CLOSED
+            then = "The task is closed" if closed else f"Epoch {epoch + 1} is the next one, under another seed"
+            chain.output.done(sent, f"epoch {epoch}: abandoned", then, {**facts, "abandoned": True})
 
 
 def refund(asked: Namespace) -> None:
     """Pay the creator what has come into a closed task's pool."""
     with connected(asked) as chain:
-        view = _view(chain)
+        view = view_of(chain)
         if sent := chain.send(calls.refund(chain.at, chain.task)):
             facts = {"creator": view.creator, "amount_wei": view.pool_left}
             chain.output.done(sent, f"Refunded {format_tokens(view.pool_left)} tokens to {view.creator}", "", facts)
-
-
-def claim(asked: Namespace) -> None:
-    """Have accounts, or their pools, paid what they have earned of a task's rewards."""
-    with connected(asked) as chain:
-        if asked.rewards:
-            rewards = read_rewards(asked.rewards)
-        else:
-            rewards = chain.run.rewards(chain.reader.reward_roots(chain.task).paying, chain.domain)
-        accounts = list(rewards) if asked.all else [asked.account or chain.account]
-        paid = chain.reader.claimed(chain.task, accounts)
-        due = {account: left for account in accounts if (left := rewards.get(account, 0) - paid[account]) > 0}
-        if not due:
-            raise ChainError(f"nothing is left to be claimed by {'anybody' if asked.all else accounts[0]}")
-        to_pool = chain.reader.paid_to_pool(chain.task, list(due))
-        tree = rewards_tree(rewards, chain.domain, chain.task)
-        proofs = {
-            account: tree.proof(reward_leaf(chain.domain, chain.task, account, rewards[account])) for account in due
-        }
-        claims = (
-            calls.claim(chain.at, chain.task, account, rewards[account], proofs[account], account in to_pool)
-            for account in due
-        )
-        if sent := chain.send(*claims):
-            told = (
-                f"{format_tokens(wei)} tokens {'into the pool of' if account in to_pool else 'to'} {account}"
-                for account, wei in due.items()
-            )
-            pooled = "Out of a pool: flock-ray pool claim, and its delegators flock-ray delegation claim"
-            facts = [
-                {"account": account, "claimed_wei": wei, "to_its_pool": account in to_pool}
-                for account, wei in due.items()
-            ]
-            chain.output.done(sent, f"Claimed {', '.join(told)}", pooled if to_pool else "", {"claimed": facts})

@@ -22,8 +22,9 @@ from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.values import NOBODY, SINK
 from flock_ray.errors import AddressBookError, DeploymentError, FundsError
+from flock_ray.protocol.hashing import keccak
 from tests.chaos.proxy import Proxy, fields_of
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anvil
 
@@ -36,6 +37,7 @@ SETTINGS = Settings(
     daily=10**18, decay_bps=100, period_days=365, start=GENESIS_TIME, epoch_multiple=1,
 )  # fmt: skip
 NUM_STEPS = 12
+MALLORY = "0x" + "11" * 20
 
 
 class Cut(Exception):
@@ -95,6 +97,7 @@ def test_cut_off_before_and_after_every_transaction_it_is_finished_by_the_next(
             with pytest.raises(Cut):
                 begin(node, path).execute(lambda _: None)
             assert node.nonce(DEPLOYER.address) == sent
+    wait_until(lambda: node.mined_nonce(DEPLOYER.address) == NUM_STEPS)
     monkeypatch.setattr(node, "send", before)  # nothing is left to be sent
     deployment = begin(node, path)
     assert deployment.missing() == [] and deployment.costs() == []
@@ -137,8 +140,42 @@ def test_the_timelock_rules_and_what_it_changes_is_noticed(node: RpcNode, tmp_pa
     act(node, PROPOSER, at["TimelockController"], timelock.encode("schedule", *operation, 0))
     deployment.check()
     act(node, DEPLOYER, at["TimelockController"], timelock.encode("execute", *operation))
-    with pytest.raises(DeploymentError, match="whether the guardian has its role is False, expected True"):
+    with pytest.raises(DeploymentError, match=f"{GUARDIAN.address} is not guardian of RewardDistributor"):
         deployment.check()
+
+
+def test_a_role_that_the_deployer_granted_in_the_middle_is_named(node: RpcNode, tmp_path: Path) -> None:
+    """The check once asked only whether those who should have a role have it: an admin could hide behind them."""
+    path, hidden = tmp_path / "book.json", MALLORY
+
+    def grant(line: str) -> None:
+        if line.startswith("RewardDistributor.grantRole: timelock"):
+            for role in (ADMIN_ROLE, GUARDIAN_ROLE):
+                data = contract("RewardDistributor").encode("grantRole", role, hidden)
+                act(node, DEPLOYER, deployment.addresses()["RewardDistributor"], data)
+
+    deployment = begin(node, path)
+    deployment.execute(grant)
+    with pytest.raises(DeploymentError) as caught:
+        deployment.check()
+    for role in ("admin", "guardian"):
+        assert f"{hidden} is {role} of RewardDistributor and must not be" in str(caught.value)
+
+
+def test_a_book_that_names_a_later_block_hides_no_role(node: RpcNode, tmp_path: Path) -> None:
+    path = tmp_path / "book.json"
+    deployment = whole(node, path)
+    at, timelock = deployment.addresses(), contract("TimelockController")
+    grant = timelock.encode("grantRole", keccak(b"EXECUTOR_ROLE"), MALLORY)
+    operation = (at["TimelockController"], 0, grant, bytes(32), bytes(32))
+    act(node, PROPOSER, at["TimelockController"], timelock.encode("schedule", *operation, 0))
+    act(node, DEPLOYER, at["TimelockController"], timelock.encode("execute", *operation))
+    fields = json.loads(path.read_text())
+    for entry in fields["entries"].values():
+        entry["block"] = node.head()
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DeploymentError, match=f"{MALLORY} is executor of TimelockController and must not be"):
+        begin(node, path).check()
 
 
 def test_without_a_guardian_the_timelock_is_admin_from_the_beginning(node: RpcNode, tmp_path: Path) -> None:

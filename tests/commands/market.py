@@ -17,30 +17,31 @@ from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.deployment import Deployment, Settings
 from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
-from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.rpc import RpcNode
-from flock_ray.chain.values import TOKEN, TaskTerms
+from flock_ray.chain.values import SINK, TOKEN, TaskTerms
 from flock_ray.commands.main import main
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.telemetry.summary import write_json
-from tests.chain.world import RUN_SEED, TASK, World, spec
+from tests.chain.world import RUN_SEED, World, spec
 from tests.waiting import PATIENCE
 
 CHAIN_ID = 4_711
 DAY = 86_400
+GRACE = 600
 NAMES = ("creator", "relayer", *(f"member-{i}" for i in range(5)), "delegator-0", "delegator-1")
 SIGNERS = {name: run_signer(RUN_SEED, name) for name in NAMES}
 POOR = "delegator-1"  # has no coin
 SETTINGS = Settings(
     supply=100_000 * TOKEN, treasury=SIGNERS["creator"].address, guardian=SIGNERS["relayer"].address, delay=0,
     proposers=(SIGNERS["creator"].address,), executors=(SIGNERS["creator"].address,), activation_delay=60,
-    absence_bps=100, response_window=3_600, evidence_window=7_200, vault_epoch=DAY, unbonding_epochs=7,
-    commission_delay=8, min_delegation=10**15, daily=10**6 * TOKEN, decay_bps=100, period_days=365, start=GENESIS_TIME,
-    epoch_multiple=1,
+    absence_bps=100, response_window=3_600, grace=GRACE, sink=SINK, evidence_window=7_200, vault_epoch=DAY,
+    unbonding_epochs=7, commission_delay=8, min_delegation=10**15, daily=10**6 * TOKEN, decay_bps=100, period_days=365,
+    start=GENESIS_TIME, epoch_multiple=1,
 )  # fmt: skip
 
 
@@ -129,32 +130,40 @@ class Market:
             "terms_hash": keccak(b"terms"), "model_hash": keccak(b"model"), "target_set_hash": bytes(32),
             "pool": 1_000 * TOKEN, "min_stake": 3_000 * TOKEN, "max_slots": 1, "num_voters": 3, "num_proposers": 1,
             "min_members": 4, "max_members": 5, "num_epochs": 2, "max_unsettled": 0, "max_skips": 3,
-            "end_share_bps": 0, "epoch_deadline": 3_600, "join_deadline": self.node.timestamp() + 100 * DAY,
-            "fixed_genesis": True,
+            "end_share_bps": 0, "epoch_deadline": 3_600, "join_window": 30 * DAY, "fixed_genesis": True,
         }  # fmt: skip
         terms = TaskTerms(**{**fields, **changes})  # type: ignore[arg-type]
-        world = self.world
-        world.do(world.creator, lambda s, c: transactions.create_task(s, c, TASK, terms, fixed_genesis(RUN_SEED)))
+        world, seed = self.world, fixed_genesis(RUN_SEED)
+        world.do(world.creator, lambda s, c: transactions.create_task(s, c, terms, seed))
+        world.task = terms.task_id(world.creator.address, seed)
+        self.digest = terms.digest(world.creator.address).hex()
         self.give(**{f"member_{number}": 3_000 for number in members})
         for number in members:
             world.join(world.members[number], 3_000 * TOKEN)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def write_task(self) -> str:
+    def write_task(self, base_model: bytes = bytes(32), adapter: bytes = bytes(32)) -> str:
         """The task as a run leaves it; returns the folder."""
         members = [[member.account, member.slots, to_hex(member.chain_tip), 0] for member in
-                   self.world.client.task_view(TASK).members]  # fmt: skip
+                   self.world.client.task_view(self.world.task).members]  # fmt: skip
         write_json(self.folder / "task.json", {
-            "chain_id": CHAIN_ID, "contract": self.at["EpochSettlement"], "task": to_hex(TASK), "members": members,
+            "chain_id": CHAIN_ID, "contract": self.at["EpochSettlement"], "task": to_hex(self.world.task),
+            "members": members, "creator": self.world.creator.address, "adapter": to_hex(adapter),
+            "terms": {"base_model": to_hex(base_model)},
         })  # fmt: skip
         for name in ("records", "receipts"):
             (self.folder / name).mkdir(exist_ok=True)
         return str(self.folder)
 
-    def sign(self, earned: dict[str, int], silent: Sequence[int] = ()) -> Report:
+    @property
+    def id(self) -> str:
+        """The task, as one types it."""
+        return self.world.task.hex()
+
+    def sign(self, earned: dict[str, int], silent: Sequence[int] = (), slashes: Sequence[ReportedSlash] = ()) -> Report:
         """The receipt and the record of the next epoch, signed by the seats that are not `silent`."""
-        report, _ = self.world.report(earned)
+        report, _ = self.world.report(earned, slashes)
         digest, voters = report_digest(self.world.domain, report), self.world.voters()
         signatures = {
             str(seat): to_hex(voter.sign_digest(digest)) for seat, voter in enumerate(voters) if seat not in silent

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from dataclasses import fields
+
 import pytest
+from omegaconf import OmegaConf
 
 from flock_ray.chain.values import TOKEN
+from flock_ray.cluster.launch import chain_terms, terms_of
 from flock_ray.cluster.member import hash_chain
 from flock_ray.commands.main import main
-from flock_ray.errors import ChainError, FundsError
-from tests.chain.world import TASK
+from flock_ray.config import Config
+from flock_ray.errors import ChainError, ConfigError, FundsError
+from flock_ray.protocol.hashing import keccak
 from tests.commands.market import DAY, SIGNERS, Market
 
 pytestmark = pytest.mark.anvil
 
 ME, ACCOUNT = "member-3", SIGNERS["member-3"].address
-ID = TASK.hex()
 
 
 def test_a_member_stakes_joins_earns_and_leaves(market: Market) -> None:
     market.create_task([0, 1, 2], num_epochs=6)
+    ID, expect = market.id, ("--expect", market.digest)
     market.give(member_3=3_100, member_4=3_000)
-    code, line = market.refused("task", "join", ID, key=ME)
-    assert code == FundsError.exit_code
-    assert line == f"0 tokens are free in the pool of {ACCOUNT}, not 3000; add some with: flock-ray stake add"
+    code, line = market.refused("task", "join", ID, *expect, key=ME)
+    assert code == FundsError.exit_code and f"can lock 0 tokens of the pool of {ACCOUNT}, not 3000" in line
     staked = market.told("stake", "add", "--all", key=ME)
     assert staked.startswith("Staked 3100 tokens in 0x") and "next: flock-ray task join" in staked
-    code, line = market.refused("task", "join", ID, "2999.5", key=ME)
+    code, line = market.refused("task", "join", ID, key=ME)
+    assert code == ConfigError.exit_code and "--expect HASH" in line and "flock-ray task show" in line
+    code, line = market.refused("task", "join", ID, "--expect", "ab" * 32, key=ME)
+    assert code == ChainError.exit_code and f"its digest is 0x{market.digest}, not 0xabab" in line
+    assert market.facts("task", "show", ID)["digest"] == "0x" + market.digest
+    code, line = market.refused("task", "join", ID, "2999.5", *expect, key=ME)
     assert code == FundsError.exit_code and "a stake of 2999.5 tokens buys no slot, which costs 3000" in line
-    assert market.told("task", "join", ID, key=ME).startswith("Joined with 3000 tokens and 1 slot in 0x")
+    assert market.told("task", "join", ID, *expect, key=ME).startswith("Joined with 3000 tokens and 1 slot in 0x")
     (member,) = [row for row in market.facts("task", "show", ID)["members"] if row["account"] == ACCOUNT]
-    assert member == {"member": 3, "account": ACCOUNT, "slots": 1, "locked_wei": 3_000 * TOKEN, "state": "in"}
-    view = market.world.client.task_view(TASK)
-    assert view.members[3].chain_tip == hash_chain(SIGNERS[ME], TASK, 6 + 3).tip
-    assert "AlreadyMember" in market.refused("task", "join", ID, "100", key=ME)[1]
+    assert member == {
+        "member": 3, "account": ACCOUNT, "slots": 1, "locked_wei": 3_000 * TOKEN, "delegated_wei": 0, "state": "in"
+    }  # fmt: skip
+    view = market.world.client.task_view(market.world.task)
+    assert view.members[3].chain_tip == hash_chain(SIGNERS[ME], market.world.task, 6 + 3).tip
+    assert "AlreadyMember" in market.refused("task", "join", ID, "100", *expect, key=ME)[1]
     assert "WrongStatus" in market.refused("task", "resign", ID, key=ME)[1]
 
     market.told("task", "start", ID, key="creator")
     run = market.write_task()
-    assert "status                     running" in market.told("task", "show", run)
+    assert re.search(r"^status +running$", market.told("task", "show", run), re.MULTILINE)
     earned: dict[str, int] = {}
     settle(market, earned, 100)
     claimed = market.facts("task", "claim", run, key=ME)
@@ -47,14 +61,16 @@ def test_a_member_stakes_joins_earns_and_leaves(market: Market) -> None:
     assert code == ChainError.exit_code and line == f"nothing is left to be claimed by {ACCOUNT}"
 
     assert main(["stake", "add", "3000", "--rpc", market.url, "--contracts", run, "--key", "member-4"]) == 0
-    joined = market.facts("task", "join", run, "--slots", "1", key="member-4")
-    assert joined["from_epoch"] == 3
+    joined = market.facts("task", "join", run, "--slots", "1", *expect, key="member-4")
+    assert joined["from_epoch"] == 4
     left = market.facts("task", "resign", run, key=ME)
-    assert left["out_with_epoch"] == 3 and "AlreadyLeaving" in market.refused("task", "resign", run, key=ME)[1]
+    assert left["out_with_epoch"] == 4 and "AlreadyLeaving" in market.refused("task", "resign", run, key=ME)[1]
     shown = market.facts("task", "show", ID)
     assert [(row["member"], row["what"], row["from_epoch"]) for row in shown["changes"]] == [
-        (4, "joins", 3), (3, "leaves", 3)
+        (4, "joins", 4), (3, "leaves", 4)
     ]  # fmt: skip
+    assert [row["state"] for row in shown["members"]] == ["in", "in", "in", "asked to leave", "in"]
+    settle(market, earned, 150)
     settle(market, earned, 150)
     settle(market, earned, 150)
     assert market.facts("task", "show", ID)["members"][3]["state"].startswith("left on 20")
@@ -86,6 +102,51 @@ def settle(market: Market, earned: dict[str, int], tokens: int) -> None:
     assert "settled in 0x" in market.told("task", "settle", str(market.folder), key="relayer")
     market.wait(61)
     assert "has no signed report of epoch" in market.refused("task", "settle", str(market.folder), key="relayer")[1]
+
+
+def test_a_task_begins_with_the_hash_of_a_block_that_nobody_knew(market: Market) -> None:
+    market.create_task([0, 1, 2, 3], fixed_genesis=False, num_epochs=6)
+    market.give(member_4=3_000)
+    assert "to be starting (WrongStatus)" in market.refused("task", "open", market.id, key="delegator-0")[1]
+    left = market.told("task", "cancel-join", market.id, key=ME)
+    assert left.startswith("Left the task, which frees 3000 tokens of stake, in 0x")
+    assert "(AlreadyLeaving)" in market.refused("task", "cancel-join", market.id, key=ME)[1]
+    assert market.facts("stake", "show", ACCOUNT)["free_wei"] == 3_000 * TOKEN
+    assert "3 members with 3 slots are too few" in market.refused("task", "start", market.id, key="creator")[1]
+    market.told("stake", "add", "--all", key="member-4")
+    market.told("task", "join", market.id, "--expect", market.digest, key="member-4")
+    started = market.facts("task", "start", market.id, key="creator")
+    assert started["status"] == "starting" == market.facts("task", "show", market.id)["status"]
+    assert started["seed_block"] == market.node.head() + 1 == market.facts("task", "show", market.id)["seed_block"]
+    assert "can be opened only after block" in market.refused("task", "open", market.id, "--dry-run", key=ME)[1]
+
+    market.node._request("anvil_mine", [hex(300)])  # nobody opened it while the hash was known
+    again, opened = map(json.loads, market.told("task", "open", market.id, "--json", key=ME).splitlines())
+    assert (again["status"], opened["status"]) == ("starting", "running") and int(opened["seed"], 16)
+    shown = market.facts("task", "show", market.id)
+    assert (shown["status"], shown["seed_block"], shown["slots"]) == ("running", None, 4)
+
+
+def test_who_joins_by_a_run_expects_the_runs_own_configuration(market: Market) -> None:
+    config = OmegaConf.to_object(OmegaConf.structured(Config))
+    assert isinstance(config, Config)
+    config.chain.url = market.url
+    config.alliance.num_epochs, config.alliance.num_voters, config.alliance.num_proposers = 3, 3, 1
+    base, adapter = keccak(b"base"), keccak(b"adapter")
+    terms = chain_terms(config, terms_of(config, base).digest(), adapter)
+    market.create_task([], **{item.name: getattr(terms, item.name) for item in fields(terms)})
+    market.give(member_3=terms.min_stake * terms.max_slots // TOKEN)
+    market.told("stake", "add", "--all", key=ME)
+    market.write_task(base_model=base, adapter=adapter)
+    (market.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    run = str(market.folder)
+    config.alliance.pool += 1
+    other = market.folder / "other"
+    shutil.copytree(market.folder, other, ignore=lambda *_: ["other", "chain"])
+    (other / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    code, line = market.refused("task", "join", market.id, "--run", str(other), key=ME)
+    assert code == ChainError.exit_code and "it has another creator or other terms" in line
+    assert market.told("task", "join", run, key=ME).startswith("Joined with")
 
 
 def test_an_operator_tells_its_delegators_its_terms(market: Market) -> None:

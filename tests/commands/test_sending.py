@@ -10,7 +10,7 @@ import pytest
 from web3.exceptions import Web3RPCError
 
 from flock_ray.chain import node as chain_node
-from flock_ray.chain.calls import unstake
+from flock_ray.chain.calls import set_acceptance, unstake
 from flock_ray.chain.rollup import GAS_PRICE_ORACLE
 from flock_ray.chain.sender import Sender
 from flock_ray.chain.transactions import sign
@@ -35,6 +35,8 @@ def test_the_data_fee_of_a_rollup_is_in_the_bill_and_in_the_funds_check(market: 
     priced = market.facts("stake", "add", "5", "--dry-run", key="member-0")
     assert [call["data_fee_wei"] for call in priced["calls"]] == [DATA_FEE] * 2
     assert priced["fee_at_most_wei"] == pytest.approx(without["fee_at_most_wei"] + 2 * DATA_FEE, rel=1e-6)
+    context = market.world.client.context(SIGNERS["member-0"].address)
+    assert (context.data_fee, context.data_fee_per_byte) == (2 * DATA_FEE, 0)
     assert "+ 0.00001 ether for its data" in market.told("stake", "add", "5", "--dry-run", key="member-0")
     account = SIGNERS["member-0"].address
     market.node._request("anvil_setBalance", [account, hex(priced["fee_at_most_wei"] - DATA_FEE)])
@@ -95,6 +97,14 @@ def test_a_transaction_that_is_passed_over_pays_more(market: Market) -> None:
     receipt = sender.send(bill)
     transaction = node.transaction(receipt.hash)
     assert transaction is not None and transaction["maxFeePerGas"] > bill.fees[0]
+
+
+def test_what_is_not_mined_in_time_names_no_option_that_the_command_lacks(market: Market) -> None:
+    market.node._request("evm_setAutomine", [False])
+    sender = Sender(market.node, SIGNERS["member-0"], 0.2)
+    (bill,) = sender.price([set_acceptance(market.world.client.addresses, True)])
+    with pytest.raises(ChainError, match=r"^transaction 0x\w+ is not mined after 0\.2 s; it may still be mined later$"):
+        sender.send(bill)
 
 
 def test_logs_are_read_in_windows_where_a_node_bounds_a_request(
