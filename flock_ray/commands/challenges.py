@@ -90,9 +90,11 @@ def slash_absent(asked: Namespace) -> None:
         if sent:
             told = [f"slashed {_names(slashed)}"] if slashed else []
             told += [f"announced that {_names(announced)} can be slashed"] if announced else []
-            then = "; ".join(f"from {utc(case.slashable_from)} on the same command does it" for case in announced[:1])
+            refused = [str(end) for end in ended if not isinstance(end, TxReceipt)]
+            then = [f"from {utc(case.slashable_from)} on the same command does it" for case in announced[:1]]
+            then += [f"not sent: {why}" for why in refused]
             facts = {"slashed": list(map(_facts, slashed)), "announced": list(map(_facts, announced))}
-            chain.output.done(list(sent.values()), "; ".join(told), then, facts)
+            chain.output.done(list(sent.values()), "; ".join(told), "; ".join(then), {**facts, "refused": refused})
 
 
 def _patience(case: Challenge) -> str:

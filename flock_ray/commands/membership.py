@@ -151,5 +151,7 @@ def claim(asked: Namespace) -> None:
             facts = [
                 {"account": account, "claimed_wei": due[account], "to_its_pool": account in to_pool} for account in sent
             ]
-            then = pooled if to_pool else ""
-            chain.output.done(list(sent.values()), f"Claimed {', '.join(told)}", then, {"claimed": facts})
+            refused = [str(end) for end in ended.values() if not isinstance(end, TxReceipt)]
+            then = "; ".join([*([pooled] if to_pool else []), *(f"not sent: {why}" for why in refused)])
+            what = f"Claimed {', '.join(told)}"
+            chain.output.done(list(sent.values()), what, then, {"claimed": facts, "refused": refused})

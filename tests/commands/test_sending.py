@@ -99,6 +99,19 @@ def test_a_transaction_that_is_passed_over_pays_more(market: Market) -> None:
     assert transaction is not None and transaction["maxFeePerGas"] > bill.fees[0]
 
 
+def test_a_call_that_the_one_before_it_made_impossible_is_not_sent(market: Market) -> None:
+    """Both pass as the state is now; sent blindly, the second one would cost its gas for nothing."""
+    market.give(member_0=5)
+    market.told("stake", "add", "5", key="member-0")
+    signer = SIGNERS["member-0"]
+    sender = Sender(market.node, signer, PATIENCE)
+    bills = sender.price([unstake(market.world.client.addresses, 3 * TOKEN)] * 2)
+    before = market.node.nonce(signer.address)
+    with pytest.raises(FundsError, match=r"2 tokens of stake are available, not 3 .*; 1 of 2 transactions were sent"):
+        sender.send_in_turn(bills)
+    assert market.node.nonce(signer.address) == before + 1
+
+
 def test_what_is_not_mined_in_time_names_no_option_that_the_command_lacks(market: Market) -> None:
     market.node._request("evm_setAutomine", [False])
     sender = Sender(market.node, SIGNERS["member-0"], 0.2)
