@@ -76,7 +76,6 @@ contract EmissionController {
 
     /// @notice The most that an epoch of a task created now may commit of its pool, in wei. A task's pool is held against
     /// it at its creation and never again: what members sign off chain must not become invalid because a day passed.
-    /// Slashed stake that flows back into a pool is no new money and may be committed on top.
     function epochCap() external view returns (uint256) {
         uint256 start = _schedule.start;
         uint256 today = block.timestamp < start ? 0 : (block.timestamp - start) / 1 days;

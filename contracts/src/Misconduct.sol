@@ -233,7 +233,10 @@ abstract contract Misconduct is Committees {
     }
 
     function _punish(bytes32 task, uint64 epoch, bytes32 kind, address account) private {
-        uint256 last = uint256(_clockOf(task).lastSettled) + registry.termsOf(task).maxUnsettled + 1;
+        Clock memory clock = _clockOf(task);
+        // slither-disable-next-line incorrect-equality: zero is for a task that has not begun
+        if (clock.numEpochs == 0) revert NotRunning(task);
+        uint256 last = uint256(clock.lastSettled) + registry.termsOf(task).maxUnsettled + 1;
         if (epoch == 0 || epoch > last) revert UnknownEpoch(epoch, last);
         bytes32 offence = keccak256(abi.encode(task, account, epoch));
         if (punished[offence]) revert AlreadyPunished(offence);

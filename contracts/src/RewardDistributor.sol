@@ -157,7 +157,7 @@ contract RewardDistributor is AccessControlEnumerable {
         _grantRole(DEFAULT_ADMIN_ROLE, admin);
     }
 
-    /// @notice Takes note of tokens that the registry has just sent for a task's pool.
+    /// @notice Takes note of tokens that the registry is about to send for a task's pool.
     /// @param task Task.
     /// @param amount Wei.
     /// @param reserve Part of it that only the last epoch may commit.
@@ -167,7 +167,7 @@ contract RewardDistributor is AccessControlEnumerable {
         account.reserve += reserve;
     }
 
-    /// @notice Takes note of slashed stake that the registry has just sent for a task.
+    /// @notice Takes note of slashed stake that the registry is about to have sent for a task.
     function depositEscrow(bytes32 task, uint128 amount) external onlyRegistry {
         _accounts[task].escrow += amount;
     }

@@ -55,6 +55,19 @@ contract MisconductTest is Fixture {
         _checkHoldings(TASK, 0);
     }
 
+    /// @dev A member that is joining cannot burn its own stake, and then start with all its seats.
+    function test_NobodyIsPunishedBeforeTheStart() public {
+        bytes32 early = _create(keccak256("not started"), _terms());
+        _join(early, members[0], STAKE);
+        bytes memory both = bytes.concat(
+            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "seen", "one")),
+            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "seen", "other"))
+        );
+        vm.expectRevert(abi.encodeWithSelector(Committees.NotRunning.selector, early));
+        settlement.slashEquivocation(early, members[0], 1, "seed", "seen", "one", "other", both);
+        vm.assertEq(vault.lockedStake(early, members[0]), STAKE);
+    }
+
     function test_EachEquivocationIsPunishedOnce() public {
         bytes memory signatures = _both(cheat, "ballot_a", FIRST, SECOND);
         settlement.slashEquivocation(TASK, cheat, 1, EPOCH_SEED, "ballot_a", FIRST, SECOND, signatures);

@@ -207,7 +207,7 @@ class Settler:
         if last >= intent.epoch:
             return self._find_receipt(intent, watch)
         if changing and self._fixed_members and last + 1 == intent.epoch:
-            self._require_known_changes(intent)
+            self._require_known_changes(intent, last)
         earlier = self._outbox.signed(intent.contract, intent.task, last + 1) if last + 1 < intent.epoch else None
         if earlier is not None:  # lost in a reorganization: it goes first
             self._complete(earlier)
@@ -228,17 +228,18 @@ class Settler:
             raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return last_settled, changing
 
-    def _require_known_changes(self, intent: Intent) -> None:
-        """Refuse to settle an epoch of a task whose members changed otherwise than the run's records say."""
+    def _require_known_changes(self, intent: Intent, last: int) -> None:
+        """Refuse to settle the epoch after `last` of a task whose members changed otherwise than the records say."""
         (registry,) = contract("EpochSettlement").decode(
             "registry", self._call(intent.contract, "EpochSettlement", "registry")
         )
         answer = self._call(to_checksum_address(registry), "TaskRegistry", "numChanges", intent.task)
         (changes,) = contract("TaskRegistry").decode("numChanges", answer)
-        if changes != self._num_changes.get(intent.id, changes):
+        if changes != self._num_changes.get(intent.id, changes) and self._head(intent)[0] == last:
             raise ChainError(
-                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs: later committees are"
-                " drawn from others than this run began with, and a run does not follow that yet"
+                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs, or an accusation on the"
+                " chain has cost one its seats: later committees are drawn from others than this run knows, and a run"
+                " does not follow that yet"
             )
 
     def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.transactions import claim_many, create_task, deploy, open_task, start, transfer
+from flock_ray.chain.transactions import Table, claim, claim_many, create_task, deploy, open_task, start, transfer
 from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskView, TxReceipt
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
@@ -164,6 +164,11 @@ class ChainLedger:
         on_chain = chain_terms(self._config, terms.digest(), adapter)
         self._task = on_chain.task_id(creator.address, seed)
         view = self._ask("task_view", self._task)
+        if view.status is TaskStatus.CLOSED or view.last_settled:
+            raise ChainError(
+                f"task 0x{self._task.hex()} of this configuration has settled epochs on this chain already; choose"
+                " another seed, or go on with its run by resume=RUN_DIR"
+            )
         if view.status is TaskStatus.NONE:
             view = self._send(create_task(creator, self._ask("context", creator.address), on_chain, seed))
         if joining := view.status is TaskStatus.JOINING:
@@ -174,8 +179,8 @@ class ChainLedger:
             view = self._send(open_task(creator, self._ask("context", creator.address), self._task))
         if view.changes:
             raise ChainError(
-                f"members joined or left task 0x{self._task.hex()} on this chain after it started, and a run does not"
-                " follow that yet; choose another seed"
+                f"task 0x{self._task.hex()} on this chain has members that left it, or joined it after it started, and"
+                " a run does not follow that yet; choose another seed"
             )
         accounts = tuple(member.account for member in view.members)
         if accounts != tuple(self._accounts.values()):
@@ -183,6 +188,13 @@ class ChainLedger:
                 f"task 0x{self._task.hex()} on this chain has other members than this run, or in another order;"
                 " choose another seed"
             )
+        for member in view.members:
+            if member.stake != member.slots * terms.min_stake:
+                raise ChainError(
+                    f"member {member.account} has {member.stake} wei locked for task 0x{self._task.hex()}, not the"
+                    f" {member.slots * terms.min_stake} wei of its {member.slots} slots: a run counts with that; choose"
+                    " another seed"
+                )
         if not joining:  # an earlier attempt went further, and its folder may be gone
             collect_enrolments(groups, self._task, creator.address, seed, {})
         members = [
@@ -212,8 +224,13 @@ class ChainLedger:
                 self._ask("broadcast", list(enrolment.transactions), 0)
 
     def _send(self, transactions: list[bytes]) -> TaskView:
-        """Have the creator's transactions mined; the task after them."""
-        self._ask("broadcast", transactions, 0)
+        """Have the creator's transactions mined; the task after them. Somebody else may have been first."""
+        before: TaskView = self._ask("task_view", self._task)
+        try:
+            self._ask("broadcast", transactions, 0)
+        except ChainError:
+            if self._ask("task_view", self._task).status is before.status:
+                raise
         view: TaskView = self._ask("task_view", self._task)
         return view
 
@@ -245,8 +262,7 @@ class ChainLedger:
             del self._open[ref]
             self._settled[epoch] = _settlement(epoch, self._get(ref, "settle"))
             yield self._settled[epoch]
-            if epoch in self._tables:
-                self._pay_everybody(epoch, self._tables.pop(epoch))
+            self._pay_everybody(epoch)
         if at_most_open == 0:
             yield from self._moved().values()
 
@@ -313,17 +329,34 @@ class ChainLedger:
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), state.epoch)
 
-    def _pay_everybody(self, epoch: int, leaves: tuple[tuple[str, int], ...]) -> None:
-        """Have everybody paid what was earned up to an epoch; later, or at the end, if that root does not pay yet."""
-        table = {reward_leaf(self.domain, self._task, account, wei): (account, wei) for account, wei in leaves}
-        tree = MerkleTree(table)
-        if not table or tree.root != self._ask("reward_roots", self._task).paying:
+    def _pay_everybody(self, epoch: int) -> None:
+        """Have everybody paid by the newest table whose root pays by now; tables before it are no longer of use."""
+        if not self._tables:
             return
+        paying = self._ask("reward_roots", self._task).paying
+        for settled in sorted(self._tables, reverse=True):
+            table = {reward_leaf(self.domain, self._task, *row): row for row in self._tables[settled]}
+            tree = MerkleTree(table)
+            if tree.root == paying:
+                self._tables = {later: rows for later, rows in self._tables.items() if later > settled}
+                if table:
+                    self._claim_for_all(tree, table, settled, epoch)
+                return
+
+    def _claim_for_all(self, tree: MerkleTree, table: Table, settled: int, epoch: int) -> None:
+        """Claim what was earned up to epoch `settled`, into the pool of whoever has delegators."""
+        creator, task, accounts = self._creator, self._task, [account for account, _ in table.values()]
         try:
-            context = self._ask("context", self._creator.address)
-            self._ask("broadcast", claim_many(self._creator, context, self._task, tree, table), epoch)
+            pooled, paid = self._ask("paid_to_pool", task, accounts), self._ask("claimed", task, accounts)
+            raws = claim_many(creator, self._ask("context", creator.address), task, tree, table)
+            self._ask("broadcast", raws, epoch)
+            for leaf, (account, wei) in table.items():
+                if account in pooled and wei > paid[account]:
+                    context = self._ask("context", creator.address)
+                    raws = claim(creator, context, task, account, wei, tree.proof(leaf), to_pool=True)
+                    self._ask("broadcast", raws, epoch)
         except ChainError as error:  # nothing is lost: members claim it at the end
-            self._tell(f"the rewards up to epoch {epoch} were not paid out yet: {error}")
+            self._tell(f"the rewards up to epoch {settled} were not paid out yet: {error}")
 
     @property
     def pending(self) -> PendingRewards | None:

@@ -201,6 +201,8 @@ class RunDirectory:
             RunDirectoryError: the terms are others than the run's.
         """
         value, _, _ = self.read_task()
+        if "creator" not in value:
+            raise RunDirectoryError(f"{self.path} is of an earlier version, whose tasks this one does not know")
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
         members = tuple(
             MemberState(account, slots, from_hex(tip), stake, delegated=delegated)

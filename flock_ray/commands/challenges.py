@@ -64,8 +64,8 @@ def challenge(asked: Namespace) -> None:
             raise ChainError(f"every seat of epoch {report.epoch} signed, or was challenged already")
         sent = chain.send(*(calls.challenge_absence(chain.at, report, seat) for seat in seats))
         if sent:
-            mine = [case for case in chain.challenges.open() if case.epoch == report.epoch and case.seat in seats]
-            until = max(case.deadline for case in mine)
+            asked_for = (chain.task, report.epoch, seats[-1])
+            until = chain.reader.struct("EpochSettlement", "challengeOf", *asked_for)["deadline"]
             chain.output.done(
                 sent,
                 f"epoch {report.epoch}: challenged {_seats(seats)}",

@@ -155,8 +155,12 @@ class Connection:
                 continue
             if self.dry_run:
                 bills.append(bill)
-            else:
+                continue
+            try:
                 ended.append(sender.send(bill))
+            except ChainError as error:
+                mined = sum(isinstance(receipt, TxReceipt) for receipt in ended)
+                raise type(error)(f"{error}; {mined} transactions were sent before") from None
         refused = [error for error in ended if isinstance(error, ChainError)]
         if refused and len(refused) == len(calls):
             raise refused[0]

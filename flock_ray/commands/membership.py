@@ -27,7 +27,10 @@ def join(asked: Namespace) -> None:
                 f" 0x{expected.hex()}, so it has another creator or other terms"
             )
         terms = view.terms
-        amount = asked.amount or (asked.slots or terms.max_slots) * terms.min_stake
+        slots = terms.max_slots if asked.slots is None else asked.slots
+        if not 1 <= slots <= terms.max_slots:
+            raise ConfigError(f"--slots is {slots}; it must be between 1 and {terms.max_slots}")
+        amount = asked.amount or slots * terms.min_stake
         _require_stake(chain, view, amount)
         tip = hash_chain(chain.signer, chain.task, terms.num_epochs + terms.max_skips).tip
         if sent := chain.send(calls.join(chain.at, chain.task, amount, tip, expected)):
@@ -41,6 +44,8 @@ def join(asked: Namespace) -> None:
                     f"; {format_tokens(lock['delegated'])} tokens of it are the delegators', and rewards of the task go"
                     " to the pool"
                 )
+            if surplus := amount - slots * terms.min_stake:
+                then += f"; {format_tokens(surplus)} tokens of it buy no slot, and answer for the others"
             told = f"Joined with {format_tokens(amount)} tokens and {slots} slot{'s' if slots > 1 else ''}"
             chain.output.done(sent, told, then, facts)
 

@@ -113,8 +113,8 @@ def read_genesis(folder: RunFolder) -> TaskGenesis:
         VerificationError: they contradict each other.
     """
     value, config = folder.json("task.json"), folder.config()
-    if "terms" not in value or "configuration" not in value:
-        raise RunDirectoryError("task.json holds no terms: the run was made by an earlier version")
+    if not {"terms", "configuration", "creator"} <= value.keys():
+        raise RunDirectoryError("task.json lacks terms or creator: the run was made by an earlier version")
     try:
         genesis = _read(value, config)
     except _BAD as error:

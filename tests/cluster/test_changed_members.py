@@ -24,10 +24,12 @@ def test_a_run_refuses_a_task_whose_members_changed_since_it_started(monkeypatch
     ledger._config, ledger._creator = config, run_signer(1, "creator")
     ledger._accounts = {0: "0xA", 1: "0xB"}
     members = (SimpleNamespace(account="0xA"), SimpleNamespace(account="0xB"))
-    view = SimpleNamespace(status=TaskStatus.RUNNING, members=members, changes=(Change(1, 1, 4, leaves=True),))
+    view = SimpleNamespace(
+        status=TaskStatus.RUNNING, members=members, changes=(Change(1, 1, 4, leaves=True),), last_settled=0
+    )
     monkeypatch.setattr(ledger, "_ask", lambda method, *_: {"task_view": view}[method])
     terms: Any = SimpleNamespace(digest=lambda: keccak(b"terms"))
     task = chain_terms(config, terms.digest(), bytes(32)).task_id(ledger._creator.address, fixed_genesis(1))
-    with pytest.raises(ChainError, match=f"members joined or left task 0x{task.hex()} on this chain") as refused:
+    with pytest.raises(ChainError, match=f"task 0x{task.hex()} on this chain has members that left it") as refused:
         ledger.create_task(terms, bytes(32), None)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)

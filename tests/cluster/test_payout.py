@@ -137,11 +137,13 @@ def test_everybody_is_paid_what_was_earned_so_far_while_the_task_runs(tmp_path: 
     world.earned = {one.address: wei for one, wei in zip(world.members, EARNED, strict=True) if wei}
     world.settle(world.report()[0])
     ledger = ledger_of(world)
-    ledger._pay_everybody(1, tuple(world.earned.items()))
+    ledger._tables = {1: tuple(world.earned.items())}
+    ledger._pay_everybody(1)
     addresses = [one.address for one in world.members]
     assert list(world.client.claimed(world.task, addresses).values()) == EARNED
-    ledger._pay_everybody(1, tuple(world.earned.items())[1:])  # of a root that does not pay
-    ledger._pay_everybody(1, ())
+    ledger._tables = {1: tuple(world.earned.items())[1:], 2: ()}  # of roots that do not pay
+    ledger._pay_everybody(1)
+    assert set(ledger._tables) == {1, 2}
     assert list(world.client.wallet_balances(addresses).values()) == EARNED
     world.client.close()
 
@@ -151,9 +153,23 @@ def test_who_cannot_be_paid_in_between_is_told_and_paid_at_the_end(
 ) -> None:
     ledger = ledger_of(closed)
     earned = tuple((one.address, wei) for one, wei in zip(closed.members, EARNED, strict=True) if wei)
-    ledger._pay_everybody(1, earned)  # the root does not pay yet
+    ledger._tables = {1: earned}
+    ledger._pay_everybody(1)  # the root does not pay yet
     assert not any(closed.client.claimed(closed.task, [one.address for one in closed.members]).values())
     root = RewardRoots(next(iter(closed.client.reward_roots(closed.task).pending)), {})
-    monkeypatch.setattr(closed.client, "reward_roots", lambda task: root)
-    ledger._pay_everybody(1, earned)
+    with monkeypatch.context() as patch:
+        patch.setattr(closed.client, "reward_roots", lambda task: root)
+        ledger._pay_everybody(1)
     assert "rewards up to epoch 1 were not paid out yet: " in capsys.readouterr().out
+
+
+def test_rewards_that_waited_are_paid_as_soon_as_their_root_pays(closed: World) -> None:
+    ledger = ledger_of(closed)
+    ledger._tables = {1: tuple((one.address, wei) for one, wei in zip(closed.members, EARNED, strict=True) if wei)}
+    ledger._pay_everybody(1)
+    assert set(ledger._tables) == {1}
+    closed.epoch = 2 + DELAY // SECONDS_PER_EPOCH
+    closed.do(closed.creator, lambda s, c: transactions.transfer(s, c, [(s.address, 1)]))
+    ledger._pay_everybody(2)
+    assert not ledger._tables
+    assert list(closed.client.claimed(closed.task, [one.address for one in closed.members]).values()) == EARNED
