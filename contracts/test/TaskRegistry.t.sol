@@ -512,8 +512,13 @@ contract TaskRegistryTest is Fixture {
         for (uint256 i; i < 6; ++i) {
             address bad = i < 5 ? ours[i] : vm.computeCreateAddress(address(this), vm.getNonce(address(this)));
             vm.expectRevert(abi.encodeWithSelector(TaskRegistry.InvalidSink.selector, bad));
-            new TaskRegistry(token, emission, vault, distributor, settlement, 0, bad, ADMIN);
+            this.deployWith(bad);
         }
         vm.assertEq(tasks.sink(), SINK);
+        vm.assertEq(this.deployWith(CREATOR).sink(), CREATOR);
+    }
+
+    function deployWith(address sink) external returns (TaskRegistry) {
+        return new TaskRegistry(token, emission, vault, distributor, settlement, 0, sink, ADMIN);
     }
 }
