@@ -92,8 +92,9 @@ def simulated_run(folder: Path) -> dict[str, Any]:
 @cache
 def shapes_of(rank: int, target_modules: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Shapes of an adapter of the packaged model."""
+    config = AutoConfig.from_pretrained(prepare_packaged())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(prepare_packaged()))
+        model = AutoModelForCausalLM.from_config(config)
     return adapter_shapes(model, target_modules, rank)
 
 

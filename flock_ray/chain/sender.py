@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from flock_ray.chain.abi import decode_revert
 from flock_ray.chain.calls import Call
@@ -18,6 +19,7 @@ from flock_ray.chain.words import format_tokens
 from flock_ray.errors import ChainError, FundsError
 from flock_ray.protocol.hashing import keccak
 
+_LOOKS = 5  # in which a nonce is used and no receipt is there, before somebody else is taken to have used it
 _MARGIN = 4  # a gas limit is the estimated gas plus a quarter: the state may change until it is mined
 
 
@@ -114,10 +116,13 @@ class Sender:
         raws = [sign(signer, node.chain_id, nonce, bill.fees, bill.gas, call.to, call.data)]
         hashes = [keccak(raws[0])]
         bumper = FeeBumper(node, signer, self._max_fee)
+        looks = count(1)
 
         def push() -> None:
-            if node.mined_nonce(signer.address) > nonce and not any(map(node.receipt, hashes)):
-                raise ChainError(f"another transaction of {signer.address} was mined in place of {call.name}")
+            if node.mined_nonce(signer.address) > nonce:  # its receipt may come a moment after that
+                if not any(map(node.receipt, hashes)) and next(looks) >= _LOOKS:
+                    raise ChainError(f"another transaction of {signer.address} was mined in place of {call.name}")
+                return
             raw = bumper.next(raws)
             if raw is None:
                 return
