@@ -50,7 +50,7 @@ class Pool:
         self._call(self.operator, "addCreator", chain.creator.address)
         for account in self.delegators:
             self.delegate(account)
-        for _ in range(COMMISSION_DELAY):  # from then on the pool may serve the creator's tasks
+        for _ in range(COMMISSION_DELAY + 1):  # from then on the pool may serve the creator's tasks
             self.next_epoch()
 
     def approve(self) -> None:
