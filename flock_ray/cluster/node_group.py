@@ -43,11 +43,15 @@ class NodeGroup:
         self._placement = placement_group(bundles, strategy="STRICT_PACK", name=self._name)
 
     def placed(self) -> bool:
-        """Whether the bundles are there; creates the actors once they are."""
+        """Whether the bundles are there; creates the actors once they are.
+
+        Ray's table is asked, since `wait` takes whole seconds only: with less it may say no for ever.
+        """
         assert self._placement is not None
-        if not self._placement.wait(0):
+        table = placement_group_table(self._placement)
+        if table["state"] != "CREATED":
             return False
-        placed_on = placement_group_table(self._placement)["bundles_to_node_id"][0]
+        placed_on = table["bundles_to_node_id"][0]
         machine: dict[str, Any] = next((node for node in ray.nodes() if node["NodeID"] == placed_on), {})
         self.where = f"{machine.get('NodeManagerAddress', 'an unknown address')} (Ray node {placed_on[:12]})"
         self.memory = machine.get("Resources", {}).get("memory", 0.0)
