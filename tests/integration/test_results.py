@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flock_ray.chain.abi import contract
 from flock_ray.chain.client import ChainClient
 from flock_ray.chain.keys import run_signer
-from flock_ray.chain.values import ChainSpec, TaskStatus
+from flock_ray.chain.values import SINK, ChainSpec, TaskStatus
 from flock_ray.cluster.run_directory import load_config
 from flock_ray.protocol.hashing import word
 from flock_ray.protocol.seed import local_seed
@@ -50,14 +50,15 @@ def test_tokens_are_neither_made_nor_lost(chain: ChainClient, whole_run: Run) ->
     config, contracts = load_config(whole_run.path), whole_run.summary["chain"]["contracts"]
     members = [member["address"] for member in whole_run.summary["members"]]
     creator, relayer = (run_signer(config.seed, name).address for name in ("creator", "relayer"))
-    balances = chain.wallet_balances([*members, creator, relayer, *contracts.values()])
+    balances = chain.wallet_balances([*members, creator, relayer, SINK, *contracts.values()])
     alliance = config.alliance
     minted = (alliance.pool + alliance.num_members * alliance.min_stake) * 10**18
     assert sum(balances.values()) == chain.total_supply() == minted
     slashed = sum(member["slashed_wei"] for member in whole_run.summary["members"])
     earned = sum(member["earned_wei"] for member in whole_run.summary["members"])
     assert balances[relayer] == slashed // 10 > 0
-    assert balances[creator] == alliance.pool * 10**18 + slashed - slashed // 10 - earned
+    assert balances[SINK] == slashed - slashed // 10  # by way of the task's escrow
+    assert balances[creator] == alliance.pool * 10**18 - earned
     staked = sum(member["stake_wei"] for member in whole_run.summary["members"])
     assert [balances[contracts[name]] for name in ("token", "task", "settlement", "distributor")] == [0, 0, 0, 0]
     assert balances[contracts["vault"]] == staked
