@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 from flock_ray.protocol.encoding import Json, canonical_json, to_hex
@@ -11,6 +12,7 @@ from flock_ray.protocol.message import Message
 from flock_ray.protocol.roles import Roles, roles
 from flock_ray.protocol.roster import Roster, founders
 
+TERMS_SCHEMA = "flock_ray/terms/2"
 MAX_SLASHES = 16
 RELAYER_SHARE_BP = 1_000
 
@@ -20,47 +22,61 @@ class Terms:
     """What is fixed for a task's lifetime; amounts in wei, scores in micro-nats a token, shares in basis points.
 
     Attributes:
+        creator: account that created the task, `0x` and 40 hexadecimal digits.
         configuration: SHA-256 of the canonical JSON of the settings that shape the training: model, data, adapter,
-            local steps, rule and codec. The run's seed, the paths of model and silos, and how ranks share the work
-            are not in it.
-        base_model: hash of the frozen base model.
+            local steps. The run's seed, the paths of model and silos, and how ranks share the work are not in it.
+        base_model: hash of the frozen base model's weights.
+        model_config: hash of its configuration, which two folders of the same weights may differ in.
+        tokenizer: hash of its tokenizer and chat template.
+        start_adapter: hash of the adapter that the task starts from.
         num_voters: V; num_proposers: P.
         max_unsettled: epochs that settlement may lag behind training; changes of members count after as many and two.
-        mechanism: `marginal`, `flock` or `open`.
         quantile_bp: kappa; band_z_bp: z of the acceptance band.
         harmful_factor: a score below -factor * band is harmful.
         slash_fraction_bp: p.
-        voter_share_bp: the voters' share of a budget (`marginal`).
-        solvent: whether payments lower the pool that later budgets are cut from (`flock`).
-        rule: aggregation rule; neutral to the contract.
+        mechanism, rule, wire_format: names of the payment mechanism, the aggregation rule and the wire format of
+            updates, each with its integer parameters by name; neutral to the contract.
     """
 
+    creator: str
     configuration: bytes
     base_model: bytes
+    model_config: bytes
+    tokenizer: bytes
+    start_adapter: bytes
     num_epochs: int
     num_voters: int
     num_proposers: int
     max_unsettled: int
     pool: int
     min_stake: int
-    mechanism: str
     quantile_bp: int
     band_z_bp: int
     band_floor: int
     band_ceiling: int
     harmful_factor: int
     slash_fraction_bp: int
-    voter_share_bp: int
-    solvent: bool
+    mechanism: str
+    mechanism_parameters: Mapping[str, int]
     rule: str
+    rule_parameters: Mapping[str, int]
+    wire_format: str
+    wire_format_parameters: Mapping[str, int]
+
+    def json(self) -> dict[str, Json]:
+        """The terms by name, hashes as text."""
+        values: dict[str, Json] = {"schema": TERMS_SCHEMA}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bytes):
+                values[item.name] = to_hex(value)
+            else:
+                values[item.name] = dict(value) if isinstance(value, Mapping) else value
+        return values
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical terms: what the contract stores."""
-        values: dict[str, Json] = {"schema": "flock_ray/terms/1"}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            values[item.name] = to_hex(value) if isinstance(value, bytes) else value
-        return sha256(canonical_json(values))
+        return sha256(canonical_json(self.json()))
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ class MemberState:
         earned: cumulative rewards, which only grow.
         slashed: cumulative slashes.
         delegated: the part of `stake` that is its delegators'; a slash takes its own part first.
+        noted: what the task's mechanism keeps of the member from epoch to epoch, integers by name.
     """
 
     account: str
@@ -101,6 +118,7 @@ class MemberState:
     earned: int = 0
     slashed: int = 0
     delegated: int = 0
+    noted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
