@@ -219,7 +219,7 @@ def cases() -> list[Case]:
         Case("driver killed", (Injection("leave", "reveal_ballots_b", 2),), ("refused",)),
     ]
     if find_anvil():
-        away = Injection("chain_away", "see", 1, lasts=6.0)
+        away = Injection("chain_away", "acknowledge", 1, lasts=6.0)
         found += [
             Case("RPC away for 6 s", (away,), order={"chain": "rpc", "patience": 60.0}),
             Case(

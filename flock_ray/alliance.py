@@ -141,7 +141,7 @@ class Alliance:
         self.reporter.epoch_begins(state)
 
         committed = self._exchange(Kind.COMMITMENT, "train")
-        self._exchange(Kind.SEEN, "see", committed)
+        self._exchange(Kind.ACKNOWLEDGEMENT, "acknowledge", committed)
         opened = self._exchange(Kind.MANIFEST, "publish")
 
         sealed = self._exchange(Kind.BALLOT_A_COMMITMENT, "commit_ballots_a", opened)

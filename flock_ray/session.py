@@ -144,11 +144,11 @@ class Session:
         self, reports: list[GroupInfo], ledger: Ledger, groups: NodeGroups, reporter: RunReporter
     ) -> tuple[TaskState, list[SignedEpoch], dict[int, int]]:
         """Create the task, or read an earlier run back: the state to resume at, signed epochs, balances before."""
-        terms = task_terms(self.config, reports)
+        terms = task_terms(self.config, ledger.creator, reports)
         run = self.run_directory
         if not run.started:
             balances = ledger.balances(None)
-            state = ledger.create_task(terms, reports[0].adapter, groups)
+            state = ledger.create_task(terms, groups)
             run.write_task(state, ledger.relayer, ledger.facts(), balances, configuration_texts(self.config))
             anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
             self.events.emit(
@@ -189,7 +189,7 @@ class Session:
             facts={
                 "seed": config.seed,
                 "mechanism": config.mechanism.name,
-                "model_hash": base.model_hash,
+                "model_hash": base.hashes.weights,
                 "model_dtype": base.model_dtype,
                 "num_parameters": base.num_parameters,
                 "placement": self.plan.describe(),

@@ -86,7 +86,6 @@ def test_the_defaults_pass() -> None:
         ("alliance__assumed_malicious", -0.1, "it must be between 0 and 1"),
         ("alliance__band_z", -1.0, "it must be 0 or more"),
         ("alliance__band_z", inf, "it must be 0 or more"),
-        ("mechanism__voter_share", 10_001, "it must be between 0 and 10000"),
         ("mechanism__slash_fraction", -1, "it must be between 0 and 10000"),
         ("training__zero_stage", 4, "it must be between 0 and 3"),
         ("training__weight_decay", -0.1, "it must be 0 or more"),
@@ -123,13 +122,15 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
         (
-            {"mechanism__name": "flock", "mechanism__solvent": False},
-            ["mechanism.solvent=false", "needs", "chain.backend=none"],
+            {"mechanism__name": "flock", "mechanism__parameters": {"solvent": 0}},
+            ["mechanism.parameters.solvent=0", "needs chain.backend=none"],
         ),
         (
-            {"mechanism__solvent": False, "chain__backend": ChainBackend.none},
-            ["mechanism.solvent=false", "mechanism.name=flock"],
+            {"mechanism__parameters": {"solvent": 0}, "chain__backend": ChainBackend.none},
+            ["mechanism.parameters.solvent is no parameter", "one of voter_share"],
         ),
+        ({"mechanism__name": "open", "mechanism__parameters": {"voter_share": 1}}, ["there is none"]),
+        ({"mechanism__parameters": {"voter_share": 10_001}}, ["voter_share is 10001", "between 0 and 10000"]),
         ({"chain__backend": ChainBackend.rpc}, ["chain.backend=rpc", "chain.url"]),
         ({"chain__backend": ChainBackend.rpc, "chain__url": [""]}, ["chain.backend=rpc", "chain.url"]),
         ({"chain__url": 8545}, ["chain.url must be an address, or a list of addresses"]),
@@ -160,7 +161,7 @@ def test_a_chain_has_one_address_or_several(url: object, urls: tuple[str, ...]) 
 
 
 def test_the_historic_rewards_run_without_a_chain() -> None:
-    check(configured(mechanism__name="flock", mechanism__solvent=False, chain__backend=ChainBackend.none))
+    check(configured(mechanism__name="flock", mechanism__parameters={"solvent": 0}, chain__backend=ChainBackend.none))
 
 
 def captured(**values: Any) -> Config:

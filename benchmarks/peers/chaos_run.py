@@ -50,7 +50,7 @@ from flock_ray.session import run_alliance
 from flock_ray.telemetry.table import Console
 
 PHASES = (
-    "begin", "train", "see", "publish", "commit_ballots_a", "reveal_ballots_a", "commit_ballots_b", "reveal_ballots_b",
+    "begin", "train", "acknowledge", "publish", "commit_ballots_a", "reveal_ballots_a", "commit_ballots_b", "reveal_ballots_b",
     "sign", "advance",
 )  # fmt: skip
 STOPPED_FLOOR, PHASE_FLOOR = 3.0, 30.0

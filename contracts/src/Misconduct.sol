@@ -36,7 +36,7 @@ abstract contract Misconduct is Committees {
     uint256 private constant BPS = 10_000;
     bytes32 private constant REPORT_KIND = keccak256("report");
     bytes32 private constant COMMITMENT = keccak256("commitment");
-    bytes32 private constant SEEN = keccak256("seen");
+    bytes32 private constant ACKNOWLEDGEMENT = keccak256("acknowledgement");
     bytes32 private constant MANIFEST = keccak256("manifest");
     bytes32 private constant BALLOT_A_COMMITMENT = keccak256("ballot_a_commitment");
     bytes32 private constant BALLOT_A = keccak256("ballot_a");
@@ -228,7 +228,7 @@ abstract contract Misconduct is Committees {
     }
 
     function _isKind(bytes32 kind) private pure returns (bool) {
-        return kind == COMMITMENT || kind == SEEN || kind == MANIFEST || kind == BALLOT_A_COMMITMENT || kind == BALLOT_A
+        return kind == COMMITMENT || kind == ACKNOWLEDGEMENT || kind == MANIFEST || kind == BALLOT_A_COMMITMENT || kind == BALLOT_A
             || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
     }
 

@@ -25,7 +25,7 @@ from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import chain_terms, uses_rpc
-from flock_ray.cluster.ledger import collect_enrolments, initial_state
+from flock_ray.cluster.ledger import collect_enrolments
 from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
 from flock_ray.cluster.runtime import here
@@ -126,6 +126,11 @@ class ChainLedger:
         """The chain actor's account."""
         return str(self._info.relayer)
 
+    @property
+    def creator(self) -> str:
+        """The account that creates the task and deploys the contracts."""
+        return self._creator.address
+
     def facts(self) -> dict[str, Any]:
         """Backend, chain id, contract addresses; after the pay-out what is pending."""
         info = self._info
@@ -158,10 +163,10 @@ class ChainLedger:
         grants = [(account, stake) for _, account in sorted(self._accounts.items())]
         self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
 
-    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""
         creator, seed = self._creator, fixed_genesis(self._config.seed)
-        on_chain = chain_terms(self._config, terms.digest(), adapter)
+        on_chain = chain_terms(self._config, terms)
         self._task = on_chain.task_id(creator.address, seed)
         view = self._ask("task_view", self._task)
         if view.status is TaskStatus.CLOSED or view.last_settled:
@@ -197,7 +202,7 @@ class ChainLedger:
                 )
         if not joining:  # an earlier attempt went further, and its folder may be gone
             collect_enrolments(groups, self._task, creator.address, seed, {})
-        members = [
+        members = tuple(
             MemberState(
                 member.account,
                 member.slots,
@@ -206,10 +211,10 @@ class ChainLedger:
                 delegated=member.delegated,
             )
             for member in view.members
-        ]
+        )
         contract = bytes.fromhex(self._info.settlement[2:])
         scope = Scope(self._info.chain_id, contract, self._task)
-        return initial_state(terms, scope, view.seed, adapter, members)
+        return TaskState.first(terms, scope, members, view.seed)
 
     def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
         """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""

@@ -51,7 +51,7 @@ class Coordinator:
             try:
                 message = self._verifier.open(signed, self._state)
                 if message.kind is not kind:
-                    raise ValueError(f"member {message.member} sent a {message.kind} when a {kind} was due")
+                    raise ValueError(f"member {message.member} sent {message.kind} when {kind} was due")
                 self._messages.setdefault(message.sort_key, signed)
             except ValueError as error:
                 dropped.append(str(error))

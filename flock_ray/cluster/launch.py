@@ -6,13 +6,14 @@ from pathlib import Path
 
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
-from flock_ray.cluster.spec import GroupInfo, GroupSpec
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
 from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.parameters import filled
 from flock_ray.protocol.seed import local_seed
 from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
@@ -83,8 +84,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             embedded=not uses_rpc(config),
             threads=plan.threads,
             deterministic=training.deterministic,
-            terms=terms_of(config, ZERO),
-            chain_terms=chain_terms(config),
+            terms=terms_of(config),
+            chain_terms=chain_terms(config, terms_of(config)),
         )
         for node in plan.nodes
     ]
@@ -102,11 +103,9 @@ def configuration_texts(config: Config) -> dict[str, str]:
         "data": {name: value for name, value in vars(config.data).items() if name not in ("path", "packages")},
         "lora": vars(config.lora),
         "training": training,
-        "aggregation": vars(config.aggregation),
-        "codec": vars(config.codec),
     }
     texts = {f"{group}.{name}": str(value) for group, values in groups.items() for name, value in values.items()}
-    return {"schema": "flock_ray/configuration/1", **texts}
+    return {"schema": "flock_ray/configuration/2", **texts}
 
 
 def configuration_hash(config: Config) -> bytes:
@@ -114,56 +113,71 @@ def configuration_hash(config: Config) -> bytes:
     return sha256(canonical_json(configuration_texts(config)))
 
 
-def task_terms(config: Config, reports: list[GroupInfo]) -> Terms:
-    """The terms that every node agrees on.
+def task_terms(config: Config, creator: str, reports: list[GroupInfo]) -> Terms:
+    """The terms of a task of `creator` that every node agrees on.
 
     Raises:
         ModelError: nodes loaded different base models.
     """
     first = reports[0]
     for report in reports[1:]:
-        if (report.model_hash, report.adapter, report.model_dtype) != (
-            first.model_hash, first.adapter, first.model_dtype,
-        ):  # fmt: skip
+        for part, ours, theirs in (
+            ("weights", first.hashes.weights, report.hashes.weights),
+            ("config.json", first.hashes.config, report.hashes.config),
+            ("tokenizer or chat template", first.hashes.tokenizer, report.hashes.tokenizer),
+            ("start adapter", first.adapter, report.adapter),
+        ):
+            if ours != theirs:
+                raise ModelError(
+                    f"node groups loaded different base models: {first.model_name} and {report.model_name} differ in"
+                    f" their {part} ({ours.hex()[:12]} and {theirs.hex()[:12]})"
+                )
+        if report.model_dtype != first.model_dtype:
             raise ModelError(
-                f"node groups loaded different base models: {first.model_name} {first.model_hash.hex()[:12]}"
-                f" ({first.model_dtype}) and {report.model_name} {report.model_hash.hex()[:12]} ({report.model_dtype})"
+                f"node groups loaded different base models: {first.model_name} in {first.model_dtype} and"
+                f" {report.model_dtype}; set model.dtype"
             )
-    return terms_of(config, first.model_hash)
+    return with_model(terms_of(config), creator, first.hashes, first.adapter)
 
 
-def terms_of(config: Config, base_model: bytes) -> Terms:
-    """The terms of a configuration, with the hash of the base model that was loaded."""
+def terms_of(config: Config) -> Terms:
+    """The terms of a configuration; `with_model` fills in what it does not know."""
     alliance, mechanism = config.alliance, config.mechanism
-    get_mechanism(mechanism.name)
+    declared = get_mechanism(mechanism.name).parameters
     return Terms(
+        creator="",
         configuration=configuration_hash(config),
-        base_model=base_model,
+        base_model=ZERO,
+        model_config=ZERO,
+        tokenizer=ZERO,
+        start_adapter=ZERO,
         num_epochs=alliance.num_epochs,
         num_voters=alliance.num_voters,
         num_proposers=alliance.num_proposers,
         max_unsettled=alliance.max_unsettled,
         pool=alliance.pool * TOKEN,
         min_stake=alliance.min_stake * TOKEN,
-        mechanism=mechanism.name,
         quantile_bp=basis_points(alliance.quantile),
         band_z_bp=basis_points(alliance.band_z),
         band_floor=alliance.band_floor,
         band_ceiling=alliance.band_ceiling,
         harmful_factor=alliance.harmful_factor,
         slash_fraction_bp=mechanism.slash_fraction,
-        voter_share_bp=mechanism.voter_share,
-        solvent=mechanism.solvent,
+        mechanism=mechanism.name,
+        mechanism_parameters=filled(declared, mechanism.parameters, "mechanism.parameters"),
         rule=config.aggregation.rule,
+        rule_parameters={},
+        wire_format=config.codec.name,
+        wire_format_parameters={"max_abs": round(config.codec.max_abs)},
     )
 
 
-def chain_terms(config: Config, terms_hash: bytes = ZERO, adapter: bytes = ZERO) -> TaskTerms:
-    """What the contract holds of a configuration, with the hashes of the terms and of the initial adapter."""
+def chain_terms(config: Config, terms: Terms) -> TaskTerms:
+    """What the contract holds of a configuration and the terms that come of it."""
     alliance, chain = config.alliance, config.chain
     return TaskTerms(
-        terms_hash=terms_hash,
-        model_hash=adapter,
+        terms_hash=terms.digest(),
+        model_hash=terms.start_adapter,
         target_set_hash=ZERO,
         pool=alliance.pool * TOKEN,
         min_stake=alliance.min_stake * TOKEN,

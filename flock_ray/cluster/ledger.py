@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from flock_ray.chain.eip712 import Domain
@@ -30,10 +30,14 @@ class Ledger(Protocol):
     def relayer(self) -> str:
         """Account that reports name for the relayer's share."""
 
+    @property
+    def creator(self) -> str:
+        """Account that creates the task."""
+
     def facts(self) -> dict[str, Any]:
         """Backend, chain id and contracts, for the summary."""
 
-    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
     def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
@@ -63,11 +67,6 @@ class Ledger(Protocol):
         """{member: wei that it owns}, before the task was created (None) or after everybody was paid out."""
 
 
-def initial_state(terms: Terms, scope: Scope, seed: bytes, adapter: bytes, members: Sequence[MemberState]) -> TaskState:
-    """The state of epoch 1."""
-    return TaskState.first(terms, scope, tuple(members), seed, adapter)
-
-
 def collect_enrolments(
     groups: NodeGroups, task: bytes, creator: str, seed: bytes, contexts: dict[int, TxContext]
 ) -> dict[int, Enrolment]:
@@ -84,7 +83,7 @@ class NoLedger:
     def __init__(self, config: Config, accounts: dict[int, str]) -> None:
         """Count stakes of `accounts` as the configuration gives them."""
         self._config, self._accounts = config, accounts
-        self._creator = run_signer(config.seed, "creator").address
+        self.creator = run_signer(config.seed, "creator").address
         self._open: list[Settlement] = []
 
     @property
@@ -99,19 +98,18 @@ class NoLedger:
 
     def facts(self) -> dict[str, Any]:
         """The backend's name, and the account that would be the creator's on an embedded chain."""
-        return {"backend": "none", "chain_id": 0, "creator": self._creator, "contracts": {}}
+        return {"backend": "none", "chain_id": 0, "creator": self.creator, "contracts": {}}
 
-    def create_task(self, terms: Terms, adapter: bytes, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
         """The first state, with the stakes of the configuration."""
         seed, slots = fixed_genesis(self._config.seed), self._config.alliance.slots_per_member
-        task = chain_terms(self._config, terms.digest(), adapter).task_id(self._creator, seed)
-        enrolments = collect_enrolments(groups, task, self._creator, seed, {})
-        members = [
+        task = chain_terms(self._config, terms).task_id(self.creator, seed)
+        enrolments = collect_enrolments(groups, task, self.creator, seed, {})
+        members = tuple(
             MemberState(self._accounts[number], slots, enrolment.tip, terms.min_stake * slots)
             for number, enrolment in enrolments.items()
-        ]
-        scope = Scope(0, bytes(20), task)
-        return initial_state(terms, scope, seed, adapter, members)
+        )
+        return TaskState.first(terms, Scope(0, bytes(20), task), members, seed)
 
     def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Nothing to send."""

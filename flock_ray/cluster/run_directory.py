@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -32,10 +32,13 @@ from flock_ray.protocol.epoch import advance, derive, skip
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
 from flock_ray.protocol.record import Record
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.telemetry.summary import write_json, write_text
+
+RUN_SCHEMA = "flock_ray/run/2"
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class RunDirectory:
         chain: Mapping[str, Any],
         balances: Mapping[int, int],
         configuration: Mapping[str, str],
+        left: Sequence[Change] = (),
     ) -> None:
         """Write what the task was created on; point `latest` to this run.
 
@@ -127,18 +131,19 @@ class RunDirectory:
             chain: facts of the ledger.
             balances: {member: wei that it owned before it staked}.
             configuration: what `state.terms.configuration` is the hash of.
+            left: leaves of members before the start.
         """
         scope = state.scope
         value = {
-            "terms": asdict(state.terms),
+            "schema": RUN_SCHEMA,
+            "terms": state.terms.json(),
             "configuration": dict(configuration),
             "chain_id": scope.chain_id,
             "contract": to_hex(scope.contract),
             "task": to_hex(scope.task),
             "seed": to_hex(state.seed),
-            "adapter": to_hex(state.adapter),
-            "members": [[m.account, m.slots, to_hex(m.chain_tip), m.stake, m.delegated] for m in state.members],
-            "creator": chain["creator"],
+            "members": [member.joined_row for member in state.members],
+            "left": [list(change.row) for change in left],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
             "balances": [balances[number] for number in range(len(state.members))],
@@ -201,15 +206,18 @@ class RunDirectory:
             RunDirectoryError: the terms are others than the run's.
         """
         value, _, _ = self.read_task()
-        if "creator" not in value:
+        if value.get("schema") != RUN_SCHEMA:
             raise RunDirectoryError(f"{self.path} is of an earlier version, whose tasks this one does not know")
+        for name, agreed in terms.json().items():
+            if value["terms"].get(name) != agreed:
+                raise RunDirectoryError(
+                    f"{self.path}: its members agreed on {name} = {value['terms'].get(name)}, and config.yaml with"
+                    f" this model gives {agreed}"
+                )
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
-        members = tuple(
-            MemberState(account, slots, from_hex(tip), stake, delegated=delegated)
-            for account, slots, tip, stake, delegated in value["members"]
-        )
-        adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
-        return TaskState.first(terms, scope, members, seed, adapter)
+        members = tuple(map(MemberState.read_joined, value["members"]))
+        left = [Change(*row) for row in value["left"]]
+        return TaskState.first(terms, scope, members, from_hex(value["seed"]), left)
 
     def signed_epochs(
         self, state: TaskState, domain: Domain, relayer: str, store: BlobStore
@@ -238,7 +246,7 @@ class RunDirectory:
                     f"{self._receipt(state.epoch)} does not read as a receipt ({type(error).__name__}: {error})"
                 ) from error
             epochs.append(epoch)
-            state = advance(state, epoch.record, report_hash(epoch.attestation.report))
+            state = advance(epoch.state, epoch.record, report_hash(epoch.attestation.report))
         return epochs, state
 
     def _replay(
@@ -248,6 +256,7 @@ class RunDirectory:
             SignedMessage(store.get(from_hex(digest), MAX_BYTES), from_hex(signature, 65))
             for digest, signature in receipt["messages"].items()
         ]
+        state = state.changed(*self._changes(state.epoch))
         record = derive(state, MessageVerifier(domain).inbox(bulletin, state))
         report = report_of(record, domain, relayer)
         named = {int(voter): from_hex(signature, 65) for voter, signature in receipt["signatures"].items()}
@@ -258,6 +267,11 @@ class RunDirectory:
         settlement = Settlement(state.epoch, settled["transaction"], settled["gas_used"]) if settled else None
         attestation = Attestation(record.data, report, signatures)
         return SignedEpoch(state, record, attestation, settlement, receipt["wall_seconds"])
+
+    def _changes(self, epoch: int) -> tuple[list[Change], list[MemberState]]:
+        """The changes of members that a record names, and those that they let in."""
+        record = _read_json(self._record(epoch))
+        return [Change(*row) for row in record["changes"]], list(map(MemberState.read_joined, record["joined"]))
 
     @property
     def abandoned_epochs(self) -> list[int]:

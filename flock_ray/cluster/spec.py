@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
@@ -11,7 +11,7 @@ from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
-from flock_ray.training.model import ModelSpec
+from flock_ray.training.model import ModelHashes, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
-        terms: what the members agree on; the group fills in the hash of the base model that it loads.
+        terms: what the members agree on; the group fills in who created the task, and what it loads.
         chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
 
@@ -104,7 +104,7 @@ class GroupInfo:
     Attributes:
         members: those that it hosts.
         model_name: of the base model.
-        model_hash: of its weights.
+        hashes: of its files.
         model_dtype: `bfloat16` or `float32`.
         num_parameters: of the base model.
         adapter: hash of the initial adapter, which is in the store.
@@ -112,10 +112,18 @@ class GroupInfo:
 
     members: tuple[HostedMember, ...]
     model_name: str
-    model_hash: bytes
+    hashes: ModelHashes
     model_dtype: str
     num_parameters: int
     adapter: bytes
+
+
+def with_model(terms: Terms, creator: str, hashes: ModelHashes, adapter: bytes) -> Terms:
+    """The terms with the account that created the task and the hashes of what was loaded."""
+    return replace(
+        terms, creator=creator, base_model=hashes.weights, model_config=hashes.config, tokenizer=hashes.tokenizer,
+        start_adapter=adapter,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

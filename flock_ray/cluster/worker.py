@@ -27,7 +27,7 @@ from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing import SigningBatch
-from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult
+from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult, with_model
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ChainError, ProtocolError
@@ -103,7 +103,7 @@ class Worker:
         self._adapter = self._bench.initial_adapter()
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
-            hosted, base.name, base.hash, str(base.dtype).removeprefix("torch."), base.num_parameters,
+            hosted, base.name, base.hashes, str(base.dtype).removeprefix("torch."), base.num_parameters,
             self._adapter,
         )  # fmt: skip
 
@@ -164,7 +164,7 @@ class Worker:
             ChainError: it is another task.
         """
         spec = self._spec
-        agreed = replace(spec.terms, base_model=self._bench.base.hash)
+        agreed = with_model(spec.terms, creator, self._bench.base.hashes, self._adapter)
         terms = replace(spec.chain_terms, terms_hash=agreed.digest(), model_hash=self._adapter)
         if task != terms.task_id(creator, seed):
             raise ChainError(f"task 0x{task.hex()} has other terms than the configuration of node group {spec.index}")
@@ -249,13 +249,13 @@ class Worker:
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 
-    def see(self, bulletin: Bulletin) -> PhaseResult:
+    def acknowledge(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign the list of commitments that they hold."""
         held = sorted(message.digest for message in self._inbox(bulletin).all(Kind.COMMITMENT))
         body = {"commitments": [to_hex(digest) for digest in held]}
         with self._hosting.signing(self._state) as signing:
             for voter in self._voters():
-                signing.add(voter, Kind.SEEN, body)
+                signing.add(voter, Kind.ACKNOWLEDGEMENT, body)
         return self._result(self._sign(signing))
 
     def publish(self) -> PhaseResult:

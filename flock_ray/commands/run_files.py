@@ -110,13 +110,17 @@ class RunFiles:
         """
         from flock_ray.cluster.launch import chain_terms, terms_of  # slow: it imports torch
         from flock_ray.cluster.run_directory import load_config
+        from flock_ray.cluster.spec import with_model
+        from flock_ray.training.model import ModelHashes
 
         config = load_config(self.path)
 
         def digest() -> bytes:
-            task = self._task_file
-            terms = terms_of(config, from_hex(task["terms"]["base_model"]))
-            return chain_terms(config, terms.digest(), from_hex(task["adapter"])).digest(str(task["creator"]))
+            task, creator = self._task_file, str(self._task_file["creator"])
+            named = ("base_model", "model_config", "tokenizer")
+            hashes = ModelHashes(*(from_hex(task["terms"][name]) for name in named))
+            terms = with_model(terms_of(config), creator, hashes, from_hex(task["terms"]["start_adapter"]))
+            return chain_terms(config, terms).digest(creator)
 
         return self._parsed("task.json", digest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
@@ -9,6 +10,7 @@ from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.parameters import Parameter, filled
 from flock_ray.protocol.roles import quorum
 
 CAPTURE_LIMIT = 1e-3
@@ -28,7 +30,7 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (0, inf): ("alliance.band_z", "training.weight_decay", "chain.chain_id", "chain.claim_every"),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
-    (0, 10_000): ("mechanism.voter_share", "mechanism.slash_fraction"),
+    (0, 10_000): ("mechanism.slash_fraction",),
     (0, 65_535): ("chain.port",),
     (0, 2**63 - 1): ("seed",),
     (1, 96): ("alliance.num_voters",),  # the contracts' limit
@@ -78,6 +80,13 @@ def _check_ranges(config: Config) -> None:
         _require(0 < value < limit, f"{key} is {value}; it must be {limits}")
 
 
+def _check_parameters(where: str, declared: Mapping[str, Parameter], given: Mapping[str, int]) -> None:
+    try:
+        filled(declared, given, where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def check(config: Config) -> None:
     """Refuse values that do not fit together.
 
@@ -115,9 +124,10 @@ def check(config: Config) -> None:
     )
     strangers = [member for member in config.adversary.members if not 0 <= member < alliance.num_members]
     _require(not strangers, f"adversary.members names {strangers}; members are 0 to {alliance.num_members - 1}")
+    _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
     _require(
-        mechanism.solvent or (mechanism.name == "flock" and config.chain.backend is ChainBackend.none),
-        "mechanism.solvent=false pays more than the pool holds; it needs mechanism.name=flock and chain.backend=none",
+        mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
+        "mechanism.parameters.solvent=0 promises more than the pool holds; it needs chain.backend=none",
     )
     _require(
         bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,

@@ -215,16 +215,15 @@ class MechanismConfig:
     """Who is paid and who is slashed: `marginal`, `flock` or `open`.
 
     Attributes:
-        voter_share: share of an epoch's budget for voters (`marginal`), in basis points.
         slash_fraction: p, share of a member's stake that one slash takes, in basis points.
-        solvent: `flock` only: lower the pool by what was paid (false reproduces the published trace; needs
-            `chain.backend=none`).
+        parameters: integers by name, as the mechanism declares them. `marginal`: voter_share, the voters' share of an
+            epoch's budget in basis points. `flock`: solvent, 1 to lower the pool by what was paid; 0 reproduces the
+            published trace and needs `chain.backend=none`.
     """
 
     name: str = "marginal"
-    voter_share: int = 3_000
     slash_fraction: int = 1_000
-    solvent: bool = True
+    parameters: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -6,7 +6,7 @@ Every signer of a record calls `derive` on the signed messages and signs only it
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flock_ray.protocol.ballot import (
@@ -21,9 +21,9 @@ from flock_ray.protocol.ballot import (
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox, computed_once
 from flock_ray.protocol.mechanism import Outcome, get_mechanism
-from flock_ray.protocol.message import Kind, Manifest, read_commitment, read_manifest, read_seen
+from flock_ray.protocol.message import Kind, Manifest, read_acknowledgement, read_commitment, read_manifest
 from flock_ray.protocol.record import Record
-from flock_ray.protocol.roster import Change, Roster, due_epoch
+from flock_ray.protocol.roster import Change, due_epoch
 from flock_ray.protocol.seed import next_seed, reveal_matches, reveals_digest, skip_seed
 from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState, Slash, TaskState
 from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
@@ -35,8 +35,8 @@ def listed_commitments(state: TaskState, inbox: Inbox) -> dict[int, bytes]:
     roles = state.roles
     seats: Counter[bytes] = Counter()
     for voter, held in roles.voter_seats.items():
-        if message := inbox.single(Kind.SEEN, voter):
-            for digest in read_seen(message):
+        if message := inbox.single(Kind.ACKNOWLEDGEMENT, voter):
+            for digest in read_acknowledgement(message):
                 seats[digest] += held
     listed = {}
     for proposer in sorted(set(roles.proposers)):
@@ -162,20 +162,22 @@ class _Accounting:
     removed: tuple[Change, ...]
 
 
-def _settle_money(state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash]) -> _Accounting:
-    """Pay and slash.
+def _settle_money(
+    state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash], noted: Mapping[int, Mapping[str, int]]
+) -> _Accounting:
+    """Pay and slash, and keep what the mechanism notes of members.
 
     A slash takes at most the stake, the member's own part first. Of that a tenth goes to the relayer and the rest into
     the escrow; what delegators lose is gone. In FLock's historic form nine tenths return to the pool instead. Who keeps
     less than half of what its slots cost has to leave.
     """
     members = [
-        replace(member, earned=member.earned + rewards.get(number, 0)) for number, member in enumerate(state.members)
+        replace(member, earned=member.earned + rewards.get(number, 0), noted=noted.get(number, member.noted))
+        for number, member in enumerate(state.members)
     ]
-    solvent = state.terms.solvent
-    pool_left = state.pool_left - (sum(rewards.values()) if solvent else 0)
-    escrow, roster = state.escrow, state.roster.settled(state.epoch)
-    done, removed = [], list[Change]()
+    promises_more = get_mechanism(state.terms.mechanism).promises_more(state.terms)
+    pool_left = state.pool_left - (0 if promises_more else sum(rewards.values()))
+    escrow, done, removed = state.escrow, [], list[Change]()
     for slash in slashes:
         before = members[slash.member]
         amount = min(slash.amount, before.stake)
@@ -188,18 +190,19 @@ def _settle_money(state: TaskState, rewards: dict[int, int], slashes: Sequence[S
         )
         members[slash.member] = after
         kept = own - own * RELAYER_SHARE_BP // 10_000
-        pool_left, escrow = (pool_left, escrow + kept) if solvent else (pool_left + kept, escrow)
+        pool_left, escrow = (pool_left + kept, escrow) if promises_more else (pool_left, escrow + kept)
         done.append(replace(slash, amount=amount))
-        removed += _removed(state, roster.announced(removed), slash.member, after)
+        if all(change.member != slash.member for change in removed):
+            removed += _removed(state, slash.member, after)
     return _Accounting(tuple(members), pool_left, escrow, tuple(done), tuple(removed))
 
 
-def _removed(state: TaskState, roster: Roster, number: int, member: MemberState) -> list[Change]:
+def _removed(state: TaskState, number: int, member: MemberState) -> list[Change]:
     """The leave of a member whose stake is below half of what its slots cost; none if it would count too late."""
     epoch = due_epoch(state.epoch, state.terms.max_unsettled)
     if 2 * member.stake >= member.slots * state.terms.min_stake or epoch > state.terms.num_epochs:
         return []
-    return [Change(number, member.slots, epoch, leaves=True)] if roster.stays(number) else []
+    return [Change(number, member.slots, epoch, leaves=True)] if state.stays(number) else []
 
 
 @computed_once
@@ -212,10 +215,11 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
     """
     assert all(state.concerns(message) for message in inbox.messages)
     outcome, accepted = decide(state, inbox)
-    rewards = get_mechanism(state.terms.mechanism).rewards(outcome, accepted)
+    mechanism = get_mechanism(state.terms.mechanism)
+    rewards = mechanism.rewards(outcome, accepted)
     assert sum(rewards.values()) <= outcome.budget
     due = [*state.carried, *_new_slashes(outcome, accepted, inbox)]
-    money = _settle_money(state, rewards, due[:MAX_SLASHES])
+    money = _settle_money(state, rewards, due[:MAX_SLASHES], mechanism.noted(outcome, accepted))
     reveals = {voter: ballot.reveal for voter, ballot in opened_ballots_b(state, inbox).items()}
     digest = reveals_digest(reveals)
     candidate = outcome.candidate.candidate
@@ -226,6 +230,8 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         next_seed=next_seed(state.seed, digest),
         previous_report=state.previous_report,
         previous_record=state.previous_record,
+        changes=state.changes,
+        joined=state.members[state.num_before :],
         roles=outcome.roles,
         messages=tuple((str(message.kind), message.member, message.digest) for message in inbox.messages),
         reveals=reveals,
@@ -239,6 +245,11 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         carried=tuple(due[MAX_SLASHES:]),
         removed=money.removed,
         members=money.members,
+        changed=tuple(
+            number
+            for number, (before, after) in enumerate(zip(state.members, money.members, strict=True))
+            if before != after
+        ),
         pool_left=money.pool_left,
         escrow=money.escrow,
     )
@@ -262,10 +273,12 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         pool_left=record.pool_left,
         previous_report=report_hash,
         previous_record=record.digest,
-        roster=state.roster.settled(state.epoch).announced(record.removed),
+        roster=state.applied,
         carried=record.carried,
         escrow=record.escrow,
-        num_changes=state.num_changes + len(record.removed),
+        leaving=(*state.leaving, *record.removed),
+        changes=(),
+        num_before=len(record.members),
     )
 
 

@@ -8,14 +8,14 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from flock_ray.protocol.ballot import read_ballot_a, read_ballot_b
-from flock_ray.protocol.message import Kind, Message, read_commitment, read_manifest, read_seen
+from flock_ray.protocol.message import Kind, Message, read_acknowledgement, read_commitment, read_manifest
 from flock_ray.protocol.state import TaskState
 
 T = TypeVar("T")
 
 _READERS: dict[Kind, Callable[[Message], Any]] = {
     Kind.COMMITMENT: read_commitment,
-    Kind.SEEN: read_seen,
+    Kind.ACKNOWLEDGEMENT: read_acknowledgement,
     Kind.MANIFEST: read_manifest,
     Kind.BALLOT_A_COMMITMENT: read_commitment,
     Kind.BALLOT_A: read_ballot_a,

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from flock_ray.protocol.parameters import Parameter
 from flock_ray.protocol.roles import Roles
-from flock_ray.protocol.state import TaskState
+from flock_ray.protocol.state import TaskState, Terms
 from flock_ray.protocol.verdict import CandidateVerdict, Consensus, ProposalVerdict
 
 _UNIT = 1_000_000
@@ -48,8 +49,14 @@ class Outcome:
 
 
 class Mechanism(Protocol):
-    """A payment rule."""
+    """A payment rule.
 
+    Attributes:
+        parameters: its integer parameters, whose values the terms hold.
+        scores_proposals, scores_candidate: whether voters score each proposal, and the candidate.
+    """
+
+    parameters: ClassVar[Mapping[str, Parameter]]
     scores_proposals: ClassVar[bool]
     scores_candidate: ClassVar[bool]
 
@@ -61,6 +68,26 @@ class Mechanism(Protocol):
 
     def slashed(self, outcome: Outcome, accepted: bool) -> dict[int, str]:
         """{member: reason} of the members that lose p * stake."""
+
+    def noted(self, outcome: Outcome, accepted: bool) -> dict[int, dict[str, int]]:
+        """{member: integers by name} of the members of which it keeps something else than before the epoch."""
+
+    def promises_more(self, terms: Terms) -> bool:
+        """Whether payments leave the pool as it is, so that later budgets promise more than it holds."""
+
+
+class _Plain:
+    """What most mechanisms share: no parameters, nothing kept of members, never more promised than is there."""
+
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+
+    def noted(self, outcome: Outcome, accepted: bool) -> dict[int, dict[str, int]]:
+        """Nothing."""
+        return {}
+
+    def promises_more(self, terms: Terms) -> bool:
+        """No."""
+        return False
 
 
 def share_out(amount: int, weights: Mapping[int, int]) -> dict[int, int]:
@@ -75,13 +102,16 @@ def closeness(own: int, consensus: Consensus) -> int:
     return max(0, _UNIT - abs(own - consensus.score) * _UNIT // scale)
 
 
-class Marginal:
+class Marginal(_Plain):
     """Pays proposers for their marginal value and voters for measuring it.
 
     A share of the budget goes to the voters by closeness to the consensus, the rest to accepted proposals by
     (score - band). In a rejected epoch proposers are unpaid, voters are paid. Harmful proposals are slashed.
+
+    Parameters: voter_share, the voters' share of a budget in basis points.
     """
 
+    parameters: ClassVar[Mapping[str, Parameter]] = {"voter_share": Parameter(3_000, 0, 10_000)}
     scores_proposals: ClassVar[bool] = True
     scores_candidate: ClassVar[bool] = True
 
@@ -92,7 +122,7 @@ class Marginal:
 
     def rewards(self, outcome: Outcome, accepted: bool) -> dict[int, int]:
         """Voters by closeness over their seats, proposers by (score - band) over their seats."""
-        for_voters = outcome.budget * outcome.state.terms.voter_share_bp // 10_000
+        for_voters = outcome.budget * outcome.state.terms.mechanism_parameters["voter_share"] // 10_000
         rewards = share_out(for_voters, self._voter_weights(outcome))
         if accepted:
             seats = outcome.roles.proposer_seats
@@ -121,14 +151,17 @@ class Marginal:
         }
 
 
-class Flock:
+class Flock(_Plain):
     """FLock's published rules: one vote on the mean of the valid proposals, whose fate all proposers share.
 
     Summed vote >= 0: proposers and agreeing voters earn pool / (epochs left) * stake share of the round, the others
-    are slashed; < 0: the reverse. `Terms.solvent` lowers the pool by what was paid; the historic form does not, and
-    so promises more than it holds.
+    are slashed; < 0: the reverse.
+
+    Parameters: solvent, 1 to lower the pool by what was paid, 0 for the historic form, which does not and so promises
+    more than it holds.
     """
 
+    parameters: ClassVar[Mapping[str, Parameter]] = {"solvent": Parameter(1, 0, 1)}
     scores_proposals: ClassVar[bool] = False
     scores_candidate: ClassVar[bool] = True
 
@@ -156,6 +189,10 @@ class Flock:
             losers |= {proposal.member: "rejected" for proposal in outcome.accepted_proposals}
         return losers
 
+    def promises_more(self, terms: Terms) -> bool:
+        """In its historic form."""
+        return not terms.mechanism_parameters["solvent"]
+
     @staticmethod
     def _votes(outcome: Outcome) -> Mapping[int, int]:
         return outcome.candidate.consensus.gains if outcome.candidate.consensus else {}
@@ -165,7 +202,7 @@ class Flock:
         return sum(seats[voter] * (1 if gain >= 0 else -1) for voter, gain in self._votes(outcome).items())
 
 
-class Open:
+class Open(_Plain):
     """No scores: every valid proposal is accepted and paid the same per seat. For benchmarks and trusted consortia."""
 
     scores_proposals: ClassVar[bool] = False

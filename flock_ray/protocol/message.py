@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.hashing import sha256
 
-SCHEMA = "flock_ray/message/1"
+SCHEMA = "flock_ray/message/2"
 MAX_BYTES = 1 << 20
 
 
@@ -23,7 +23,7 @@ class Kind(StrEnum):
     """Kinds of messages, in the order of an epoch."""
 
     COMMITMENT = "commitment"
-    SEEN = "seen"
+    ACKNOWLEDGEMENT = "acknowledgement"
     MANIFEST = "manifest"
     BALLOT_A_COMMITMENT = "ballot_a_commitment"
     BALLOT_A = "ballot_a"
@@ -148,7 +148,7 @@ def read_commitment(message: Message) -> bytes:
 
 
 @read_once
-def read_seen(message: Message) -> tuple[bytes, ...]:
+def read_acknowledgement(message: Message) -> tuple[bytes, ...]:
     """Digests (32 bytes each) of the commitment messages that a voter holds, ascending and distinct.
 
     Raises:

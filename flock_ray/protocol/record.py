@@ -13,7 +13,7 @@ from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Slash
 from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
 
-SCHEMA = "flock_ray/record/2"
+SCHEMA = "flock_ray/record/3"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Record:
     """One epoch, as every voter derives it from the same signed messages.
 
     Attributes:
+        changes: changes of the members that reached the roster since the record before, in the order of the requests.
+        joined: the members that they let in, as they were before the epoch.
         messages: (kind, member, SHA-256) of every message of the inbox, in canonical order.
         reveals: {voter: preimage} of the voters whose ballot B counted.
         accepted: whether the candidate became the global adapter.
@@ -28,7 +30,8 @@ class Record:
         rewards: {member: wei} of this epoch.
         slashes: what the report carries, in order; carried: what is left for the next report.
         removed: leaves of members whose stake slashes brought below half of what their slots cost.
-        members: every member's money after the epoch.
+        members: every member after the epoch; changed: numbers of those that the epoch changed, which alone are
+            written.
         pool_left: wei after the epoch.
         escrow: wei of slashed own stake after the epoch.
     """
@@ -39,6 +42,8 @@ class Record:
     next_seed: bytes
     previous_report: bytes
     previous_record: bytes
+    changes: tuple[Change, ...]
+    joined: tuple[MemberState, ...]
     roles: Roles
     messages: tuple[tuple[str, int, bytes], ...]
     reveals: Mapping[int, bytes]
@@ -52,6 +57,7 @@ class Record:
     carried: tuple[Slash, ...]
     removed: tuple[Change, ...]
     members: tuple[MemberState, ...]
+    changed: tuple[int, ...]
     pool_left: int
     escrow: int
 
@@ -77,6 +83,8 @@ class Record:
             "next_seed": to_hex(self.next_seed),
             "previous_report": to_hex(self.previous_report),
             "previous_record": to_hex(self.previous_record),
+            "changes": [list(change.row) for change in self.changes],
+            "joined": [member.joined_row for member in self.joined],
             "voters": list(self.roles.voters),
             "proposers": list(self.roles.proposers),
             "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.messages],
@@ -96,11 +104,7 @@ class Record:
             "slashes": [slash.json() for slash in self.slashes],
             "carried": [slash.json() for slash in self.carried],
             "removed": [[change.member, change.epoch] for change in self.removed],
-            "members": [
-                [member.account, member.stake, member.delegated, member.earned, member.slashed]
-                for member in self.members
-            ],
-            "leaves": [list(leaf) for leaf in self.leaves],
+            "members": [[number, *self.members[number].row] for number in self.changed],
             "pool_left": self.pool_left,
             "escrow": self.escrow,
         }

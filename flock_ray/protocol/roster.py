@@ -32,6 +32,11 @@ class Change:
     epoch: int
     leaves: bool
 
+    @property
+    def row(self) -> tuple[int, int, int, bool]:
+        """The change in a record."""
+        return self.member, self.slots, self.epoch, self.leaves
+
 
 def due_epoch(last_settled: int, max_unsettled: int) -> int:
     """First epoch that a change requested now can affect: nobody can be training it yet, or know its seed.
@@ -60,18 +65,18 @@ def change_slots(slots: Sequence[Slot], change: Change) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True)
 class Roster:
-    """The slots of the last settled epoch, and the changes that are pending.
+    """The slots of the last settled epoch, and the changes that wait.
 
     Attributes:
         slots: the list.
-        waiting: pending changes in the order of the requests.
+        waiting: changes to apply, in the order of the requests.
     """
 
     slots: tuple[Slot, ...]
     waiting: tuple[Change, ...] = ()
 
     def announced(self, changes: Iterable[Change]) -> Roster:
-        """The roster with more changes pending."""
+        """The roster with more changes waiting."""
         return Roster(self.slots, (*self.waiting, *changes))
 
     def stays(self, member: int) -> bool:

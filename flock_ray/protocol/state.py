@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
-from flock_ray.protocol.encoding import Json, canonical_json, to_hex
+from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.roles import Roles, roles
-from flock_ray.protocol.roster import Roster, founders
+from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
 TERMS_SCHEMA = "flock_ray/terms/2"
 MAX_SLASHES = 16
+_MAX_AMOUNT = 1 << 128
 RELAYER_SHARE_BP = 1_000
 
 
@@ -79,6 +80,11 @@ class Terms:
         return sha256(canonical_json(self.json()))
 
 
+def is_amount(value: object) -> bool:
+    """Whether `value` is an integer in [0, 2^128) and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_AMOUNT
+
+
 @dataclass(frozen=True)
 class Scope:
     """What a commitment is bound to besides the epoch, so that it cannot be replayed elsewhere.
@@ -120,6 +126,30 @@ class MemberState:
     delegated: int = 0
     noted: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def joined_row(self) -> Json:
+        """What a member comes into the task with: account, slots, hash-chain tip, stake, its delegators' part."""
+        return [self.account, self.slots, to_hex(self.chain_tip), self.stake, self.delegated]
+
+    @classmethod
+    def read_joined(cls, row: object) -> MemberState:
+        """The member of such a row.
+
+        Raises:
+            ValueError: it is no such row.
+        """
+        if not isinstance(row, list) or len(row) != 5:
+            raise ValueError("a member is [account, slots, hash-chain tip, stake, delegated]")
+        account, slots, tip, stake, delegated = row
+        if not isinstance(account, str) or any(not is_amount(count) for count in (slots, stake, delegated)):
+            raise ValueError("a member has an account, and counts of slots, stake and delegated stake")
+        return cls(account, slots, from_hex(tip), stake, delegated=delegated)
+
+    @property
+    def row(self) -> tuple[Json, ...]:
+        """What an epoch may change of it: stake, its delegators' part, earned, slashed, what the mechanism noted."""
+        return self.stake, self.delegated, self.earned, self.slashed, dict(self.noted)
+
 
 @dataclass(frozen=True)
 class Slash:
@@ -144,8 +174,11 @@ class TaskState:
         adapter: hash of the global adapter.
         pool_left: wei not yet committed.
         escrow: wei of own stake that slashes took, which nobody is paid from.
-        roster: slots of the last settled epoch, and the changes that wait.
-        num_changes: changes of the members so far, those that wait included.
+        roster: slots of the last settled epoch, and the changes that are due: those that wait were too many for one
+            epoch.
+        num_changes: changes of the members so far that reached `roster`; the next one has this number in their order.
+        leaving: leaves that slashes brought about and that are not due yet.
+        changes: those that reached `roster` since the last signed epoch; `num_before`: members before them.
         previous_report, previous_record: hashes, zero before the first epoch.
         carried: slashes that did not fit into earlier reports.
     """
@@ -163,19 +196,66 @@ class TaskState:
     carried: tuple[Slash, ...] = ()
     escrow: int = 0
     num_changes: int = 0
+    leaving: tuple[Change, ...] = ()
+    changes: tuple[Change, ...] = ()
+    num_before: int = 0
 
     @classmethod
     def first(
-        cls, terms: Terms, scope: Scope, members: tuple[MemberState, ...], seed: bytes, adapter: bytes
+        cls,
+        terms: Terms,
+        scope: Scope,
+        members: tuple[MemberState, ...],
+        seed: bytes,
+        left: Sequence[Change] = (),
     ) -> TaskState:
-        """The state of epoch 1."""
-        roster = Roster(founders(member.slots for member in members))
-        return cls(terms, scope, members, 1, seed, adapter, terms.pool, ZERO, ZERO, roster)
+        """The state of epoch 1.
+
+        Args:
+            terms: of the task.
+            scope: where it is settled.
+            members: whoever joined, in their order.
+            seed: of epoch 1.
+            left: the leaves of those that did not stay until the start.
+        """
+        slots = founders(member.slots for member in members)
+        for change in left:
+            slots = change_slots(slots, change)
+        return cls(
+            terms, scope, members, 1, seed, terms.start_adapter, terms.pool, ZERO, ZERO, Roster(slots),
+            num_changes=len(left), num_before=len(members),
+        )  # fmt: skip
+
+    def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:
+        """The state after changes of its members that are due in its epoch.
+
+        Args:
+            changes: in the order of the requests.
+            joined: the members that they let in, in their order.
+        """
+        assert all(change.epoch <= self.epoch for change in changes)
+        return replace(
+            self,
+            members=(*self.members, *joined),
+            roster=self.roster.announced(changes),
+            num_changes=self.num_changes + len(changes),
+            leaving=tuple(change for change in self.leaving if change.epoch > self.epoch),
+            changes=(*self.changes, *changes),
+        )
+
+    @cached_property
+    def applied(self) -> Roster:
+        """The slots that the next epoch draws from, and the changes that wait on."""
+        return self.roster.settled(self.epoch)
 
     @property
     def slot_owners(self) -> tuple[int, ...]:
         """Member of each slot of the next epoch."""
-        return self.roster.settled(self.epoch).owners
+        return self.applied.owners
+
+    def stays(self, member: int) -> bool:
+        """Whether a member holds slots in the next epoch and has not been made to leave."""
+        return self.applied.stays(member) and all(change.member != member for change in self.leaving)
 
     @cached_property
     def roles(self) -> Roles:

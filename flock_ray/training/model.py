@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,21 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class ModelHashes:
+    """What members must have alike of a base model, 32 bytes each.
+
+    Attributes:
+        weights: names and contents of its weight files.
+        config: its `config.json`: two folders with the same weights may differ in `rope_theta`.
+        tokenizer: its tokenizer files and chat template.
+    """
+
+    weights: bytes
+    config: bytes
+    tokenizer: bytes
+
+
+@dataclass(frozen=True)
 class BaseModel:
     """The resident base model.
 
@@ -58,7 +74,7 @@ class BaseModel:
         model: causal language model, frozen, without key-value cache; in host memory until an engine moves it, or
             sharded over the devices of several ranks.
         name: for people.
-        hash: SHA-256 over the names and contents of its weight files.
+        hashes: of its files.
         dtype: of its weights.
         num_parameters: how many, all shards together.
         device: where engines compute.
@@ -67,7 +83,7 @@ class BaseModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-    hash: bytes
+    hashes: ModelHashes
     dtype: torch.dtype
     num_parameters: int
     device: torch.device
@@ -142,6 +158,50 @@ def weights_hash(folder: Path) -> bytes:
         draft.write_text(json.dumps({"stamp": stamp, "hash": total.hexdigest()}))
         draft.replace(memo)
     return total.digest()
+
+
+_TOKENIZER_FILES = (
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json",
+    "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+_OF_THE_WRITER = frozenset(
+    ("_model_name_or_path", "_name_or_path", "dtype", "is_local", "local_files_only", "name_or_path", "torch_dtype",
+     "transformers_version")
+)  # fmt: skip
+"""Keys of configuration files that say where and by what they were written; the dtype is a setting of its own."""
+
+
+def files_hash(folder: Path, names: Sequence[str]) -> bytes:
+    """SHA-256 over (name, SHA-256) of those of the named files that a model folder has.
+
+    JSON files count by their values, whatever the order of their keys, less what tells of who wrote them.
+
+    Raises:
+        ModelError: a file does not read.
+    """
+    total = hashlib.sha256(b"flock_ray/files/1")
+    for name in sorted(names):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+            if path.suffix == ".json" and isinstance(value := json.loads(data), dict):
+                kept = {key: item for key, item in value.items() if key not in _OF_THE_WRITER}
+                data = json.dumps(kept, sort_keys=True).encode()
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} does not read: {error}") from error
+        total.update(sha256(name.encode()) + sha256(data))
+    return total.digest()
+
+
+def model_hashes(folder: Path) -> ModelHashes:
+    """Hashes of what members must have alike.
+
+    Raises:
+        ModelError: the folder has no weights, or a file does not read.
+    """
+    return ModelHashes(weights_hash(folder), files_hash(folder, ["config.json"]), files_hash(folder, _TOKENIZER_FILES))
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -231,4 +291,4 @@ def load_base(spec: ModelSpec) -> BaseModel:
     model.requires_grad_(False)
     model.config.use_cache = False
     size = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())  # DeepSpeed's
-    return BaseModel(model, tokenizer, name, weights_hash(folder), dtype, size, torch.device(spec.device))
+    return BaseModel(model, tokenizer, name, model_hashes(folder), dtype, size, torch.device(spec.device))

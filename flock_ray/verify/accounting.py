@@ -63,7 +63,7 @@ def rewards_of(outcome: Outcome) -> dict[int, int]:
 
 def _marginal(outcome: Outcome) -> dict[int, int]:
     """Voters by closeness to the consensus, accepted proposers by score above the band; both per seat."""
-    for_voters = outcome.budget * outcome.state.terms.voter_share_bp // 10_000
+    for_voters = outcome.budget * outcome.state.terms.mechanism_parameters["voter_share"] // 10_000
     rewards = _shares(for_voters, _voters_weights(outcome))
     if outcome.accepted:
         weights = {}
@@ -141,7 +141,7 @@ class Accounting:
     Attributes:
         escrow: own stake that slashes took so far, less the relayers' parts.
         slashes: the slashes in the report, clamped to the stakes; carried: those that did not fit into it.
-        roster: slots of the epoch, and the changes that wait; removed: those that the slashes brought about.
+        roster: slots of the epoch, and the changes that wait; removed: leaves that the slashes brought about.
     """
 
     members: tuple[MemberState, ...]
@@ -177,16 +177,16 @@ def settle_accounts(state: TaskState, rewards: Mapping[int, int], new: list[Slas
         removals.look_at(slash.member, member.stake - amount)
     roster = slots_of(state)
     pool, escrow = state.pool_left, state.escrow
-    if state.terms.solvent:
-        pool, escrow = pool - sum(rewards.values()), escrow + in_all
-    else:
+    if state.terms.mechanism == "flock" and not state.terms.mechanism_parameters["solvent"]:
         pool += in_all
+    else:
+        pool, escrow = pool - sum(rewards.values()), escrow + in_all
     return Accounting(
         tuple(members),
         pool,
         escrow,
         tuple(taken),
         tuple(waiting[MAX_SLASHES:]),
-        Roster(roster.slots, (*roster.waiting, *removals.changes)),
+        roster,
         tuple(removals.changes),
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
+
+from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
-from flock_ray.protocol.encoding import parse_json, to_hex
+from flock_ray.protocol.encoding import from_hex, parse_json, to_hex
 from flock_ray.protocol.hashing import ZERO, word
-from flock_ray.protocol.state import TaskState
+from flock_ray.protocol.roster import Change
+from flock_ray.protocol.state import MemberState, TaskState
 from flock_ray.verify.accounting import RELAYER_PART
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay
@@ -128,25 +132,38 @@ class ChainCheck:
         }
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
-        require_equal(info["numMembers"], len(state.members), "number of members on chain")
+        require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
         for number, member in enumerate(state.members):
-            on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
-            member_terms = {
-                "account": member.account.lower(),
-                "slots": member.slots,
-                "chainTip": to_hex(member.chain_tip),
-            }
-            require_equal(on_chain, member_terms, f"member {number} on chain")
-            staked = self._single_log("TaskRegistry", "Joined", self._task, _topic(member.account))
-            require_equal(int.from_bytes(staked[1][32:64], "big"), member.stake, f"stake of member {number} on chain")
-            locked = self._single_log("StakeVault", "Locked", self._task, _topic(member.account))
-            delegated = int.from_bytes(locked[1][32:64], "big")
-            require_equal(delegated, member.delegated, f"delegated stake of member {number} on chain")
+            require_equal(member.joined_row, self._member(number).joined_row, f"member {number} in task.json")
+        left = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
+        started = TaskState.first(terms, state.scope, state.members, state.seed, left)
+        require_equal(state.roster.slots, started.roster.slots, "slots at the start")
+        require_equal(state.num_changes, len(left), "members that left before the start")
         require_equal(
             to_hex(self._single_log("TaskRegistry", "Started", self._task)[1][:32]),
             to_hex(state.seed),
             "first seed on chain",
         )
+
+    def changes(self, state: TaskState) -> tuple[list[Change], list[MemberState]]:
+        """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in."""
+        asked = self._changes(state.num_changes, self._info()["numChanges"])
+        due = list(takewhile(lambda change: change.epoch <= state.epoch, asked))
+        return due, [self._member(change.member) for change in due if not change.leaves]
+
+    def _changes(self, first: int, last: int) -> Iterator[Change]:
+        for number in range(first, last):
+            yield Change(*self._struct("TaskRegistry", "changeAt", self._task, number).values())
+
+    def _member(self, number: int) -> MemberState:
+        """A member as it joined."""
+        on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
+        account = to_checksum_address(on_chain["account"])
+        _, joined = self._single_log("TaskRegistry", "Joined", self._task, _topic(account))
+        _, locked = self._single_log("StakeVault", "Locked", self._task, _topic(account))
+        stake, delegated = int.from_bytes(joined[32:64], "big"), int.from_bytes(locked[32:64], "big")
+        tip = from_hex(on_chain["chainTip"])
+        return MemberState(account, on_chain["slots"], tip, stake, delegated=delegated)
 
     def epoch(self, epoch: SettledEpoch) -> None:
         """The epoch was settled once, with its report, by its receipt's transaction and with exactly its slashes."""
@@ -166,7 +183,7 @@ class ChainCheck:
         mined = self._node.receipt(transaction)
         assert mined is not None
         require_equal(epoch.gas_used, mined[0].gas_used, f"receipt of epoch {report.epoch}: gas used")
-        members = self._genesis.state.members
+        members = epoch.replay.state.members
         slashes = [
             (member, int.from_bytes(data[:32], "big"))
             for member in sorted({member for member, _ in report.slashes})
@@ -199,7 +216,6 @@ class ChainCheck:
             "seed": to_hex(following.seed),
             "poolLeft": 0,
             "escrow": 0,
-            "numChanges": following.num_changes,
             "skips": last - (report.epoch if report else 0),
         }
         require_equal(self._info(), expected, "task on chain")

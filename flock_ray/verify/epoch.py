@@ -56,12 +56,17 @@ class Replay:
         """The record as a JSON value."""
         state, consensus = self.state, self.candidate.consensus
         return {
-            "schema": "flock_ray/record/2",
+            "schema": "flock_ray/record/3",
             "task": to_hex(state.scope.task),
             "epoch": state.epoch,
             "seed": to_hex(state.seed),
             "previous_report": to_hex(state.previous_report),
             "previous_record": to_hex(state.previous_record),
+            "changes": [[one.member, one.slots, one.epoch, one.leaves] for one in state.changes],
+            "joined": [
+                [member.account, member.slots, to_hex(member.chain_tip), member.stake, member.delegated]
+                for member in state.members[state.num_before :]
+            ],
             "voters": list(self.seats.voters),
             "proposers": list(self.seats.proposers),
             "messages": [[kind, member, to_hex(digest)] for kind, member, digest in self.messages.named],
@@ -89,10 +94,10 @@ class Replay:
             "carried": [slash.json() for slash in self.accounting.carried],
             "removed": [[change.member, change.epoch] for change in self.accounting.removed],
             "members": [
-                [member.account, member.stake, member.delegated, member.earned, member.slashed]
-                for member in self.accounting.members
+                [number, after.stake, after.delegated, after.earned, after.slashed, dict(after.noted)]
+                for number, (before, after) in enumerate(zip(state.members, self.accounting.members, strict=True))
+                if after != before
             ],
-            "leaves": [list(leaf) for leaf in self.leaves],
             "pool_left": self.accounting.pool_left,
             "escrow": self.accounting.escrow,
         }
@@ -138,7 +143,9 @@ class Replay:
             carried=self.accounting.carried,
             roster=self.accounting.roster,
             escrow=self.accounting.escrow,
-            num_changes=self.state.num_changes + len(self.accounting.removed),
+            leaving=(*self.state.leaving, *self.accounting.removed),
+            changes=(),
+            num_before=len(self.state.members),
         )
 
 

@@ -16,12 +16,13 @@ from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.draw import genesis_seed
 from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.membership import left_before
 from flock_ray.verify.report import SigningDomain
-from flock_ray.verify.scores import SCORED
+from flock_ray.verify.scores import PARAMETERS, SCORED
 
 MAX_EPOCHS = 100_000
-MAX_SLOTS = 256
 MAX_MEMBERS = 10_000
+MAX_SLOTS = 256
 _TOKEN = 10**18
 _BAD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -89,18 +90,15 @@ class TaskGenesis:
         """SHA-256 of everything that the members agreed on before the first epoch, their accounts included."""
         state = self.state
         value: dict[str, Json] = {
-            "schema": "flock_ray/anchor/2",
+            "schema": "flock_ray/anchor/3",
             "chain_id": self.domain.chain_id,
             "settlement": to_hex(self.domain.settlement),
             "distributor": to_hex(self.domain.distributor),
             "task": to_hex(state.scope.task),
             "terms": to_hex(state.terms.digest()),
             "seed": to_hex(state.seed),
-            "adapter": to_hex(state.adapter),
-            "members": [
-                [member.account, member.slots, to_hex(member.chain_tip), member.stake, member.delegated]
-                for member in state.members
-            ],
+            "members": [member.joined_row for member in state.members],
+            "slots": [list(slot) for slot in state.roster.slots],
         }
         return sha256(canonical_json(value))
 
@@ -113,8 +111,11 @@ def read_genesis(folder: RunFolder) -> TaskGenesis:
         VerificationError: they contradict each other.
     """
     value, config = folder.json("task.json"), folder.config()
-    if not {"terms", "configuration", "creator"} <= value.keys():
-        raise RunDirectoryError("task.json lacks terms or creator: the run was made by an earlier version")
+    if value.get("schema") != "flock_ray/run/2":
+        raise RunDirectoryError(
+            f"task.json is of schema {value.get('schema')!r}: the run was made by another version, whose runs this one"
+            " cannot verify"
+        )
     try:
         genesis = _read(value, config)
     except _BAD as error:
@@ -126,13 +127,10 @@ def read_genesis(folder: RunFolder) -> TaskGenesis:
 def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     terms = _terms(value["terms"])
     scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
-    members = tuple(
-        MemberState(str(account), _count(slots), from_hex(tip), _count(stake), delegated=_count(delegated))
-        for account, slots, tip, stake, delegated in value["members"]
-    )
-    adapter, seed = from_hex(value["adapter"]), from_hex(value["seed"])
+    members = tuple(map(MemberState.read_joined, value["members"]))
+    left, seed = left_before(value["left"]), from_hex(value["seed"])
     contracts = {name: bytes.fromhex(text[2:]) for name, text in value["contracts"].items()}
-    state = TaskState.first(terms, scope, members, seed, adapter)
+    state = TaskState.first(terms, scope, members, seed, left)
     configuration = {str(name): str(text) for name, text in value["configuration"].items()}
     if contracts:
         require_equal(contracts["settlement"], scope.contract, "task.json contracts.settlement")
@@ -151,9 +149,12 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
 
 
 def _terms(value: dict[str, Any]) -> Terms:
-    if set(value) != {item.name for item in fields(Terms)}:
+    if value.get("schema") != "flock_ray/terms/2":
+        raise ValueError("the terms have another schema")
+    if set(value) != {"schema", *(item.name for item in fields(Terms))}:
         raise ValueError("the terms have other fields")
-    read: dict[str, Callable[[object], Any]] = {"bytes": from_hex, "int": _count, "str": _text, "bool": _flag}
+    read: dict[str, Callable[[object], Any]] = {"bytes": from_hex, "int": _count, "str": _text}
+    read["Mapping[str, int]"] = _integers
     return Terms(**{item.name: read[str(item.type)](value[item.name]) for item in fields(Terms)})
 
 
@@ -169,10 +170,10 @@ def _text(value: object) -> str:
     return value
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
+def _integers(value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise ValueError("expected integers by name")
+    return {_text(name): _count(number) for name, number in value.items()}
 
 
 def _check(genesis: TaskGenesis) -> None:
@@ -180,8 +181,17 @@ def _check(genesis: TaskGenesis) -> None:
     terms, members = state.terms, state.members
     require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
     require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
-    require(genesis.configuration.get("codec.name") in CODECS, "the configuration names a codec that does not exist")
-    shares = (terms.quantile_bp, terms.slash_fraction_bp, terms.voter_share_bp)
+    require(terms.wire_format in CODECS, f"the terms name a wire format {terms.wire_format!r}, which does not exist")
+    for what, parameters, declared in (
+        ("mechanism", terms.mechanism_parameters, PARAMETERS[terms.mechanism]),
+        ("rule", terms.rule_parameters, {}),
+        ("wire format", terms.wire_format_parameters, {"max_abs": (1, 2**24)}),
+    ):
+        require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
+        for name, (low, high) in declared.items():
+            require(low <= parameters[name] <= high, f"the terms' {name} of the {what} is out of its bounds")
+    require_equal(terms.creator.lower(), to_hex(genesis.creator), "creator in the terms")
+    shares = (terms.quantile_bp, terms.slash_fraction_bp)
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
     require(0 < terms.num_epochs <= MAX_EPOCHS and terms.band_floor > 0, "the terms hold a count out of its bounds")
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
@@ -190,7 +200,7 @@ def _check(genesis: TaskGenesis) -> None:
     require(all(member.delegated <= member.stake for member in members), "delegators back more than a member's stake")
     require(len(genesis.balances) == len(members), "task.json has the balances of more or fewer members")
     for number, member in enumerate(members):
-        require_equal(member.stake, member.slots * terms.min_stake, f"stake of member {number} in task.json")
+        require(member.stake >= member.slots * terms.min_stake, f"member {number} staked less than its slots cost")
         if not genesis.has_chain:
             require_equal(genesis.balances[number], member.stake, f"balances of member {number} in task.json")
     require_equal(
@@ -234,14 +244,15 @@ def _check_config(genesis: TaskGenesis) -> None:
         "quantile_bp": _basis_points(alliance.get("quantile")),
         "band_z_bp": _basis_points(alliance.get("band_z")),
         "mechanism": mechanism.get("name"),
-        "voter_share_bp": mechanism.get("voter_share"),
         "slash_fraction_bp": mechanism.get("slash_fraction"),
-        "solvent": mechanism.get("solvent"),
         "rule": _part(config, "aggregation").get("rule"),
+        "wire_format": _part(config, "codec").get("name"),
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
     require_equal(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
+    for name, number in _part(mechanism, "parameters").items():
+        require_equal(number, terms.mechanism_parameters.get(name), f"config.yaml mechanism.parameters.{name}")
     for number, member in enumerate(genesis.state.members):
         require_equal(alliance.get("slots_per_member"), member.slots, f"config.yaml slots of member {number}")
 

@@ -1,11 +1,13 @@
-"""Who holds the slots of an epoch when members have to leave: the contract's rule, written a second time."""
+"""Who holds the slots of an epoch when members come and go: the contract's rule, written a second time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from flock_ray.protocol.message import is_count
 from flock_ray.protocol.roster import Change, Roster, Slot
-from flock_ray.protocol.state import TaskState
+from flock_ray.protocol.state import MemberState, TaskState
 
 _MOST_SLOTS = 256
 """Slots that one settlement changes at most."""
@@ -44,7 +46,7 @@ class Removals:
         terms, roster = state.terms, slots_of(state)
         self._state = state
         self._epoch = state.epoch + terms.max_unsettled + _FIRST_UNKNOWN
-        self._in = {member for member, _ in roster.slots} - _leaving(roster.waiting)
+        self._in = {member for member, _ in roster.slots} - _leaving((*roster.waiting, *state.leaving))
         self.changes: list[Change] = []
 
     def look_at(self, number: int, stake: int) -> None:
@@ -53,6 +55,42 @@ class Removals:
         if stake * 2 < slots * terms.min_stake and number in self._in and self._epoch <= terms.num_epochs:
             self._in.discard(number)
             self.changes.append(Change(number, slots, self._epoch, leaves=True))
+
+
+def changed(state: TaskState, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:
+    """The state after changes that are due in its epoch; `joined` are the members that they let in, in their order."""
+    return replace(
+        state,
+        members=(*state.members, *joined),
+        roster=Roster(state.roster.slots, (*state.roster.waiting, *changes)),
+        num_changes=state.num_changes + len(changes),
+        leaving=tuple(change for change in state.leaving if change.epoch > state.epoch),
+        changes=(*state.changes, *changes),
+    )
+
+
+def due_removals(state: TaskState) -> list[Change]:
+    """The leaves that slashes brought about and that are due in the epoch of `state`: all changes without a chain."""
+    return [change for change in state.leaving if change.epoch <= state.epoch]
+
+
+def _change(row: object) -> Change:
+    """A change as a record or `task.json` has it."""
+    if not isinstance(row, list) or len(row) != 4 or not all(map(is_count, row[:3])) or not isinstance(row[3], bool):
+        raise ValueError("a change is [member, slots, epoch, leaves]")
+    return Change(*row)
+
+
+def left_before(rows: Sequence[object]) -> list[Change]:
+    """The leaves of members that did not stay until the start.
+
+    Raises:
+        ValueError: they are no such leaves.
+    """
+    changes = [_change(row) for row in rows]
+    if any(not change.leaves or change.epoch for change in changes):
+        raise ValueError("before the start members only leave")
+    return changes
 
 
 def _leaving(waiting: Iterable[Change]) -> set[int]:

@@ -13,9 +13,9 @@ from flock_ray.protocol.message import (
     Manifest,
     Message,
     SignedMessage,
+    read_acknowledgement,
     read_commitment,
     read_manifest,
-    read_seen,
 )
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.draw import Seats, leads_to
@@ -55,8 +55,8 @@ def open_message(
 
 
 def _body(message: Message) -> object:
-    if message.kind is Kind.SEEN:
-        return read_seen(message)
+    if message.kind is Kind.ACKNOWLEDGEMENT:
+        return read_acknowledgement(message)
     if message.kind is Kind.MANIFEST:
         return read_manifest(message)
     if message.kind is Kind.BALLOT_A:
@@ -108,7 +108,9 @@ class MessageSet:
     def manifests(self, state: TaskState, seats: Seats) -> dict[int, Manifest]:
         """{proposer: manifest} of those that open a commitment listed by q seats and fit the task and its adapter."""
         lists = {
-            voter: set(read_seen(message)) for voter in set(seats.voters) if (message := self.single(Kind.SEEN, voter))
+            voter: set(read_acknowledgement(message))
+            for voter in set(seats.voters)
+            if (message := self.single(Kind.ACKNOWLEDGEMENT, voter))
         }
         manifests = {}
         for member in sorted(set(seats.proposers)):

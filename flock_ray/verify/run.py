@@ -18,7 +18,7 @@ from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.genesis import TaskGenesis, read_genesis
-from flock_ray.verify.membership import slots_of
+from flock_ray.verify.membership import changed, due_removals, slots_of
 from flock_ray.verify.message_set import open_message
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
@@ -47,7 +47,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         ChainError: the node at `rpc` does not answer.
     """
     genesis = read_genesis(folder)
-    state, config = genesis.state, genesis.configuration
+    state = genesis.state
     if anchor:
         require_equal(anchor.lower().removeprefix("0x"), genesis.anchor.hex(), "anchor of the run")
     terms = state.terms
@@ -58,10 +58,14 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     emit(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
-    payloads = Payloads(folder, config["codec.name"], _max_abs(config))
+    check = _open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None
+    payloads = Payloads(folder, terms.wire_format, terms.wire_format_parameters["max_abs"])
     epochs: list[SettledEpoch] = []
     abandoned: list[TaskState] = []
-    while state.epoch <= terms.num_epochs and len(slots_of(state).slots) > terms.num_voters:
+    while state.epoch <= terms.num_epochs:
+        state = changed(state, *(check.changes(state) if check else (due_removals(state), ())))
+        if len(slots_of(state).slots) <= terms.num_voters:
+            break
         if _is_abandoned(folder, genesis, state.epoch):
             state = skip(state)
             abandoned.append(state)
@@ -75,18 +79,11 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     emit(f"adapter    adapter/ holds {to_hex(state.adapter)}")
     check_summary(folder.json("summary.json"), genesis, epochs, abandoned, state)
     emit("summary    every figure that follows from the signed messages")
-    if genesis.has_chain:
-        _chain(folder, genesis, epochs, abandoned, state, rpc, emit)
+    if check:
+        _check_settled(check, genesis, epochs, abandoned, state, emit)
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
-
-
-def _max_abs(configuration: dict[str, str]) -> float:
-    try:
-        return float(configuration["codec.max_abs"])
-    except (KeyError, ValueError):
-        raise VerificationError("the configuration that the members agreed on states no codec.max_abs") from None
 
 
 def _is_abandoned(folder: RunFolder, genesis: TaskGenesis, epoch: int) -> bool:
@@ -198,16 +195,8 @@ def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, replayed: Repl
     return len(signatures)
 
 
-def _chain(
-    folder: RunFolder,
-    genesis: TaskGenesis,
-    epochs: list[SettledEpoch],
-    abandoned: list[TaskState],
-    final: TaskState,
-    rpc: str,
-    emit: Emit,
-) -> None:
-    """Check the effect on chain."""
+def _open_chain(folder: RunFolder, genesis: TaskGenesis, rpc: str, emit: Emit) -> ChainCheck:
+    """The chain of the run, whose contracts belong together and hold the task that the run started from."""
     if genesis.on_rpc:
         if not rpc:
             raise RunDirectoryError("this run settled on an external chain; name a node that you trust with --rpc URL")
@@ -221,6 +210,18 @@ def _chain(
     emit(f"contracts  tied to each other; {code}")
     check.terms()
     emit("members    terms, stakes and hash-chain tips on chain")
+    return check
+
+
+def _check_settled(
+    check: ChainCheck,
+    genesis: TaskGenesis,
+    epochs: list[SettledEpoch],
+    abandoned: list[TaskState],
+    final: TaskState,
+    emit: Emit,
+) -> None:
+    """Check what the epochs did on chain."""
     for epoch in epochs:
         check.epoch(epoch)
     for state in abandoned:

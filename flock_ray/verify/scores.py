@@ -15,6 +15,13 @@ from flock_ray.verify.message_set import MessageSet
 SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
 """Mechanism -> (whether it needs scores of proposals, in ballot A; of the candidate, in ballot B)."""
 
+PARAMETERS: dict[str, dict[str, tuple[int, int]]] = {
+    "marginal": {"voter_share": (0, 10_000)},
+    "flock": {"solvent": (0, 1)},
+    "open": {},
+}
+"""Mechanism -> the least and the most that each of its parameters may be."""
+
 DECODED = frozenset(("accepted", "rejected", "harmful", "malformed"))
 """What became of proposals whose payload a quorum had: a replay decodes it again."""
 

@@ -58,7 +58,7 @@ def test_each_group_may_die_once_in_training_or_voting(
 def test_a_group_that_dies_four_times_without_a_signed_epoch_ends_the_run(
     head: Head, tiny_model_dir: Path, tmp_path: Path, kills: list[tuple[str, int]]
 ) -> None:
-    kills += [("train", 0), ("see", 0), ("publish", 0), ("commit_ballots_a", 0)]
+    kills += [("train", 0), ("acknowledge", 0), ("publish", 0), ("commit_ballots_a", 0)]
     with pytest.raises(NodeGroupError, match="4 times without a signed epoch in between") as refused:
         head.run(tmp_path, *tiny(tiny_model_dir, "chain=none"))
     assert refused.value.exit_code == 31

@@ -35,7 +35,7 @@ from flock_ray.protocol.state import TaskState
 
 PHASES = {
     "train": Kind.COMMITMENT,
-    "see": Kind.SEEN,
+    "acknowledge": Kind.ACKNOWLEDGEMENT,
     "publish": Kind.MANIFEST,
     "commit_ballots_a": Kind.BALLOT_A_COMMITMENT,
     "reveal_ballots_a": Kind.BALLOT_A,

@@ -174,7 +174,7 @@ def with_other_commitment(body: dict[str, Any]) -> dict[str, Any]:
 
 MESSAGES: dict[Kind, Callable[[dict[str, Any]], dict[str, Any]]] = {
     Kind.COMMITMENT: with_digit("commitment"),
-    Kind.SEEN: with_other_commitment,
+    Kind.ACKNOWLEDGEMENT: with_other_commitment,
     Kind.MANIFEST: with_digit("samples"),
     Kind.BALLOT_A_COMMITMENT: with_digit("commitment"),
     Kind.BALLOT_A: with_score_a,

@@ -26,7 +26,7 @@ def test_later_a_phase_may_take_the_median_and_five_deviations_for_each_unit_of_
         deadlines.note("train", seconds, 10)
     assert deadlines.budget("train", 10) == pytest.approx(10 + 5)
     assert deadlines.budget("train", 20) == pytest.approx(30)
-    assert deadlines.budget("see", 0) == 3
+    assert deadlines.budget("acknowledge", 0) == 3
     for _ in range(KEPT):
         deadlines.note("train", 0.1, 10)
     assert deadlines.budget("train", 10) == 3

@@ -190,7 +190,7 @@ def test_garbage_is_dropped(alliance: PlainAlliance) -> None:
 def test_nodes_drop_what_a_careless_committee_lets_through(alliance: PlainAlliance) -> None:
     """Every node checks signatures itself, so garbage and forgeries in the bulletin change nothing."""
     play = alliance.found()
-    for phase in ("train", "see"):
+    for phase in ("train", "acknowledge"):
         play.exchange(phase)
     play.exchange("publish")
     bulletin = play.bulletins["publish"]
@@ -212,7 +212,7 @@ def test_messages_of_another_epoch_task_or_phase_are_dropped(alliance: PlainAlli
     def keep_one_back(phase: str, messages: list[SignedMessage]) -> list[SignedMessage]:
         if phase == "train":
             late.append(messages.pop())
-        return [*messages, *late, *foreign, *old] if phase == "see" else messages
+        return [*messages, *late, *foreign, *old] if phase == "acknowledge" else messages
 
     record = play.epoch(keep_one_back)
     sender = Message.parse(late[0].data).member
@@ -220,7 +220,7 @@ def test_messages_of_another_epoch_task_or_phase_are_dropped(alliance: PlainAlli
     told = [reason for reason in play.dropped if "another task or epoch" in reason]
     assert len(told) == len(foreign) + len(old)
     assert [reason for reason in play.dropped if reason not in told] == [
-        f"member {sender} sent a commitment when a seen was due"
+        f"member {sender} sent commitment when acknowledgement was due"
     ]
 
 

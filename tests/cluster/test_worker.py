@@ -109,7 +109,7 @@ def test_a_sum_that_counted_what_was_not_accepted_is_taken_again(alliance: Plain
     """Voters of a quorum's minority saw more payloads than were accepted."""
     play = alliance.found(mechanism="open")
     node = alliance.nodes[alliance.node_of(play.state.roles.voters[0])]
-    for phase in ("train", "see", "publish"):
+    for phase in ("train", "acknowledge", "publish"):
         play.exchange(phase)
     payloads = [
         manifest.payload for manifest in opened_manifests(play.state, node._inbox(play.bulletins["publish"])).values()
@@ -206,7 +206,7 @@ def test_a_restarted_voter_still_refuses_what_it_refused(restarted: Restarted) -
     result = node.sign(restarted.record.data, rest)
     assert result.signatures == {}
     told = [fields["why"] for kind, fields in result.events if fields["member"] == voter]
-    assert told == ["the messages lack this voter's own seen"]
+    assert told == ["the messages lack this voter's own acknowledgement"]
 
 
 def test_an_attestation_without_a_quorum_moves_no_node_on(alliance: PlainAlliance) -> None:

@@ -22,6 +22,7 @@ from flock_ray.protocol.hashing import keccak, sha256, tagged
 from flock_ray.protocol.inbox import Inbox, parse_message
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message
+from flock_ray.protocol.parameters import filled
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.seed import HashChain, fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
@@ -30,24 +31,30 @@ TOKEN = 10**18
 STAKE = 3_000 * TOKEN
 
 TERMS = Terms(
+    creator="0x" + "c0" * 20,
     configuration=sha256(b"configuration"),
     base_model=sha256(b"base model"),
+    model_config=sha256(b"model configuration"),
+    tokenizer=sha256(b"tokenizer"),
+    start_adapter=sha256(b"initial adapter"),
     num_epochs=3,
     num_voters=4,
     num_proposers=4,
     max_unsettled=1,
     pool=1_000 * TOKEN,
     min_stake=STAKE,
-    mechanism="marginal",
     quantile_bp=5_000,
     band_z_bp=20_000,
     band_floor=1_000,
     band_ceiling=20_000,
     harmful_factor=4,
     slash_fraction_bp=1_000,
-    voter_share_bp=3_000,
-    solvent=True,
+    mechanism="marginal",
+    mechanism_parameters={"voter_share": 3_000},
     rule="mean",
+    rule_parameters={},
+    wire_format="dense",
+    wire_format_parameters={"max_abs": 64},
 )
 
 
@@ -60,11 +67,13 @@ def chain_of(member: int) -> HashChain:
 
 
 def new_task(num_members: int = 8, slots: int = 1, stake: int = STAKE, seed: int = 1, **terms: Any) -> TaskState:
-    """A task before its first epoch; `terms` replaces values of TERMS."""
-    fixed = replace(TERMS, **terms)
+    """A task before its first epoch; `terms` replaces values of TERMS, and parameters are those of its mechanism."""
+    declared = get_mechanism(terms.get("mechanism", TERMS.mechanism)).parameters
+    parameters = filled(declared, terms.pop("mechanism_parameters", {}), "mechanism.parameters")
+    fixed = replace(TERMS, **terms, mechanism_parameters=parameters)
     members = tuple(MemberState(account(i), slots, chain_of(i).tip, stake) for i in range(num_members))
     scope = Scope(31_337, bytes(range(20)), tagged("task", fixed.digest(), seed))
-    return TaskState.first(fixed, scope, members, fixed_genesis(seed), sha256(b"initial adapter"))
+    return TaskState.first(fixed, scope, members, fixed_genesis(seed))
 
 
 def payload_of(state: TaskState, member: int) -> bytes:
@@ -133,7 +142,7 @@ class Play:
         made = []
         for voter in voters:
             held = sorted(to_hex(message.digest) for message in sent if self.lists(voter, message.member))
-            made.append(message(state, Kind.SEEN, voter, {"commitments": held}))
+            made.append(message(state, Kind.ACKNOWLEDGEMENT, voter, {"commitments": held}))
         return made
 
     def _manifests(self, state: TaskState, voters: list[int], sent: list[Message]) -> list[Message]:

@@ -197,7 +197,7 @@ def test_lists_of_observers_and_proposers_do_not_count() -> None:
     late = state.roles.proposers[0]
     sent = Play(lists=lambda voter, proposer: proposer != late).messages(state)
     held = [to_hex(message.digest) for message in sent if (message.kind, message.member) == (Kind.COMMITMENT, late)]
-    sent += [message(state, Kind.SEEN, member, {"commitments": held}) for member in outsiders]
+    sent += [message(state, Kind.ACKNOWLEDGEMENT, member, {"commitments": held}) for member in outsiders]
     assert late not in listed_commitments(state, Inbox(sent))
 
 
@@ -332,7 +332,7 @@ def test_a_vote_counts_once_a_seat() -> None:
     """One member with most seats decides alone; without its ballots nothing is decided."""
     start = new_task(5)
     members = tuple(replace(member, slots=12 if number == 0 else 1) for number, member in enumerate(start.members))
-    state = TaskState.first(start.terms, start.scope, members, start.seed, start.adapter)
+    state = TaskState.first(start.terms, start.scope, members, start.seed)
     state = next(s for s in (replace(state, seed=keccak(bytes([i]))) for i in range(99)) if s.roles.voter_seats[0] == 3)
     (other,) = set(state.roles.voters) - {0}
     assert set(state.roles.proposers)

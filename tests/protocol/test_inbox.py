@@ -63,7 +63,7 @@ def test_an_equivocator_in_one_kind_still_counts_in_another() -> None:
 
 
 def test_a_thousand_contradictions_take_two_places() -> None:
-    flood = [commitment(1, 0, Kind.SEEN)] + [
+    flood = [commitment(1, 0, Kind.ACKNOWLEDGEMENT)] + [
         Message(Kind.COMMITMENT, TASK, 1, 1, {"commitment": to_hex(keccak(b"%d" % i))}) for i in range(1_000)
     ]
     assert len(Inbox(flood).messages) == 3

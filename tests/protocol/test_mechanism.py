@@ -83,7 +83,11 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         kinds = ["accepted"] if joint.score > joint.band else ["rejected", "harmful", "unseen", "copied", "malformed"]
         proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, joint))
     verdict = draw(st.sampled_from([CandidateVerdict(None, (), None), CandidateVerdict(HASH, (), draw_consensus())]))
-    state = new_task(num_members, num_epochs=draw(st.integers(1, 5)), voter_share_bp=draw(st.integers(0, 10_000)))
+    state = new_task(
+        num_members,
+        num_epochs=draw(st.integers(1, 5)),
+        mechanism_parameters={"voter_share": draw(st.integers(0, 10_000))},
+    )
     stakes = draw(st.lists(st.integers(0, 10**22), min_size=num_members, max_size=num_members))
     state = replace(
         state,
@@ -153,14 +157,14 @@ def test_proposers_share_by_what_they_add_beyond_the_band() -> None:
 
 
 def test_a_proposer_is_paid_once_a_seat() -> None:
-    state = replace(new_task(8, voter_share_bp=0), pool_left=900)
+    state = replace(new_task(8, mechanism_parameters={"voter_share": 0}), pool_left=900)
     roles = Roles((0, 1, 2, 3), (4, 6, 6))
     proposals = [scored(member, "accepted", 35_000, 5_000, {0: 1}) for member in (4, 6)]
     assert paid(MARGINAL.rewards(outcome(proposals, candidate({}), roles, state), True)) == {4: 100, 6: 200}
 
 
 def test_voters_are_paid_by_closeness_and_seats_and_a_liar_is_not_slashed() -> None:
-    state = replace(new_task(8, voter_share_bp=10_000), pool_left=3 * 2_750)
+    state = replace(new_task(8, mechanism_parameters={"voter_share": 10_000}), pool_left=3 * 2_750)
     roles = Roles((0, 1, 0, 2), (4,))
     gains = {0: 50_000, 1: 100_000, 2: -(10**9)}
     case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), roles, state, (0, 1, 2))
@@ -261,7 +265,13 @@ def test_members_without_stake_share_nothing() -> None:
 def published_run(solvent: bool, num_epochs: int) -> list[int]:
     """Wei of each member after each epoch of FLock's own run: 4 members drawn 2:2, pool 1,000, 10 rounds, stake 20."""
     state = new_task(
-        4, stake=20 * TOKEN, num_voters=2, num_proposers=2, num_epochs=10, mechanism="flock", solvent=solvent
+        4,
+        stake=20 * TOKEN,
+        num_voters=2,
+        num_proposers=2,
+        num_epochs=10,
+        mechanism="flock",
+        mechanism_parameters={"solvent": int(solvent)},
     )
     held = []
     for _ in range(num_epochs):
@@ -288,7 +298,7 @@ def test_published_rewards_in_the_solvent_form() -> None:
 @pytest.mark.parametrize("solvent", [True, False])
 def test_published_slash(solvent: bool) -> None:
     """Stake 100 and p = 10 %: 9 to the pool in the historic form, else into the escrow; 1 to who relays."""
-    state = new_task(8, stake=100 * TOKEN, mechanism="flock", solvent=solvent)
+    state = new_task(8, stake=100 * TOKEN, mechanism="flock", mechanism_parameters={"solvent": int(solvent)})
     liar = state.roles.voters[0]
     record = Play(candidate_gain=lambda voter: -1 if voter == liar else 1).record(state)
     (slash,) = record.slashes
@@ -301,7 +311,7 @@ def test_published_slash(solvent: bool) -> None:
 
 
 def test_the_historic_form_cuts_rewards_from_a_pool_that_slashes_feed() -> None:
-    state = new_task(8, stake=100 * TOKEN, mechanism="flock", solvent=False)
+    state = new_task(8, stake=100 * TOKEN, mechanism="flock", mechanism_parameters={"solvent": 0})
     liar = state.roles.voters[0]
     state = settled(state, Play(candidate_gain=lambda voter: -1 if voter == liar else 1).record(state))
     assert state.pool_left == 1_009 * TOKEN

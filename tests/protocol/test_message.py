@@ -17,9 +17,9 @@ from flock_ray.protocol.message import (
     Manifest,
     Message,
     is_count,
+    read_acknowledgement,
     read_commitment,
     read_manifest,
-    read_seen,
 )
 from tests.protocol.players import Play, new_task
 
@@ -62,7 +62,7 @@ def test_a_message_is_its_bytes(kind: Kind, epoch: int, member: int) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"schema": "flock_ray/message/2"},
+        {"schema": "flock_ray/message/1"},
         {"schema": None},
         {"kind": "commit"},
         {"kind": ["commitment"]},
@@ -92,7 +92,7 @@ def test_a_field_of_another_form_is_refused(values: dict[str, Any]) -> None:
         parse_message(bytes_with(**values))
 
 
-@pytest.mark.parametrize("value", [None, 1, "message", [], {}, {"schema": "flock_ray/message/1"}])
+@pytest.mark.parametrize("value", [None, 1, "message", [], {}, {"schema": "flock_ray/message/2"}])
 def test_json_that_is_no_message_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):
         parse_message(canonical_json(value))
@@ -156,13 +156,13 @@ def test_listed_commitments_ascend_and_are_distinct() -> None:
     low, high = sorted((keccak(b"a"), keccak(b"b")))
 
     def listed(*digests: bytes) -> Message:
-        return message(Kind.SEEN, commitments=[to_hex(digest) for digest in digests])
+        return message(Kind.ACKNOWLEDGEMENT, commitments=[to_hex(digest) for digest in digests])
 
-    assert read_seen(listed()) == ()
-    assert read_seen(listed(low, high)) == (low, high)
-    for wrong in (listed(high, low), listed(low, low), message(Kind.SEEN, commitments=None)):
+    assert read_acknowledgement(listed()) == ()
+    assert read_acknowledgement(listed(low, high)) == (low, high)
+    for wrong in (listed(high, low), listed(low, low), message(Kind.ACKNOWLEDGEMENT, commitments=None)):
         with pytest.raises(ValueError):
-            read_seen(wrong)
+            read_acknowledgement(wrong)
 
 
 def test_a_manifest_comes_back_and_steps_are_a_count() -> None:

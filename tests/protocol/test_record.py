@@ -15,7 +15,7 @@ from flock_ray.protocol.state import Slash
 from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
 from tests.protocol.players import Play, account, new_task
 
-STATE = new_task()
+STATE = new_task(12)
 PLAY = Play(gain=lambda voter, proposer: -90_000 if proposer == STATE.roles.proposers[0] else 50_000)
 RECORD = PLAY.record(STATE)
 
@@ -32,6 +32,8 @@ CHANGES: dict[str, Any] = {
     "next_seed": keccak(b"other"),
     "previous_report": keccak(b"other"),
     "previous_record": keccak(b"other"),
+    "changes": (Change(8, 1, 1, leaves=False),),
+    "joined": (STATE.members[0],),
     "roles": Roles(RECORD.roles.voters[::-1], RECORD.roles.proposers),
     "messages": RECORD.messages[1:],
     "reveals": {},
@@ -43,7 +45,8 @@ CHANGES: dict[str, Any] = {
     "rewards": {},
     "slashes": (),
     "carried": (Slash(1, 2, "copied"),),
-    "members": RECORD.members[::-1],
+    "members": tuple(replace(member, stake=1) for member in RECORD.members),
+    "changed": RECORD.changed[1:],
     "pool_left": 1,
     "escrow": 1,
     "removed": (Change(1, 1, 4, leaves=True),),
@@ -59,12 +62,13 @@ def test_every_field_is_in_the_bytes(name: str) -> None:
 def test_one_wei_of_a_reward_a_slash_or_a_stake_changes_the_digest() -> None:
     member = min(RECORD.rewards)
     (slash,) = RECORD.slashes
-    target = RECORD.members[3]
+    place = RECORD.changed[0]
+    target = RECORD.members[place]
     for values in (
         {"rewards": {**RECORD.rewards, member: RECORD.rewards[member] + 1}},
         {"slashes": (replace(slash, amount=slash.amount - 1),)},
-        {"members": (*RECORD.members[:3], replace(target, stake=target.stake - 1), *RECORD.members[4:])},
-        {"members": (*RECORD.members[:3], replace(target, earned=target.earned + 1), *RECORD.members[4:])},
+        {"members": (*RECORD.members[:place], replace(target, stake=target.stake - 1), *RECORD.members[place + 1 :])},
+        {"members": (*RECORD.members[:place], replace(target, earned=target.earned + 1), *RECORD.members[place + 1 :])},
     ):
         assert replace(RECORD, **values).digest != RECORD.digest
 
@@ -88,5 +92,7 @@ def test_a_reader_finds_roles_messages_verdict_and_money() -> None:
     assert value["slashes"] == [
         {"member": STATE.roles.proposers[0], "amount": RECORD.slashes[0].amount, "reason": "harmful"}
     ]
-    assert value["leaves"] == [list(leaf) for leaf in RECORD.leaves]
+    assert value["members"] == [[number, *RECORD.members[number].row] for number in RECORD.changed]
+    touched = {slash.member for slash in RECORD.slashes} | {one for one, wei in RECORD.rewards.items() if wei}
+    assert set(RECORD.changed) == touched < set(range(len(RECORD.members)))
     assert value["candidate"]["adapter"] == value["adapter"]

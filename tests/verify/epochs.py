@@ -13,8 +13,8 @@ from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.protocol.roster import Change
-from flock_ray.protocol.state import TaskState
-from tests.protocol.players import Play, message, new_task, payload_of
+from flock_ray.protocol.state import MemberState, TaskState
+from tests.protocol.players import Play, account, chain_of, message, new_task, payload_of
 
 GAINS = (-(10**12), -100_000, -20_001, -4_000, -1, 0, 1, 4_000, 30_000, 90_000)
 
@@ -38,18 +38,36 @@ def tasks(draw: st.DrawFn) -> TaskState:
         band_z_bp=random.choice([0, 15_000, 20_000]),
         band_ceiling=random.choice([1_000, 20_000]),
         slash_fraction_bp=random.choice([0, 1_000, 3_333, 10_000]),
-        voter_share_bp=random.choice([0, 3_000, 10_000]),
-        solvent=mechanism != "flock" or random.random() < 0.5,
+        mechanism_parameters={
+            name: random.choice([parameter.low, parameter.default, parameter.high])
+            for name, parameter in MECHANISMS[mechanism].parameters.items()
+        },
     )
     members = [
         replace(member, slots=random.choice([1, 1, 2, 5]), stake=random.choice([0, 5, 10**21, 3 * 10**21, 10**22]))
         for member in state.members
     ]
     members = [replace(member, delegated=random.choice([0, 0, member.stake * 4 // 5])) for member in members]
-    started = TaskState.first(state.terms, state.scope, tuple(members), state.seed, state.adapter)
-    leavers = random.sample(range(len(members)), random.choice([0, 0, 1, 3]))
-    waiting = [Change(member, members[member].slots, random.randrange(1, 6), leaves=True) for member in leavers]
-    return replace(started, roster=started.roster.announced(waiting), num_changes=len(waiting))
+    leavers = random.sample(range(len(members)), random.choice([0, 0, 1]))
+    left = [Change(member, members[member].slots, 0, leaves=True) for member in leavers]
+    return TaskState.first(state.terms, state.scope, tuple(members), state.seed, left)
+
+
+def come_and_go(random: Random, state: TaskState) -> tuple[list[Change], list[MemberState]]:
+    """The changes that are due in the epoch of `state`: removals, sometimes members that leave and one that joins."""
+    changes = [change for change in state.leaving if change.epoch <= state.epoch]
+    staying = sorted(member for member in range(len(state.members)) if state.stays(member))
+    for member in random.sample(staying, min(len(staying), random.choice([0, 0, 0, 1, 2]))):
+        changes.append(Change(member, state.members[member].slots, state.epoch, leaves=True))
+    joined = []
+    if random.random() < 0.2:
+        number, slots = len(state.members), random.choice([1, 3, 250])
+        stake = slots * state.terms.min_stake + random.choice([0, 1])
+        joined.append(
+            MemberState(account(number), slots, chain_of(number).tip, stake, delegated=random.choice([0, stake]))
+        )
+        changes.append(Change(number, slots, state.epoch, leaves=False))
+    return changes, joined
 
 
 def mischief(random: Random, state: TaskState) -> list[Message]:

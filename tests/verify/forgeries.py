@@ -164,10 +164,10 @@ def a_ballot_is_signed_by_the_attacker(forger: Forger) -> None:
     forger.replace_message(1, name, replace(message, body=ballot_body(reveal, salt)), ATTACKER)
 
 
-@forgery(r"epoch 1: message 0x\w+…: member \d did not sign this seen")
+@forgery(r"epoch 1: message 0x\w+…: member \d did not sign this acknowledgement")
 def a_list_passes_for_another_voter_s(forger: Forger) -> None:
-    name, message = forger.message(1, "seen")
-    other = forger.message(1, "seen", 1)[1].member
+    name, message = forger.message(1, "acknowledgement")
+    other = forger.message(1, "acknowledgement", 1)[1].member
     forger.replace_message(1, name, replace(message, member=other))
 
 
@@ -200,7 +200,7 @@ def a_stored_message_is_overwritten(forger: Forger) -> None:
 
 @forgery(r"epoch 2: message 0x\w+ is not in the store")
 def a_stored_message_is_removed(forger: Forger) -> None:
-    forger.blob(forger.message(2, "seen")[0]).unlink()
+    forger.blob(forger.message(2, "acknowledgement")[0]).unlink()
 
 
 # Payloads and adapters.

@@ -21,9 +21,10 @@ from flock_ray.protocol.mechanism import MECHANISMS
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.epoch import Replay, replay, skip
+from flock_ray.verify.membership import changed, slots_of
 from flock_ray.verify.report import SigningDomain
 from tests.protocol.players import Play, new_task
-from tests.verify.epochs import mischief, tasks
+from tests.verify.epochs import come_and_go, mischief, tasks
 
 RELAYER = "0x" + "11" * 20
 
@@ -47,6 +48,12 @@ def agree(state: TaskState, theirs: Record, ours: Replay) -> TaskState:
 @given(tasks(), st.randoms(use_true_random=False))
 def test_both_implementations_give_the_same_records_and_states(state: TaskState, random: Random) -> None:
     while not state.finished:
+        changes, joined = come_and_go(random, state)
+        assert changed(state, changes, joined) == state.changed(changes, joined)
+        state = state.changed(changes, joined)
+        assert len(slots_of(state).slots) == len(state.slot_owners)
+        if state.finished:
+            return
         if random.random() < 0.1:
             assert skip(state) == protocol.skip(state)
             state = skip(state)
