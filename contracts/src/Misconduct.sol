@@ -228,8 +228,8 @@ abstract contract Misconduct is Committees {
     }
 
     function _isKind(bytes32 kind) private pure returns (bool) {
-        return kind == COMMITMENT || kind == ACKNOWLEDGEMENT || kind == MANIFEST || kind == BALLOT_A_COMMITMENT || kind == BALLOT_A
-            || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
+        return kind == COMMITMENT || kind == ACKNOWLEDGEMENT || kind == MANIFEST || kind == BALLOT_A_COMMITMENT
+            || kind == BALLOT_A || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
     }
 
     function _punish(bytes32 task, uint64 epoch, bytes32 kind, address account) private {

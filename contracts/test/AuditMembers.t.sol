@@ -352,7 +352,14 @@ contract AuditRestTest is AuditBase {
         for (uint64 epoch = 1; epoch <= 2; ++epoch) {
             vm.assertEq(tasks.taskInfo(TASK).numChanges, 0);
             settlement.slashEquivocation(
-                TASK, members[3], epoch, "seed", "seen", "one", "other", _contradiction(members[3], epoch, "seen")
+                TASK,
+                members[3],
+                epoch,
+                "seed",
+                "acknowledgement",
+                "one",
+                "other",
+                _contradiction(members[3], epoch, "acknowledgement")
             );
         }
         vm.assertEq(tasks.taskInfo(TASK).numChanges, 1);
@@ -368,8 +375,15 @@ contract AuditRestTest is AuditBase {
             vm.expectRevert(abi.encodeWithSelector(Misconduct.UnknownKind.selector, unknown[i]));
             settlement.slashEquivocation(TASK, members[0], 1, "seed", unknown[i], "one", "other", both);
         }
-        string[7] memory kinds =
-            ["commitment", "seen", "manifest", "ballot_a_commitment", "ballot_a", "ballot_b_commitment", "ballot_b"];
+        string[7] memory kinds = [
+            "commitment",
+            "acknowledgement",
+            "manifest",
+            "ballot_a_commitment",
+            "ballot_a",
+            "ballot_b_commitment",
+            "ballot_b"
+        ];
         for (uint32 i; i < 7; ++i) {
             bytes memory both = _contradiction(members[0], 1, kinds[i]);
             if (i != 0) {
@@ -387,14 +401,14 @@ contract AuditRestTest is AuditBase {
     function test_12_EpochsAreThoseThatMayHaveBeenSigned() public {
         uint64[4] memory epochs = [uint64(0), 3, type(uint64).max, 2];
         for (uint256 i; i < 4; ++i) {
-            bytes memory both = _contradiction(members[0], epochs[i], "seen");
+            bytes memory both = _contradiction(members[0], epochs[i], "acknowledgement");
             if (i != 3) vm.expectRevert(abi.encodeWithSelector(Misconduct.UnknownEpoch.selector, epochs[i], 2));
-            settlement.slashEquivocation(TASK, members[0], epochs[i], "seed", "seen", "one", "other", both);
+            settlement.slashEquivocation(TASK, members[0], epochs[i], "seed", "acknowledgement", "one", "other", both);
         }
         vm.assertEq(tasks.memberAt(TASK, 0).stake, STAKE / 2);
         _settle(_report(TASK));
-        bytes memory next = _contradiction(members[0], 3, "seen");
-        settlement.slashEquivocation(TASK, members[0], 3, "seed", "seen", "one", "other", next);
+        bytes memory next = _contradiction(members[0], 3, "acknowledgement");
+        settlement.slashEquivocation(TASK, members[0], 3, "seed", "acknowledgement", "one", "other", next);
         vm.assertEq(tasks.memberAt(TASK, 0).stake, STAKE / 4);
         // reports are bound alike
         Report memory one = _report(TASK);
@@ -410,13 +424,13 @@ contract AuditRestTest is AuditBase {
 
     /// @notice 12, as it is: whoever sees an accusation may send it first, the culprit too. It still loses nine tenths.
     function test_12_CulpritAccusesItselfFirst() public {
-        bytes memory both = _contradiction(members[0], 1, "seen");
+        bytes memory both = _contradiction(members[0], 1, "acknowledgement");
         address puppet = address(0xDEAD1);
         vm.prank(puppet);
-        settlement.slashEquivocation(TASK, members[0], 1, "seed", "seen", "one", "other", both);
+        settlement.slashEquivocation(TASK, members[0], 1, "seed", "acknowledgement", "one", "other", both);
         vm.expectRevert();
         vm.prank(STRANGER);
-        settlement.slashEquivocation(TASK, members[0], 1, "seed", "seen", "one", "other", both);
+        settlement.slashEquivocation(TASK, members[0], 1, "seed", "acknowledgement", "one", "other", both);
         vm.assertEq(token.balanceOf(puppet), STAKE / 20);
         vm.assertEq(token.balanceOf(STRANGER), 0);
         vm.assertEq(_wealth(members[0]) + token.balanceOf(puppet), WALLET - STAKE / 2 * 9 / 10);

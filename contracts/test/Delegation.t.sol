@@ -150,10 +150,10 @@ contract DelegationTest is Fixture {
     function test_EquivocationReachesDelegators() public {
         _begin(STAKE + DELEGATED);
         bytes memory signatures = bytes.concat(
-            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "seen", "first")),
-            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "seen", "second"))
+            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "acknowledgement", "first")),
+            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "acknowledgement", "second"))
         );
-        settlement.slashEquivocation(TASK, operator, 1, "seed", "seen", "first", "second", signatures);
+        settlement.slashEquivocation(TASK, operator, 1, "seed", "acknowledgement", "first", "second", signatures);
         vm.assertEq(vault.pool(operator).own, 0);
         vm.assertEq(vault.delegation(operator, ALICE).assets, DELEGATED - STAKE);
         _checkHoldings(TASK, 0);
@@ -302,8 +302,8 @@ contract DelegationTest is Fixture {
         _skipEpochs(UNBONDING + 1);
         _finish(TASK);
         bytes memory late = bytes.concat(
-            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "seen", "first")),
-            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "seen", "second"))
+            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "acknowledgement", "first")),
+            _signedBy(operator, settlement.messageDigest(TASK, 1, "seed", "acknowledgement", "second"))
         );
         vm.warp(tasks.releasableAt(TASK) - 1);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.EvidenceWindowOpen.selector, tasks.releasableAt(TASK)));
@@ -315,7 +315,7 @@ contract DelegationTest is Fixture {
         vm.prank(ALICE);
         vault.withdraw(operator, epoch);
 
-        settlement.slashEquivocation(TASK, operator, 1, "seed", "seen", "first", "second", late);
+        settlement.slashEquivocation(TASK, operator, 1, "seed", "acknowledgement", "first", "second", late);
         vm.warp(tasks.releasableAt(TASK));
         vm.prank(ALICE); // whoever waits may do it
         tasks.release(TASK, operator);

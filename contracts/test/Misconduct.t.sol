@@ -60,11 +60,11 @@ contract MisconductTest is Fixture {
         bytes32 early = _create(keccak256("not started"), _terms());
         _join(early, members[0], STAKE);
         bytes memory both = bytes.concat(
-            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "seen", "one")),
-            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "seen", "other"))
+            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "acknowledgement", "one")),
+            _signedBy(members[0], settlement.messageDigest(early, 1, "seed", "acknowledgement", "other"))
         );
         vm.expectRevert(abi.encodeWithSelector(Committees.NotRunning.selector, early));
-        settlement.slashEquivocation(early, members[0], 1, "seed", "seen", "one", "other", both);
+        settlement.slashEquivocation(early, members[0], 1, "seed", "acknowledgement", "one", "other", both);
         vm.assertEq(vault.lockedStake(early, members[0]), STAKE);
     }
 

@@ -156,10 +156,10 @@ contract PeerBugsTest is Fixture {
         vm.prank(member);
         vault.withdrawStake(epoch);
         bytes memory both = bytes.concat(
-            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "seen", "first")),
-            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "seen", "second"))
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "acknowledgement", "first")),
+            _signedBy(member, settlement.messageDigest(TASK, 3, "seed", "acknowledgement", "second"))
         );
-        settlement.slashEquivocation(TASK, member, 3, "seed", "seen", "first", "second", both);
+        settlement.slashEquivocation(TASK, member, 3, "seed", "acknowledgement", "first", "second", both);
         vm.assertEq(tasks.memberAt(TASK, 0).stake, STAKE / 2);
 
         vm.warp(block.timestamp + 1);

@@ -54,7 +54,7 @@ def tasks(draw: st.DrawFn) -> TaskState:
 
 
 def come_and_go(random: Random, state: TaskState) -> tuple[list[Change], list[MemberState]]:
-    """The changes that are due in the epoch of `state`: removals, sometimes members that leave and one that joins."""
+    """Changes that are due in the epoch of `state`: removals, sometimes members that leave and one that joins."""
     changes = [change for change in state.leaving if change.epoch <= state.epoch]
     staying = sorted(member for member in range(len(state.members)) if state.stays(member))
     for member in random.sample(staying, min(len(staying), random.choice([0, 0, 0, 1, 2]))):
