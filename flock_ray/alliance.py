@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -18,12 +19,14 @@ from flock_ray.cluster.ledger import Ledger
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import here
-from flock_ray.cluster.spec import PhaseResult
+from flock_ray.cluster.spec import PhaseResult, RunningTask
 from flock_ray.cluster.waiting import WatchedActor
+from flock_ray.config import AllianceConfig, AskedChange
 from flock_ray.errors import ClusterError, FlockRayError, HangError
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.record import Record
-from flock_ray.protocol.state import TaskState
+from flock_ray.protocol.roster import Change
+from flock_ray.protocol.state import MemberState, TaskState
 from flock_ray.telemetry.events import EventLog
 
 CoordinatorActor = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"health": 1})(Coordinator)
@@ -57,7 +60,8 @@ class Alliance:
         run: RunDirectory,
         events: EventLog,
         reporter: RunReporter,
-        max_unsettled: int,
+        alliance: AllianceConfig,
+        owners: Mapping[str, int],
         start_timeout: float,
         arrivals: Arrivals = lambda results: results,
     ) -> None:
@@ -69,30 +73,36 @@ class Alliance:
             run: folder of the run.
             events: log of the run.
             reporter: shows and keeps what happens.
-            max_unsettled: epochs that may be open while the next one trains.
+            alliance: how many epochs may be open while the next one trains, and who comes and goes when.
+            owners: {account: its silo} of everybody whose key and data are in this run.
             start_timeout: seconds that the coordinator may take to start.
             arrivals: order in which results reach the coordinator; tests shuffle it.
         """
         self.nodes, self.ledger, self.run_directory = nodes, ledger, run
-        self.events, self.reporter, self.max_unsettled = events, reporter, max_unsettled
+        self.events, self.reporter, self.max_unsettled = events, reporter, alliance.max_unsettled
+        self.joins, self.leaves, self.owners = alliance.joins, alliance.leaves, owners
         self.start_timeout, self.arrivals = start_timeout, arrivals
         self._coordinators = 0
         self._start_coordinator()
         self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
 
-    def run(self, state: TaskState, earlier: list[SignedEpoch]) -> TaskState:
-        """All epochs from `state` on; `earlier` are those signed by an earlier run, settled again where it is open."""
+    def run(self, task: RunningTask, earlier: list[SignedEpoch]) -> TaskState:
+        """All epochs from `task` on; `earlier` are those signed by an earlier run, settled again where it is open."""
         for epoch in earlier:
             self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
                 self.ledger.settle(epoch.state, epoch.record, epoch.attestation)
-        self._with_coordinator(self._begin, state)
+        self._with_coordinator(self._begin, task)
         while True:
-            state = self._follow_chain(state, at_most_open=0 if state.finished else self.max_unsettled)
-            if state.finished:
-                self.reporter.finished(state)
-                return state
-            state = self._with_coordinator(self._epoch, state)
+            task = self._follow_chain(task, at_most_open=self.max_unsettled)
+            task = self._follow_members(task)
+            if task.state.finished:
+                task = self._follow_chain(task, at_most_open=0)
+                if task.state.finished:
+                    self.reporter.finished(task.state)
+                    return task.state
+            else:
+                task = self._with_coordinator(self._epoch, task)
 
     def _start_coordinator(self) -> None:
         """The coordinator lies on the driver's machine, so that the loss of another one does not take it along."""
@@ -103,41 +113,69 @@ class Alliance:
             actor, "coordinator", self.nodes.deadlines, self.start_timeout, self.reporter.line
         )
 
-    def _with_coordinator(self, work: Callable[[TaskState], T], state: TaskState) -> T:
-        """`work(state)`, again with another coordinator when it is lost: members repeat what they signed."""
+    def _with_coordinator(self, work: Callable[[RunningTask], T], task: RunningTask) -> T:
+        """`work(task)`, again with another coordinator when it is lost: members repeat what they signed."""
         lost: CoordinatorLostError | None = None
         for _ in range(MAX_COORDINATORS):
             try:
                 if lost:
                     self._start_coordinator()
-                    self._begin(state)
-                return work(state)
+                    self._begin(task)
+                return work(task)
             except CoordinatorLostError as error:
                 lost = error
-                self.events.emit("coordinator_lost", epoch=state.epoch, error=str(error))
-                self.reporter.line(f"{error}; epoch {state.epoch} is played again with another coordinator")
+                self.events.emit("coordinator_lost", epoch=task.state.epoch, error=str(error))
+                self.reporter.line(f"{error}; epoch {task.state.epoch} is played again with another coordinator")
                 ray.kill(self.coordinator.actor)
         assert lost
         raise lost.error from lost
 
-    def _begin(self, state: TaskState) -> None:
+    def _begin(self, task: RunningTask) -> None:
         """Every node takes up the task and measures the global adapter on its members' held-out parts."""
-        self._ask("begin", state, self.ledger.domain, self.ledger.relayer)
-        if not state.finished:
-            self.nodes.place(state.roles)
+        self._ask("begin", task)
+        if not task.state.finished:
+            self.nodes.place(task)
+        losses, slowest = self._losses(self.nodes.begin(task))
+        self.nodes.deadlines.estimate = self.reporter.evaluated(task.state.epoch - 1, losses, slowest)
+
+    def _follow_members(self, task: RunningTask) -> RunningTask:
+        """Have members ask to come or go whose time it is; let those in and out whose changes are due."""
+        epoch = task.state.epoch
+        joins, leaves = _asked(self.joins, epoch), _asked(self.leaves, epoch)
+        if (joins or leaves) and not task.state.finished:
+            task = self._follow_chain(task, at_most_open=0)
+            if task.state.epoch == epoch:
+                self.ledger.ask_changes(joins, leaves, self.nodes)
+        changes, joined = self.ledger.changes(task.state)
+        if not changes:
+            return task
+        task = self._changed(task, changes, joined)
+        self.reporter.members_changed(task, changes)
+        if not task.state.finished:
+            self._with_coordinator(self._begin, task)
+        return task
+
+    def _changed(self, task: RunningTask, changes: Sequence[Change], joined: Sequence[MemberState]) -> RunningTask:
+        numbered = enumerate(joined, start=len(task.state.members))
+        silos = {number: self.owners[member.account] for number, member in numbered if member.account in self.owners}
+        return task.changed(changes, joined, silos)
+
+    def _losses(self, results: Iterable[tuple[int, PhaseResult]]) -> tuple[dict[int, float], float]:
+        """{member: held-out loss}, and the seconds that the slowest node took."""
         losses: dict[int, float] = {}
         slowest = 0.0
-        for _, result in self.nodes.begin(state, self.ledger.domain, self.ledger.relayer):
+        for _, result in results:
             self._note(result)
             losses |= result.losses
             slowest = max(slowest, result.seconds.get("evaluate", 0.0))
-        self.nodes.deadlines.estimate = self.reporter.evaluated(state.epoch - 1, losses, slowest)
+        return losses, slowest
 
-    def _epoch(self, state: TaskState) -> TaskState:
+    def _epoch(self, task: RunningTask) -> RunningTask:
         """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
+        state = task.state
         self._started, self._seconds = time.perf_counter(), dict[str, float]()
         self._before[state.epoch] = state
-        self.nodes.resume_from(state, self.ledger.domain, self.ledger.relayer)
+        self.nodes.resume_from(task)
         self.reporter.epoch_begins(state)
 
         committed = self._exchange(Kind.COMMITMENT, "train")
@@ -155,13 +193,12 @@ class Alliance:
         self.nodes.epoch_signed()
         self.ledger.settle(state, record, attestation)
 
+        following_task = task.at(following)
         if not following.finished:
-            self.nodes.place(following.roles)
-        losses: dict[int, float] = {}
-        for _, result in self._results("advance", attestation, bulletin):
-            losses |= result.losses
+            self.nodes.place(following_task)
+        losses, _ = self._losses(self._results("advance", attestation, bulletin))
         self.reporter.epoch_ends(record, losses, self._wall_seconds())
-        return following
+        return following_task
 
     def _exchange(self, kind: Kind, phase: str, *args: Any) -> ObjectRef[Bulletin]:
         """One phase on all nodes: its messages go to the coordinator as they come.
@@ -196,6 +233,7 @@ class Alliance:
             self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
 
     def _note(self, result: PhaseResult) -> None:
+        self.reporter.opened(result.opened)
         for kind, fields in result.events:
             self.events.emit(kind, **fields)
             self.reporter.noted(kind, fields)
@@ -205,7 +243,7 @@ class Alliance:
         elapsed = time.perf_counter() - self._started
         return self._seconds | {"overhead": max(0.0, elapsed - sum(self._seconds.values()))}
 
-    def _follow_chain(self, state: TaskState, at_most_open: int) -> TaskState:
+    def _follow_chain(self, task: RunningTask, at_most_open: int) -> RunningTask:
         """Note what is settled. An abandoned epoch voids what was signed from it on: back to where the chain is."""
         try:
             for settlement in self.ledger.settled(at_most_open):
@@ -214,10 +252,12 @@ class Alliance:
         except EpochAbandonedError as abandoned:
             first = abandoned.epoch
             state = self.ledger.follow(self._before[first])
+            members = range(len(state.members))
+            task = replace(task, state=state, silos={n: silo for n, silo in task.silos.items() if n in members})
             self.run_directory.write_abandoned(first, state.epoch)
             self.reporter.abandoned(first, state.epoch)
-            self._with_coordinator(self._begin, state)
-        return state
+            self._with_coordinator(self._begin, task)
+        return task
 
     def _ask(self, method: str, *args: Any) -> Any:
         try:
@@ -227,3 +267,8 @@ class Alliance:
             raise CoordinatorLostError(lost) from error
         except HangError as error:
             raise CoordinatorLostError(error) from error
+
+
+def _asked(changes: Iterable[AskedChange], epoch: int) -> list[int]:
+    """Silos whose owners ask for a change before an epoch."""
+    return [silo for change in changes if change.epoch == epoch for silo in change.silos]

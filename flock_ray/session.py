@@ -22,7 +22,7 @@ from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
-from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.spec import GroupInfo, RunningTask
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft
@@ -69,21 +69,27 @@ class Session:
         with self._node_groups() as groups:
             reports = groups.start()
             self._probe_store(groups)
-            hosted = {member.number: member for report in reports for member in report.members}
-            ledger = self._ledger({number: member.address for number, member in sorted(hosted.items())})
-            reporter = RunReporter(self.config, dict(sorted(hosted.items())), self.console, self.events)
+            accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
+            ledger = self._ledger(accounts)
+            reporter = RunReporter(self.config, self.console, self.events)
+            for report in reports:
+                reporter.opened(report.opened)
             state, earlier, balances = self._task(reports, ledger, groups, reporter)
+            owners = {account: silo for silo, account in accounts.items()}
+            silos = {n: owners[member.account] for n, member in enumerate(state.members) if member.account in owners}
+            task = RunningTask(state, ledger.domain, ledger.relayer, silos)
+            reporter.members_are(task)
             reporter.load_seconds = time.perf_counter() - started
             self.console.line(
                 f"{reports[0].model_name} ({reports[0].model_dtype}), chain {ledger.facts()['backend']}, task"
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             alliance = Alliance(
-                groups, ledger, self.run_directory, self.events, reporter, config.alliance.max_unsettled,
+                groups, ledger, self.run_directory, self.events, reporter, config.alliance, owners,
                 config.cluster.load_timeout, arrivals,
             )  # fmt: skip
             with frozen_garbage_collection():
-                final = alliance.run(state, earlier)
+                final = alliance.run(task, earlier)
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
@@ -142,7 +148,7 @@ class Session:
 
     def _task(
         self, reports: list[GroupInfo], ledger: Ledger, groups: NodeGroups, reporter: RunReporter
-    ) -> tuple[TaskState, list[SignedEpoch], dict[int, int]]:
+    ) -> tuple[TaskState, list[SignedEpoch], dict[str, int]]:
         """Create the task, or read an earlier run back: the state to resume at, signed epochs, balances before."""
         terms = task_terms(self.config, ledger.creator, reports)
         run = self.run_directory
@@ -168,7 +174,7 @@ class Session:
         return state, earlier, balances
 
     def _results(
-        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[int, int]
+        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[str, int]
     ) -> dict[str, Any]:
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config

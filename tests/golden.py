@@ -20,6 +20,7 @@ from flock_ray.adversary.attack import Attack
 from flock_ray.chain.keys import run_signer
 from flock_ray.cluster.launch import chain_terms, terms_of
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.spec import with_model
 from flock_ray.config import (
     AdversaryConfig,
     AllianceConfig,
@@ -39,7 +40,7 @@ from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.roles import Roles, roles
 from flock_ray.protocol.seed import fixed_genesis, local_seed, next_seed, reveals_digest
 from flock_ray.protocol.state import Terms
-from flock_ray.training.model import prepare_packaged, weights_hash
+from flock_ray.training.model import model_hashes, prepare_packaged
 from tests.cluster.plain_alliance import PlainAlliance
 from tests.runs import configure
 
@@ -100,15 +101,16 @@ def shapes_of(rank: int, target_modules: tuple[str, ...]) -> dict[str, tuple[int
 
 def packaged_terms(config: Config) -> Terms:
     """The terms of a task over the packaged model."""
-    return terms_of(config, weights_hash(prepare_packaged()))
+    shapes = shapes_of(config.lora.rank, tuple(config.lora.target_modules))
+    adapter = adapter_hash(initial_adapter(shapes, local_seed(config.seed, "adapter")))
+    creator = run_signer(config.seed, "creator").address
+    return with_model(terms_of(config), creator, model_hashes(prepare_packaged()), adapter)
 
 
 def task_of(config: Config) -> bytes:
     """Id of that task where no chain is used, or one that the run makes for itself."""
-    shapes = shapes_of(config.lora.rank, tuple(config.lora.target_modules))
-    adapter = adapter_hash(initial_adapter(shapes, local_seed(config.seed, "adapter")))
-    terms = chain_terms(config, packaged_terms(config).digest(), adapter)
-    return terms.task_id(run_signer(config.seed, "creator").address, fixed_genesis(config.seed))
+    terms = packaged_terms(config)
+    return chain_terms(config, terms).task_id(terms.creator, fixed_genesis(config.seed))
 
 
 def drawn(config: Config, folder: Path) -> list[Roles]:

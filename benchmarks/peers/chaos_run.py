@@ -50,8 +50,8 @@ from flock_ray.session import run_alliance
 from flock_ray.telemetry.table import Console
 
 PHASES = (
-    "begin", "train", "acknowledge", "publish", "commit_ballots_a", "reveal_ballots_a", "commit_ballots_b", "reveal_ballots_b",
-    "sign", "advance",
+    "begin", "train", "acknowledge", "publish", "commit_ballots_a", "reveal_ballots_a", "commit_ballots_b",
+    "reveal_ballots_b", "sign", "advance",
 )  # fmt: skip
 STOPPED_FLOOR, PHASE_FLOOR = 3.0, 30.0
 """`cluster.phase_floor` of runs in which a process is stopped, which only a deadline tells, and of the others."""

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import frozen_garbage_collection, ray_cluster
+from flock_ray.cluster.spec import RunningTask
 from flock_ray.config import (
     AllianceConfig,
     ChainBackend,
@@ -113,20 +115,20 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
         )
         try:
             reports = groups.start()
-            hosted = {member.number: member for report in reports for member in report.members}
-            accounts = {number: member.address for number, member in sorted(hosted.items())}
+            accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger: Ledger = NoLedger(config, accounts)
             if config.chain.backend is not ChainBackend.none:
                 ledger = ChainLedger(config, run.path, accounts)
                 ledger.deploy()
-            state = ledger.create_task(task_terms(config, reports), reports[0].adapter, groups)
+            state = ledger.create_task(task_terms(config, ledger.creator, reports), groups)
             run.write_task(state, ledger.relayer, ledger.facts(), ledger.balances(None), configuration_texts(config))
-            reporter = TurnTaker(turns, config, dict(sorted(hosted.items())), Console(nowhere), events)
+            task = RunningTask(state, ledger.domain, ledger.relayer, {silo: silo for silo in accounts})
+            reporter = TurnTaker(turns, config, Console(nowhere), events)
+            reporter.members_are(task)
             turns.ready(chain=ledger.facts()["backend"])
+            alliance = replace(config.alliance, max_unsettled=0)
             with frozen_garbage_collection():
-                Alliance(
-                    groups, ledger, run, events, reporter, max_unsettled=0, start_timeout=cluster.load_timeout
-                ).run(state, [])
+                Alliance(groups, ledger, run, events, reporter, alliance, {}, cluster.load_timeout).run(task, [])
         finally:
             groups.stop()
 

@@ -57,7 +57,7 @@ class ChainClient(ChainReader):
             if spec.token or spec.task or spec.settlement:
                 self.set_contracts(Addresses(spec.token, spec.task, spec.settlement))
             outbox = Outbox(folder / "outbox.sqlite")
-            self._settler = Settler(self._node, self._relayer, outbox, self._timeout, spec.max_fee, spec.fixed_members)
+            self._settler = Settler(self._node, self._relayer, outbox, self._timeout, spec.max_fee)
             self._finality = State(spec.finality)
         except BaseException:
             self._node.close()
@@ -109,12 +109,10 @@ class ChainClient(ChainReader):
         """Wait until a starting task can be opened; see `seed_block.await_seed`."""
         await_seed(self._node, self, task, self._timeout, _TIMEOUT_OPTION)
 
-    def settle(
-        self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0, num_changes: int = 0
-    ) -> TxReceipt:
+    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already; see `Settler.settle`."""
         at = self._addresses.settlement
-        return self._settler.settle(at, report, seats, signatures, changed_slots, num_changes)
+        return self._settler.settle(at, report, seats, signatures, changed_slots)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until all settlements are as final as `spec.finality`; see `Settler.confirm`."""

@@ -179,6 +179,15 @@ class ChainReader:
         """Where the contract `name` is, of those that have a place in `Addresses`."""
         return str(getattr(self._addresses, PLACES[name]))
 
+    def changes(self, task: bytes, first: int) -> tuple[Change, ...]:
+        """The changes of a task's members from number `first` on, in the order of the requests."""
+        (count,) = self._read("TaskRegistry", self._addresses.task, "numChanges", task)
+        return tuple(self._change(task, number) for number in range(first, count))
+
+    def members(self, task: bytes, numbers: Sequence[int]) -> tuple[MemberView, ...]:
+        """Members of a task by their numbers."""
+        return tuple(self._member(task, number) for number in numbers)
+
     def _member(self, task: bytes, index: int) -> MemberView:
         (member,) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
         account, stake, slots, tip, leaving, left_at = member

@@ -13,8 +13,6 @@ from itertools import chain
 from threading import Event
 from typing import TypeVar
 
-from eth_utils.address import to_checksum_address
-
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.epoch_report import Report
@@ -63,7 +61,6 @@ class Settler:
         outbox: Outbox,
         timeout: float,
         max_fee: int,
-        fixed_members: bool = False,
     ) -> None:
         """Settle through `node`.
 
@@ -73,16 +70,12 @@ class Settler:
             outbox: the journal.
             timeout: seconds to wait for a receipt while the chain answers.
             max_fee: most to pay, wei a gas.
-            fixed_members: send no report of a task to which other changes of members were made than the caller of
-                `settle` knows of; it raises ChainError then.
         """
         self._node = node
         self._relayer = relayer
         self._outbox = outbox
         self._timeout = timeout
         self._max_fee = max_fee
-        self._fixed_members = fixed_members
-        self._num_changes: dict[bytes, int] = {}  # by intent
         self._outage = 0.0
         self._closed = Event()
         self.waiting: Waiting | None = None
@@ -94,7 +87,6 @@ class Settler:
         seats: int,
         signatures: bytes,
         changed_slots: int = 0,
-        num_changes: int = 0,
     ) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already. Waits while the chain is away.
 
@@ -104,7 +96,6 @@ class Settler:
             seats: bitmap of the voter seats that signed.
             signatures: EIP-2098, 64 bytes each, in the order of seats.
             changed_slots: slots of the members that join or leave with this epoch (`TaskView.changed_slots`).
-            num_changes: changes of members up to this epoch that the caller knows of.
 
         Raises:
             EpochAbandonedError: the epoch was abandoned before.
@@ -117,7 +108,6 @@ class Settler:
         name = intent_id(self._node.chain_id, settlement, digest)
         data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, changed_slots)
         intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
-        self._num_changes[name] = num_changes
         self._outbox.plan(intent)
         self._with_retries(report.epoch, self._recheck)
         return self._complete(intent)
@@ -203,11 +193,9 @@ class Settler:
     def _step(self, intent: Intent, watch: _Watch) -> TxReceipt | None:
         """Poll once and act on the result; the receipt once the report is settled."""
         nonce = self._node.mined_nonce(self._relayer.address)  # first: the state below is then not older
-        last, changing = self._head(intent)
+        last = self._last_settled(intent)
         if last >= intent.epoch:
             return self._find_receipt(intent, watch)
-        if changing and self._fixed_members and last + 1 == intent.epoch:
-            self._require_known_changes(intent, last)
         earlier = self._outbox.signed(intent.contract, intent.task, last + 1) if last + 1 < intent.epoch else None
         if earlier is not None:  # lost in a reorganization: it goes first
             self._complete(earlier)
@@ -219,28 +207,14 @@ class Settler:
             self._send(intent, self._sign(intent, self._node.nonce(self._relayer.address)), watch)
         return None
 
-    def _head(self, intent: Intent) -> tuple[int, bool]:
-        """Number of the task's last settled epoch, and whether changes of members are pending."""
+    def _last_settled(self, intent: Intent) -> int:
+        """Number of the task's last settled epoch."""
         answer = self._call(intent.contract, "EpochSettlement", "headOf", intent.task)
         try:
-            ((_, _, (last_settled, *_, changing, _)),) = contract("EpochSettlement").decode("headOf", answer)
+            ((_, _, (last_settled, *_)),) = contract("EpochSettlement").decode("headOf", answer)
         except ValueError:  # the contract existed when the run began: the node lags far behind, or reorganizes
             raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
-        return last_settled, changing
-
-    def _require_known_changes(self, intent: Intent, last: int) -> None:
-        """Refuse to settle the epoch after `last` of a task whose members changed otherwise than the records say."""
-        (registry,) = contract("EpochSettlement").decode(
-            "registry", self._call(intent.contract, "EpochSettlement", "registry")
-        )
-        answer = self._call(to_checksum_address(registry), "TaskRegistry", "numChanges", intent.task)
-        (changes,) = contract("TaskRegistry").decode("numChanges", answer)
-        if changes != self._num_changes.get(intent.id, changes) and self._head(intent)[0] == last:
-            raise ChainError(
-                f"members asked to join or to leave task 0x{intent.task.hex()} while it runs, or an accusation on the"
-                " chain has cost one its seats: later committees are drawn from others than this run knows, and a run"
-                " does not follow that yet"
-            )
+        return int(last_settled)
 
     def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
         """Receipt of the transaction that settled the report, recorded in the journal; None if there is none yet."""
@@ -277,7 +251,7 @@ class Settler:
         try:
             self._node.call(intent.contract, intent.data, self._relayer.address)
         except Reverted as reverted:
-            if self._head(intent)[0] != last:
+            if self._last_settled(intent) != last:
                 return False
             raise revert_error(f"the settlement of epoch {intent.epoch}", reverted.data) from None
         return True
@@ -372,7 +346,7 @@ class Settler:
         """Settlements that are less final than `level`; none if the chain does not have such a level."""
         self._recheck()
         for intent in self._outbox.unfinished():
-            if self._head(intent)[0] < intent.epoch:  # a crash came before it was sent again
+            if self._last_settled(intent) < intent.epoch:  # a crash came before it was sent again
                 self._complete(intent)
         if level is not State.MINED and self._node.settled_head(level.value) < 0:
             return []

@@ -53,7 +53,6 @@ class ChainSpec:
         confirmation_timeout: seconds to wait for a receipt while the chain answers.
         max_fee: most that the relayer pays, wei a gas.
         finality: how final the settlements must be in the end: `mined`, `safe` or `finalized`.
-        fixed_members: settle no epoch of a task after members joined or left it, or asked to, unless the run knows.
     """
 
     backend: str
@@ -69,7 +68,6 @@ class ChainSpec:
     confirmation_timeout: float
     max_fee: int = MAX_FEE
     finality: str = "mined"
-    fixed_members: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,25 @@ class BallotBuilder:
         streams: updates are only summed as they come in: none is scored by itself, and all count alike.
     """
 
-    def __init__(self, bench: Workbench, members: Mapping[int, Member], mechanism: Mechanism, rule: Rule) -> None:
-        self._bench, self._members, self._mechanism, self._rule = bench, members, mechanism, rule
+    def __init__(
+        self,
+        bench: Workbench,
+        members: Mapping[int, Member],
+        silos: Mapping[int, int],
+        mechanism: Mechanism,
+        rule: Rule,
+    ) -> None:
+        """Fill in ballots.
+
+        Args:
+            bench: measures.
+            members: {number: member} that answer for ballots.
+            silos: {member: silo}.
+            mechanism: says which ballots need scores.
+            rule: weighs updates.
+        """
+        self._bench, self._members, self._silos = bench, members, silos
+        self._mechanism, self._rule = mechanism, rule
         self.streams = not mechanism.scores_proposals and rule.uniform
 
     def ballots_a(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotA]]:
@@ -47,7 +64,9 @@ class BallotBuilder:
         scores: dict[tuple[int, bytes], Score] = {}
         if self._mechanism.scores_proposals:
             self._bench.begin_phase("score proposals", len(voters) * len(scored))
-            scores = self._bench.score_proposals(voters, state.adapter, scored)
+            silos = [self._silos[voter] for voter in voters]
+            measured = self._bench.score_proposals(silos, state.adapter, scored)
+            scores = {(voter, one): measured[self._silos[voter], one] for voter in voters for one in scored}
         ballots = []
         for number in voters:
             entries = []
@@ -96,7 +115,8 @@ class BallotBuilder:
         scores: dict[int, Score] = {}
         if candidate and self._mechanism.scores_candidate:
             self._bench.begin_phase("score candidate", len(voters))
-            scores = self._bench.score_candidate(voters, candidate)
+            measured = self._bench.score_candidate([self._silos[voter] for voter in voters], candidate)
+            scores = {voter: measured[self._silos[voter]] for voter in voters}
         ballots = []
         for number in voters:
             score = self._vote(number, scores[number]) if scores else None

@@ -28,9 +28,9 @@ class ChainWorker:
         """Any other call of the client that is over soon."""
         return getattr(self._client, method)(*args)
 
-    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int, num_changes: int) -> TxReceipt:
+    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int) -> TxReceipt:
         """Settle an epoch, however long it takes; see `ChainClient.settle`."""
-        return self._client.settle(report, seats, signatures, changed_slots, num_changes)
+        return self._client.settle(report, seats, signatures, changed_slots)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until the settlements are sure."""

@@ -7,7 +7,8 @@ nodes, the relayer's key stays in the actor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import Table, claim, claim_many, create_task, deploy, open_task, start, transfer
-from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskView, TxReceipt
+from flock_ray.chain.values import (
+    GWEI,
+    TOKEN,
+    ChainInfo,
+    ChainSpec,
+    MemberView,
+    TaskStatus,
+    TaskView,
+    TxContext,
+    TxReceipt,
+)
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
 from flock_ray.cluster.deadlines import Deadlines
@@ -35,6 +46,7 @@ from flock_ray.errors import ChainError, ChainUnreachableError, HangError, TaskC
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.record import Record
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
@@ -50,7 +62,7 @@ class ChainLedger:
         Args:
             config: of the run.
             run_dir: where an embedded chain is kept.
-            accounts: {member: address}; genesis of an embedded chain funds their gas.
+            accounts: {silo: address of its owner}; genesis of an embedded chain funds their gas.
 
         Raises:
             ChainError: or one of its kinds, when the chain cannot be used.
@@ -77,7 +89,6 @@ class ChainLedger:
             confirmation_timeout=chain.confirmation_timeout,
             max_fee=chain.max_fee_gwei * GWEI,
             finality=chain.finality.value,
-            fixed_members=True,
         )
         self._actor = ChainActor.options(name="chain", scheduling_strategy=here()).remote()
         cluster = config.cluster
@@ -182,18 +193,14 @@ class ChainLedger:
         while view.status is TaskStatus.STARTING:  # again if the block's hash was gone before it was taken
             self._ask("await_seed", self._task)
             view = self._send(open_task(creator, self._ask("context", creator.address), self._task))
-        if view.changes:
-            raise ChainError(
-                f"task 0x{self._task.hex()} on this chain has members that left it, or joined it after it started, and"
-                " a run does not follow that yet; choose another seed"
-            )
-        accounts = tuple(member.account for member in view.members)
-        if accounts != tuple(self._accounts.values()):
-            raise ChainError(
-                f"task 0x{self._task.hex()} on this chain has other members than this run, or in another order;"
-                " choose another seed"
-            )
-        for member in view.members:
+        there = {member.account: member for member in view.members if not member.left_at}
+        for silo in self._first:
+            member = there.get(self._accounts[silo])
+            if member is None:
+                raise ChainError(
+                    f"task 0x{self._task.hex()} on this chain started without member-{silo} ({self._accounts[silo]});"
+                    " choose another seed"
+                )
             if member.stake != member.slots * terms.min_stake:
                 raise ChainError(
                     f"member {member.account} has {member.stake} wei locked for task 0x{self._task.hex()}, not the"
@@ -201,30 +208,56 @@ class ChainLedger:
                     " another seed"
                 )
         if not joining:  # an earlier attempt went further, and its folder may be gone
-            collect_enrolments(groups, self._task, creator.address, seed, {})
-        members = tuple(
-            MemberState(
-                member.account,
-                member.slots,
-                member.chain_tip,
-                member.slots * terms.min_stake,
-                delegated=member.delegated,
-            )
-            for member in view.members
-        )
-        contract = bytes.fromhex(self._info.settlement[2:])
-        scope = Scope(self._info.chain_id, contract, self._task)
-        return TaskState.first(terms, scope, members, view.seed)
+            collect_enrolments(groups, self._task, creator.address, seed, self._first, {})
+        left = [change for change in view.changes if not change.epoch]
+        scope = Scope(self._info.chain_id, bytes.fromhex(self._info.settlement[2:]), self._task)
+        members = tuple(map(_as_joined, view.members))
+        return TaskState.first(terms, scope, members, view.seed, left)
+
+    @property
+    def _first(self) -> list[int]:
+        """Silos of the members that a task starts with."""
+        return sorted(self._accounts)[: self._config.alliance.num_members]
+
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+        """Have the owners of silos ask to join the running task, or to leave it; who did already does not again."""
+        view: TaskView = self._ask("task_view", self._task)
+        there = {member.account: member for member in view.members}
+        joining = {silo: self._context(silo) for silo in sorted(joins) if self._accounts[silo] not in there}
+        seed = fixed_genesis(self._config.seed)
+        enrolments = collect_enrolments(groups, self._task, self.creator, seed, joining, joining)
+        leaving = {
+            silo: self._context(silo)
+            for silo in sorted(leaves)
+            if (member := there.get(self._accounts[silo])) and not member.leaving
+        }
+        transactions = {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
+        for _, signed in groups.run("resign", self._task, leaving):
+            transactions |= signed
+        for _, raws in sorted(transactions.items()):
+            self._ask("broadcast", list(raws), 0)
+
+    def _context(self, silo: int) -> TxContext:
+        context: TxContext = self._ask("context", self._accounts[silo], self.creator)
+        return context
+
+    def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
+        """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in."""
+        asked: Sequence[Change] = self._ask("changes", self._task, state.num_changes)
+        due = list(takewhile(lambda change: change.epoch <= state.epoch, asked))
+        joined = [change.member for change in due if not change.leaves]
+        return due, [_as_joined(member) for member in self._ask("members", self._task, joined)]
 
     def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
         """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
         creator, seed = self._creator.address, fixed_genesis(self._config.seed)
         contexts = {
-            number: self._ask("context", account, creator)
-            for number, account in sorted(self._accounts.items())
-            if account not in joined
+            silo: self._ask("context", self._accounts[silo], creator)
+            for silo in self._first
+            if self._accounts[silo] not in joined
         }
-        for number, enrolment in collect_enrolments(groups, self._task, creator, seed, contexts).items():
+        enrolments = collect_enrolments(groups, self._task, creator, seed, self._first, contexts)
+        for number, enrolment in enrolments.items():
             if number in contexts:
                 self._ask("broadcast", list(enrolment.transactions), 0)
 
@@ -248,7 +281,7 @@ class ChainLedger:
         due = len(state.roster.waiting) - len(state.roster.settled(state.epoch).waiting)
         changed_slots = sum(change.slots for change in state.roster.waiting[:due])
         settle = self._actor.settle.options(concurrency_group="settle")
-        call = report, attestation.seats(voters), attestation.packed(voters), changed_slots, state.num_changes
+        call = report, attestation.seats(voters), attestation.packed(voters), changed_slots
         self._open[settle.remote(*call)] = report.epoch
 
     def settled(self, at_most_open: int) -> Iterator[Settlement]:
@@ -314,14 +347,18 @@ class ChainLedger:
 
     def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
         """Broadcast the members' claims and releases; what was collected already or does not pay yet is left out."""
-        view, accounts = self._ask("task_view", self._task), list(self._accounts.values())
+        view: TaskView = self._ask("task_view", self._task)
+        there = {member.account: member for member in view.members}
+        owners = {silo: account for silo, account in self._accounts.items() if account in there}
+        accounts = list(owners.values())
         claimed = self._ask("claimed", self._task, accounts)
         to_pool = self._ask("paid_to_pool", self._task, accounts)
-        pooled = frozenset(number for number, account in self._accounts.items() if account in to_pool)
+        pooled = frozenset(silo for silo, account in owners.items() if account in to_pool)
         released = self._ask("releasable", self._task)
-        locked = frozenset(number for number in self._accounts if released and view.members[number].stake)
-        paid = {number: claimed[account] for number, account in self._accounts.items()}
-        unpaid = {number: left for number, wei in paid.items() if (left := state.members[number].earned - wei) > 0}
+        locked = frozenset(silo for silo, account in owners.items() if released and there[account].stake)
+        earned = {member.account: member.earned for member in state.members}
+        paid = {silo: claimed[account] for silo, account in owners.items()}
+        unpaid = {silo: left for silo, wei in paid.items() if (left := earned.get(owners[silo], 0) - wei) > 0}
         leaves = tuple((member.account, member.earned) for member in state.members if member.earned)
         roots = self._ask("reward_roots", self._task)
         self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
@@ -372,11 +409,17 @@ class ChainLedger:
         """Remember the task's id."""
         self._task = state.scope.task
 
-    def balances(self, state: TaskState | None) -> dict[int, int]:
+    def balances(self, state: TaskState | None) -> dict[str, int]:
         """What is in the wallets, what is the members' own in the vault, and what is still to be claimed."""
-        owned = self._ask("balances", list(self._accounts.values()))
-        pending = self._pending.wei if self._pending else {}
-        return {number: owned[account] + pending.get(number, 0) for number, account in self._accounts.items()}
+        owned: dict[str, int] = self._ask("balances", list(self._accounts.values()))
+        for silo, wei in self._pending.wei.items() if self._pending else ():
+            owned[self._accounts[silo]] += wei
+        return owned
+
+
+def _as_joined(member: MemberView) -> MemberState:
+    """A member with what the task locks of its stake: nothing, if it left before the start."""
+    return MemberState(member.account, member.slots, member.chain_tip, member.stake, delegated=member.delegated)
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.chain.eip712 import report_hash
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.spec import RunningTask
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.epoch import advance, derive
@@ -28,11 +29,15 @@ class Coordinator:
         """What its process has used so far; asked while something else is computed."""
         return Vitals.of_this_process(("coordinate", len(self._messages), 0))
 
-    def begin(self, state: TaskState, domain: Domain, relayer: str) -> None:
-        """Take up a task at `state`."""
-        self._state, self._domain, self._relayer = state, domain, relayer
-        self._verifier = MessageVerifier(domain)
+    def begin(self, task: RunningTask) -> None:
+        """Take up a task at the start of an epoch."""
+        self._task = task
+        self._verifier = MessageVerifier(task.domain)
         self._messages.clear()
+
+    @property
+    def _state(self) -> TaskState:
+        return self._task.state
 
     def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
         """Take messages of the running phase; late and early ones and those without a valid signature are dropped.
@@ -82,14 +87,14 @@ class Coordinator:
         Raises:
             ProtocolError: the valid signatures do not reach the quorum.
         """
-        report = report_of(record, self._domain, self._relayer)
-        valid = valid_signatures(report, signatures, self._state, self._domain)
+        report = report_of(record, self._task.domain, self._task.relayer)
+        valid = valid_signatures(report, signatures, self._state, self._task.domain)
         if not has_quorum(valid, self._state):
             raise ProtocolError(
                 f"epoch {record.epoch}: {len(valid)} of {len(self._state.roles.voters)} voters signed the report,"
                 f" {self._state.roles.quorum} seats are needed"
             )
-        self._state = advance(self._state, record, report_hash(report))
+        self._task = self._task.at(advance(self._state, record, report_hash(report)))
         self._messages.clear()
         self._verifier.forget()
         return Attestation(record.data, report, valid), self._state

@@ -19,7 +19,7 @@ from flock_ray.cluster.deadlines import AWAY, Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.node_group import NodeGroup
 from flock_ray.cluster.placement import Plan, place_hosts
-from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
 from flock_ray.cluster.supervisor import (
     Cause,
     Fail,
@@ -34,7 +34,6 @@ from flock_ray.cluster.supervisor import (
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.worker import Worker
 from flock_ray.errors import HangError, WorkerMemoryError
-from flock_ray.protocol.roles import Roles
 
 _TICK = 1.0  # seconds between two questions about a worker's vitals; more where there are hundreds of workers
 _LOOK = 0.1  # seconds between two looks at all that are waited for
@@ -117,9 +116,9 @@ class NodeGroups:
         self._plan, self._report = plan, report
         self._placement_timeout, self._load_timeout = placement_timeout, load_timeout
         self._alive = set(range(len(specs)))
-        self._members = {host: members for spec in specs for host, members in spec.hosts.items()}
-        self._roles: Roles | None = None
-        self._begin: tuple[Any, ...] | None = None
+        self._silos = {host: silos for spec in specs for host, silos in spec.hosts.items()}
+        self._task: RunningTask | None = None
+        self._begin: RunningTask | None = None
         self._failures: list[Failure] = []
         self._events: dict[int, Sequence[tuple[str, Mapping[str, object]]]] = {}
         self._shown: dict[int, Vitals] = {}
@@ -133,9 +132,9 @@ class NodeGroups:
         waits = {index: self._waiting(index) for index in range(len(self._groups))}
         return [info for _, info in sorted(self._gather(waits), key=lambda answer: answer[0])]
 
-    def place(self, roles: Roles) -> None:
-        """Share out the logical hosts for an epoch with these roles, where the plan lets them move."""
-        self._roles = roles
+    def place(self, task: RunningTask) -> None:
+        """Share out the logical hosts for an epoch by its roles, where the plan lets them move."""
+        self._task = task
         waits = {}
         for index, hosts in self._shares().items():
             group = self._groups[index]
@@ -148,25 +147,28 @@ class NodeGroups:
             pass
 
     def _shares(self) -> dict[int, dict[int, tuple[int, ...]]]:
-        """{living group: its logical hosts with their members}."""
+        """{living group: its logical hosts with their silos}."""
         homes = [group.hosts for group in self._plan.nodes]
-        roles = self._roles if self._plan.hosts_move else None
-        proposing, voting = (set(roles.proposers), set(roles.voters)) if roles else (set(), set())
+        proposing, voting = set[int](), set[int]()
+        if self._task and self._plan.hosts_move:
+            roles, silos = self._task.state.roles, self._task.silos
+            proposing = {silos[member] for member in roles.proposers if member in silos}
+            voting = {silos[member] for member in roles.voters if member in silos}
         load = {
-            host: (len(proposing.intersection(members)), len(voting.intersection(members)))
-            for host, members in self._members.items()
+            host: (len(proposing.intersection(silos)), len(voting.intersection(silos)))
+            for host, silos in self._silos.items()
         }
         placed = place_hosts(homes, self._alive, load)
-        return {index: {host: self._members[host] for host in hosts} for index, hosts in placed.items()}
+        return {index: {host: self._silos[host] for host in hosts} for index, hosts in placed.items()}
 
-    def begin(self, *args: Any) -> Iterator[tuple[int, Any]]:
+    def begin(self, task: RunningTask) -> Iterator[tuple[int, Any]]:
         """Take up a task: like `run("begin", …)`, and what a rebuilt group is told first."""
-        self.resume_from(*args)
-        return self.run("begin", *args)
+        self.resume_from(task)
+        return self.run("begin", task)
 
-    def resume_from(self, *args: Any) -> None:
-        """What a group rebuilt from now on is told first: the state that the running epoch started from."""
-        self._begin = args
+    def resume_from(self, task: RunningTask) -> None:
+        """What a group rebuilt from now on is told first: the task as the running epoch starts from it."""
+        self._begin = task
 
     def epoch_signed(self) -> None:
         """An epoch was signed: the failures before it no longer count."""
@@ -385,7 +387,7 @@ class NodeGroups:
         """What is asked, after the running epoch was taken up where that is not what is asked."""
         if self._begin is None or (asked and asked[-1][0] == "begin"):
             return list(asked)
-        return [("begin", tuple(ray.put(arg) for arg in self._begin)), *asked]
+        return [("begin", (ray.put(self._begin),)), *asked]
 
     def _give_up(self, index: int, waits: dict[int, _Waiting]) -> None:
         """Have the other groups take over the hosts of a group for which there is no machine."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing import SigningBatch
-from flock_ray.cluster.signing_log import SigningLog, by_member
-from flock_ray.errors import StoreError
+from flock_ray.cluster.signing_log import SigningLog, by_silo
+from flock_ray.cluster.spec import RunningTask
+from flock_ray.errors import ProtocolError, StoreError
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.state import TaskState
@@ -24,12 +25,13 @@ UNREPEATABLE = "the message that it signed before is no longer in the store"
 
 
 class HostedMembers:
-    """Members of the logical hosts that a worker carries, with what each signed in the running epoch.
+    """Owners of the silos that a worker carries, and what those that are members signed in the running epoch.
 
     A process that took up a member reads that member's entries before the member signs: its folder may be gone, or old.
     A member that cannot know what it signed sits the epoch out, so that it never signs two things.
 
     Attributes:
+        owners: {silo: owner}, members of the task or not.
         members: {number: member}; the same object for good, since others look members up in it.
         sitting_out: {number: why it signs nothing more in this epoch}.
     """
@@ -39,36 +41,61 @@ class HostedMembers:
 
         Args:
             store: where entries are kept.
-            open_member: opens a member by its number.
+            open_member: opens the owner of a silo.
         """
         self._store, self._open_member = store, open_member
         self._hosts: dict[int, tuple[int, ...]] = {}
         self._host_of: dict[int, int] = {}
+        self._silos: Mapping[int, int] = {}  # of all members of the run, here or elsewhere
         self._logs: dict[int, SigningLog] = {}
         self._unread: set[int] = set()
-        self._restored: set[int] = set()  # in the running epoch
+        self._restored: set[int] = set()  # silos, in the running epoch
         self._epoch: tuple[bytes, int, bytes] | None = None
         self._events: Events = []
+        self.owners: dict[int, Member] = {}
         self.members: dict[int, Member] = {}
         self.sitting_out: dict[int, str] = {}
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
-        """Carry these logical hosts, {number: members}, and no others."""
+        """Carry these logical hosts, {number: silos}, and no others."""
         self._hosts = dict(hosts)
-        self._host_of = {member: host for host, members in hosts.items() for member in members}
-        for number in self.members.keys() - self._host_of.keys():
-            del self.members[number]
-        for number in sorted(self._host_of.keys() - self.members.keys()):
-            self.members[number] = self._open_member(number)
-            self._unread.add(number)
+        self._host_of = {silo: host for host, silos in hosts.items() for silo in silos}
+        for silo in self.owners.keys() - self._host_of.keys():
+            del self.owners[silo]
+        for silo in sorted(self._host_of.keys() - self.owners.keys()):
+            self.owners[silo] = self._open_member(silo)
+            self._unread.add(silo)
+        self._number()
 
-    def join(self, task: bytes) -> None:
-        """Note, in folders and store, that the members join a task."""
+    def take_up(self, task: RunningTask) -> None:
+        """Know which owners are members of a task.
+
+        Raises:
+            ProtocolError: a member has another account than the owner of its silo.
+        """
+        self._silos = task.silos
+        self._number()
+        for number, member in self.members.items():
+            if task.state.members[number].account != member.signer.address:
+                raise ProtocolError(f"member {number} of the task is not the owner of silo {member.silo}")
+
+    def _number(self) -> None:
+        self.members.clear()
+        for owner in self.owners.values():
+            owner.number = -1
+        for number, silo in self._silos.items():
+            if silo in self.owners:
+                self.members[number] = self.owners[silo]
+                self.owners[silo].number = number
+
+    def join(self, task: bytes, silos: Collection[int]) -> None:
+        """Note, in folders and store, that the owners of these silos join a task."""
         for host in self._hosts:
             log = SigningLog(self._store, task, 0, ZERO, host)
             known = self._joined(task, log)
+            joining = [owner for owner in self._of_host(host) if owner.silo in silos and owner.silo not in known]
             with Batch() as batch:
-                entries = [m.joining(task, batch) for m in self._of_host(host) if m.number not in known]
+                entries = [owner.joining(task, batch) for owner in joining]
                 if entries:
                     log.append(entries, batch)
 
@@ -80,50 +107,52 @@ class HostedMembers:
             anew: whether it may have been begun before, here or elsewhere: everybody's entries are read.
         """
         if self.sitting_out and not anew:
-            self.join(state.scope.task)  # what it signs from now on is known
+            lost = [self.members[number].silo for number in self.sitting_out if number in self.members]
+            self.join(state.scope.task, lost)  # what it signs from now on is known
         epoch = state.scope.task, state.epoch, state.seed
         if epoch != self._epoch:
             self._epoch, self.sitting_out, self._restored = epoch, {}, set()
         self._logs = {}
         if anew:
-            self._unread = set(self.members)
+            self._unread = set(self.owners)
         self._restore(state)
 
     def _restore(self, state: TaskState) -> None:
         """Read the entries of members that were taken up."""
         task, epoch, seed = state.scope.task, state.epoch, state.seed
         for host in self._hosts:
-            unread = [member for member in self._of_host(host) if member.number in self._unread]
+            members = [member for member in self._of_host(host) if member.number in self.members]
+            unread = [member for member in members if member.silo in self._unread]
             if unread or host not in self._logs:
                 self._logs[host] = SigningLog(self._store, task, epoch, seed, host)
             if not unread:
                 continue
-            entries = by_member(self._logs[host].read())
+            entries = by_silo(self._logs[host].read())
             if ignored := self._logs[host].num_ignored:
                 self._events.append(("entries_ignored", {"epoch": epoch, "host": host, "segments": ignored}))
             lost = [member for member in unread if not member.joined(task)]
             joined = self._joined(task, SigningLog(self._store, task, 0, ZERO, host)) if lost else set()
             for member in unread:
-                if member in lost and member.number not in joined:
+                if member in lost and member.silo not in joined:
                     self.sit_out(state, member.number, LOST)
                     continue
                 if member in lost:
                     self._events.append(("folder_restored", {"epoch": epoch, "member": member.number}))
                     with Batch() as batch:
                         member.joining(task, batch)
-                member.restore(state, entries.get(member.number, ()))
+                member.restore(state, entries.get(member.silo, ()))
         self._restored |= self._unread
         self._unread = set()
 
     def _of_host(self, host: int) -> list[Member]:
-        return [self.members[number] for number in self._hosts[host] if number in self.members]
+        return [self.owners[silo] for silo in self._hosts[host] if silo in self.owners]
 
     def _joined(self, task: bytes, log: SigningLog) -> set[int]:
-        """Members whose entry of having joined a task is in the log of epoch 0."""
+        """Silos whose owner's entry of having joined a task is in the log of epoch 0."""
         return {
-            entry.member
+            entry.silo
             for entry in log.read()
-            if (member := self.members.get(entry.member)) and member.owns(entry, task, 0, ZERO)
+            if (owner := self.owners.get(entry.silo)) and owner.owns(entry, task, 0, ZERO)
         }
 
     def active(self, number: int) -> Member | None:
@@ -141,8 +170,8 @@ class HostedMembers:
         if not self._restored:
             return
         for message in inbox.messages:
-            member = self.active(message.member) if message.member in self._restored else None
-            if member and message.kind not in member.signed(state):
+            member = self.active(message.member)
+            if member and member.silo in self._restored and message.kind not in member.signed(state):
                 self.sit_out(state, message.member, HIDDEN)
 
     @contextmanager
@@ -154,7 +183,7 @@ class HostedMembers:
             with batch:
                 yield batch
         except StoreError:
-            self._logs, self._unread = {}, set(self.members)  # whether entries were written is not known
+            self._logs, self._unread = {}, set(self.owners)  # whether entries were written is not known
             raise
         for number, kind in batch.repeated:
             self._events.append(("repeated", {"epoch": state.epoch, "member": number, "message": kind}))

@@ -36,9 +36,10 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
     return [
         GroupSpec(
             index=node.index,
-            hosts=dict(zip(node.hosts, node.host_members, strict=True)),
+            hosts=dict(zip(node.hosts, node.host_silos, strict=True)),
             run_seed=config.seed,
             state_dir=str(run_dir / "members"),
+            preload=frozenset(range(config.alliance.num_members)),
             store_url=store_url,
             model=ModelSpec(
                 source=config.model.source,
@@ -185,7 +186,7 @@ def chain_terms(config: Config, terms: Terms) -> TaskTerms:
         num_voters=alliance.num_voters,
         num_proposers=alliance.num_proposers,
         min_members=alliance.num_members,
-        max_members=alliance.num_members,
+        max_members=alliance.num_members + alliance.candidates,
         num_epochs=alliance.num_epochs,
         max_unsettled=alliance.max_unsettled,
         max_skips=alliance.spare_reveals,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from flock_ray.chain.eip712 import Domain
@@ -15,6 +15,7 @@ from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.spec import Enrolment
 from flock_ray.config import Config
 from flock_ray.protocol.record import Record
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
@@ -40,6 +41,15 @@ class Ledger(Protocol):
     def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+        """Have the owners of silos ask to join a running task, or to leave it; who did already does not again."""
+
+    def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
+        """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in.
+
+        Call it when all epochs but `max_unsettled` are settled: later requests are due later.
+        """
+
     def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Begin to settle the epoch that `state` starts; returns at once."""
 
@@ -63,16 +73,16 @@ class Ledger(Protocol):
     def adopt(self, state: TaskState) -> None:
         """Go on with a task that an earlier run created."""
 
-    def balances(self, state: TaskState | None) -> dict[int, int]:
-        """{member: wei that it owns}, before the task was created (None) or after everybody was paid out."""
+    def balances(self, state: TaskState | None) -> dict[str, int]:
+        """{account of an owner: wei that it has}, before the task was created (None) or after the pay-out."""
 
 
 def collect_enrolments(
-    groups: NodeGroups, task: bytes, creator: str, seed: bytes, contexts: dict[int, TxContext]
+    groups: NodeGroups, task: bytes, creator: str, seed: bytes, silos: Collection[int], contexts: dict[int, TxContext]
 ) -> dict[int, Enrolment]:
-    """Every member's enrolment, by number."""
+    """{silo: enrolment of its owner}, see `Worker.enrol`."""
     enrolments: dict[int, Enrolment] = {}
-    for _, enrolled in groups.run("enrol", task, creator, seed, contexts):
+    for _, enrolled in groups.run("enrol", task, creator, seed, frozenset(silos), contexts):
         enrolments |= enrolled
     return dict(sorted(enrolments.items()))
 
@@ -81,7 +91,7 @@ class NoLedger:
     """No chain at all: money is counted in the records only."""
 
     def __init__(self, config: Config, accounts: dict[int, str]) -> None:
-        """Count stakes of `accounts` as the configuration gives them."""
+        """Count stakes of `accounts`, {silo: address}, as the configuration gives them."""
         self._config, self._accounts = config, accounts
         self.creator = run_signer(config.seed, "creator").address
         self._open: list[Settlement] = []
@@ -104,12 +114,20 @@ class NoLedger:
         """The first state, with the stakes of the configuration."""
         seed, slots = fixed_genesis(self._config.seed), self._config.alliance.slots_per_member
         task = chain_terms(self._config, terms).task_id(self.creator, seed)
-        enrolments = collect_enrolments(groups, task, self.creator, seed, {})
+        enrolments = collect_enrolments(groups, task, self.creator, seed, self._accounts, {})
         members = tuple(
-            MemberState(self._accounts[number], slots, enrolment.tip, terms.min_stake * slots)
-            for number, enrolment in enrolments.items()
+            MemberState(self._accounts[silo], slots, enrolment.tip, terms.min_stake * slots)
+            for silo, enrolment in enrolments.items()
         )
         return TaskState.first(terms, Scope(0, bytes(20), task), members, seed)
+
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+        """There is nobody to ask."""
+        raise AssertionError("the configuration lets nobody come or go without a chain")
+
+    def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
+        """Only whom slashes made to leave."""
+        return [change for change in state.leaving if change.epoch <= state.epoch], ()
 
     def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
         """Nothing to send."""
@@ -135,10 +153,10 @@ class NoLedger:
     def adopt(self, state: TaskState) -> None:
         """Nothing to remember."""
 
-    def balances(self, state: TaskState | None) -> dict[int, int]:
+    def balances(self, state: TaskState | None) -> dict[str, int]:
         """The stake at first; stake and rewards at the end."""
         alliance = self._config.alliance
         stake = alliance.min_stake * alliance.slots_per_member * TOKEN
         if state is None:
-            return dict.fromkeys(self._accounts, stake)
-        return {number: state.members[number].stake + state.members[number].earned for number in self._accounts}
+            return dict.fromkeys(self._accounts.values(), stake)
+        return {member.account: member.stake + member.earned for member in state.members}

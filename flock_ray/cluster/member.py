@@ -38,22 +38,23 @@ class Member:
     """Signs what its owner's process computed, one digest for each kind of message and epoch, and only what is stored.
 
     Attributes:
-        number: registration number.
+        silo: number of its data and of its key.
+        number: of the member in the task; -1 before it is one.
         signer: the member's account.
         attack: how it behaves in this simulation; the base class `Attack` is honest.
     """
 
-    def __init__(self, number: int, signer: Signer, folder: Path, attack: Attack, reveals: int) -> None:
+    def __init__(self, silo: int, signer: Signer, folder: Path, attack: Attack, reveals: int) -> None:
         """Open the member's private folder.
 
         Args:
-            number: registration number.
+            silo: number of its data and of its key.
             signer: the member's account.
             folder: private to this member: its slashing protection, and the payloads that it committed to.
             attack: behaviour.
             reveals: length of its hash chains.
         """
-        self.number = number
+        self.silo, self.number = silo, -1
         self.signer = signer
         self.attack = attack
         self._protection = SlashingProtection(folder)
@@ -91,7 +92,7 @@ class Member:
         """Note that the member joins a task; the entry that says so in the store."""
         tip = self.hash_chain(task).tip
         self._protection.record(task, 0, ZERO, JOINED, tip, batch)
-        return SigningEntry(self.number, JOINED, self._seal(task, 0, ZERO, JOINED, tip))
+        return SigningEntry(self.silo, JOINED, self._seal(task, 0, ZERO, JOINED, tip))
 
     def owns(self, entry: SigningEntry, task: bytes, epoch: int, seed: bytes) -> bool:
         """Whether this member wrote an entry, for this very epoch."""
@@ -130,7 +131,7 @@ class Member:
             return None
         opened = digest + (canonical_json(private) if private else b"")
         self._remember(kind, opened)
-        return SigningEntry(self.number, kind, self._seal(task, epoch, seed, kind, opened))
+        return SigningEntry(self.silo, kind, self._seal(task, epoch, seed, kind, opened))
 
     def forget(self) -> None:
         """Forget what was to be signed: it was not stored."""

@@ -1,4 +1,4 @@
-"""Which node group carries which logical hosts and members, and what it asks of the cluster. No Ray here."""
+"""Which node group carries which logical hosts and silos, and what it asks of the cluster. No Ray here."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class GroupPlan:
 
     Attributes:
         hosts: numbers of the logical hosts that it carries.
-        host_members: members of each of them.
+        host_silos: silos of each of them.
     """
 
     index: int
     hosts: tuple[int, ...]
-    host_members: tuple[tuple[int, ...], ...]
+    host_silos: tuple[tuple[int, ...], ...]
 
     @property
-    def members(self) -> tuple[int, ...]:
-        """Members of all its hosts."""
-        return tuple(member for members in self.host_members for member in members)
+    def silos(self) -> tuple[int, ...]:
+        """Silos of all its hosts."""
+        return tuple(silo for silos in self.host_silos for silo in silos)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
         each += f" members {self.backend}"
         lines = [f"Placement plan: {len(self.nodes)} node group{'s' * (len(self.nodes) > 1)}, each {each}"]
         for node in self.nodes:
-            lines.append(f"  node {node.index}: hosts {spans(node.hosts)}, members {spans(node.members)}")
+            lines.append(f"  node {node.index}: hosts {spans(node.hosts)}, silos {spans(node.silos)}")
         if self.hosts_move and len(self.nodes) > 1:
             lines.append("  hosts move between groups where an epoch's roles fall unevenly")
         cpus = len(self.nodes) * self.workers * self.cpus
@@ -166,14 +166,19 @@ def _block(index: int, count: int, total: int) -> tuple[int, ...]:
     return tuple(range(index * total // count, (index + 1) * total // count))
 
 
+def num_silos(config: Config) -> int:
+    """Silos of a run: those of its first members, then those of the candidates."""
+    return config.alliance.num_members + config.alliance.candidates
+
+
 def make_plan(config: Config) -> Plan:
-    """Deal members to logical hosts and hosts to node groups, in contiguous blocks."""
+    """Deal silos to logical hosts and hosts to node groups, in contiguous blocks."""
     alliance, cluster = config.alliance, config.cluster
     nodes = []
     for index in range(cluster.nodes):
         hosts = _block(index, cluster.nodes, alliance.hosts)
-        members = tuple(_block(host, alliance.hosts, alliance.num_members) for host in hosts)
-        nodes.append(GroupPlan(index, hosts, members))
+        silos = tuple(_block(host, alliance.hosts, num_silos(config)) for host in hosts)
+        nodes.append(GroupPlan(index, hosts, silos))
     engine = config.training.engine
     if engine is Engine.auto:
         several = cluster.workers_per_node > 1 or cluster.gpus_per_worker > 0

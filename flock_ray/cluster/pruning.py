@@ -75,7 +75,7 @@ def superfluous(run: RunDirectory, keep: Keep) -> set[bytes]:
     adapters = {name for record in records for name in (record["adapter"], record["candidate"]["adapter"])}
     proposals = [proposal for record in current.values() for proposal in record["proposals"]]
     decoded = {proposal["payload"] for proposal in proposals if proposal["status"] in DECODED}
-    first, final = run.read_task()[0]["adapter"], _read(run.summary)["final_adapter_hash"]
+    first, final = run.read_task()[0]["terms"]["start_adapter"], _read(run.summary)["final_adapter_hash"]
     named = messages | {from_hex(name) for name in payloads | adapters | {first} if name}
     kept = {from_hex(final)}
     if keep is Keep.replay:

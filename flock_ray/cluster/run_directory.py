@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -119,9 +119,8 @@ class RunDirectory:
         state: TaskState,
         relayer: str,
         chain: Mapping[str, Any],
-        balances: Mapping[int, int],
+        balances: Mapping[str, int],
         configuration: Mapping[str, str],
-        left: Sequence[Change] = (),
     ) -> None:
         """Write what the task was created on; point `latest` to this run.
 
@@ -129,9 +128,8 @@ class RunDirectory:
             state: of epoch 1.
             relayer: account that the reports name.
             chain: facts of the ledger.
-            balances: {member: wei that it owned before it staked}.
+            balances: {account of an owner: wei that it had before anybody staked}.
             configuration: what `state.terms.configuration` is the hash of.
-            left: leaves of members before the start.
         """
         scope = state.scope
         value = {
@@ -143,10 +141,10 @@ class RunDirectory:
             "task": to_hex(scope.task),
             "seed": to_hex(state.seed),
             "members": [member.joined_row for member in state.members],
-            "left": [list(change.row) for change in left],
+            "left": [list(change.row) for change in state.left],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
-            "balances": [balances[number] for number in range(len(state.members))],
+            "balances": dict(balances),
         }
         write_json(self.path / "task.json", value)
         output_dir = self.path.parent.parent
@@ -155,10 +153,10 @@ class RunDirectory:
             link.symlink_to(self.path.relative_to(output_dir))
             link.replace(output_dir / "latest")
 
-    def read_task(self) -> tuple[dict[str, Any], Addresses, dict[int, int]]:
-        """The created task as written, its contracts, and {member: wei that it owned}."""
+    def read_task(self) -> tuple[dict[str, Any], Addresses, dict[str, int]]:
+        """The created task as written, its contracts, and {account of an owner: wei that it had}."""
         value = _read_json(self.path / "task.json")
-        return value, Addresses(**value["contracts"]), dict(enumerate(value["balances"]))
+        return value, Addresses(**value["contracts"]), value["balances"]
 
     def write_epoch(
         self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]

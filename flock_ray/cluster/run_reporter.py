@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.run_directory import SignedEpoch
-from flock_ray.cluster.spec import HostedMember
+from flock_ray.cluster.spec import RunningTask, SiloFacts
 from flock_ray.config import Config
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.protocol.record import Record
+from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
@@ -27,8 +28,10 @@ TRAIN_COST = 2.6
 class RunReporter:
     """Sees everything that the loop does, tells the console and the event log, and keeps the views of the epochs."""
 
-    def __init__(self, config: Config, hosted: Mapping[int, HostedMember], console: Console, events: EventLog) -> None:
-        self._config, self._hosted, self._console, self._events = config, hosted, console, events
+    def __init__(self, config: Config, console: Console, events: EventLog) -> None:
+        self._config, self._console, self._events = config, console, events
+        self._facts: dict[int, SiloFacts] = {}
+        self._members: dict[int, tuple[int, str]] = {}
         self._losses: dict[int, dict[int, float]] = {}
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
@@ -37,6 +40,26 @@ class RunReporter:
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}
+
+    def opened(self, silos: Iterable[SiloFacts]) -> None:
+        """Nodes opened silos."""
+        self._facts |= {facts.silo: facts for facts in silos}
+
+    def members_are(self, task: RunningTask) -> None:
+        """Know the members whose silos are in this run."""
+        for number, silo in task.silos.items():
+            self._members[number] = silo, task.state.members[number].account
+
+    def members_changed(self, task: RunningTask, changes: Sequence[Change]) -> None:
+        """Members came or went before the epoch of `task`."""
+        self.members_are(task)
+        for change in changes:
+            account = task.state.members[change.member].account
+            here = "" if change.member in task.silos else ", whose key and data are not in this run"
+            what = "leaves" if change.leaves else f"joins with {change.slots} slots"
+            self._events.emit("member_left" if change.leaves else "member_joined", epoch=task.state.epoch,
+                              member=change.member, account=account)  # fmt: skip
+            self._console.line(f"member {change.member} ({account}{here}) {what} before epoch {task.state.epoch}")
 
     def line(self, message: str) -> None:
         """One line for people."""
@@ -61,7 +84,11 @@ class RunReporter:
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
         members = [
-            replace(member, loss_after=loss, bits_per_byte=_bits_per_byte(self._hosted[member.index], loss))
+            replace(
+                member,
+                loss_after=loss,
+                bits_per_byte=_bits_per_byte(self._facts.get(self._members[member.index][0]), loss),
+            )
             for member in view.members
             for loss in [losses.get(member.index)]
         ]
@@ -171,15 +198,15 @@ class RunReporter:
         proposals = {proposal.member: proposal for proposal in record.proposals}
         slashed = {slash.member: slash.amount for slash in record.slashes}
         members = []
-        for number, member in self._hosted.items():
+        for number, (silo, account) in sorted(self._members.items()):
             proposal = proposals.get(number)
             consensus = proposal.consensus if proposal else None
             members.append(
                 MemberEpoch(
                     index=number,
-                    silo=member.silo,
-                    address=member.address,
-                    adversary=number in self._adversaries,
+                    silo=self._name(silo),
+                    address=account,
+                    adversary=silo in self._adversaries,
                     role=record.roles.role(number),
                     loss_before=before.get(number),
                     loss_after=after.get(number),
@@ -187,7 +214,7 @@ class RunReporter:
                     status=SAT_OUT if number in sat_out else proposal.status if proposal else None,
                     reward=record.rewards.get(number, 0),
                     slashed=slashed.get(number, 0),
-                    bits_per_byte=_bits_per_byte(member, after.get(number)),
+                    bits_per_byte=_bits_per_byte(self._facts.get(silo), after.get(number)),
                 )
             )
         candidate = record.candidate.consensus
@@ -205,30 +232,35 @@ class RunReporter:
             training=_rate(self._training.get(record.epoch, {}).values()),
         )
 
+    def _name(self, silo: int) -> str:
+        """Of a silo; its number while no node has opened it."""
+        facts = self._facts.get(silo)
+        return facts.name if facts else f"silo {silo}"
+
     def totals(
-        self, state: TaskState, balances_before: Mapping[int, int], balances_after: Mapping[int, int]
+        self, state: TaskState, balances_before: Mapping[str, int], balances_after: Mapping[str, int]
     ) -> list[MemberTotal]:
         """Every member over the whole run."""
         totals = []
-        for number, member in self._hosted.items():
+        for number, (silo, account) in sorted(self._members.items()):
+            facts, money = self._facts.get(silo), state.members[number]
             epochs = [entry for view in self.views for entry in view.members if entry.index == number]
             scores = [entry.score for entry in epochs if entry.score is not None]
-            money = state.members[number]
             totals.append(
                 MemberTotal(
                     index=number,
-                    silo=member.silo,
-                    address=member.address,
-                    adversary=number in self._adversaries,
-                    num_tokens=member.num_train_tokens,
+                    silo=self._name(silo),
+                    address=account,
+                    adversary=silo in self._adversaries,
+                    num_tokens=facts.num_train_tokens if facts else 0,
                     times_proposer=sum(entry.role == "proposer" for entry in epochs),
                     times_voter=sum(entry.role == "voter" for entry in epochs),
                     mean_score=fmean(scores) if scores else None,
                     earned=money.earned,
                     slashed=money.slashed,
                     stake=money.stake,
-                    balance_start=balances_before[number],
-                    balance_end=balances_after[number],
+                    balance_start=balances_before[account],
+                    balance_end=balances_after[account],
                 )
             )
         return totals
@@ -245,5 +277,7 @@ def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:
     )
 
 
-def _bits_per_byte(member: HostedMember, loss: float | None) -> float | None:
-    return None if loss is None else bits_per_byte(loss * member.num_heldout_tokens, member.num_heldout_bytes)
+def _bits_per_byte(facts: SiloFacts | None, loss: float | None) -> float | None:
+    if facts is None or loss is None:
+        return None
+    return bits_per_byte(loss * facts.num_heldout_tokens, facts.num_heldout_bytes)

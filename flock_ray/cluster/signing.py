@@ -33,7 +33,7 @@ class SigningBatch:
         Args:
             state: of the epoch.
             store: for messages.
-            host_of: logical host of a member.
+            host_of: logical host of a silo.
             logs: {logical host: its signing log of the epoch}.
         """
         self._state, self._store, self._host_of, self._logs = state, store, host_of, logs
@@ -75,7 +75,7 @@ class SigningBatch:
         """
         self._members.append(member)
         if entry := member.record(self._state, kind, digest, private, self.files):
-            self._entries.setdefault(self._host_of(member.number), []).append(entry)
+            self._entries.setdefault(self._host_of(member.silo), []).append(entry)
 
     def sign(self, domain: Domain) -> list[SignedMessage]:
         """The messages, signed: after the context was left."""

@@ -25,9 +25,9 @@ def entries_of(task: bytes) -> str:
 
 @dataclass(frozen=True)
 class SigningEntry:
-    """One member's entry: `sealed` is what only the member can open, see `Member.sealed_entry`."""
+    """An entry of the member with this silo: `sealed` is what only it can open, see `Member.record`."""
 
-    member: int
+    silo: int
     kind: str
     sealed: bytes
 
@@ -60,7 +60,7 @@ class SigningLog:
 
     def append(self, entries: Iterable[SigningEntry], batch: Batch) -> None:
         """Write entries, all of them or none; see `WriteOnceLog.append`."""
-        rows: list[Json] = [[entry.member, str(entry.kind), entry.sealed.hex()] for entry in entries]
+        rows: list[Json] = [[entry.silo, str(entry.kind), entry.sealed.hex()] for entry in entries]
         self._log.append(canonical_json(rows), batch)
 
 
@@ -73,16 +73,16 @@ def _entries(data: bytes) -> list[SigningEntry]:
 
 def _row(row: object) -> tuple[int, str, bytes]:
     if not isinstance(row, list) or len(row) != 3:
-        raise ValueError("an entry is a member, a kind and a sealed text")
-    member, kind, sealed = row
-    if not is_count(member) or not isinstance(kind, str) or not isinstance(sealed, str):
-        raise ValueError("an entry is a member, a kind and a sealed text")
-    return member, kind, bytes.fromhex(sealed)
+        raise ValueError("an entry is a silo, a kind and a sealed text")
+    silo, kind, sealed = row
+    if not is_count(silo) or not isinstance(kind, str) or not isinstance(sealed, str):
+        raise ValueError("an entry is a silo, a kind and a sealed text")
+    return silo, kind, bytes.fromhex(sealed)
 
 
-def by_member(entries: Iterable[SigningEntry]) -> Mapping[int, list[SigningEntry]]:
-    """{member: its entries, oldest first}."""
+def by_silo(entries: Iterable[SigningEntry]) -> Mapping[int, list[SigningEntry]]:
+    """{silo: its entries, oldest first}."""
     sorted_entries: dict[int, list[SigningEntry]] = {}
     for entry in entries:
-        sorted_entries.setdefault(entry.member, []).append(entry)
+        sorted_entries.setdefault(entry.silo, []).append(entry)
     return sorted_entries

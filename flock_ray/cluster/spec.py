@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.message import SignedMessage
-from flock_ray.protocol.state import Terms
+from flock_ray.protocol.roster import Change
+from flock_ray.protocol.state import MemberState, TaskState, Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelHashes, ModelSpec
@@ -20,9 +22,10 @@ class GroupSpec:
 
     Attributes:
         index: number of the group.
-        hosts: the logical hosts that it carries, {number: members in rising order}.
+        hosts: the logical hosts that it carries, {number: silos in rising order}.
         run_seed: of the run.
         state_dir: folder on the node for the members' private files.
+        preload: silos to open at once; others are opened when they are first used.
         store_url: of the blob store.
         engine: `torch` or `deepspeed`.
         zero_stage, zero_persistence_threshold: for `deepspeed`.
@@ -33,7 +36,7 @@ class GroupSpec:
         compiled, checkpointing: see `StackedOptions`.
         codec, max_abs: how updates travel, and the bound of an entry.
         rule: aggregation rule.
-        attacks: {member: name of its attack}; others are honest.
+        attacks: {silo: name of its member's attack}; others are honest.
         attack_scale: of all attacks.
         num_epochs: of the task.
         reveals: length of the members' hash chains.
@@ -49,6 +52,7 @@ class GroupSpec:
     hosts: dict[int, tuple[int, ...]]
     run_seed: int
     state_dir: str
+    preload: frozenset[int]
     store_url: str
     model: ModelSpec
     data: DataSpec
@@ -78,18 +82,17 @@ class GroupSpec:
     chain_terms: TaskTerms
 
     @property
-    def members(self) -> tuple[int, ...]:
-        """Numbers of all hosted members."""
-        return tuple(member for members in self.hosts.values() for member in members)
+    def silos(self) -> tuple[int, ...]:
+        """Numbers of all silos here: of the data and of the key of an owner, who may be a member of the task."""
+        return tuple(silo for silos in self.hosts.values() for silo in silos)
 
 
 @dataclass(frozen=True)
-class HostedMember:
-    """What a node tells of a member: counts and names, never data."""
+class SiloFacts:
+    """What a node tells of a silo: counts and names, never data."""
 
-    number: int
-    address: str
-    silo: str
+    silo: int
+    name: str
     num_train_tokens: int
     num_train: int
     num_heldout: int
@@ -102,7 +105,8 @@ class GroupInfo:
     """What a node tells once it is loaded.
 
     Attributes:
-        members: those that it hosts.
+        accounts: {silo: address of its owner}.
+        opened: facts of the silos that it opened.
         model_name: of the base model.
         hashes: of its files.
         model_dtype: `bfloat16` or `float32`.
@@ -110,7 +114,8 @@ class GroupInfo:
         adapter: hash of the initial adapter, which is in the store.
     """
 
-    members: tuple[HostedMember, ...]
+    accounts: Mapping[int, str]
+    opened: tuple[SiloFacts, ...]
     model_name: str
     hashes: ModelHashes
     model_dtype: str
@@ -124,6 +129,33 @@ def with_model(terms: Terms, creator: str, hashes: ModelHashes, adapter: bytes) 
         terms, creator=creator, base_model=hashes.weights, model_config=hashes.config, tokenizer=hashes.tokenizer,
         start_adapter=adapter,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunningTask:
+    """A task at the start of an epoch.
+
+    Attributes:
+        state: what the epoch starts from.
+        domain: chain and contract that signatures are bound to.
+        relayer: account that the reports name.
+        silos: {member: silo} of the members whose keys and data are in this run.
+    """
+
+    state: TaskState
+    domain: Domain
+    relayer: str
+    silos: Mapping[int, int]
+
+    def at(self, state: TaskState) -> RunningTask:
+        """The same task at another epoch."""
+        return replace(self, state=state)
+
+    def changed(
+        self, changes: Sequence[Change], joined: Sequence[MemberState], silos: Mapping[int, int]
+    ) -> RunningTask:
+        """The task with members that came and went; `silos` are those of the members that joined."""
+        return replace(self, state=self.state.changed(changes, joined), silos={**self.silos, **silos})
 
 
 @dataclass(frozen=True)
@@ -143,6 +175,7 @@ class PhaseResult:
         seconds: wall time by kind of work (`train`, `encode`, `transfer`, `vote`, `aggregate`, `evaluate`).
         events: facts for the event log: kind and fields.
         losses: {member: held-out loss in nats a token} where the phase evaluates.
+        opened: facts of the silos that it opened.
         signatures: {voter: signature of the report} in the signing phase.
         units: of work that the phase counted (steps, scores); 0 if it counted none.
     """
@@ -153,3 +186,4 @@ class PhaseResult:
     losses: dict[int, float] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     units: int = 0
+    opened: tuple[SiloFacts, ...] = ()

@@ -71,9 +71,10 @@ class Workbench:
         self._seconds: dict[str, float] = {}
         self._num_threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._num_threads)
-        self.begin_phase("load", len(spec.members))
+        self.begin_phase("load", len(spec.preload.intersection(spec.silos)))
         self.base = self._load_base(rendezvous)
-        self.silos: dict[int, Silo] = {}
+        self._silos: dict[int, Silo] = {}
+        self._opened: dict[int, Silo] = {}
         self.assign(spec.hosts)
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self.codec = get_codec(spec.codec)
@@ -100,16 +101,26 @@ class Workbench:
         return load_sharded(self.spec.model, rendezvous)
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
-        """Carry these logical hosts, {number: members}; silos that were loaded before stay loaded."""
+        """Carry these logical hosts, {number: silos}; silos that were loaded before stay loaded."""
         self.spec = replace(self.spec, hosts=dict(hosts))
-        self._host = {member: host for host, members in hosts.items() for member in members}
-        for member in self.spec.members:
-            if member not in self.silos:
-                self.silos[member] = self._load_silo(member)
+        self._host = {silo: host for host, silos in hosts.items() for silo in silos}
+        for number in sorted(self.spec.preload.intersection(self.spec.silos)):
+            self.silo(number)
             self.step()
 
-    def _load_silo(self, member: int) -> Silo:
-        return load_silo(self.spec.data, member, self.base.tokenizer)
+    def silo(self, number: int) -> Silo:
+        """A silo's data, loaded on first use."""
+        if number not in self._silos:
+            self._silos[number] = self._opened[number] = self._load_silo(number)
+        return self._silos[number]
+
+    def take_opened(self) -> dict[int, Silo]:
+        """The silos that were opened since the last call."""
+        taken, self._opened = self._opened, {}
+        return taken
+
+    def _load_silo(self, number: int) -> Silo:
+        return load_silo(self.spec.data, number, self.base.tokenizer)
 
     def _make_engine(self, rendezvous: Rendezvous) -> Engine:
         """The configured engine; DeepSpeed is imported only where it runs."""
@@ -210,7 +221,7 @@ class Workbench:
     def _job(self, member: int, epoch: int, start: bytes) -> MemberJob:
         settings = self.spec.settings.of_epoch(epoch, self.spec.num_epochs)
         seed = local_seed(self.spec.run_seed, "batches", epoch, member)
-        drawn = batches(self.silos[member], settings.steps, settings.batch_size, seed)
+        drawn = batches(self.silo(member), settings.steps, settings.batch_size, seed)
         return MemberJob(self.adapter(start), drawn, settings)
 
     def _local_update(self, member: int, job: MemberJob, result: Result) -> LocalUpdate:
@@ -343,9 +354,9 @@ class Workbench:
     ) -> None:
         """Held-out losses of members under adapters, (member, name of the adapter); those in `known` are not redone."""
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
-        costs = {pair: sum(len(example.input_ids) for example in self.silos[pair[0]].heldout) for pair in missing}
+        costs = {pair: sum(len(example.input_ids) for example in self.silo(pair[0]).heldout) for pair in missing}
         for cohort in self._cohorts(costs, lambda pair: self._host[pair[0]]):
-            jobs = [LossJob(adapter_of(name), self.silos[member].heldout) for member, name in cohort]
+            jobs = [LossJob(adapter_of(name), self.silo(member).heldout) for member, name in cohort]
             known.update(zip(cohort, self._engine.losses(jobs, self.step), strict=True))
 
     def score_proposals(
@@ -372,7 +383,7 @@ class Workbench:
         All members of the voters' hosts measure it in the same batches, as they evaluate it if it becomes global.
         """
         hosts = {self._host[voter] for voter in voters}
-        members = [member for member in self.spec.members if self._host[member] in hosts]
+        members = [member for member in self._global_losses if self._host[member] in hosts]
         with self.timed("vote"):
             self._measure([(member, candidate) for member in members], self._candidate_losses, self.adapter)
         return {
@@ -380,13 +391,20 @@ class Workbench:
             for voter in voters
         }
 
-    def evaluate(self, adapter: bytes) -> dict[int, float]:
-        """Mean held-out loss of every hosted member under the global adapter, nats a token."""
-        self.begin_phase("evaluate", len(self.spec.members))
+    def evaluate(self, silos: Sequence[int], adapter: bytes) -> dict[int, float]:
+        """{silo: mean held-out loss under the global adapter, nats a token}.
+
+        Always ask for all hosted members at once, in rising order: who is measured in one batch shapes the last bits.
+        """
+        self.begin_phase("evaluate", len(silos))
         with self.timed("evaluate"):
-            self._measure([(member, adapter) for member in self.spec.members], self._candidate_losses, self.adapter)
-        self._global_losses = {member: self._candidate_losses[member, adapter] for member in self.spec.members}
+            self._measure([(silo, adapter) for silo in silos], self._candidate_losses, self.adapter)
+        self._global_losses = {silo: self._candidate_losses[silo, adapter] for silo in silos}
         return {member: mean_loss(losses) for member, losses in self._global_losses.items()}
+
+    def forget_losses(self) -> None:
+        """Forget what was measured: others are to be measured together from now on."""
+        self._candidate_losses.clear()
 
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""

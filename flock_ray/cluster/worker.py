@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
-from flock_ray.chain.transactions import claim, join, release
+from flock_ray.chain.transactions import claim, join, release, resign
 from flock_ray.chain.values import TxContext
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.ballot_builder import BallotBuilder
@@ -27,7 +27,15 @@ from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing import SigningBatch
-from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult, with_model
+from flock_ray.cluster.spec import (
+    Enrolment,
+    GroupInfo,
+    GroupSpec,
+    PhaseResult,
+    RunningTask,
+    SiloFacts,
+    with_model,
+)
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ChainError, ProtocolError
@@ -82,33 +90,36 @@ class Worker:
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
         """
         spec = self._spec
-        self._hosting = HostedMembers(BlobStore(spec.store_url), self._open_member)
+        self._hosting = HostedMembers(BlobStore(spec.store_url), self._open_owner)
         self._host_members(spec.hosts)
         self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world, self._listener))
         base = self._bench.base
-        hosted = tuple(
-            HostedMember(
-                number=number,
-                address=member.signer.address,
-                silo=silo.name,
+        accounts = {silo: owner.signer.address for silo, owner in self._hosting.owners.items()}
+        self._adapter = self._bench.initial_adapter()
+        gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
+        return GroupInfo(
+            accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
+            base.num_parameters, self._adapter,
+        )  # fmt: skip
+
+    def _opened(self) -> tuple[SiloFacts, ...]:
+        """Facts of the silos that were opened since the last call."""
+        tokenizer = self._bench.base.tokenizer
+        return tuple(
+            SiloFacts(
+                silo=number,
+                name=silo.name,
                 num_train_tokens=silo.num_train_tokens,
                 num_train=len(silo.train),
                 num_heldout=len(silo.heldout),
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
-                num_heldout_bytes=num_target_bytes(base.tokenizer, silo.heldout),
+                num_heldout_bytes=num_target_bytes(tokenizer, silo.heldout),
             )
-            for number, member in self._hosting.members.items()
-            for silo in [self._bench.silos[number]]
+            for number, silo in self._bench.take_opened().items()
         )
-        self._adapter = self._bench.initial_adapter()
-        gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
-        return GroupInfo(
-            hosted, base.name, base.hashes, str(base.dtype).removeprefix("torch."), base.num_parameters,
-            self._adapter,
-        )  # fmt: skip
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
-        """Carry these logical hosts, {number: members}, from now on; what is not loaded yet is loaded.
+        """Carry these logical hosts, {number: silos}, from now on; what is not loaded yet is loaded.
 
         Raises:
             DataError, KeyMissingError: a member's data or key is not to be had here.
@@ -121,15 +132,13 @@ class Worker:
         if self._rank == 0:
             self._hosting.assign(hosts)
 
-    def _open_member(self, number: int) -> Member:
+    def _open_owner(self, silo: int) -> Member:
         spec = self._spec
-        name = f"member-{number}"
-        if number not in self._signers:  # a keystore file takes a second to open
-            self._signers[number] = (
-                run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
-            )
-        attack = get_attack(spec.attacks.get(number, "none"), spec.attack_scale)
-        return Member(number, self._signers[number], Path(spec.state_dir) / name, attack, spec.reveals)
+        name = f"member-{silo}"
+        if silo not in self._signers:  # a keystore file takes a second to open
+            self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+        attack = get_attack(spec.attacks.get(silo, "none"), spec.attack_scale)
+        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, attack, spec.reveals)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.
@@ -146,19 +155,34 @@ class Worker:
         progress = self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
         return Vitals.of_this_process(progress)
 
+    @property
+    def _state(self) -> TaskState:
+        return self._task.state
+
+    @property
+    def _domain(self) -> Domain:
+        return self._task.domain
+
+    @property
+    def _relayer(self) -> str:
+        return self._task.relayer
+
     # -- membership ----------------------------------------------------------------------------------------------
 
-    def enrol(self, task: bytes, creator: str, seed: bytes, contexts: dict[int, TxContext]) -> dict[int, Enrolment]:
-        """Hash-chain tips of the hosted members, and their signed transactions that stake.
+    def enrol(
+        self, task: bytes, creator: str, seed: bytes, silos: Collection[int], contexts: dict[int, TxContext]
+    ) -> dict[int, Enrolment]:
+        """{silo: hash-chain tip of its owner, and its signed transactions that stake}.
 
-        Members compute from their own configuration, model and adapter what the contract must hold of the task, and
+        Owners compute from their own configuration, model and adapter what the contract must hold of the task, and
         join no other.
 
         Args:
             task: id of the task.
             creator: account that created it.
             seed: that it was created with.
-            contexts: {member: what its account must know of the chain}; members without one sign no transaction.
+            silos: whose owners are to join, here or elsewhere.
+            contexts: {silo: what its owner must know of the chain}; who has none signs no transaction.
 
         Raises:
             ChainError: it is another task.
@@ -170,26 +194,59 @@ class Worker:
             raise ChainError(f"task 0x{task.hex()} has other terms than the configuration of node group {spec.index}")
         amount, expected = terms.min_stake * terms.max_slots, terms.digest(creator)
         enrolments = {}
-        self._hosting.join(task)
-        for number, member in self._hosting.members.items():
-            tip = member.hash_chain(task).tip
-            context = contexts.get(number)
-            raw = join(member.signer, context, task, amount, tip, expected, terms.max_slots) if context else []
-            enrolments[number] = Enrolment(tip, tuple(raw))
+        self._hosting.join(task, silos)
+        for silo, owner in self._hosting.owners.items():
+            if silo in silos:
+                tip, context = owner.hash_chain(task).tip, contexts.get(silo)
+                raw = join(owner.signer, context, task, amount, tip, expected, terms.max_slots) if context else []
+                enrolments[silo] = Enrolment(tip, tuple(raw))
         return enrolments
 
-    def begin(self, state: TaskState, domain: Domain, relayer: str) -> PhaseResult:
-        """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
-        if getattr(self, "_state", None) != state:
+    def resign(self, task: bytes, contexts: dict[int, TxContext]) -> dict[int, tuple[bytes, ...]]:
+        """{silo: its owner's signed transactions} by which members ask to leave a task.
+
+        Args:
+            task: id of the task.
+            contexts: {silo: what its owner must know of the chain} of those that are to leave.
+        """
+        owners = self._hosting.owners
+        return {
+            silo: tuple(resign(owners[silo].signer, contexts[silo], task)) for silo in sorted(contexts.keys() & owners)
+        }
+
+    def begin(self, task: RunningTask) -> PhaseResult:
+        """Take up a task at the start of an epoch, and measure the global adapter on the members' held-out parts."""
+        before: RunningTask | None = getattr(self, "_task", None)
+        if before != task:
             self._payloads: dict[int, tuple[bytes, int]] = {}
             self._commitments: dict[Kind, set[bytes]] = {}
             self._bench.forget_training()
-        self._state, self._domain, self._relayer = state, domain, relayer
-        rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
-        self._ballots = BallotBuilder(self._bench, self._hosting.members, mechanism, rule)
-        self._verifier = MessageVerifier(domain)
-        self._hosting.open_epoch(state, anew=True)
-        return self._result(losses=self._bench.evaluate(state.adapter))
+            self._bench.forget_losses()
+        if self._rank == 0:
+            self._hosting.join(task.state.scope.task, _newcomers(before, task))
+            self._hosting.take_up(task)
+        self._task = task
+        self._ballots = BallotBuilder(
+            self._bench,
+            self._hosting.members,
+            task.silos,
+            get_mechanism(task.state.terms.mechanism),
+            get_rule(self._spec.rule),
+        )
+        self._verifier = MessageVerifier(task.domain)
+        self._hosting.open_epoch(task.state, anew=True)
+        return self._evaluated()
+
+    def _evaluated(self) -> PhaseResult:
+        """The global adapter's held-out losses, of the members that are in the task."""
+        silos = {self._task.silos[member]: member for member in self._present()}
+        losses = self._bench.evaluate(sorted(silos), self._state.adapter)
+        return self._result(losses={silos[silo]: loss for silo, loss in losses.items()})
+
+    def _present(self) -> list[int]:
+        """The members of the task whose silos are here."""
+        here = set(self._spec.silos)
+        return [number for number in sorted(set(self._state.slot_owners)) if self._task.silos.get(number) in here]
 
     def collect_earnings(
         self,
@@ -199,22 +256,22 @@ class Worker:
         pooled: frozenset[int],
         locked: frozenset[int],
     ) -> dict[int, tuple[bytes, ...]]:
-        """{member: raw transactions} by which hosted members claim what they earned and have their stake released.
+        """{silo: raw transactions} by which its owner claims what it earned and has its stake released.
 
         Args:
-            contexts: {member: what its account must know of the chain} of the members with something to collect.
+            contexts: {silo: what its owner must know of the chain} of those with something to collect.
             leaves: the cumulative reward table; empty while it does not pay.
-            claimed: {member: wei that it claimed before}.
-            pooled: members whose rewards go to their pools in the vault.
-            locked: members whose stake can be released.
+            claimed: {silo: wei that its owner claimed before}.
+            pooled: silos whose owners' rewards go to their pools in the vault.
+            locked: silos whose owners' stake can be released.
         """
         task = self._state.scope.task
         tree = MerkleTree(reward_leaf(self._domain, task, account, wei) for account, wei in leaves)
         earned = dict(leaves)
         transactions = {}
-        members = self._hosting.members
-        for number in sorted(set(contexts) & set(members)):
-            signer, context = members[number].signer, contexts[number]
+        owners = self._hosting.owners
+        for number in sorted(contexts.keys() & owners):
+            signer, context = owners[number].signer, contexts[number]
             raw: list[bytes] = []
             cumulative = earned.get(signer.address, 0)
             if cumulative > claimed[number]:
@@ -233,7 +290,7 @@ class Worker:
         proposers = self._hosted(state.roles.proposers)
         self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
         began = time.perf_counter()
-        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        updates = self._trained(proposers)
         events: list[tuple[str, Mapping[str, object]]] = []
         if updates:
             facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
@@ -249,6 +306,12 @@ class Worker:
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 
+    def _trained(self, proposers: Sequence[int]) -> dict[int, LocalUpdate]:
+        """{proposer: its update}; always of all hosted proposers."""
+        members = {self._task.silos[member]: member for member in proposers}
+        updates = self._bench.train(sorted(members), self._state.epoch, self._state.adapter)
+        return {members[silo]: update for silo, update in updates.items()}
+
     def acknowledge(self, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign the list of commitments that they hold."""
         held = sorted(message.digest for message in self._inbox(bulletin).all(Kind.COMMITMENT))
@@ -262,7 +325,7 @@ class Worker:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
-        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        updates = self._trained(proposers)
         self._keep_payloads(updates)
         self._bench.begin_phase("publish", len(updates))
         with self._hosting.signing(state) as signing:
@@ -277,7 +340,7 @@ class Worker:
                         base_model=state.terms.base_model,
                         global_adapter=state.adapter,
                         configuration=state.terms.configuration,
-                        samples=self._bench.silos[number].sample_digest(salt, update.samples),
+                        samples=self._bench.silo(self._task.silos[number]).sample_digest(salt, update.samples),
                         steps=len(update.losses),
                         payload=payload,
                         salt=salt,
@@ -380,14 +443,14 @@ class Worker:
         valid = valid_signatures(report, attestation.signatures, self._state, self._domain)
         if record.data != attestation.record or report != attestation.report or not has_quorum(valid, self._state):
             raise ProtocolError(f"epoch {record.epoch}: the attested record is not what the signed messages give")
-        self._state = advance(self._state, record, report_hash(report))
+        self._task = self._task.at(advance(self._state, record, report_hash(report)))
         self._verifier.forget()
         self._commitments.clear()
         self._payloads.clear()
         self._hosting.open_epoch(self._state, anew=False)
-        losses = self._bench.evaluate(record.adapter)
+        evaluated = self._evaluated()
         self._bench.end_epoch(record.adapter)
-        return self._result(losses=losses)
+        return evaluated
 
     # -- what the phases share -------------------------------------------------------------------------------------
 
@@ -409,7 +472,9 @@ class Worker:
         self._bench.drop_deltas()
 
     def _hosted(self, seats: tuple[int, ...]) -> list[int]:
-        return sorted(set(seats) & set(self._spec.members))
+        """Those of the seats' members whose silos are here."""
+        here = set(self._spec.silos)
+        return [member for member in sorted(set(seats)) if self._task.silos.get(member) in here]
 
     def _voters(self) -> list[Member]:
         voters = map(self._hosting.active, self._hosted(self._state.roles.voters))
@@ -480,4 +545,15 @@ class Worker:
         seconds, (_, _, units) = self._bench.take_seconds(), self._bench.progress
         self._bench.begin_phase("", 0)
         happened = (*events, *self._hosting.take_events())
-        return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units)
+        opened = self._opened() if self._rank == 0 else ()
+        return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units, opened)
+
+
+def _newcomers(before: RunningTask | None, task: RunningTask) -> set[int]:
+    """Silos of the members that joined a task since this process saw it at the start of the same epoch.
+
+    They have signed nothing yet. In a process that just began nobody can say that of them.
+    """
+    if before is None or (before.state.scope, before.state.epoch) != (task.state.scope, task.state.epoch):
+        return set()
+    return {silo for number, silo in task.silos.items() if number >= len(before.state.members)}

@@ -171,15 +171,22 @@ class RunFiles:
         Raises:
             RunDirectoryError: no record has it.
         """
-        for path in sorted((self.path / "records").glob("*.json"), key=lambda path: -int(path.stem)):
-            value = read_object(path)
-            table = self._parsed(f"records/{path.name}", partial(_leaves, value))
+        for table in reversed(list(self._tables())):
             if rewards_tree(table, domain, self.task).root == root:
                 return table
         raise RunDirectoryError(
             f"no record in {self.path} has the rewards that are paid now (root 0x{root.hex()}); name a correction"
             " with --rewards"
         )
+
+    def _tables(self) -> Iterator[dict[str, int]]:
+        """{account: wei earned so far} after each epoch that has a record, oldest first."""
+        accounts = self._parsed("task.json", lambda: [str(row[0]) for row in self._task_file["members"]])
+        earned: dict[str, int] = {}
+        for path in sorted((self.path / "records").glob("*.json"), key=lambda path: int(path.stem)):
+            read = partial(_earned, read_object(path), accounts)
+            earned |= self._parsed(f"records/{path.name}", read)
+            yield {account: earned[account] for account in accounts if earned.get(account)}
 
     def _parsed(self, name: str, parse: Callable[[], T]) -> T:
         try:
@@ -188,10 +195,12 @@ class RunFiles:
             raise RunDirectoryError(f"{self.path / name} is not what a run writes ({type(error).__name__})") from None
 
 
-def _leaves(record: dict[str, Any]) -> dict[str, int]:
-    return {str(account): int(wei) for account, wei in record["leaves"]}
-
-
 def rewards_tree(rewards: dict[str, int], domain: Domain, task: bytes) -> MerkleTree:
     """The tree of {account: wei earned so far}."""
     return MerkleTree(reward_leaf(domain, task, account, wei) for account, wei in rewards.items())
+
+
+def _earned(record: dict[str, Any], accounts: list[str]) -> dict[str, int]:
+    """{account: wei earned so far} of the members that a record's epoch changed; adds to `accounts` who joined."""
+    accounts += [str(row[0]) for row in record["joined"]]
+    return {accounts[row[0]]: int(row[3]) for row in record["members"]}

@@ -27,7 +27,9 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
         "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),
     (1, 7 * 86_400): ("chain.epoch_deadline",),  # the contracts' limit
-    (0, inf): ("alliance.band_z", "training.weight_decay", "chain.chain_id", "chain.claim_every"),
+    (0, inf): (
+        "alliance.band_z", "alliance.candidates", "training.weight_decay", "chain.chain_id", "chain.claim_every",
+    ),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
     (0, 10_000): ("mechanism.slash_fraction",),
@@ -87,6 +89,33 @@ def _check_parameters(where: str, declared: Mapping[str, Parameter], given: Mapp
         raise ConfigError(str(error)) from None
 
 
+def _check_membership(config: Config) -> None:
+    """Who joins or leaves when is a candidate, or a member by then, in an epoch of the task; and there is a chain."""
+    alliance = config.alliance
+    silos = alliance.num_members + alliance.candidates
+    settled = config.chain.backend is not ChainBackend.none
+    _require(settled or not alliance.candidates, "alliance.candidates needs a chain, on which they can join")
+    members, since = set(range(alliance.num_members)), alliance.max_unsettled + 2
+    for name, planned in (("joins", alliance.joins), ("leaves", alliance.leaves)):
+        asked = sorted((change.epoch, silo) for change in planned for silo in change.silos)
+        _require(settled or not asked, f"alliance.{name} needs a chain, on which members ask for it")
+        for epoch, silo in asked:
+            where = f"alliance.{name} names silo {silo} in epoch {epoch}"
+            last = alliance.num_epochs - since
+            late = f"what is asked for in an epoch counts {since} later, so that it must be 1 to {last}"
+            _require(1 <= epoch <= last, f"{where}; {late}")
+            if name == "joins":
+                candidates = (
+                    f"candidates are {alliance.num_members} to {silos - 1}" if alliance.candidates else "there are none"
+                )
+                _require(alliance.num_members <= silo < silos, f"{where}; {candidates} (alliance.candidates)")
+                _require(silo not in members, f"{where}; it joined before")
+                members.add(silo)
+            else:
+                _require(silo in members, f"{where}, which is no member, or left before")
+                members.discard(silo)
+
+
 def check(config: Config) -> None:
     """Refuse values that do not fit together.
 
@@ -122,8 +151,9 @@ def check(config: Config) -> None:
         mechanism.name in MECHANISMS,
         f"mechanism.name is {mechanism.name!r}; it must be one of {', '.join(MECHANISMS)}",
     )
-    strangers = [member for member in config.adversary.members if not 0 <= member < alliance.num_members]
-    _require(not strangers, f"adversary.members names {strangers}; members are 0 to {alliance.num_members - 1}")
+    last = alliance.num_members + alliance.candidates - 1
+    strangers = [silo for silo in config.adversary.members if not 0 <= silo <= last]
+    _require(not strangers, f"adversary.members names {strangers}; silos are 0 to {last}")
     _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
     _require(
         mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
@@ -141,6 +171,7 @@ def check(config: Config) -> None:
         f" {alliance.num_epochs * deadline * late // YEAR} years, more than {MAX_LIFE // YEAR}; lower"
         " chain.epoch_deadline",
     )
+    _check_membership(config)
     store = config.store
     _require(
         store.keep is not Keep.adapter or not store.url or not store.shared,

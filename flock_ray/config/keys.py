@@ -36,8 +36,10 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
-    group = key.rpartition(".")[0]
-    siblings = [valid for valid in valid_keys(schema) if group and valid.startswith(f"{group}.")]
+    group, siblings = key.rpartition(".")[0], list[str]()
+    while group and not siblings:
+        siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{group}.")]
+        group = group.rpartition(".")[0]
     valid = siblings or dict.fromkeys(known.partition(".")[0] for known in valid_keys(schema))
     return f"unknown configuration key {key!r}; valid here: {', '.join(valid)}"
 

@@ -175,11 +175,22 @@ class TrainingConfig:
 
 
 @dataclass
+class AskedChange:
+    """Owners of these silos ask to join a task, or to leave it, before an epoch begins."""
+
+    epoch: int = 0
+    silos: list[int] = field(default_factory=list)
+
+
+@dataclass
 class AllianceConfig:
     """The task and its committees.
 
     Attributes:
         hosts: logical hosts, the unit that keys and data belong to; members are assigned to them in contiguous blocks.
+        candidates: owners of further silos and keys, after those of the first members, who may join later.
+        joins, leaves: who asks to join, or to leave, before which epoch, such as `[{epoch: 2, silos: [8, 9]}]`; it
+            counts `max_unsettled` + 2 epochs later. Needs a chain.
         num_voters: V; num_proposers: P; the quorum is q = floor(2V/3) + 1 seats.
         pool: reward pool of the task, in whole tokens; min_stake: stake of one slot, in whole tokens.
         slots_per_member: slots that every member stakes for.
@@ -194,6 +205,9 @@ class AllianceConfig:
     num_members: int = 8
     hosts: int = 4
     slots_per_member: int = 1
+    candidates: int = 0
+    joins: list[AskedChange] = field(default_factory=list)
+    leaves: list[AskedChange] = field(default_factory=list)
     num_voters: int = 4
     num_proposers: int = 4
     num_epochs: int = 3

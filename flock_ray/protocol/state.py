@@ -178,6 +178,7 @@ class TaskState:
             epoch.
         num_changes: changes of the members so far that reached `roster`; the next one has this number in their order.
         leaving: leaves that slashes brought about and that are not due yet.
+        left: leaves of members that did not stay until the start.
         changes: those that reached `roster` since the last signed epoch; `num_before`: members before them.
         previous_report, previous_record: hashes, zero before the first epoch.
         carried: slashes that did not fit into earlier reports.
@@ -197,6 +198,7 @@ class TaskState:
     escrow: int = 0
     num_changes: int = 0
     leaving: tuple[Change, ...] = ()
+    left: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
     num_before: int = 0
 
@@ -223,7 +225,7 @@ class TaskState:
             slots = change_slots(slots, change)
         return cls(
             terms, scope, members, 1, seed, terms.start_adapter, terms.pool, ZERO, ZERO, Roster(slots),
-            num_changes=len(left), num_before=len(members),
+            num_changes=len(left), left=tuple(left), num_before=len(members),
         )  # fmt: skip
 
     def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:

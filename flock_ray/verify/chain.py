@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -133,12 +133,16 @@ class ChainCheck:
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
         require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
-        for number, member in enumerate(state.members):
-            require_equal(member.joined_row, self._member(number).joined_row, f"member {number} in task.json")
         left = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
-        started = TaskState.first(terms, state.scope, state.members, state.seed, left)
-        require_equal(state.roster.slots, started.roster.slots, "slots at the start")
-        require_equal(state.num_changes, len(left), "members that left before the start")
+        require_equal(
+            [one.row for one in state.left], [one.row for one in left], "leaves before the start in task.json"
+        )
+        gone = {change.member for change in left}
+        for number, member in enumerate(state.members):
+            on_chain = self._member(number)
+            if number in gone:
+                on_chain = replace(on_chain, stake=0, delegated=0)
+            require_equal(member.joined_row, on_chain.joined_row, f"member {number} in task.json")
         require_equal(
             to_hex(self._single_log("TaskRegistry", "Started", self._task)[1][:32]),
             to_hex(state.seed),
@@ -246,8 +250,13 @@ class ChainCheck:
             pool = self._struct("StakeVault", "pool", account)
             require_equal(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
             owned = self._balance(account) + stake
-            require_equal(owned, genesis.balance_after(number, member), f"tokens of member {number} at the end")
+            require_equal(owned, genesis.balance_after(member), f"tokens of member {number} at the end")
             in_all, in_vault = in_all + owned, in_vault + stake
+        for outsider in genesis.balances.keys() - {member.account for member in following.members}:
+            account = bytes.fromhex(outsider[2:])
+            wallet, staked = self._balance(account), self._struct("StakeVault", "pool", account)["own"]
+            require_equal(wallet + staked, genesis.balances[outsider], f"tokens of {outsider}, which never joined")
+            in_all, in_vault = in_all + wallet + staked, in_vault + staked
         relayed = sum(amount // RELAYER_PART for epoch in epochs for _, amount in epoch.report.slashes)
         sunk = self._balance(bytes.fromhex(str(self._read("TaskRegistry", "sink"))[2:]))
         require_equal(sunk, following.escrow, "tokens of the sink")

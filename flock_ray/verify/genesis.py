@@ -37,7 +37,8 @@ class TaskGenesis:
         creator: 20-byte account that created the task.
         relayer: 20-byte account that the reports name.
         token, task, vault: 20-byte addresses of the other contracts; None without a chain.
-        balances: wei that each member owned before it joined, in its wallet and as its own stake in the vault.
+        balances: {account: wei} that the owners of the run's silos had before anybody joined, in their wallets and as
+            their own stake in the vault, in the order of the silos.
         configuration: settings that shape the training, by dotted name; `state.terms.configuration` is their hash.
         config: `config.yaml`, with all settings of the run.
     """
@@ -49,7 +50,7 @@ class TaskGenesis:
     token: bytes | None
     task: bytes | None
     vault: bytes | None
-    balances: tuple[int, ...]
+    balances: dict[str, int]
     configuration: dict[str, str]
     config: dict[str, Any]
 
@@ -81,9 +82,9 @@ class TaskGenesis:
         agreed = keccak(self.creator.rjust(32, b"\0") + hashes + b"".join(map(word, held)))
         return keccak(tag("flock_ray/task/2") + agreed + genesis_seed(seed))
 
-    def balance_after(self, number: int, money: MemberState) -> int:
-        """Tokens that a member owns, in its wallet and the vault, once it has claimed all of `money`, wei."""
-        return self.balances[number] - self.state.members[number].stake + money.stake + money.earned
+    def balance_after(self, member: MemberState) -> int:
+        """Tokens that an owner of a silo has, in its wallet and the vault, once it has claimed all it earned, wei."""
+        return self.balances[member.account] - member.slashed + member.earned
 
     @property
     def anchor(self) -> bytes:
@@ -142,7 +143,7 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
         contracts.get("token"),
         contracts.get("task"),
         contracts.get("vault"),
-        tuple(_count(wei) for wei in value["balances"]),
+        {_text(account): _count(wei) for account, wei in value["balances"].items()},
         configuration,
         config,
     )
@@ -198,11 +199,14 @@ def _check(genesis: TaskGenesis) -> None:
     require(len({member.account for member in members}) == len(members), "an account is a member twice")
     require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
     require(all(member.delegated <= member.stake for member in members), "delegators back more than a member's stake")
-    require(len(genesis.balances) == len(members), "task.json has the balances of more or fewer members")
+    gone = {change.member for change in state.left}
     for number, member in enumerate(members):
-        require(member.stake >= member.slots * terms.min_stake, f"member {number} staked less than its slots cost")
-        if not genesis.has_chain:
-            require_equal(genesis.balances[number], member.stake, f"balances of member {number} in task.json")
+        if number not in gone:
+            require(member.stake >= member.slots * terms.min_stake, f"member {number} staked less than its slots cost")
+    if not genesis.has_chain:
+        stakes = {member.account: member.stake for member in members}
+        require_equal(genesis.balances, stakes, "balances in task.json")
+        require_equal(len(genesis.balances), len(stakes), "number of balances in task.json")
     require_equal(
         to_hex(terms.configuration), to_hex(sha256(canonical_json(genesis.configuration))), "configuration hash"
     )

@@ -67,7 +67,10 @@ def check_summary(
     Raises:
         VerificationError: a figure differs.
     """
-    adversaries = _adversaries(genesis.config)
+    silos = {account: silo for silo, account in enumerate(genesis.balances)}
+    here = [number for number, member in enumerate(final.members) if member.account in silos]
+    cheating = _adversaries(genesis.config)
+    adversaries = {number for number in here if silos[final.members[number].account] in cheating}
     contracts = {}
     if genesis.token is not None and genesis.task is not None and genesis.vault is not None:
         domain = genesis.domain
@@ -80,10 +83,10 @@ def check_summary(
         }
     expected = {
         "task_id": to_hex(genesis.state.scope.task),
-        "num_members": len(final.members),
+        "num_members": len(here),
         "epochs": [_epoch(epoch) for epoch in epochs],
-        "members": [_member(number, genesis, epochs, final) for number in range(len(final.members))],
-        "num_honest_members": len(final.members) - len(adversaries),
+        "members": [_member(number, genesis, epochs, final) for number in here],
+        "num_honest_members": len(here) - len(adversaries),
         "final_adapter_hash": to_hex(final.adapter),
         "chain": {"chain_id": genesis.domain.chain_id},
         "run": {
@@ -101,7 +104,7 @@ def check_summary(
     )
     require(len(claimed) == len(contracts), "summary.json.chain.contracts names more contracts")
     with_more = 0
-    for number, member in enumerate(members):
+    for number, member in zip(here, members, strict=True):
         require_equal(member.get("adversary"), number in adversaries, f"summary.json.members[{number}].adversary")
         start, end = member.get("balance_start_wei"), member.get("balance_end_wei")
         require(isinstance(start, int) and isinstance(end, int), f"summary.json.members[{number}] has no balance")
@@ -146,15 +149,15 @@ def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], f
         "earned_wei": money.earned,
         "slashed_wei": money.slashed,
         "stake_wei": money.stake,
-        "balance_start_wei": genesis.balances[number],
+        "balance_start_wei": genesis.balances[money.account],
     }
     if not genesis.on_rpc:  # elsewhere its wallet has other uses
-        figures["balance_end_wei"] = genesis.balance_after(number, money)
+        figures["balance_end_wei"] = genesis.balance_after(money)
     return figures
 
 
 def _adversaries(config: dict[str, Any]) -> set[int]:
-    """Members that cheat according to the folder's own configuration; the messages cannot prove it."""
+    """Silos whose members cheat according to the folder's own configuration; the messages cannot prove it."""
     adversary = _object(config.get("adversary"))
     named = adversary.get("members")
     return set(named) if adversary.get("attack") not in (None, "none") and isinstance(named, list) else set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
-from flock_ray.chain.eip712 import report_digest, report_hash
+from flock_ray.chain.eip712 import report_digest
 from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import compact
@@ -174,20 +174,3 @@ def test_a_change_that_comes_too_late_is_refused(world: World) -> None:
         resign(world, task, 0)
     with pytest.raises(ChainError, match=r"TooLate\(epoch=5, numEpochs=4\)"):
         world.join(world.members[6], STAKE, 1, task)
-
-
-def test_a_run_with_fixed_members_settles_no_more_once_members_change(world: World) -> None:
-    task = begin(world, [1] * 7)
-    world.client._settler._fixed_members = True
-    try:
-        settle(world, task)
-        resign(world, task, 6)
-        report, _ = world.report({}, task=task)
-        with pytest.raises(ChainError, match=f"asked to join or to leave task 0x{task.hex()} while it runs") as refused:
-            world.settle(report)
-        assert "\n" not in str(refused.value)
-        assert world.client.task_view(task).last_settled == 1
-    finally:
-        world.client._settler._fixed_members = False
-    world.settle(report)  # the report itself is right: the change counts later
-    assert world.client.task_view(task).last_report == report_hash(report)

@@ -15,7 +15,7 @@ from flock_ray.cluster.launch import chain_terms, group_specs, task_terms, terms
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.placement import make_plan
-from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import (
     AllianceConfig,
@@ -28,7 +28,6 @@ from flock_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
-from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
@@ -86,7 +85,8 @@ class PlainAlliance:
         loaded = [load_node(spec, worker) for spec in self.specs]
         self.nodes = [node for node, _ in loaded]
         self.reports = [report for _, report in loaded]
-        self.hosted = {member.number: member for report in self.reports for member in report.members}
+        self.accounts = dict(sorted(owner for report in self.reports for owner in report.accounts.items()))
+        self.opened = {facts.silo: facts for report in self.reports for facts in report.opened}
         self.tasks = 0
 
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
@@ -100,14 +100,15 @@ class PlainAlliance:
         rule = replace(self.config.mechanism, name=mechanism)
         config = replace(self.config, seed=seed or self.tasks, mechanism=rule)
         for node in self.nodes:
-            node._spec = replace(node._spec, terms=terms_of(config, ZERO), chain_terms=chain_terms(config))
-        ledger = NoLedger(config, {number: one.address for number, one in sorted(self.hosted.items())})
-        state = ledger.create_task(task_terms(config, self.reports), self.reports[0].adapter, self)  # type: ignore[arg-type]
+            terms = terms_of(config)
+            node._spec = replace(node._spec, terms=terms, chain_terms=chain_terms(config, terms))
+        ledger = NoLedger(config, self.accounts)
+        state = ledger.create_task(task_terms(config, ledger.creator, self.reports), self)  # type: ignore[arg-type]
         return Play(self, ledger, state)
 
     def node_of(self, member: int) -> int:
         """Number of the node that hosts a member."""
-        return next(index for index, spec in enumerate(self.specs) if member in spec.members)
+        return next(index for index, spec in enumerate(self.specs) if member in spec.silos)
 
     def member(self, number: int) -> Member:
         """A member as its node holds it."""
@@ -126,13 +127,18 @@ class Play:
         self.first_roles, self.first_members, self.first_adapter = state.roles, state.members, state.adapter
         self.domain, self.relayer = ledger.domain, ledger.relayer
         self.coordinator = Coordinator()
-        self.coordinator.begin(state, self.domain, self.relayer)
+        self.coordinator.begin(self.task)
         self.first_losses: dict[int, float] = {}
-        for _, result in alliance.run("begin", state, self.domain, self.relayer):
+        for _, result in alliance.run("begin", self.task):
             self.first_losses |= result.losses
         self.dropped: list[str] = []
         self.bulletins: dict[str, Bulletin] = {}
         self.results: dict[str, list[PhaseResult]] = {}
+
+    @property
+    def task(self) -> RunningTask:
+        """The task at the running epoch; members have the numbers of their silos."""
+        return RunningTask(self.state, self.domain, self.relayer, {number: number for number in self.alliance.accounts})
 
     def arguments(self, phase: str) -> tuple[Bulletin, ...]:
         """What a phase is asked with: those that react to others get the bulletin before them."""

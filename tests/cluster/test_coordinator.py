@@ -53,7 +53,7 @@ def signing(played: Signing) -> Signing:
     """The nodes at that point, whatever task they played since."""
     play = played.play
     for node in play.alliance.nodes:
-        node.begin(play.state, play.domain, play.relayer)
+        node.begin(play.task)
     return played
 
 
@@ -206,7 +206,7 @@ def sender(signing: Signing, kind: Kind) -> int:
 def test_a_changed_message_is_not_collected(signing: Signing, kind: Kind) -> None:
     changed = change(signing.bulletin, kind, sender(signing, kind), MESSAGES[kind])
     honest = Coordinator()
-    honest.begin(signing.play.state, signing.play.domain, signing.play.relayer)
+    honest.begin(signing.play.task)
     (told,) = [reason for due in PHASES.values() for reason in honest.collect(of_kind(changed, due), due)]
     assert told == f"member {sender(signing, kind)} did not sign this {kind}"
 

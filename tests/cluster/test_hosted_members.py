@@ -11,7 +11,7 @@ import pytest
 
 from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HIDDEN, LOST, UNREPEATABLE
 from flock_ray.cluster.member import Member
-from flock_ray.cluster.signing_log import SigningEntry, SigningLog, by_member
+from flock_ray.cluster.signing_log import SigningEntry, SigningLog, by_silo
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.cluster.worker import Worker
 from flock_ray.errors import ProtocolError
@@ -32,7 +32,7 @@ class Moved:
         self.alliance, self.folder, self.play = alliance, folder, alliance.found()
         self.index = alliance.node_of(self.play.state.roles.voters[0])
         spec = alliance.specs[self.index]
-        self.members = spec.members
+        self.members = spec.silos
         self.spec = replace(spec, state_dir=str(folder / "elsewhere"))
 
     def until(self, phase: str) -> None:
@@ -43,7 +43,7 @@ class Moved:
     def rebuilt(self) -> tuple[Worker, PhaseResult]:
         """The worker as another machine starts it, and what it answers when it takes up the epoch."""
         worker, _ = load_node(self.spec)
-        return worker, worker.begin(self.play.state, self.play.domain, self.play.relayer)
+        return worker, worker.begin(self.play.task)
 
     def signed(self) -> list[Path]:
         """Folders of this task's entries of epochs after the first."""
@@ -159,7 +159,7 @@ def test_a_member_that_sits_out_does_so_too_when_the_epoch_is_taken_up_again(mov
     worker, _ = moved.rebuilt()
     worker.reveal_ballots_a(*moved.play.arguments("reveal_ballots_a"))
     before = dict(worker._hosting.sitting_out)
-    worker.begin(moved.play.state, moved.play.domain, moved.play.relayer)
+    worker.begin(moved.play.task)
     assert worker._hosting.sitting_out == before != {}
     proposers = moved.of_role(moved.play.state.roles.proposers)
     assert not {Message.parse(message.data).member for message in worker.train().messages} & (proposers & before.keys())
@@ -172,7 +172,7 @@ def test_an_old_message_without_its_entry_gets_no_new_ballot(moved: Moved, monke
     for folder in moved.signed():
         shutil.rmtree(folder)
     worker, _ = load_node(moved.alliance.specs[moved.index])
-    worker.begin(moved.play.state, moved.play.domain, moved.play.relayer)
+    worker.begin(moved.play.task)
     monkeypatch.setattr("flock_ray.cluster.workbench.paired_score", other_score)
     again = worker.commit_ballots_a(*moved.play.arguments("commit_ballots_a"))
     assert again.messages == moved.play.results["commit_ballots_a"][moved.index].messages
@@ -184,7 +184,7 @@ def test_folder_and_store_that_tell_of_two_digests_are_no_reason_to_sign_a_third
     with Batch() as batch:
         entry = member.record(state, "report", bytes(32), None, batch)
     assert entry
-    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.attack, 4)
     fresh.restore(state, [entry])
     for digest in (b"\1" * 32, b"\2" * 32):
         with pytest.raises(ProtocolError, match="refusing to sign a second report"), Batch() as batch:
@@ -209,7 +209,7 @@ def test_hosts_that_move_between_groups_change_no_byte(alliance: PlainAlliance, 
     try:
         assign(swaps[0])
         for worker in alliance.nodes:
-            worker.begin(play.state, play.domain, play.relayer)
+            worker.begin(play.task)
         record, bulletin = play.until_signing()
         signatures = play.signatures(record, bulletin)
         attestation, play.state = play.coordinator.attest(record, signatures)
@@ -223,9 +223,7 @@ def test_hosts_that_move_between_groups_change_no_byte(alliance: PlainAlliance, 
 
 def swapped(entries: list[SigningEntry]) -> list[SigningEntry]:
     """Each under the name of another member."""
-    return [
-        replace(entry, member=other.member) for entry, other in zip(entries, entries[1:] + entries[:1], strict=True)
-    ]
+    return [replace(entry, silo=other.silo) for entry, other in zip(entries, entries[1:] + entries[:1], strict=True)]
 
 
 def renamed(entries: list[SigningEntry]) -> list[SigningEntry]:
@@ -248,8 +246,8 @@ def test_entries_that_somebody_else_made_or_moved_prove_nothing(
             for number in moved.members[:2]
             if (entry := moved.alliance.member(number).record(state, Kind.BALLOT_A_COMMITMENT, bytes(32), None, batch))
         ]
-    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.attack, 4)
-    fresh.restore(state, by_member(forge(entries)).get(member.number, ()))
+    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh.restore(state, by_silo(forge(entries)).get(member.silo, ()))
     assert fresh.signed(state) == {}
     fresh.restore(state, [entries[0]])
     assert fresh.signed(state) == {Kind.BALLOT_A_COMMITMENT: bytes(32)}

@@ -36,7 +36,7 @@ class Members:
             _state=state,
             _domain=world.domain,
             _hosting=SimpleNamespace(
-                members={number: SimpleNamespace(signer=signer) for number, signer in enumerate(world.members)}
+                owners={number: SimpleNamespace(signer=signer) for number, signer in enumerate(world.members)}
             ),
         )
 

@@ -62,10 +62,10 @@ def test_members_and_hosts_lie_in_contiguous_blocks_that_are_nearly_equal(data: 
     plan = plan_of(members, hosts, nodes=nodes)
     assert [node.index for node in plan.nodes] == list(range(nodes))
     assert [host for node in plan.nodes for host in node.hosts] == list(range(hosts))
-    assert [member for node in plan.nodes for member in node.members] == list(range(members))
+    assert [silo for node in plan.nodes for silo in node.silos] == list(range(members))
     sizes = [len(node.hosts) for node in plan.nodes]
     assert max(sizes) - min(sizes) <= 1
-    assert all(node.members for node in plan.nodes)
+    assert all(node.silos for node in plan.nodes)
 
 
 @given(st.data())
@@ -77,8 +77,8 @@ def test_a_host_keeps_its_members_on_any_number_of_nodes(data: st.DataObject) ->
     assert [node.hosts for node in alone.nodes] == [(host,) for host in range(hosts)]
     nodes = data.draw(st.integers(1, hosts))
     for node in plan_of(members, hosts, nodes=nodes).nodes:
-        assert node.members == tuple(m for host in node.hosts for m in alone.nodes[host].members)
-        assert all(after - before == 1 for before, after in pairwise(node.members))
+        assert node.silos == tuple(silo for host in node.hosts for silo in alone.nodes[host].silos)
+        assert all(after - before == 1 for before, after in pairwise(node.silos))
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ class Restarted:
         """The node as a process started now on the same folder has it."""
         node, report = load_node(self.alliance.specs[index])
         assert report == self.alliance.reports[index]
-        node.begin(self.state, self.play.domain, self.play.relayer)
+        node.begin(replace(self.play.task, state=self.state))
         return node
 
 
@@ -192,7 +192,7 @@ def test_a_node_restarted_before_a_phase_gives_the_same_messages(restarted: Rest
 def test_a_node_restarted_before_signing_gives_the_same_signatures_and_losses(restarted: Restarted) -> None:
     for index in range(len(restarted.alliance.nodes)):
         node = restarted.node(index)
-        hosted = set(restarted.alliance.specs[index].members)
+        hosted = set(restarted.alliance.specs[index].silos)
         expected = {voter: one for voter, one in restarted.signatures.items() if voter in hosted}
         assert node.sign(restarted.record.data, restarted.bulletin).signatures == expected
         losses = node.advance(restarted.attestation, restarted.bulletin).losses
@@ -291,7 +291,7 @@ def test_cohorts_change_rounding_only(alliance: PlainAlliance, tiny_model_dir: P
     start = alliance.reports[0].adapter
     largest = 0.0
     for ours, theirs in zip(alliance.nodes, solo.nodes, strict=True):
-        members = ours._spec.members
+        members = ours._spec.silos
         together, alone = (node._bench.train(members, 9, start) for node in (ours, theirs))
         for member in members:
             for key, factor in together[member].delta.items():

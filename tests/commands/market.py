@@ -149,8 +149,9 @@ class Market:
                    self.world.client.task_view(self.world.task).members]  # fmt: skip
         write_json(self.folder / "task.json", {
             "chain_id": CHAIN_ID, "contract": self.at["EpochSettlement"], "task": to_hex(self.world.task),
-            "members": members, "creator": self.world.creator.address, "adapter": to_hex(adapter),
-            "terms": {"base_model": to_hex(base_model)},
+            "members": members, "creator": self.world.creator.address,
+            "terms": {"base_model": to_hex(base_model), "model_config": to_hex(bytes(32)),
+                      "tokenizer": to_hex(bytes(32)), "start_adapter": to_hex(adapter)},
         })  # fmt: skip
         for name in ("records", "receipts"):
             (self.folder / name).mkdir(exist_ok=True)
@@ -172,5 +173,7 @@ class Market:
             "epoch": report.epoch, "report": asdict(report), "report_hash": to_hex(report_hash(report)),
             "signatures": signatures,
         })  # fmt: skip
-        write_json(self.folder / "records" / f"{report.epoch}.json", {"leaves": list(map(list, earned.items()))})
+        members = [member.account for member in self.world.client.task_view(self.world.task).members]
+        rows = [[members.index(account), 0, 0, wei, 0, {}] for account, wei in earned.items()]
+        write_json(self.folder / "records" / f"{report.epoch}.json", {"joined": [], "members": rows})
         return report

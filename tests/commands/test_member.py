@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.launch import chain_terms, terms_of
+from flock_ray.cluster.spec import with_model
 from flock_ray.cluster.member import hash_chain
 from flock_ray.commands.main import main
 from flock_ray.config import Config
@@ -133,7 +134,8 @@ def test_who_joins_by_a_run_expects_the_runs_own_configuration(market: Market) -
     config.chain.url = market.url
     config.alliance.num_epochs, config.alliance.num_voters, config.alliance.num_proposers = 3, 3, 1
     base, adapter = keccak(b"base"), keccak(b"adapter")
-    terms = chain_terms(config, terms_of(config, base).digest(), adapter)
+    hashes = ModelHashes(base, bytes(32), bytes(32))
+    terms = chain_terms(config, with_model(terms_of(config), SIGNERS["creator"].address, hashes, adapter))
     market.create_task([], **{item.name: getattr(terms, item.name) for item in fields(terms)})
     market.give(member_3=terms.min_stake * terms.max_slots // TOKEN)
     market.told("stake", "add", "--all", key=ME)
