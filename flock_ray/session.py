@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from flock_ray.alliance import Alliance, Arrivals
 from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
@@ -84,10 +85,11 @@ class Session:
                 f"{reports[0].model_name} ({reports[0].model_dtype}), chain {ledger.facts()['backend']}, task"
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
+            reporter.estimated = groups.expect
+            coordinators = coordinator_actors(groups.deadlines, config.cluster.load_timeout, reporter.line)
             alliance = Alliance(
-                groups, ledger, self.run_directory, self.events, reporter, config.alliance, owners,
-                config.cluster.load_timeout, arrivals,
-            )  # fmt: skip
+                groups, coordinators, ledger, self.run_directory, reporter, config.alliance, owners, arrivals
+            )
             with frozen_garbage_collection():
                 final = alliance.run(task, earlier)
             ledger.pay_out(final, groups)
@@ -118,8 +120,7 @@ class Session:
         """Write here, read there, both ways: refuse a store that is another folder on another machine."""
         store, token = BlobStore(self.store_url), secrets.token_hex(8)
         _patiently(store.probe_write, token)
-        for _ in groups.run("probe", token):
-            pass
+        groups.probe(token)
         for index in range(len(self.plan.nodes)):
             _patiently(store.probe_read, f"{token}{index:04x}")
             _patiently(store.probe_remove, f"{token}{index:04x}")

@@ -7,7 +7,6 @@ actors, messages and signatures, journals, payloads, the blob store, ballots, re
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,13 +17,14 @@ from benchmarks.peers.turns import Turns
 from benchmarks.simulated import SimulatedWorker, Simulation
 from flock_ray.alliance import Alliance
 from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms
 from flock_ray.cluster.ledger import Ledger, NoLedger
+from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
-from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.runtime import frozen_garbage_collection, ray_cluster
 from flock_ray.cluster.spec import RunningTask
 from flock_ray.config import (
@@ -42,34 +42,35 @@ from flock_ray.config import (
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
-from flock_ray.telemetry.table import Console
 
 RANK = 8
 MAX_EPOCHS = 32
 
 
-class TurnTaker(RunReporter):
+class TurnTaker(Observer):
     """Waits for its turn before each epoch, and answers once the epoch is signed and settled."""
 
-    def __init__(self, turns: Turns, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._last: Record | None = None
         self._parts: Mapping[str, float] = {}
 
     def epoch_begins(self, state: TaskState) -> None:
-        """Answer for the epoch before this one, then wait."""
+        """The epoch before is over, settled too: answer, and wait for the next turn."""
         if self._turns.running and self._last:
             statuses = [one.status for one in self._last.proposals]
             self._turns.end(accepted=statuses.count("accepted"), parts=dict(self._parts))
         self._turns.begin()
-        super().epoch_begins(state)
 
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Remember what to answer."""
-        super().epoch_ends(record, losses, wall_seconds)
         self._last = record
         self._parts = {kind: spent for kind, spent in wall_seconds.items() if kind != "overhead"}  # it holds the wait
+
+
+def _to_stderr(line: str) -> None:
+    """Standard output belongs to the turns."""
+    print(line, file=sys.stderr)
 
 
 def configure(case: Mapping[str, Any]) -> Config:
@@ -102,7 +103,7 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
     """Load, found the task, then an epoch a turn."""
     config = configure(case)
     plan, run = make_plan(config), RunDirectory.create(folder, config)
-    with ray_cluster(config.cluster), EventLog(run.events) as events, open(os.devnull, "w") as nowhere:
+    with ray_cluster(config.cluster), EventLog(run.events) as events:
         cluster = config.cluster
         groups = NodeGroups(
             group_specs(config, plan, run.path, str(run.store)),
@@ -123,12 +124,11 @@ def play(case: Mapping[str, Any], folder: Path, turns: Turns) -> None:
             state = ledger.create_task(task_terms(config, ledger.creator, reports), groups)
             run.write_task(state, ledger.relayer, ledger.facts(), ledger.balances(None), configuration_texts(config))
             task = RunningTask(state, ledger.domain, ledger.relayer, {silo: silo for silo in accounts})
-            reporter = TurnTaker(turns, config, Console(nowhere), events)
-            reporter.members_are(task)
+            coordinators = coordinator_actors(groups.deadlines, cluster.load_timeout, _to_stderr)
             turns.ready(chain=ledger.facts()["backend"])
             alliance = replace(config.alliance, max_unsettled=0)
             with frozen_garbage_collection():
-                Alliance(groups, ledger, run, events, reporter, alliance, {}, cluster.load_timeout).run(task, [])
+                Alliance(groups, coordinators, ledger, run, TurnTaker(turns), alliance, {}).run(task)
         finally:
             groups.stop()
 

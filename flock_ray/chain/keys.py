@@ -74,12 +74,12 @@ class Signer:
 
 
 def _address(key: PublicKey) -> str:
-    return _checksummed(keccak(key.format(compressed=False)[1:])[12:].hex())
+    return checksummed(keccak(key.format(compressed=False)[1:])[12:].hex())
 
 
 @lru_cache(maxsize=1 << 16)
-def _checksummed(text: str) -> str:
-    """ERC-55: a letter is upper case where the hash of the lower-case text has a digit of 8 or more."""
+def checksummed(text: str) -> str:
+    """The address of 40 lower-case hex digits, by ERC-55: upper case where their hash has a digit of 8 or more."""
     digits = keccak(text.encode()).hex()
     return "0x" + "".join(map(_cased, text, digits))
 

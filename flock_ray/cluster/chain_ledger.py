@@ -33,12 +33,11 @@ from flock_ray.chain.values import (
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
 from flock_ray.cluster.deadlines import Deadlines
-from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import chain_terms, uses_rpc
-from flock_ray.cluster.ledger import collect_enrolments
 from flock_ray.cluster.outage_timer import OutageTimer
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
+from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.runtime import here
 from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.config import Config, chain_urls
@@ -174,7 +173,7 @@ class ChainLedger:
         grants = [(account, stake) for _, account in sorted(self._accounts.items())]
         self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
 
-    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""
         creator, seed = self._creator, fixed_genesis(self._config.seed)
         on_chain = chain_terms(self._config, terms)
@@ -188,7 +187,7 @@ class ChainLedger:
         if view.status is TaskStatus.NONE:
             view = self._send(create_task(creator, self._ask("context", creator.address), on_chain, seed))
         if joining := view.status is TaskStatus.JOINING:
-            self._join_missing(groups, {member.account for member in view.members})
+            self._join_missing(nodes, {member.account for member in view.members})
             view = self._send(start(creator, self._ask("context", creator.address), self._task))
         while view.status is TaskStatus.STARTING:  # again if the block's hash was gone before it was taken
             self._ask("await_seed", self._task)
@@ -208,7 +207,7 @@ class ChainLedger:
                     " another seed"
                 )
         if not joining:  # an earlier attempt went further, and its folder may be gone
-            collect_enrolments(groups, self._task, creator.address, seed, self._first, {})
+            nodes.enrol(self._task, creator.address, seed, self._first, {})
         left = [change for change in view.changes if not change.epoch]
         scope = Scope(self._info.chain_id, bytes.fromhex(self._info.settlement[2:]), self._task)
         members = tuple(map(_as_joined, view.members))
@@ -219,21 +218,20 @@ class ChainLedger:
         """Silos of the members that a task starts with."""
         return sorted(self._accounts)[: self._config.alliance.num_members]
 
-    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], nodes: Phases) -> None:
         """Have the owners of silos ask to join the running task, or to leave it; who did already does not again."""
         view: TaskView = self._ask("task_view", self._task)
         there = {member.account: member for member in view.members}
         joining = {silo: self._context(silo) for silo in sorted(joins) if self._accounts[silo] not in there}
         seed = fixed_genesis(self._config.seed)
-        enrolments = collect_enrolments(groups, self._task, self.creator, seed, joining, joining)
+        enrolments = nodes.enrol(self._task, self.creator, seed, joining, joining)
         leaving = {
             silo: self._context(silo)
             for silo in sorted(leaves)
             if (member := there.get(self._accounts[silo])) and not member.leaving
         }
         transactions = {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
-        for _, signed in groups.run("resign", self._task, leaving):
-            transactions |= signed
+        transactions |= nodes.resign(self._task, leaving)
         for _, raws in sorted(transactions.items()):
             self._ask("broadcast", list(raws), 0)
 
@@ -248,7 +246,7 @@ class ChainLedger:
         joined = [change.member for change in due if not change.leaves]
         return due, [_as_joined(member) for member in self._ask("members", self._task, joined)]
 
-    def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
+    def _join_missing(self, nodes: Phases, joined: set[str]) -> None:
         """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
         creator, seed = self._creator.address, fixed_genesis(self._config.seed)
         contexts = {
@@ -256,7 +254,7 @@ class ChainLedger:
             for silo in self._first
             if self._accounts[silo] not in joined
         }
-        enrolments = collect_enrolments(groups, self._task, creator, seed, self._first, contexts)
+        enrolments = nodes.enrol(self._task, creator, seed, self._first, contexts)
         for number, enrolment in enrolments.items():
             if number in contexts:
                 self._ask("broadcast", list(enrolment.transactions), 0)
@@ -345,7 +343,7 @@ class ChainLedger:
                 self.outage.wait(f"{what}: {waiting.reason}", waiting.unreachable, waiting.since)
         self.outage.over()
 
-    def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
+    def pay_out(self, state: TaskState, nodes: Phases) -> None:
         """Broadcast the members' claims and releases; what was collected already or does not pay yet is left out."""
         view: TaskView = self._ask("task_view", self._task)
         there = {member.account: member for member in view.members}
@@ -365,10 +363,7 @@ class ChainLedger:
         if self._pending:
             unpaid, leaves = {}, ()
         due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
-        transactions: dict[int, tuple[bytes, ...]] = {}
-        for _, signed in groups.run("collect_earnings", due, leaves, paid, pooled, locked):
-            transactions |= signed
-        for _, raws in sorted(transactions.items()):
+        for raws in nodes.collect_earnings(due, leaves, paid, pooled, locked).values():
             self._ask("broadcast", list(raws), state.epoch)
 
     def _pay_everybody(self, epoch: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.spec import RunningTask
 from flock_ray.cluster.vitals import Vitals
-from flock_ray.errors import ProtocolError
+from flock_ray.errors import FlockRayError, ProtocolError
 from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.message import Kind, SignedMessage
@@ -16,13 +16,33 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 
 Bulletin = tuple[SignedMessage, ...]
+Derive = Callable[[TaskState, Inbox], Record]
+Advance = Callable[[TaskState, Record, bytes], TaskState]
+
+
+class CoordinatorLostError(Exception):
+    """The coordinator died or hangs.
+
+    Attributes:
+        error: what a run ends with that loses one after the other.
+    """
+
+    def __init__(self, error: FlockRayError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Coordinator:
     """Plain class behind the coordinator actor; its clients check everything that it says."""
 
-    def __init__(self) -> None:
-        """No messages yet; `begin` gives it a task."""
+    def __init__(self, derive: Derive = derive, advance: Advance = advance) -> None:
+        """No messages yet; `begin` gives it a task.
+
+        Args:
+            derive: (state, messages of the epoch) -> record.
+            advance: (state, record, report hash) -> state of the next epoch.
+        """
+        self._derive, self._advance = derive, advance
         self._messages: dict[tuple[int, int, bytes], SignedMessage] = {}
 
     def vitals(self) -> Vitals:
@@ -70,10 +90,10 @@ class Coordinator:
         """How many messages of the epoch there are so far."""
         return len(self._messages)
 
-    def tally(self) -> tuple[Record, tuple[SignedMessage, ...]]:
+    def tally(self) -> tuple[Record, Bulletin]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""
         bulletin = self.bulletin()
-        return derive(self._state, self._inbox(bulletin)), bulletin
+        return self._derive(self._state, self._inbox(bulletin)), bulletin
 
     def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:
         return self._verifier.inbox(bulletin, self._state)
@@ -94,7 +114,7 @@ class Coordinator:
                 f"epoch {record.epoch}: {len(valid)} of {len(self._state.roles.voters)} voters signed the report,"
                 f" {self._state.roles.quorum} seats are needed"
             )
-        self._task = self._task.at(advance(self._state, record, report_hash(report)))
+        self._task = self._task.at(self._advance(self._state, record, report_hash(report)))
         self._messages.clear()
         self._verifier.forget()
         return Attestation(record.data, report, valid), self._state

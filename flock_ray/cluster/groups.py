@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from flock_ray.cluster.deadlines import AWAY, Deadlines, Liveness
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.node_group import NodeGroup
+from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import Plan, place_hosts
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
 from flock_ray.cluster.supervisor import (
@@ -82,7 +83,7 @@ class _Waiting:
         self.__init__(self.asked, steps, ask_at)  # type: ignore[misc]
 
 
-class NodeGroups:
+class NodeGroups(Phases):
     """All node groups of a run.
 
     Attributes:
@@ -161,14 +162,13 @@ class NodeGroups:
         placed = place_hosts(homes, self._alive, load)
         return {index: {host: self._silos[host] for host in hosts} for index, hosts in placed.items()}
 
-    def begin(self, task: RunningTask) -> Iterator[tuple[int, Any]]:
-        """Take up a task: like `run("begin", …)`, and what a rebuilt group is told first."""
-        self.resume_from(task)
-        return self.run("begin", task)
-
     def resume_from(self, task: RunningTask) -> None:
         """What a group rebuilt from now on is told first: the task as the running epoch starts from it."""
         self._begin = task
+
+    def expect(self, seconds: float) -> None:
+        """An epoch is estimated to take so long."""
+        self.deadlines.estimate = seconds
 
     def epoch_signed(self) -> None:
         """An epoch was signed: the failures before it no longer count."""

@@ -7,12 +7,11 @@ from typing import Any, Protocol
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import run_signer
-from flock_ray.chain.values import NOBODY, TOKEN, TxContext
+from flock_ray.chain.values import NOBODY, TOKEN
 from flock_ray.cluster.attestation import Attestation, Settlement
-from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards
-from flock_ray.cluster.spec import Enrolment
+from flock_ray.cluster.phases import Phases
 from flock_ray.config import Config
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
@@ -38,10 +37,10 @@ class Ledger(Protocol):
     def facts(self) -> dict[str, Any]:
         """Backend, chain id and contracts, for the summary."""
 
-    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """Create the task, have every member stake, start it; returns the state of its first epoch."""
 
-    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], nodes: Phases) -> None:
         """Have the owners of silos ask to join a running task, or to leave it; who did already does not again."""
 
     def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
@@ -63,7 +62,7 @@ class Ledger(Protocol):
     def follow(self, state: TaskState) -> TaskState:
         """The state after the epochs that were abandoned from `state` on; what was to be settled is forgotten."""
 
-    def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
+    def pay_out(self, state: TaskState, nodes: Phases) -> None:
         """After the last epoch: members claim what they earned and have their stakes released, if they may by now."""
 
     @property
@@ -75,16 +74,6 @@ class Ledger(Protocol):
 
     def balances(self, state: TaskState | None) -> dict[str, int]:
         """{account of an owner: wei that it has}, before the task was created (None) or after the pay-out."""
-
-
-def collect_enrolments(
-    groups: NodeGroups, task: bytes, creator: str, seed: bytes, silos: Collection[int], contexts: dict[int, TxContext]
-) -> dict[int, Enrolment]:
-    """{silo: enrolment of its owner}, see `Worker.enrol`."""
-    enrolments: dict[int, Enrolment] = {}
-    for _, enrolled in groups.run("enrol", task, creator, seed, frozenset(silos), contexts):
-        enrolments |= enrolled
-    return dict(sorted(enrolments.items()))
 
 
 class NoLedger:
@@ -110,18 +99,18 @@ class NoLedger:
         """The backend's name, and the account that would be the creator's on an embedded chain."""
         return {"backend": "none", "chain_id": 0, "creator": self.creator, "contracts": {}}
 
-    def create_task(self, terms: Terms, groups: NodeGroups) -> TaskState:
+    def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """The first state, with the stakes of the configuration."""
         seed, slots = fixed_genesis(self._config.seed), self._config.alliance.slots_per_member
         task = chain_terms(self._config, terms).task_id(self.creator, seed)
-        enrolments = collect_enrolments(groups, task, self.creator, seed, self._accounts, {})
+        enrolments = nodes.enrol(task, self.creator, seed, self._accounts, {})
         members = tuple(
             MemberState(self._accounts[silo], slots, enrolment.tip, terms.min_stake * slots)
             for silo, enrolment in enrolments.items()
         )
         return TaskState.first(terms, Scope(0, bytes(20), task), members, seed)
 
-    def ask_changes(self, joins: Collection[int], leaves: Collection[int], groups: NodeGroups) -> None:
+    def ask_changes(self, joins: Collection[int], leaves: Collection[int], nodes: Phases) -> None:
         """There is nobody to ask."""
         raise AssertionError("the configuration lets nobody come or go without a chain")
 
@@ -142,7 +131,7 @@ class NoLedger:
         """Nobody abandons an epoch."""
         return state
 
-    def pay_out(self, state: TaskState, groups: NodeGroups) -> None:
+    def pay_out(self, state: TaskState, nodes: Phases) -> None:
         """Nobody to pay."""
 
     @property

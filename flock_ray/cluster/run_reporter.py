@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
+from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.spec import RunningTask, SiloFacts
 from flock_ray.config import Config
@@ -25,11 +26,16 @@ TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
 
 
-class RunReporter:
-    """Sees everything that the loop does, tells the console and the event log, and keeps the views of the epochs."""
+class RunReporter(Observer):
+    """Sees everything that the loop does, tells the console and the event log, and keeps the views of the epochs.
+
+    Attributes:
+        estimated: takes the seconds that an epoch is estimated to take.
+    """
 
     def __init__(self, config: Config, console: Console, events: EventLog) -> None:
         self._config, self._console, self._events = config, console, events
+        self.estimated: Callable[[float], None] = lambda seconds: None
         self._facts: dict[int, SiloFacts] = {}
         self._members: dict[int, tuple[int, str]] = {}
         self._losses: dict[int, dict[int, float]] = {}
@@ -65,12 +71,8 @@ class RunReporter:
         """One line for people."""
         self._console.line(message)
 
-    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> float:
-        """The global adapter after `epoch` (0: at the start) was measured by every member.
-
-        Returns:
-            The seconds that an epoch is estimated to take.
-        """
+    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> None:
+        """Note the losses, and tell how long the rest may take."""
         self._losses[epoch] = losses
         self._events.emit("evaluation", epoch=epoch, losses=losses)
         self.views = [self._measured(view, losses) if view.epoch == epoch else view for view in self.views]
@@ -79,7 +81,7 @@ class RunReporter:
         if left > 0 and seconds > 0:
             minutes = estimate * left / 60
             self._console.line(f"Estimated time for {left} epoch{'s' * (left > 1)}: {minutes:.1f} min")
-        return estimate
+        self.estimated(estimate)
 
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
@@ -108,8 +110,9 @@ class RunReporter:
         self._began[state.epoch] = time.perf_counter()
         self._events.emit("roles", epoch=state.epoch, voters=roles.voters, proposers=roles.proposers)
 
-    def noted(self, kind: str, fields: Mapping[str, object]) -> None:
-        """A node's fact that a view needs or people should know at once."""
+    def event(self, kind: str, fields: Mapping[str, object]) -> None:
+        """Log a fact, and tell it if people should know at once."""
+        self._events.emit(kind, **fields)
         self._remember(kind, fields)
         if kind == "sat_out":
             self._console.line(f"member {fields['member']} sits epoch {fields['epoch']} out: {fields['why']}")

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from eth_utils.address import to_checksum_address
-
 from flock_ray.chain.abi import contract
 from flock_ray.chain.journal import Block, Genesis
+from flock_ray.chain.keys import checksummed
 from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
@@ -162,7 +161,7 @@ class ChainCheck:
     def _member(self, number: int) -> MemberState:
         """A member as it joined."""
         on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
-        account = to_checksum_address(on_chain["account"])
+        account = checksummed(on_chain["account"][2:])
         _, joined = self._single_log("TaskRegistry", "Joined", self._task, _topic(account))
         _, locked = self._single_log("StakeVault", "Locked", self._task, _topic(account))
         stake, delegated = int.from_bytes(joined[32:64], "big"), int.from_bytes(locked[32:64], "big")

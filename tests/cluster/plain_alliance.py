@@ -1,19 +1,22 @@
-"""An alliance in one process without Ray: plain nodes and a plain committee, driven as `Alliance` drives its actors."""
+"""An alliance in one process without Ray: the real epoch loop over plain workers and a plain coordinator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flock_ray.alliance import Alliance
 from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.cluster.attestation import Attestation
+from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.coordinator import Bulletin, Coordinator
 from flock_ray.cluster.launch import chain_terms, group_specs, task_terms, terms_of
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.observer import Observer
+from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
 from flock_ray.cluster.worker import Worker
@@ -41,6 +44,8 @@ PHASES = {
     "commit_ballots_b": Kind.BALLOT_B_COMMITMENT,
     "reveal_ballots_b": Kind.BALLOT_B,
 }
+
+PHASE_OF = {kind: phase for phase, kind in PHASES.items()}
 
 Intercept = Callable[[str, list[SignedMessage]], list[SignedMessage]]
 
@@ -76,6 +81,52 @@ def load_node(spec: GroupSpec, worker: type[Worker] = Worker) -> tuple[Worker, G
     return node, node.load("localhost", 0, 1)
 
 
+class PlainNodes(Phases):
+    """Workers of this process, asked one after the other; their answers to each phase are kept."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self.workers, self.results = workers, dict[str, list[PhaseResult]]()
+
+    def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
+        self.results[method] = []
+        for index, worker in enumerate(self.workers):
+            answer = getattr(worker, method)(*args)
+            self.results[method].append(answer)
+            yield index, answer
+
+    def place(self, task: RunningTask) -> None:
+        """Hosts stay."""
+
+    def resume_from(self, task: RunningTask) -> None:
+        """Workers are not lost."""
+
+    def epoch_signed(self) -> None:
+        """Workers do not fail."""
+
+
+class Intercepted(Coordinator):
+    """A coordinator whose messages `intercept` may change on their way; keeps what it was told and sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intercept: Intercept = lambda phase, messages: messages
+        self.dropped: list[str] = []
+        self.bulletins: dict[str, Bulletin] = {}
+
+    def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
+        dropped = super().collect(self.intercept(PHASE_OF[kind], list(messages)), kind)
+        self.dropped += dropped
+        return dropped
+
+    def bulletin(self) -> Bulletin:
+        bulletin = super().bulletin()
+        if bulletin:
+            self.bulletins[PHASE_OF[max((Message.parse(one.data).kind for one in bulletin), key=list(Kind).index)]] = (
+                bulletin
+            )
+        return bulletin
+
+
 class PlainAlliance:
     """The nodes stay loaded; every `found` begins another task with them."""
 
@@ -89,11 +140,6 @@ class PlainAlliance:
         self.opened = {facts.silo: facts for report in self.reports for facts in report.opened}
         self.tasks = 0
 
-    def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
-        """Every node's answer, as `NodeGroups.run` gives it."""
-        for index, node in enumerate(self.nodes):
-            yield index, getattr(node, method)(*args)
-
     def found(self, seed: int = 0, mechanism: str = "marginal") -> Play:
         """Begin a task of its own: the members and their data stay, roles and task id are those of another seed."""
         self.tasks += 1
@@ -103,7 +149,7 @@ class PlainAlliance:
             terms = terms_of(config)
             node._spec = replace(node._spec, terms=terms, chain_terms=chain_terms(config, terms))
         ledger = NoLedger(config, self.accounts)
-        state = ledger.create_task(task_terms(config, ledger.creator, self.reports), self)  # type: ignore[arg-type]
+        state = ledger.create_task(task_terms(config, ledger.creator, self.reports), PlainNodes(self.nodes))
         return Play(self, ledger, state)
 
     def node_of(self, member: int) -> int:
@@ -120,51 +166,60 @@ class PlainAlliance:
 
 
 class Play:
-    """One task with its committee, epoch by epoch."""
+    """One task on the real epoch loop, in this process and step by step; members have the numbers of their silos."""
 
     def __init__(self, alliance: PlainAlliance, ledger: NoLedger, state: TaskState) -> None:
         self.alliance, self.ledger, self.state = alliance, ledger, state
         self.first_roles, self.first_members, self.first_adapter = state.roles, state.members, state.adapter
         self.domain, self.relayer = ledger.domain, ledger.relayer
-        self.coordinator = Coordinator()
-        self.coordinator.begin(self.task)
-        self.first_losses: dict[int, float] = {}
-        for _, result in alliance.run("begin", self.task):
-            self.first_losses |= result.losses
-        self.dropped: list[str] = []
-        self.bulletins: dict[str, Bulletin] = {}
-        self.results: dict[str, list[PhaseResult]] = {}
+        self.nodes, self.coordinator, self.journal = PlainNodes(alliance.nodes), Intercepted(), MemoryJournal()
+        self.loop = Alliance(
+            self.nodes, lambda: self.coordinator, ledger, self.journal, Observer(), alliance.config.alliance,
+            {account: silo for silo, account in alliance.accounts.items()},
+        )  # fmt: skip
+        self.loop.begin(self.task)
+        self.first_losses = {member: loss for result in self.results["begin"] for member, loss in result.losses.items()}
 
     @property
     def task(self) -> RunningTask:
-        """The task at the running epoch; members have the numbers of their silos."""
+        """The task at the running epoch."""
         return RunningTask(self.state, self.domain, self.relayer, {number: number for number in self.alliance.accounts})
+
+    @property
+    def results(self) -> dict[str, list[PhaseResult]]:
+        """Every node's answer to each phase, the last time."""
+        return self.nodes.results
+
+    @property
+    def bulletins(self) -> dict[str, Bulletin]:
+        """The bulletin after each phase."""
+        return self.coordinator.bulletins
+
+    @property
+    def dropped(self) -> list[str]:
+        """Why the coordinator dropped messages."""
+        return self.coordinator.dropped
 
     def arguments(self, phase: str) -> tuple[Bulletin, ...]:
         """What a phase is asked with: those that react to others get the bulletin before them."""
         if phase in ("train", "publish"):
             return ()
-        before = list(PHASES)[list(PHASES).index(phase) - 1]
-        return (self.bulletins[before],)
+        return (self.bulletins[list(PHASES)[list(PHASES).index(phase) - 1]],)
 
     def exchange(self, phase: str, intercept: Intercept = lambda phase, messages: messages) -> Bulletin:
-        """One phase on all nodes; `intercept` may change the messages on their way to the committee."""
-        self.results[phase] = [result for _, result in self.alliance.run(phase, *self.arguments(phase))]
-        sent = [message for result in self.results[phase] for message in result.messages]
-        self.dropped += self.coordinator.collect(intercept(phase, sent), PHASES[phase])
-        self.bulletins[phase] = self.coordinator.bulletin()
-        return self.bulletins[phase]
+        """One phase on all nodes; `intercept` may change the messages on their way to the coordinator."""
+        self.coordinator.intercept, self.loop._seconds = intercept, {}
+        return self.loop.exchange(phase, PHASES[phase], getattr(self.nodes, phase)(*self.arguments(phase)))
 
     def until_signing(self, intercept: Intercept = lambda phase, messages: messages) -> tuple[Record, Bulletin]:
-        """All messages of an epoch: the record that the committee proposes, and its bulletin."""
-        for phase in PHASES:
-            self.exchange(phase, intercept)
-        return self.coordinator.tally()
+        """All messages of an epoch: the record that the coordinator proposes, and its bulletin."""
+        self.coordinator.intercept = intercept
+        return self.loop.propose(self.task)
 
     def signatures(self, record: Record, bulletin: Bulletin) -> dict[int, bytes]:
         """Who signs a proposed record; why the others refuse is in `results`."""
-        self.results["sign"] = [result for _, result in self.alliance.run("sign", record.data, bulletin)]
-        return {voter: one for result in self.results["sign"] for voter, one in result.signatures.items()}
+        answers = [result for _, result in self.nodes.sign(record.data, bulletin)]
+        return {voter: one for result in answers for voter, one in result.signatures.items()}
 
     def refusals(self) -> dict[int, str]:
         """{voter: why it did not sign} of the last signing."""
@@ -172,23 +227,42 @@ class Play:
         return {int(str(fields["member"])): str(fields["why"]) for kind, fields in events if kind == "refused_to_sign"}
 
     def attest(self, record: Record, bulletin: Bulletin) -> Attestation:
-        """Sign, and move committee and nodes on to the next epoch."""
+        """Sign, and move coordinator and nodes on to the next epoch."""
         attestation, following = self.coordinator.attest(record, self.signatures(record, bulletin))
-        self.results["advance"] = [result for _, result in self.alliance.run("advance", attestation, bulletin)]
+        for _ in self.nodes.advance(attestation, bulletin):
+            pass
         self.state = following
         return attestation
 
     def epoch(self, intercept: Intercept = lambda phase, messages: messages) -> Record:
-        """One whole epoch."""
-        record, bulletin = self.until_signing(intercept)
-        self.attest(record, bulletin)
-        return record
+        """One whole epoch of the loop."""
+        self.coordinator.intercept = intercept
+        self.state = self.loop.epoch(self.task).state
+        return self.journal.records[-1]
 
     def losses(self) -> dict[int, float]:
         """Held-out losses under the adapter that the last epoch ended with."""
         return {member: loss for result in self.results["advance"] for member, loss in result.losses.items()}
 
     def sign(self, message: Message, signer: Signer) -> SignedMessage:
-        """A message signed by any key, past the journal."""
+        """A message signed by any key, past the slashing protection."""
         digest = message_digest(self.domain, message.task, message.epoch, self.state.seed, message.kind, message.digest)
         return SignedMessage(message.data, signer.sign_digest(digest))
+
+
+class MemoryJournal:
+    """Keeps signed epochs in memory."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def write_epoch(
+        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
+    ) -> None:
+        self.records.append(record)
+
+    def write_settlement(self, settlement: Settlement) -> None:
+        """Nothing to keep."""
+
+    def write_abandoned(self, first: int, following: int) -> None:
+        """There is no chain on which that could be."""

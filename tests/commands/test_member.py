@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 
 from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.launch import chain_terms, terms_of
-from flock_ray.cluster.spec import with_model
 from flock_ray.cluster.member import hash_chain
+from flock_ray.cluster.spec import with_model
 from flock_ray.commands.main import main
 from flock_ray.config import Config
 from flock_ray.errors import ChainError, ConfigError, FundsError
 from flock_ray.protocol.hashing import keccak
+from flock_ray.training.model import ModelHashes
 from tests.commands.market import DAY, SIGNERS, Market
 
 pytestmark = pytest.mark.anvil
