@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Annotated
+
+import msgspec
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import sha256, tagged
-from flock_ray.protocol.message import Kind, Message, body_fields, is_count, read_once
+from flock_ray.protocol.message import Body, Count, Digest, Kind, Message, read_once
 
 MAX_SCORE = 10**12
 
@@ -41,24 +44,6 @@ class Score:
     def json(self) -> Json:
         """`[gain, standard error]`."""
         return [self.gain, self.standard_error]
-
-    @classmethod
-    def read(cls, value: object) -> Score | None:
-        """A score of a peer, or None for null.
-
-        Raises:
-            ValueError: not a pair of integers within bounds.
-        """
-        if value is None:
-            return None
-        if not isinstance(value, list) or len(value) != 2:
-            raise ValueError("a score is a pair")
-        gain, error = value
-        if not isinstance(gain, int) or isinstance(gain, bool) or abs(gain) > MAX_SCORE:
-            raise ValueError("a gain is a bounded integer")
-        if not is_count(error) or error > MAX_SCORE:
-            raise ValueError("a standard error is a bounded count")
-        return cls(gain, error)
 
 
 @dataclass(frozen=True)
@@ -135,6 +120,55 @@ def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:
     return {"ballot": ballot.json(), "salt": to_hex(salt)}
 
 
+class ScoreBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A score as it travels: `[gain, standard error]`."""
+
+    gain: Annotated[int, msgspec.Meta(ge=-MAX_SCORE, le=MAX_SCORE)]
+    standard_error: Annotated[int, msgspec.Meta(ge=0, le=MAX_SCORE)]
+
+    def score(self) -> Score:
+        """The score."""
+        return Score(self.gain, self.standard_error)
+
+
+class EntryBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """An entry of ballot A as it travels: `[member, payload, check, score]`."""
+
+    member: Count
+    payload: Digest
+    check: Check
+    score: ScoreBody | None
+
+
+class EntriesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ballot A as it travels."""
+
+    entries: tuple[EntryBody, ...]
+
+
+class CandidateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ballot B as it travels; `weights` are `[member, weight]`."""
+
+    candidate: Digest | None
+    weights: tuple[tuple[Count, Count], ...]
+    score: ScoreBody | None
+    reveal: Digest
+
+
+class BallotABody(Body, frozen=True):
+    """Of a `ballot_a`."""
+
+    ballot: EntriesBody
+    salt: Digest
+
+
+class BallotBBody(Body, frozen=True):
+    """Of a `ballot_b`."""
+
+    ballot: CandidateBody
+    salt: Digest
+
+
 @read_once
 def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
     """Ballot A and its salt (32 bytes) from a revealing message.
@@ -142,18 +176,13 @@ def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
     Raises:
         ValueError: the body is malformed.
     """
-    content, salt = body_fields(message, "ballot", "salt")
-    if not isinstance(content, dict) or set(content) != {"entries"} or not isinstance(content["entries"], list):
-        raise ValueError("ballot A is a list of entries")
-    entries = []
-    for item in content["entries"]:
-        if not isinstance(item, list) or len(item) != 4 or not is_count(item[0]):
-            raise ValueError("an entry is [member, payload, check, score]")
-        entries.append(ProposalEntry(item[0], from_hex(item[1]), Check(item[2]), Score.read(item[3])))
-    members = [entry.member for entry in entries]
-    if members != sorted(set(members)):
-        raise ValueError("entries ascend by member")
-    return BallotA(tuple(entries)), from_hex(salt)
+    body = BallotABody.of(message)
+    entries = tuple(
+        ProposalEntry(one.member, from_hex(one.payload), one.check, one.score.score() if one.score else None)
+        for one in body.ballot.entries
+    )
+    _require_rising([entry.member for entry in entries], "entries")
+    return BallotA(entries), from_hex(body.salt)
 
 
 @read_once
@@ -163,28 +192,18 @@ def read_ballot_b(message: Message) -> tuple[BallotB, bytes]:
     Raises:
         ValueError: the body is malformed.
     """
-    content, salt = body_fields(message, "ballot", "salt")
-    if not isinstance(content, dict) or set(content) != {"candidate", "weights", "score", "reveal"}:
-        raise ValueError("ballot B has the fields candidate, weights, score, reveal")
-    candidate = content["candidate"]
+    body = BallotBBody.of(message)
+    content = body.ballot
+    _require_rising([member for member, _ in content.weights], "weights")
     ballot = BallotB(
-        None if candidate is None else from_hex(candidate),
-        _read_weights(content["weights"]),
-        Score.read(content["score"]),
-        from_hex(content["reveal"]),
+        None if content.candidate is None else from_hex(content.candidate),
+        content.weights,
+        content.score.score() if content.score else None,
+        from_hex(content.reveal),
     )
-    return ballot, from_hex(salt)
+    return ballot, from_hex(body.salt)
 
 
-def _read_weights(value: object) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list):
-        raise ValueError("weights is a list")
-    pairs = []
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2 or not is_count(pair[0]) or not is_count(pair[1]):
-            raise ValueError("a weight is [member, count]")
-        pairs.append((pair[0], pair[1]))
-    members = [member for member, _ in pairs]
+def _require_rising(members: list[int], what: str) -> None:
     if members != sorted(set(members)):
-        raise ValueError("weights ascend by member")
-    return tuple(pairs)
+        raise ValueError(f"{what} ascend by member")

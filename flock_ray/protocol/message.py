@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, wraps
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import msgspec
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.hashing import sha256
@@ -32,6 +34,22 @@ class Kind(StrEnum):
 
 
 ORDER = {kind: index for index, kind in enumerate(Kind)}
+
+
+Digest = Annotated[str, msgspec.Meta(min_length=66, max_length=66)]
+"""Text of 32 bytes in a body; `from_hex` checks its digits."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Counts and registration numbers in a body."""
+
+
+class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: Literal["flock_ray/message/2"]
+    kind: Kind
+    task: Digest
+    epoch: Count
+    member: Count
+    body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,14 +101,11 @@ class Message:
             ValueError: not a message of this schema.
         """
         value = parse_canonical(data, MAX_BYTES)
-        if not isinstance(value, dict) or set(value) != {"schema", "kind", "task", "epoch", "member", "body"}:
-            raise ValueError("not a message")
-        if value["schema"] != SCHEMA:
-            raise ValueError("unknown message schema")
-        epoch, member, body = value["epoch"], value["member"], value["body"]
-        if not is_count(epoch) or not is_count(member) or not isinstance(body, dict):
-            raise ValueError("a message's epoch and member are counts and its body is an object")
-        message = cls(Kind(value["kind"]), from_hex(value["task"]), epoch, member, body)
+        try:
+            read = msgspec.convert(value, _Envelope)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"not a message: {error}") from None
+        message = cls(read.kind, from_hex(read.task), read.epoch, read.member, read.body)
         message.__dict__["data"] = data  # canonical already: saves the property from encoding them again
         return message
 
@@ -125,15 +140,44 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def body_fields(message: Message, *names: str) -> list[Any]:
-    """Values of exactly these fields of a message's body, in this order.
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of a message as it travels: exactly these fields, of exactly these types."""
 
-    Raises:
-        ValueError: a field is missing or there is another.
-    """
-    if set(message.body) != set(names):
-        raise ValueError(f"a {message.kind} has the fields {', '.join(names)}")
-    return [message.body[name] for name in names]
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """The content of a message whose bytes are canonical.
+
+        Raises:
+            ValueError: it is another; the text says where.
+        """
+        try:
+            return msgspec.convert(message.body, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{message.kind}: {error}") from None
+
+
+class CommitmentBody(Body, frozen=True):
+    """Of a `commitment`, or of a ballot's."""
+
+    commitment: Digest
+
+
+class AcknowledgementBody(Body, frozen=True):
+    """Of an `acknowledgement`."""
+
+    commitments: tuple[Digest, ...]
+
+
+class ManifestBody(Body, frozen=True):
+    """Of a `manifest`."""
+
+    base_model: Digest
+    global_adapter: Digest
+    configuration: Digest
+    samples: Digest
+    steps: Count
+    payload: Digest
+    salt: Digest
 
 
 @read_once
@@ -143,8 +187,7 @@ def read_commitment(message: Message) -> bytes:
     Raises:
         ValueError: the body is malformed.
     """
-    (commitment,) = body_fields(message, "commitment")
-    return from_hex(commitment)
+    return from_hex(CommitmentBody.of(message).commitment)
 
 
 @read_once
@@ -154,10 +197,7 @@ def read_acknowledgement(message: Message) -> tuple[bytes, ...]:
     Raises:
         ValueError: the body is malformed.
     """
-    (listed,) = body_fields(message, "commitments")
-    if not isinstance(listed, list):
-        raise ValueError("commitments is a list")
-    digests = tuple(from_hex(item) for item in listed)
+    digests = tuple(map(from_hex, AcknowledgementBody.of(message).commitments))
     if list(digests) != sorted(set(digests)):
         raise ValueError("listed commitments ascend")
     return digests
@@ -187,8 +227,7 @@ class Manifest:
 
     def body(self) -> dict[str, Json]:
         """The message body."""
-        hashes = ("base_model", "global_adapter", "configuration", "samples", "payload", "salt")
-        return {name: to_hex(getattr(self, name)) for name in hashes} | {"steps": self.steps}
+        return {name: to_hex(value) if isinstance(value, bytes) else value for name, value in vars(self).items()}
 
 
 @read_once
@@ -198,16 +237,13 @@ def read_manifest(message: Message) -> Manifest:
     Raises:
         ValueError: the body is malformed.
     """
-    names = ("base_model", "global_adapter", "configuration", "samples", "steps", "payload", "salt")
-    base, adapter, configuration, samples, steps, payload, salt = body_fields(message, *names)
-    if not is_count(steps):
-        raise ValueError("steps is a count")
+    body = ManifestBody.of(message)
     return Manifest(
-        base_model=from_hex(base),
-        global_adapter=from_hex(adapter),
-        configuration=from_hex(configuration),
-        samples=from_hex(samples),
-        steps=steps,
-        payload=from_hex(payload),
-        salt=from_hex(salt),
+        base_model=from_hex(body.base_model),
+        global_adapter=from_hex(body.global_adapter),
+        configuration=from_hex(body.configuration),
+        samples=from_hex(body.samples),
+        steps=body.steps,
+        payload=from_hex(body.payload),
+        salt=from_hex(body.salt),
     )

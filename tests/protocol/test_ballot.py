@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from flock_ray.protocol.ballot import (
     Check,
     ProposalEntry,
     Score,
+    ScoreBody,
     ballot_body,
     ballot_commitment,
     read_ballot_a,
@@ -56,7 +58,7 @@ def test_ballot_b_comes_back_with_its_salt(ballot: BallotB, salt: bytes) -> None
 def test_a_clamped_score_is_readable_and_the_same_where_it_was_readable(gain: int, error: int) -> None:
     score = Score(gain, error)
     clamped = score.clamped()
-    assert Score.read(clamped.json()) == clamped
+    assert msgspec.convert(clamped.json(), ScoreBody).score() == clamped
     assert (clamped == score) is (abs(gain) <= MAX_SCORE and error <= MAX_SCORE)
     assert clamped.gain * gain >= 0
 
