@@ -7,7 +7,7 @@ from pathlib import Path
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
-from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
+from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls, evaluated_others
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
@@ -39,7 +39,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             hosts=dict(zip(node.hosts, node.host_silos, strict=True)),
             run_seed=config.seed,
             state_dir=str(run_dir / "members"),
-            preload=frozenset(range(config.alliance.num_members)),
+            evaluate=evaluated_others(config.alliance),
+            preload=frozenset(range(config.alliance.num_members) if evaluated_others(config.alliance) is None else ()),
             store_url=store_url,
             model=ModelSpec(
                 source=config.model.source,

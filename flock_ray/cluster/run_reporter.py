@@ -12,7 +12,7 @@ from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.spec import RunningTask, SiloFacts
-from flock_ray.config import Config
+from flock_ray.config import Config, evaluated_others
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.protocol.record import Record
@@ -36,6 +36,7 @@ class RunReporter(Observer):
     def __init__(self, config: Config, console: Console, events: EventLog) -> None:
         self._config, self._console, self._events = config, console, events
         self.estimated: Callable[[float], None] = lambda seconds: None
+        self._all = evaluated_others(config.alliance) is None  # whether an epoch has a row of everybody
         self._facts: dict[int, SiloFacts] = {}
         self._members: dict[int, tuple[int, str]] = {}
         self._losses: dict[int, dict[int, float]] = {}
@@ -97,11 +98,14 @@ class RunReporter(Observer):
         return replace(view, members=tuple(members))
 
     def _estimate(self, seconds: float) -> float:
-        """Seconds an epoch, from the seconds that one evaluation of all members took."""
+        """Seconds an epoch, from the seconds that one evaluation took."""
         alliance, training, data = self._config.alliance, self._config.training, self._config.data
-        evaluated = alliance.num_members * data.heldout_tokens
+        others = evaluated_others(alliance)
+        drawn = min(alliance.num_members, alliance.num_voters + alliance.num_proposers)
+        evaluating = alliance.num_members if others is None else min(alliance.num_members, drawn + others)
+        evaluated = evaluating * data.heldout_tokens
         trained = alliance.num_proposers * training.steps * training.batch_size * data.sequence_length
-        scored = (alliance.num_voters * alliance.num_proposers + alliance.num_members) * data.heldout_tokens
+        scored = (alliance.num_voters * alliance.num_proposers + evaluating) * data.heldout_tokens
         return seconds / evaluated * (TRAIN_COST * trained + scored)
 
     def epoch_begins(self, state: TaskState) -> None:
@@ -202,6 +206,9 @@ class RunReporter(Observer):
         slashed = {slash.member: slash.amount for slash in record.slashes}
         members = []
         for number, (silo, account) in sorted(self._members.items()):
+            role = record.roles.role(number)
+            if not self._all and role == "observer" and number not in after and number not in slashed:
+                continue
             proposal = proposals.get(number)
             consensus = proposal.consensus if proposal else None
             members.append(
@@ -210,7 +217,7 @@ class RunReporter(Observer):
                     silo=self._name(silo),
                     address=account,
                     adversary=silo in self._adversaries,
-                    role=record.roles.role(number),
+                    role=role,
                     loss_before=before.get(number),
                     loss_after=after.get(number),
                     score=consensus.score if consensus else None,

@@ -25,6 +25,7 @@ class GroupSpec:
         hosts: the logical hosts that it carries, {number: silos in rising order}.
         run_seed: of the run.
         state_dir: folder on the node for the members' private files.
+        evaluate: how many members measure a global adapter beside those with a role; None for all.
         preload: silos to open at once; others are opened when they are first used.
         store_url: of the blob store.
         engine: `torch` or `deepspeed`.
@@ -52,6 +53,7 @@ class GroupSpec:
     hosts: dict[int, tuple[int, ...]]
     run_seed: int
     state_dir: str
+    evaluate: int | None
     preload: frozenset[int]
     store_url: str
     model: ModelSpec

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from flock_ray.chain.values import TxContext
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.coordinator import Bulletin
+from flock_ray.cluster.evaluation import evaluating
 from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing import SigningBatch
@@ -238,15 +239,11 @@ class Worker:
         return self._evaluated()
 
     def _evaluated(self) -> PhaseResult:
-        """The global adapter's held-out losses, of the members that are in the task."""
-        silos = {self._task.silos[member]: member for member in self._present()}
+        """The global adapter's held-out losses, of the members that are to measure it."""
+        members = self._hosted(evaluating(self._state, self._spec.evaluate))
+        silos = {self._task.silos[member]: member for member in members}
         losses = self._bench.evaluate(sorted(silos), self._state.adapter)
         return self._result(losses={silos[silo]: loss for silo, loss in losses.items()})
-
-    def _present(self) -> list[int]:
-        """The members of the task whose silos are here."""
-        here = set(self._spec.silos)
-        return [number for number in sorted(set(self._state.slot_owners)) if self._task.silos.get(number) in here]
 
     def collect_earnings(
         self,
@@ -471,10 +468,10 @@ class Worker:
         self._payloads |= kept  # on disk by now
         self._bench.drop_deltas()
 
-    def _hosted(self, seats: tuple[int, ...]) -> list[int]:
-        """Those of the seats' members whose silos are here."""
+    def _hosted(self, members: Iterable[int]) -> list[int]:
+        """Those of the members whose silos are here, ascending."""
         here = set(self._spec.silos)
-        return [member for member in sorted(set(seats)) if self._task.silos.get(member) in here]
+        return [member for member in sorted(set(members)) if self._task.silos.get(member) in here]
 
     def _voters(self) -> list[Member]:
         voters = map(self._hosting.active, self._hosted(self._state.roles.voters))

@@ -36,6 +36,7 @@ from flock_ray.config.schema import (
     StoreConfig,
     TrainingConfig,
     chain_urls,
+    evaluated_others,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "check",
     "committee_risk",
     "describe_risk",
+    "evaluated_others",
     "explain_bad_key",
     "refuse_unknown",
     "register",

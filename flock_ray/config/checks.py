@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls
+from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanism import MECHANISMS
@@ -171,6 +171,7 @@ def check(config: Config) -> None:
         f" {alliance.num_epochs * deadline * late // YEAR} years, more than {MAX_LIFE // YEAR}; lower"
         " chain.epoch_deadline",
     )
+    evaluated_others(alliance)
     _check_membership(config)
     store = config.store
     _require(

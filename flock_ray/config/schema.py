@@ -191,6 +191,8 @@ class AllianceConfig:
         candidates: owners of further silos and keys, after those of the first members, who may join later.
         joins, leaves: who asks to join, or to leave, before which epoch, such as `[{epoch: 2, silos: [8, 9]}]`; it
             counts `max_unsettled` + 2 epochs later. Needs a chain.
+        evaluate: which members measure each global adapter: `all`, `drawn` (those with a role in the next epoch) or a
+            number, of others beside those. But for `all`, silos are opened when they are first used.
         num_voters: V; num_proposers: P; the quorum is q = floor(2V/3) + 1 seats.
         pool: reward pool of the task, in whole tokens; min_stake: stake of one slot, in whole tokens.
         slots_per_member: slots that every member stakes for.
@@ -208,6 +210,7 @@ class AllianceConfig:
     candidates: int = 0
     joins: list[AskedChange] = field(default_factory=list)
     leaves: list[AskedChange] = field(default_factory=list)
+    evaluate: Any = "all"
     num_voters: int = 4
     num_proposers: int = 4
     num_epochs: int = 3
@@ -381,3 +384,17 @@ def chain_urls(chain: ChainConfig) -> tuple[str, ...]:
     if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
         raise ConfigError("chain.url must be an address, or a list of addresses of one chain")
     return tuple(url for url in urls if url)
+
+
+def evaluated_others(alliance: AllianceConfig) -> int | None:
+    """How many members measure a global adapter beside those with a role; None for all.
+
+    Raises:
+        ConfigError: `alliance.evaluate` is something else.
+    """
+    value = alliance.evaluate
+    if value in ("all", "drawn"):
+        return None if value == "all" else 0
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ConfigError(f"alliance.evaluate is {value!r}; it must be all, drawn, or a number of members")

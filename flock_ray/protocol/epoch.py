@@ -171,10 +171,12 @@ def _settle_money(
     the escrow; what delegators lose is gone. In FLock's historic form nine tenths return to the pool instead. Who keeps
     less than half of what its slots cost has to leave.
     """
-    members = [
-        replace(member, earned=member.earned + rewards.get(number, 0), noted=noted.get(number, member.noted))
-        for number, member in enumerate(state.members)
-    ]
+    members = list(state.members)
+    for number in sorted(rewards.keys() | noted.keys()):
+        member = members[number]
+        members[number] = replace(
+            member, earned=member.earned + rewards.get(number, 0), noted=noted.get(number, member.noted)
+        )
     promises_more = get_mechanism(state.terms.mechanism).promises_more(state.terms)
     pool_left = state.pool_left - (0 if promises_more else sum(rewards.values()))
     escrow, done, removed = state.escrow, [], list[Change]()
@@ -248,7 +250,7 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         changed=tuple(
             number
             for number, (before, after) in enumerate(zip(state.members, money.members, strict=True))
-            if before != after
+            if before is not after and before != after
         ),
         pool_left=money.pool_left,
         escrow=money.escrow,

@@ -17,12 +17,14 @@ from matplotlib.figure import Figure
 
 from flock_ray.telemetry import text
 from flock_ray.telemetry.summary import silo_labels
-from flock_ray.telemetry.views import PHASES, EpochView
+from flock_ray.telemetry.views import PHASES, EpochView, MemberEpoch
 
 MAX_COLOURED = 10
 """With more members than this, their lines are drawn alike and only the mean is named."""
 
 MAX_TICKS = 12
+MAX_MEMBERS = 64
+"""Rows of a chart by member."""
 
 _NAMES = ("ink", "muted", "grid", "surface", "good", "bad", *(f"c{i}" for i in range(1, 11)))
 _STAND_IN = {name: f"#0f1e{index:02x}" for index, name in enumerate(_NAMES)}
@@ -51,11 +53,13 @@ def loss_chart(epochs: Sequence[EpochView]) -> str:
     """Held-out loss of every silo, nats a token, before the first epoch and after each."""
 
     def draw(axes: Axes) -> None:
-        labels = silo_labels(epochs[0].members)
+        shown = _shown(epochs)
+        labels = silo_labels(shown)
         ends: list[tuple[float, str, str]] = []
         few = len(labels) <= MAX_COLOURED
-        for position, member in enumerate(epochs[0].members):
-            losses = [member.loss_before, *(epoch.members[position].loss_after for epoch in epochs)]
+        for position, member in enumerate(shown):
+            rows = [_row(epoch, member.index) for epoch in epochs]
+            losses = [rows[0].loss_before if rows[0] else None, *(row.loss_after if row else None for row in rows)]
             points = [(x, loss) for x, loss in enumerate(losses) if loss is not None]
             if not points:
                 continue
@@ -93,8 +97,9 @@ def score_chart(epochs: Sequence[EpochView]) -> str:
         axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
         for order, epoch in enumerate(epochs):
             lane = 0.5 * (order + 0.5) / len(epochs) - 0.25
-            for position, member in enumerate(epoch.members):
-                if member.score is None:
+            for position, one in enumerate(_shown(epochs)):
+                member = _row(epoch, one.index)
+                if member is None or member.score is None:
                     continue
                 colour = "good" if member.status == "accepted" else "bad" if member.cheated else "muted"
                 marker = "X" if member.cheated else "o"
@@ -111,7 +116,7 @@ def score_chart(epochs: Sequence[EpochView]) -> str:
         axes.set_xlabel("score, nats a token (linear in the middle, logarithmic outside); the number is the epoch")
         axes.grid(axis="x")
 
-    return _svg("scores", draw, height=0.9 + 0.34 * len(epochs[0].members))
+    return _svg("scores", draw, height=0.9 + 0.34 * len(_shown(epochs)))
 
 
 def money_chart(epochs: Sequence[EpochView]) -> str:
@@ -119,12 +124,10 @@ def money_chart(epochs: Sequence[EpochView]) -> str:
 
     def draw(axes: Axes) -> None:
         _member_axis(axes, epochs)
-        for position in range(len(epochs[0].members)):
+        for position, one in enumerate(_shown(epochs)):
+            rows = [row for epoch in epochs if (row := _row(epoch, one.index))]
             for sign, colour in ((1, "good"), (-1, "bad")):
-                amounts = [
-                    (epoch.members[position].reward if sign > 0 else epoch.members[position].slashed)
-                    for epoch in epochs
-                ]
+                amounts = [row.reward if sign > 0 else row.slashed for row in rows]
                 left = 0.0
                 for amount in filter(None, amounts):
                     width = sign * amount / 10**18
@@ -143,7 +146,7 @@ def money_chart(epochs: Sequence[EpochView]) -> str:
         axes.set_xlabel("tokens")
         axes.grid(axis="x")
 
-    return _svg("money", draw, height=0.8 + 0.3 * len(epochs[0].members))
+    return _svg("money", draw, height=0.8 + 0.3 * len(_shown(epochs)))
 
 
 def time_chart(epochs: Sequence[EpochView]) -> str:
@@ -198,11 +201,29 @@ def _svg(name: str, draw: Callable[[Axes], None], *, height: float) -> str:
 
 
 def _member_axis(axes: Axes, epochs: Sequence[EpochView]) -> None:
-    members = epochs[0].members
+    members = _shown(epochs)
     labels = silo_labels(members)
     names = [labels[member.index] + (" (adversary)" if member.adversary else "") for member in members]
     axes.set_yticks(range(len(members)), names)
     axes.set_ylim(len(members) - 0.4, -0.7)
+    if more := len(_everybody(epochs)) - len(members):
+        axes.set_title(f"the first {len(members)} members; {more} more are in summary.json", fontsize=8.5, loc="left")
+
+
+def _everybody(epochs: Sequence[EpochView]) -> list[MemberEpoch]:
+    """A row of each member that any of the epochs has, by ascending number: the first one."""
+    rows = {member.index: member for epoch in reversed(epochs) for member in epoch.members}
+    return [rows[index] for index in sorted(rows)]
+
+
+def _shown(epochs: Sequence[EpochView]) -> list[MemberEpoch]:
+    """Those that a chart has room for."""
+    return _everybody(epochs)[:MAX_MEMBERS]
+
+
+def _row(epoch: EpochView, index: int) -> MemberEpoch | None:
+    """A member in an epoch, if it was in the task by then."""
+    return next((member for member in epoch.members if member.index == index), None)
 
 
 def _label_ends(axes: Axes, x: int, ends: Sequence[tuple[float, str, str]]) -> None:

@@ -75,9 +75,11 @@ class Console:
         table = _table(
             "#", "silo", "data", "proposer", "voter", "mean score", "earned", "slashed", "stake", "end", "change"
         )
-        for member in totals:
+        for member in totals[:MAX_ROWS]:
             table.add_row(*_member_row(member))
         self._print_table(table)
+        if len(totals) > MAX_ROWS:
+            self.line(f"and {len(totals) - MAX_ROWS} more members, all of them in summary.json")
         with_more, num_honest = honest_with_more(totals)
         self.line(f"{with_more} of {num_honest} honest members end with more than they started with")
         self.line(
