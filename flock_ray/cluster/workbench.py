@@ -380,10 +380,13 @@ class Workbench:
     def score_candidate(self, voters: Sequence[int], candidate: bytes) -> dict[int, Score]:
         """{voter: score of the candidate against the global adapter}.
 
-        All members of the voters' hosts measure it in the same batches, as they evaluate it if it becomes global.
+        Where everybody evaluates, all members of the voters' hosts measure it in the same batches as they evaluate it
+        if it becomes global.
         """
         hosts = {self._host[voter] for voter in voters}
-        members = [member for member in self._global_losses if self._host[member] in hosts]
+        members = list(voters)
+        if self.spec.evaluate is None:
+            members = [member for member in self._global_losses if self._host[member] in hosts]
         with self.timed("vote"):
             self._measure([(member, candidate) for member in members], self._candidate_losses, self.adapter)
         return {
@@ -397,6 +400,8 @@ class Workbench:
         Always ask for all hosted members at once, in rising order: who is measured in one batch shapes the last bits.
         """
         self.begin_phase("evaluate", len(silos))
+        if self.spec.evaluate is not None:  # others were measured together than those who evaluate
+            self.forget_losses()
         with self.timed("evaluate"):
             self._measure([(silo, adapter) for silo in silos], self._candidate_losses, self.adapter)
         self._global_losses = {silo: self._candidate_losses[silo, adapter] for silo in silos}
