@@ -28,7 +28,6 @@ from flock_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
-from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
@@ -100,9 +99,10 @@ class PlainAlliance:
         rule = replace(self.config.mechanism, name=mechanism)
         config = replace(self.config, seed=seed or self.tasks, mechanism=rule)
         for node in self.nodes:
-            node._spec = replace(node._spec, terms=terms_of(config, ZERO), chain_terms=chain_terms(config))
+            terms = terms_of(config)
+            node._spec = replace(node._spec, terms=terms, chain_terms=chain_terms(config, terms))
         ledger = NoLedger(config, {number: one.address for number, one in sorted(self.hosted.items())})
-        state = ledger.create_task(task_terms(config, self.reports), self.reports[0].adapter, self)  # type: ignore[arg-type]
+        state = ledger.create_task(task_terms(config, ledger.creator, self.reports), self)  # type: ignore[arg-type]
         return Play(self, ledger, state)
 
     def node_of(self, member: int) -> int:
