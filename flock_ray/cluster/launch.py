@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
 from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls
-from flock_ray.errors import ModelError
+from flock_ray.errors import ConfigError, ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.mechanism import get_mechanism
-from flock_ray.protocol.parameters import filled
+from flock_ray.protocol.parameters import Parameter, filled
 from flock_ray.protocol.seed import local_seed
 from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
@@ -75,7 +77,6 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             checkpointing=training.checkpointing,
             codec=config.codec.name,
             max_abs=config.codec.max_abs,
-            rule=config.aggregation.rule,
             attacks=dict.fromkeys(config.adversary.members, config.adversary.attack),
             attack_scale=config.adversary.scale,
             num_epochs=config.alliance.num_epochs,
@@ -141,9 +142,12 @@ def task_terms(config: Config, creator: str, reports: list[GroupInfo]) -> Terms:
 
 
 def terms_of(config: Config) -> Terms:
-    """The terms of a configuration; `with_model` fills in what it does not know."""
-    alliance, mechanism = config.alliance, config.mechanism
-    declared = get_mechanism(mechanism.name).parameters
+    """The terms of a configuration; `with_model` fills in what it does not know.
+
+    Raises:
+        ConfigError: no such rule or wire format, or a parameter that is not declared or out of its bounds.
+    """
+    alliance, mechanism, aggregation = config.alliance, config.mechanism, config.aggregation
     return Terms(
         creator="",
         configuration=configuration_hash(config),
@@ -164,12 +168,23 @@ def terms_of(config: Config) -> Terms:
         harmful_factor=alliance.harmful_factor,
         slash_fraction_bp=mechanism.slash_fraction,
         mechanism=mechanism.name,
-        mechanism_parameters=filled(declared, mechanism.parameters, "mechanism.parameters"),
-        rule=config.aggregation.rule,
-        rule_parameters={},
+        mechanism_parameters=_filled(
+            get_mechanism(mechanism.name).parameters, mechanism.parameters, "mechanism.parameters"
+        ),
+        rule=aggregation.rule,
+        rule_parameters=_filled(
+            get_rule(aggregation.rule).parameters, aggregation.parameters, "aggregation.parameters"
+        ),
         wire_format=config.codec.name,
         wire_format_parameters={"max_abs": round(config.codec.max_abs)},
     )
+
+
+def _filled(declared: Mapping[str, Parameter], given: Mapping[str, int], where: str) -> dict[str, int]:
+    try:
+        return filled(declared, given, where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def chain_terms(config: Config, terms: Terms) -> TaskTerms:

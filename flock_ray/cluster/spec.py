@@ -32,7 +32,6 @@ class GroupSpec:
         rank_split: what the ranks of a group share out, `members` or `rows`.
         compiled, checkpointing: see `StackedOptions`.
         codec, max_abs: how updates travel, and the bound of an entry.
-        rule: aggregation rule.
         attacks: {member: name of its attack}; others are honest.
         attack_scale: of all attacks.
         num_epochs: of the task.
@@ -65,7 +64,6 @@ class GroupSpec:
     checkpointing: bool
     codec: str
     max_abs: float
-    rule: str
     attacks: dict[int, str]
     attack_scale: float
     num_epochs: int

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flock_ray.adversary.registry import get_attack
-from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -185,8 +184,7 @@ class Worker:
             self._commitments: dict[Kind, set[bytes]] = {}
             self._bench.forget_training()
         self._state, self._domain, self._relayer = state, domain, relayer
-        rule, mechanism = get_rule(self._spec.rule), get_mechanism(state.terms.mechanism)
-        self._ballots = BallotBuilder(self._bench, self._hosting.members, mechanism, rule)
+        self._ballots = BallotBuilder(self._bench, self._hosting.members, get_mechanism(state.terms.mechanism))
         self._verifier = MessageVerifier(domain)
         self._hosting.open_epoch(state, anew=True)
         return self._result(losses=self._bench.evaluate(state.adapter))
@@ -302,8 +300,7 @@ class Worker:
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
             self._bench.publish(candidate)
-        collected = ballots and not self._ballots.streams
-        deltas = list(self._ballots.accepted_updates(self._state, inbox).values()) if collected else []
+        deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
             events.append(
@@ -330,8 +327,9 @@ class Worker:
         if not voters:
             return self._result()
         events = []
-        if own.accepted and own.candidate.candidate != self._ballots.candidate(self._state, inbox)[0]:
-            refusal = "the candidate is not the one computed here"
+        agreed = own.candidate.candidate, own.candidate.weights
+        if own.accepted and agreed != self._ballots.candidate(self._state, inbox):
+            refusal = "the candidate or its weights are not those computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
         elif own.data != proposed:

@@ -228,9 +228,15 @@ class MechanismConfig:
 
 @dataclass
 class AggregationConfig:
-    """How accepted updates become the candidate: the name of a rule in `flock_ray/aggregation`."""
+    """How accepted updates become the candidate.
+
+    Attributes:
+        rule: name of a rule in `flock_ray/aggregation`.
+        parameters: integers by name, as the rule declares them; `mean` has none.
+    """
 
     rule: str = "mean"
+    parameters: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

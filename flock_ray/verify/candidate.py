@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flock_ray.aggregation.combine import combine
-from flock_ray.aggregation.registry import get_rule
+from flock_ray.aggregation.aggregate import aggregate
+from flock_ray.aggregation.registry import rule_of
+from flock_ray.aggregation.start import Start
 from flock_ray.codec.codec import Codec, MalformedPayload
 from flock_ray.codec.registry import get_codec
 from flock_ray.errors import VerificationError
@@ -51,21 +52,21 @@ class Payloads:
 
     def _check_candidate(self, replay: Replay, updates: dict[int, Adapter]) -> None:
         epoch = replay.state.epoch
-        weights = get_rule(replay.state.terms.rule).weights(list(updates.values()))
-        agreed = [list(pair) for pair in replay.candidate.weights]
-        require_equal(
-            agreed, [list(pair) for pair in zip(updates, weights, strict=True)], f"epoch {epoch}: candidate weights"
-        )
         start, _ = self._adapter(replay.state.adapter)
         try:
-            combined = combine(start, list(updates.values()), weights)
+            combined = aggregate(Start(start), rule_of(replay.state.terms), list(updates.values()))
         except ValueError as error:
             raise VerificationError(f"epoch {epoch}: the accepted updates do not combine: {error}") from None
-        digest = adapter_hash(combined)
+        weights = [list(pair) for pair in zip(updates, combined.weights, strict=True)]
+        require_equal([list(pair) for pair in replay.candidate.weights], weights, f"epoch {epoch}: candidate weights")
+        candidate = combined.adapter
+        if candidate is None:
+            raise VerificationError(f"epoch {epoch}: every accepted update has weight 0, and there is a candidate")
+        digest = adapter_hash(candidate)
         claimed = to_hex(replay.candidate.adapter or b"")
         require_equal(claimed, to_hex(digest), f"epoch {epoch}: candidate adapter from the accepted payloads")
         if replay.accepted:
-            self._global = digest, combined, _shapes_of(combined)
+            self._global = digest, candidate, _shapes_of(candidate)
 
     def _update(self, start: bytes, payload: bytes, what: str) -> Adapter | None:
         """The decoded payload; None if it is malformed, which includes too long."""
