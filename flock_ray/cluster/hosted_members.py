@@ -126,6 +126,10 @@ class HostedMembers:
             if (member := self.members.get(entry.member)) and member.owns(entry, task, 0, ZERO)
         }
 
+    def host_of(self, number: int) -> int:
+        """Logical host of a member."""
+        return self._host_of[number]
+
     def active(self, number: int) -> Member | None:
         """A member that may sign in this epoch; None when it is not hosted here or sits the epoch out."""
         return None if number in self.sitting_out else self.members.get(number)

@@ -21,6 +21,7 @@ from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
+from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
 """Prefixes of the settings that divide work among a node group's ranks."""
@@ -75,8 +76,6 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             rank_split=training.rank_split.value,
             compiled=training.compiled,
             checkpointing=training.checkpointing,
-            codec=config.codec.name,
-            max_abs=config.codec.max_abs,
             attacks=dict.fromkeys(config.adversary.members, config.adversary.attack),
             attack_scale=config.adversary.scale,
             num_epochs=config.alliance.num_epochs,
@@ -147,7 +146,8 @@ def terms_of(config: Config) -> Terms:
     Raises:
         ConfigError: no such rule or wire format, or a parameter that is not declared or out of its bounds.
     """
-    alliance, mechanism, aggregation = config.alliance, config.mechanism, config.aggregation
+    alliance, mechanism = config.alliance, config.mechanism
+    aggregation, wire_format = config.aggregation, config.wire_format
     return Terms(
         creator="",
         configuration=configuration_hash(config),
@@ -175,8 +175,10 @@ def terms_of(config: Config) -> Terms:
         rule_parameters=_filled(
             get_rule(aggregation.rule).parameters, aggregation.parameters, "aggregation.parameters"
         ),
-        wire_format=config.codec.name,
-        wire_format_parameters={"max_abs": round(config.codec.max_abs)},
+        wire_format=wire_format.name,
+        wire_format_parameters=_filled(
+            get_wire_format(wire_format.name).parameters, wire_format.parameters, "wire_format.parameters"
+        ),
     )
 
 

@@ -31,7 +31,6 @@ class GroupSpec:
         cohort_tokens: budget of a cohort's step.
         rank_split: what the ranks of a group share out, `members` or `rows`.
         compiled, checkpointing: see `StackedOptions`.
-        codec, max_abs: how updates travel, and the bound of an entry.
         attacks: {member: name of its attack}; others are honest.
         attack_scale: of all attacks.
         num_epochs: of the task.
@@ -62,8 +61,6 @@ class GroupSpec:
     rank_split: str
     compiled: bool
     checkpointing: bool
-    codec: str
-    max_abs: float
     attacks: dict[int, str]
     attack_scale: float
     num_epochs: int

@@ -17,13 +17,11 @@ from flock_ray.aggregation.aggregate import Aggregation
 from flock_ray.aggregation.registry import rule_of
 from flock_ray.aggregation.start import Start
 from flock_ray.cluster.spec import GroupSpec
-from flock_ray.codec.codec import MalformedPayload
-from flock_ray.codec.registry import get_codec
 from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter, subtract
 from flock_ray.lora.fixed_point import extremes
 from flock_ray.lora.peft_io import adapter_shapes
-from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
+from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes, layout
 from flock_ray.protocol.ballot import Check, Score
 from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
@@ -36,6 +34,9 @@ from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
+from flock_ray.wire_format.dense import read_canonical
+from flock_ray.wire_format.registry import wire_format_of
+from flock_ray.wire_format.wire_format import MalformedPayload
 
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Workbench:
         self.silos: dict[int, Silo] = {}
         self.assign(spec.hosts)
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
-        self.codec = get_codec(spec.codec)
+        self.wire_format = wire_format_of(spec.terms)
         self.store = BlobStore(spec.store_url)
         self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
@@ -159,7 +160,7 @@ class Workbench:
 
         Hashing, files and tensors free Python's lock; for small payloads waiting for it would cost more than they gain.
         """
-        if self.codec.max_bytes(self.shapes) < _WORTH_A_THREAD:
+        if self.wire_format.max_bytes(self.shapes) < _WORTH_A_THREAD:
             yield from map(work, items)
             return
         waiting: deque[Future[R]] = deque()
@@ -195,9 +196,8 @@ class Workbench:
     def adapter(self, digest: bytes) -> Adapter:
         """The adapter of this hash, from memory or the store."""
         if digest not in self._adapters:
-            dense = get_codec("dense")
-            data = self.store.get(digest, dense.max_bytes(self.shapes))
-            self._adapters[digest] = dense.decode(data, self.shapes, float("inf"))
+            data = self.store.get(digest, layout(self.shapes).size)
+            self._adapters[digest] = read_canonical(data, self.shapes)
         return self._adapters[digest]
 
     def train(self, members: Sequence[int], epoch: int, start: bytes) -> dict[int, LocalUpdate]:
@@ -261,12 +261,12 @@ class Workbench:
         return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": self._rate}
 
     def _check_bound(self, member: int, delta: Adapter) -> None:
-        """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""
-        largest = max(max(-low, high) for low, high in map(extremes, delta.values()))
-        if not largest <= self.spec.max_abs:
+        """An honest update beyond the terms' bound ends the run here: sent, it would cost the member its stake."""
+        largest, max_abs = max(max(-low, high) for low, high in map(extremes, delta.values())), self.wire_format.max_abs
+        if not largest <= max_abs:
             raise TrainingError(
-                f"the update of member {member} has an entry of {largest:.3g}, above codec.max_abs ="
-                f" {self.spec.max_abs:g}; lower training.learning_rate"
+                f"the update of member {member} has an entry of {largest:.3g}, above wire_format.parameters.max_abs ="
+                f" {max_abs}; lower training.learning_rate"
             )
 
     def updates(self, payloads: Sequence[bytes], keep: bool) -> Iterator[tuple[bytes, Adapter | Check]]:
@@ -351,8 +351,8 @@ class Workbench:
         try:
             # One that is too long is read nevertheless, within reason: only bytes of the signed hash prove anything
             # against the proposer, and others may write to the store too.
-            data = self.store.get(payload, 2 * self.codec.max_bytes(self.shapes))
-            return self.codec.decode(data, self.shapes, self.spec.max_abs)
+            data = self.store.get(payload, 2 * self.wire_format.max_bytes(self.shapes))
+            return self.wire_format.decode(data, self.shapes)
         except (BlobMissingError, BlobTooLargeError, BlobCorruptedError):
             return Check.UNAVAILABLE
         except MalformedPayload:

@@ -20,7 +20,6 @@ from flock_ray.config.schema import (
     ChainConfig,
     ClusterConfig,
     ClusterMode,
-    CodecConfig,
     CohortScope,
     Config,
     DataConfig,
@@ -34,6 +33,7 @@ from flock_ray.config.schema import (
     RankSplit,
     StoreConfig,
     TrainingConfig,
+    WireFormatConfig,
     chain_urls,
 )
 
@@ -47,7 +47,6 @@ __all__ = [
     "ChainConfig",
     "ClusterConfig",
     "ClusterMode",
-    "CodecConfig",
     "CohortScope",
     "Config",
     "DataConfig",
@@ -61,6 +60,7 @@ __all__ = [
     "RankSplit",
     "StoreConfig",
     "TrainingConfig",
+    "WireFormatConfig",
     "basis_points",
     "chain_urls",
     "check",

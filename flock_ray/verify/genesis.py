@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flock_ray.aggregation.registry import RULES
-from flock_ray.codec.registry import CODECS
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
@@ -20,6 +19,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.membership import left_before
 from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.scores import PARAMETERS, SCORED
+from flock_ray.wire_format.registry import WIRE_FORMATS
 
 MAX_EPOCHS = 100_000
 MAX_MEMBERS = 10_000
@@ -182,11 +182,12 @@ def _check(genesis: TaskGenesis) -> None:
     terms, members = state.terms, state.members
     require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
     require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
-    require(terms.wire_format in CODECS, f"the terms name a wire format {terms.wire_format!r}, which does not exist")
+    named = f"the terms name a wire format {terms.wire_format!r}, which does not exist"
+    require(terms.wire_format in WIRE_FORMATS, named)
     for what, parameters, declared in (
         ("mechanism", terms.mechanism_parameters, PARAMETERS[terms.mechanism]),
         ("rule", terms.rule_parameters, _bounds(RULES[terms.rule].parameters)),
-        ("wire format", terms.wire_format_parameters, {"max_abs": (1, 2**24)}),
+        ("wire format", terms.wire_format_parameters, _bounds(WIRE_FORMATS[terms.wire_format].parameters)),
     ):
         require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
         for name, (low, high) in declared.items():
@@ -251,12 +252,16 @@ def _check_config(genesis: TaskGenesis) -> None:
         "mechanism": mechanism.get("name"),
         "slash_fraction_bp": mechanism.get("slash_fraction"),
         "rule": aggregation.get("rule"),
-        "wire_format": _part(config, "codec").get("name"),
+        "wire_format": _part(config, "wire_format").get("name"),
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
     require_equal(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
-    for group, parameters in (("mechanism", terms.mechanism_parameters), ("aggregation", terms.rule_parameters)):
+    for group, parameters in (
+        ("mechanism", terms.mechanism_parameters),
+        ("aggregation", terms.rule_parameters),
+        ("wire_format", terms.wire_format_parameters),
+    ):
         for name, number in _part(_part(config, group), "parameters").items():
             require_equal(number, parameters.get(name), f"config.yaml {group}.parameters.{name}")
     for number, member in enumerate(genesis.state.members):

@@ -47,7 +47,7 @@ def played(alliance: PlainAlliance, mechanism: str) -> Replay:
 
 def payloads(alliance: PlainAlliance) -> Payloads:
     folder: Any = Blobs(alliance.specs[0].store_url)
-    return Payloads(folder, "dense", 64.0)
+    return Payloads(folder, alliance.specs[0].terms)
 
 
 @pytest.mark.parametrize("mechanism", ["open", "marginal"])
