@@ -28,6 +28,7 @@ from flock_ray.training.engine import (
     TrainOutcome,
     no_tick,
 )
+from flock_ray.training.model import ModelHashes
 
 NUM_LAYERS = 2
 MAX_EPOCHS = 64
@@ -118,7 +119,7 @@ class SimulatedBench(Workbench):
             model=model,
             tokenizer=SimpleNamespace(batch_decode=lambda targets, **_: ["text" for _ in targets]),
             name="shapes only",
-            hash=bytes(32),
+            hashes=ModelHashes(bytes(32), bytes(32), bytes(32)),
             dtype=torch.float32,
             device=torch.device("cpu"),
             num_parameters=0,

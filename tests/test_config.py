@@ -92,7 +92,6 @@ def test_the_defaults_pass() -> None:
         ("training__learning_rate", 0.0, "it must be above 0 and finite"),
         ("training__learning_rate", nan, "it must be above 0 and finite"),
         ("training__max_grad_norm", 0.0, "it must be above 0 and finite"),
-        ("codec__max_abs", 0.0, "it must be above 0 and finite"),
         ("data__heldout_fraction", 0.0, "it must be above 0 and below 1"),
         ("data__heldout_fraction", 1.0, "it must be above 0 and below 1"),
         ("cluster__gpus_per_worker", 2, "it must be between 0 and 1"),

@@ -22,7 +22,7 @@ class Attack:
         return update
 
     def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
-        """The bytes that the member sends for its honest update, with the codec's `encode`."""
+        """The bytes that the member sends for its honest update, with the wire format's `encode`."""
         return encode(self.poison(update))
 
     def vote(self, score: int) -> int:

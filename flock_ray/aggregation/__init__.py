@@ -1,1 +1,1 @@
-"""Rules that turn accepted updates into integer weights, and the exact weighted mean that all of them share."""
+"""Rules that turn accepted updates into integer weights, and the exact weighted sum that all of them share."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flock_ray.aggregation.rule import Rule
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.lora.serialization import Adapter
@@ -16,19 +15,10 @@ from flock_ray.protocol.state import TaskState
 
 
 class BallotBuilder:
-    """Fills in the ballots of hosted voters; all ranks compute, rank 0 has members to answer for.
-
-    Attributes:
-        streams: updates are only summed as they come in: none is scored by itself, and all count alike.
-    """
+    """Fills in the ballots of hosted voters; all ranks compute, rank 0 has members to answer for."""
 
     def __init__(
-        self,
-        bench: Workbench,
-        members: Mapping[int, Member],
-        silos: Mapping[int, int],
-        mechanism: Mechanism,
-        rule: Rule,
+        self, bench: Workbench, members: Mapping[int, Member], silos: Mapping[int, int], mechanism: Mechanism
     ) -> None:
         """Fill in ballots.
 
@@ -37,11 +27,8 @@ class BallotBuilder:
             members: {number: member} that answer for ballots.
             silos: {member: silo}.
             mechanism: says which ballots need scores.
-            rule: weighs updates.
         """
-        self._bench, self._members, self._silos = bench, members, silos
-        self._mechanism, self._rule = mechanism, rule
-        self.streams = not mechanism.scores_proposals and rule.uniform
+        self._bench, self._members, self._silos, self._mechanism = bench, members, silos, mechanism
 
     def ballots_a(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotA]]:
         """Ballot A of every hosted voter: checks, and scores if the mechanism wants them."""
@@ -49,33 +36,23 @@ class BallotBuilder:
             return []
         manifests = opened_manifests(state, inbox)
         payloads = [manifest.payload for manifest in manifests.values()]
-        if self.streams:
-            checks = self._bench.check(state.adapter, payloads)
-            ballot = BallotA(
-                tuple(
-                    ProposalEntry(proposer, manifest.payload, checks[manifest.payload], None)
-                    for proposer, manifest in manifests.items()
-                )
-            )
-            return [(self._members[number], ballot) for number in voters if number in self._members]
-        self._bench.collect(payloads)
-        updates = {payload: self._bench.update(payload) for payload in payloads}
-        scored = [payload for payload, update in updates.items() if not isinstance(update, Check)]
         scores: dict[tuple[int, bytes], Score] = {}
         if self._mechanism.scores_proposals:
+            checks = self._bench.check(payloads)
+            scored = [payload for payload, check in checks.items() if check is Check.VALID]
             self._bench.begin_phase("score proposals", len(voters) * len(scored))
             silos = [self._silos[voter] for voter in voters]
             measured = self._bench.score_proposals(silos, state.adapter, scored)
             scores = {(voter, one): measured[self._silos[voter], one] for voter in voters for one in scored}
+        else:
+            checks = self._bench.check_and_add(state.adapter, payloads)
         ballots = []
         for number in voters:
             entries = []
             for proposer, manifest in manifests.items():
-                update, vote = updates[manifest.payload], None
-                check = update if isinstance(update, Check) else Check.VALID
-                if check is Check.VALID and self._mechanism.scores_proposals:
-                    vote = self._vote(number, scores[number, manifest.payload])
-                entries.append(ProposalEntry(proposer, manifest.payload, check, vote))
+                score = scores.get((number, manifest.payload))
+                vote = self._vote(number, score) if score else None
+                entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], vote))
             if member := self._members.get(number):
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots
@@ -85,27 +62,19 @@ class BallotBuilder:
         accepted = [proposal for proposal in judge_proposals(state, inbox) if proposal.status == "accepted"]
         return {proposal.member: proposal.payload for proposal in accepted if proposal.payload}
 
-    def accepted_updates(self, state: TaskState, inbox: Inbox) -> dict[bytes, Adapter]:
-        """{payload hash: update} of the accepted proposals that can be had here."""
-        payloads = list(self._accepted(state, inbox).values())
-        self._bench.collect(payloads)
-        updates = {payload: self._bench.update(payload) for payload in payloads}
-        return {payload: update for payload, update in updates.items() if not isinstance(update, Check)}
+    def kept_updates(self, state: TaskState, inbox: Inbox) -> list[Adapter]:
+        """The accepted updates that were kept to be scored; none where the mechanism wants no scores."""
+        return self._bench.kept_updates(list(self._accepted(state, inbox).values()))
 
     def candidate(self, state: TaskState, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
         """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
         accepted = self._accepted(state, inbox)
         if not accepted:
             return None, ()
-        if self.streams:
-            candidate = self._bench.mean_of(state.adapter, list(accepted.values()))
-            return candidate, tuple((member, 1) for member in accepted) if candidate else ()
-        updates = self.accepted_updates(state, inbox)
-        if len(updates) < len(accepted):
-            return None, ()
-        weights = self._rule.weights(list(updates.values()))
-        candidate = self._bench.combine(state.adapter, updates, weights)
-        return candidate, tuple(zip(accepted, weights, strict=True))
+        if self._mechanism.scores_proposals:  # kept, unless this worker was rebuilt since
+            self._bench.check(list(accepted.values()))
+        candidate, weights = self._bench.combine(state.adapter, list(accepted.values()))
+        return candidate, tuple(zip(accepted, weights, strict=True)) if candidate else ()
 
     def ballots_b(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotB]]:
         """Ballot B of every hosted voter: the candidate, its weights and score, and the voter's reveal."""

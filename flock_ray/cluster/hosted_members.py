@@ -155,6 +155,10 @@ class HostedMembers:
             if (owner := self.owners.get(entry.silo)) and owner.owns(entry, task, 0, ZERO)
         }
 
+    def host_of(self, silo: int) -> int:
+        """Logical host of a silo that is here."""
+        return self._host_of[silo]
+
     def active(self, number: int) -> Member | None:
         """A member that may sign in this epoch; None when it is not hosted here or sits the epoch out."""
         return None if number in self.sitting_out else self.members.get(number)

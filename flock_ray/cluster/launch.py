@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
 from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls, evaluated_others
-from flock_ray.errors import ModelError
+from flock_ray.errors import ConfigError, ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.mechanism import get_mechanism
-from flock_ray.protocol.parameters import filled
+from flock_ray.protocol.parameters import Parameter, filled
 from flock_ray.protocol.seed import local_seed
 from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
+from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
 """Prefixes of the settings that divide work among a node group's ranks."""
@@ -75,9 +78,6 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             rank_split=training.rank_split.value,
             compiled=training.compiled,
             checkpointing=training.checkpointing,
-            codec=config.codec.name,
-            max_abs=config.codec.max_abs,
-            rule=config.aggregation.rule,
             attacks=dict.fromkeys(config.adversary.members, config.adversary.attack),
             attack_scale=config.adversary.scale,
             num_epochs=config.alliance.num_epochs,
@@ -143,9 +143,13 @@ def task_terms(config: Config, creator: str, reports: list[GroupInfo]) -> Terms:
 
 
 def terms_of(config: Config) -> Terms:
-    """The terms of a configuration; `with_model` fills in what it does not know."""
+    """The terms of a configuration; `with_model` fills in what it does not know.
+
+    Raises:
+        ConfigError: no such rule or wire format, or a parameter that is not declared or out of its bounds.
+    """
     alliance, mechanism = config.alliance, config.mechanism
-    declared = get_mechanism(mechanism.name).parameters
+    aggregation, wire_format = config.aggregation, config.wire_format
     return Terms(
         creator="",
         configuration=configuration_hash(config),
@@ -166,12 +170,25 @@ def terms_of(config: Config) -> Terms:
         harmful_factor=alliance.harmful_factor,
         slash_fraction_bp=mechanism.slash_fraction,
         mechanism=mechanism.name,
-        mechanism_parameters=filled(declared, mechanism.parameters, "mechanism.parameters"),
-        rule=config.aggregation.rule,
-        rule_parameters={},
-        wire_format=config.codec.name,
-        wire_format_parameters={"max_abs": round(config.codec.max_abs)},
+        mechanism_parameters=_filled(
+            get_mechanism(mechanism.name).parameters, mechanism.parameters, "mechanism.parameters"
+        ),
+        rule=aggregation.rule,
+        rule_parameters=_filled(
+            get_rule(aggregation.rule).parameters, aggregation.parameters, "aggregation.parameters"
+        ),
+        wire_format=wire_format.name,
+        wire_format_parameters=_filled(
+            get_wire_format(wire_format.name).parameters, wire_format.parameters, "wire_format.parameters"
+        ),
     )
+
+
+def _filled(declared: Mapping[str, Parameter], given: Mapping[str, int], where: str) -> dict[str, int]:
+    try:
+        return filled(declared, given, where)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def chain_terms(config: Config, terms: Terms) -> TaskTerms:

@@ -82,6 +82,28 @@ class Member:
         """Where bytes of this hash are kept, if they are."""
         return self._vault.path_of(digest)
 
+    # -- what it alone can read -----------------------------------------------------------------------------------
+
+    def seal(self, state: TaskState, purpose: str, data: bytes) -> bytes:
+        """Bytes that only this member can open, for the epoch of `state`; equal data give equal bytes."""
+        return self._seal(state.scope.task, state.epoch, state.seed, purpose, data)
+
+    def unseal(self, task: bytes, epoch: int, seed: bytes, purpose: str, sealed: bytes) -> bytes | None:
+        """What `seal` was given for this epoch and purpose; None if these bytes are of something else."""
+        try:
+            return self._cipher.decrypt(sealed, [_place(task, epoch, seed, purpose)])
+        except (InvalidTag, ValueError):
+            return None
+
+    def told(
+        self, task: bytes, epoch: int, seed: bytes, kind: str, entries: Iterable[SigningEntry]
+    ) -> Mapping[str, Any] | None:
+        """What was recorded as private with a message of an earlier epoch; None if no entry is of that message."""
+        for entry in entries:
+            if entry.kind == kind and (opened := self._open(task, epoch, seed, entry)):
+                return dict(json.loads(opened[32:])) if opened[32:] else {}
+        return None
+
     # -- what it signed ------------------------------------------------------------------------------------------
 
     def joined(self, task: bytes) -> bool:
@@ -174,11 +196,8 @@ class Member:
         return self._cipher.encrypt(data, [_place(task, epoch, seed, kind)])
 
     def _open(self, task: bytes, epoch: int, seed: bytes, entry: SigningEntry) -> bytes | None:
-        try:
-            opened = self._cipher.decrypt(entry.sealed, [_place(task, epoch, seed, entry.kind)])
-        except (InvalidTag, ValueError):
-            return None
-        return opened if len(opened) >= 32 else None
+        opened = self.unseal(task, epoch, seed, entry.kind, entry.sealed)
+        return opened if opened is not None and len(opened) >= 32 else None
 
 
 def _place(task: bytes, epoch: int, seed: bytes, kind: str) -> bytes:

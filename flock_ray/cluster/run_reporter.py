@@ -125,6 +125,9 @@ class RunReporter(Observer):
         elif kind == "repeated":
             what = f"another {fields['message']} than it signed before"
             self._console.line(f"member {fields['member']} computed {what}; the signed one stands")
+        elif kind == "residual_lost":
+            lost = "what encoding lost of its last update"
+            self._console.line(f"member {fields['member']} goes on without {lost}: {fields['why']}")
         elif kind == "entries_ignored":
             self._console.line(f"host {fields['host']}: {fields['segments']} files among its signing entries hold none")
 

@@ -35,8 +35,6 @@ class GroupSpec:
         cohort_tokens: budget of a cohort's step.
         rank_split: what the ranks of a group share out, `members` or `rows`.
         compiled, checkpointing: see `StackedOptions`.
-        codec, max_abs: how updates travel, and the bound of an entry.
-        rule: aggregation rule.
         attacks: {silo: name of its member's attack}; others are honest.
         attack_scale: of all attacks.
         num_epochs: of the task.
@@ -69,9 +67,6 @@ class GroupSpec:
     rank_split: str
     compiled: bool
     checkpointing: bool
-    codec: str
-    max_abs: float
-    rule: str
     attacks: dict[int, str]
     attack_scale: float
     num_epochs: int

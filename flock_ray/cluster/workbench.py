@@ -13,15 +13,15 @@ from typing import TypeVar
 
 import torch
 
-from flock_ray.aggregation.combine import RunningCandidate, Start, combine
+from flock_ray.aggregation.aggregate import Aggregation
+from flock_ray.aggregation.registry import rule_of
+from flock_ray.aggregation.start import Start
 from flock_ray.cluster.spec import GroupSpec
-from flock_ray.codec.codec import MalformedPayload
-from flock_ray.codec.registry import get_codec
 from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter, subtract
 from flock_ray.lora.fixed_point import extremes
 from flock_ray.lora.peft_io import adapter_shapes
-from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes
+from flock_ray.lora.serialization import Adapter, adapter_hash, canonical_bytes, layout
 from flock_ray.protocol.ballot import Check, Score
 from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
@@ -34,12 +34,19 @@ from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
+from flock_ray.wire_format.dense import read_canonical
+from flock_ray.wire_format.registry import wire_format_of
+from flock_ray.wire_format.wire_format import MalformedPayload
 
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
 
 _WORTH_A_THREAD = 1 << 20  # bytes
+
+
+class _GoneError(Exception):
+    """An update that was there before cannot be had again."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Workbench:
         set_deterministic(spec.deterministic)
         self.spec = spec
         self._seconds: dict[str, float] = {}
+        self._inside = 0.0  # seconds counted so far inside the block that runs
         self._num_threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._num_threads)
         self.begin_phase("load", len(spec.preload.intersection(spec.silos)))
@@ -77,7 +85,7 @@ class Workbench:
         self._opened: dict[int, Silo] = {}
         self.assign(spec.hosts)
         self.shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
-        self.codec = get_codec(spec.codec)
+        self.wire_format = wire_format_of(spec.terms)
         self.store = BlobStore(spec.store_url)
         self._flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         self._budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
@@ -88,9 +96,9 @@ class Workbench:
         self._proposal_losses: dict[tuple[int, bytes], list[SequenceLoss]] = {}
         self._updates: dict[bytes, Adapter | Check] = {}
         self._grid: tuple[bytes, Start] | None = None
-        self._running: tuple[bytes, frozenset[bytes], RunningCandidate] | None = None
+        self._running: tuple[bytes, tuple[bytes, ...], Aggregation] | None = None
         self._trained: dict[tuple[int, bytes], dict[int, LocalUpdate]] = {}
-        self._combined: dict[tuple[bytes, tuple[bytes, ...], tuple[int, ...]], bytes] = {}
+        self._combined: dict[tuple[bytes, tuple[bytes, ...]], tuple[bytes | None, tuple[int, ...]]] = {}
 
     def _load_base(self, rendezvous: Rendezvous) -> BaseModel:
         """The base model: whole, or where it need not fit in one place, this rank's share."""
@@ -148,19 +156,22 @@ class Workbench:
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
-        """Count the wall time of a block under `kind`."""
+        """Count the wall time of a block under `kind`, but for the time that is counted inside it."""
+        outside, self._inside = self._inside, 0.0
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self._seconds[kind] = self._seconds.get(kind, 0.0) + spent - self._inside
+            self._inside = outside + spent
 
     def in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """What `work` on payloads gives for each item, in order, a few items ahead.
 
         Hashing, files and tensors free Python's lock; for small payloads waiting for it would cost more than they gain.
         """
-        if self.codec.max_bytes(self.shapes) < _WORTH_A_THREAD:
+        if self.wire_format.max_bytes(self.shapes) < _WORTH_A_THREAD:
             yield from map(work, items)
             return
         waiting: deque[Future[R]] = deque()
@@ -196,9 +207,8 @@ class Workbench:
     def adapter(self, digest: bytes) -> Adapter:
         """The adapter of this hash, from memory or the store."""
         if digest not in self._adapters:
-            dense = get_codec("dense")
-            data = self.store.get(digest, dense.max_bytes(self.shapes))
-            self._adapters[digest] = dense.decode(data, self.shapes, float("inf"))
+            data = self.store.get(digest, layout(self.shapes).size)
+            self._adapters[digest] = read_canonical(data, self.shapes)
         return self._adapters[digest]
 
     def train(self, members: Sequence[int], epoch: int, start: bytes) -> dict[int, LocalUpdate]:
@@ -262,65 +272,98 @@ class Workbench:
         return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": self._rate}
 
     def _check_bound(self, member: int, delta: Adapter) -> None:
-        """An honest update that its codec cannot carry ends the run here: sent, it would cost the member its stake."""
-        largest = max(max(-low, high) for low, high in map(extremes, delta.values()))
-        if not largest <= self.spec.max_abs:
+        """An honest update beyond the terms' bound ends the run here: sent, it would cost the member its stake."""
+        largest, max_abs = max(max(-low, high) for low, high in map(extremes, delta.values())), self.wire_format.max_abs
+        if not largest <= max_abs:
             raise TrainingError(
-                f"the update of member {member} has an entry of {largest:.3g}, above codec.max_abs ="
-                f" {self.spec.max_abs:g}; lower training.learning_rate"
+                f"the update of member {member} has an entry of {largest:.3g}, above wire_format.parameters.max_abs ="
+                f" {max_abs}; lower training.learning_rate"
             )
 
-    def update(self, payload: bytes) -> Adapter | Check:
-        """The decoded update of a payload hash, or why there is none."""
-        self.collect([payload])
-        return self._updates[payload]
+    def updates(self, payloads: Sequence[bytes], keep: bool) -> Iterator[tuple[bytes, Adapter | Check]]:
+        """Each distinct payload's decoded update, or why there is none, in this order; fetched and checked in threads.
 
-    def collect(self, payloads: Sequence[bytes]) -> None:
-        """Fetch, check and remember payloads, in threads; each once for all voters here."""
-        missing = [payload for payload in dict.fromkeys(payloads) if payload not in self._updates]
+        Args:
+            payloads: their hashes.
+            keep: remember what is fetched until the epoch ends; what is remembered is not fetched again.
+        """
+        distinct = list(dict.fromkeys(payloads))
+        missing = [payload for payload in distinct if payload not in self._updates]
         if missing:
             self.begin_phase("fetch", len(missing))
-        with self.timed("transfer"):
-            for payload, update in zip(missing, self.in_threads(self._fetch, missing), strict=True):
+        fetched = self.in_threads(self._fetch, missing)
+        for payload in distinct:
+            if payload in self._updates:
+                yield payload, self._updates[payload]
+                continue
+            with self.timed("transfer"):
+                update = next(fetched)
+            if keep:
                 self._updates[payload] = update
-                self.step()
+            self.step()
+            yield payload, update
 
-    def check(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
-        """Fetch and check payloads, in threads, without remembering the updates; only their sum is kept."""
-        distinct = list(dict.fromkeys(payloads))
-        total, checks = RunningCandidate(self._start(start)), dict[bytes, Check]()
-        self.begin_phase("fetch", len(distinct))
-        with self.timed("transfer"):
-            for payload, update in zip(distinct, self.in_threads(self._fetch, distinct), strict=True):
-                checks[payload] = update if isinstance(update, Check) else Check.VALID
-                if not isinstance(update, Check):
-                    total.add(update, 1)
-                self.step()
-        valid = frozenset(payload for payload, check in checks.items() if check is Check.VALID)
-        self._running = start, valid, total
+    def kept_updates(self, payloads: Sequence[bytes]) -> list[Adapter]:
+        """The updates that are remembered."""
+        kept = (self._updates.get(payload) for payload in payloads)
+        return [update for update in kept if update is not None and not isinstance(update, Check)]
+
+    def check(self, payloads: Sequence[bytes]) -> dict[bytes, Check]:
+        """Fetch and check payloads, and keep the updates."""
+        return {payload: _check(update) for payload, update in self.updates(payloads, keep=True)}
+
+    def check_and_add(self, start: bytes, payloads: Sequence[bytes]) -> dict[bytes, Check]:
+        """Fetch and check payloads by ascending member; the rule gets the updates as they come, and none is kept."""
+        aggregation, checks = Aggregation(self._start(start), rule_of(self.spec.terms)), dict[bytes, Check]()
+        for payload, update in self.updates(payloads, keep=False):
+            checks[payload] = _check(update)
+            if not isinstance(update, Check):
+                with self.timed("aggregate"):
+                    aggregation.add(update)
+        valid = tuple(payload for payload, check in checks.items() if check is Check.VALID)
+        self._running = start, valid, aggregation
         return checks
 
-    def mean_of(self, start: bytes, payloads: Sequence[bytes]) -> bytes | None:
-        """Remember global adapter + mean of the updates; its hash, None if one of them cannot be had."""
-        wanted = frozenset(payloads)
-        if self._running is None or self._running[:2] != (start, wanted):
-            self.check(start, payloads)
-        assert self._running is not None
-        _, counted, total = self._running
-        if counted != wanted:
-            return None
-        key = (start, tuple(sorted(wanted)), ())
+    def combine(self, start: bytes, payloads: Sequence[bytes]) -> tuple[bytes | None, tuple[int, ...]]:
+        """Remember the candidate of accepted updates.
+
+        Args:
+            start: hash of the global adapter.
+            payloads: of the accepted proposals, by ascending member.
+
+        Returns:
+            Its hash and their weights; None where one of them cannot be had or all weights are 0.
+        """
+        key = start, tuple(payloads)
         if key not in self._combined:
-            with self.timed("aggregate"):
-                self._combined[key] = self.remember(total.adapter())
+            if self._running is None or self._running[:2] != key:
+                self.check_and_add(start, payloads)
+            assert self._running is not None
+            _, added, aggregation = self._running
+            self._running = None
+            if added != key[1]:
+                return None, ()
+            try:
+                with self.timed("aggregate"):
+                    made = aggregation.finish(self._once_more(payloads))
+            except _GoneError:
+                return None, ()
+            self._combined[key] = (self.remember(made.adapter), made.weights) if made.adapter else (None, ())
         return self._combined[key]
+
+    def _once_more(self, payloads: Sequence[bytes]) -> Iterator[Adapter]:
+        """The updates of payloads that were valid before."""
+        for _, update in self.updates(payloads, keep=False):
+            if isinstance(update, Check):
+                raise _GoneError
+            yield update
 
     def _fetch(self, payload: bytes) -> Adapter | Check:
         try:
             # One that is too long is read nevertheless, within reason: only bytes of the signed hash prove anything
             # against the proposer, and others may write to the store too.
-            data = self.store.get(payload, 2 * self.codec.max_bytes(self.shapes))
-            return self.codec.decode(data, self.shapes, self.spec.max_abs)
+            data = self.store.get(payload, 2 * self.wire_format.max_bytes(self.shapes))
+            return self.wire_format.decode(data, self.shapes)
         except (BlobMissingError, BlobTooLargeError, BlobCorruptedError):
             return Check.UNAVAILABLE
         except MalformedPayload:
@@ -333,18 +376,10 @@ class Workbench:
 
     def _with_one(self, start: bytes, payload: bytes) -> Adapter:
         """Global adapter + the update of one payload that decoded."""
-        update = self.update(payload)
+        [(_, update)] = self.updates([payload], keep=True)
         assert not isinstance(update, Check)
         with self.timed("aggregate"):
             return self._start(start).with_one(update)
-
-    def combine(self, start: bytes, updates: Mapping[bytes, Adapter], weights: Sequence[int]) -> bytes:
-        """Remember global adapter + weighted mean of {payload hash: update}; returns its hash."""
-        key = (start, tuple(updates), tuple(weights))
-        if key not in self._combined:
-            with self.timed("aggregate"):
-                self._combined[key] = self.remember(combine(self.adapter(start), list(updates.values()), weights))
-        return self._combined[key]
 
     def _measure(
         self,
@@ -425,6 +460,10 @@ class Workbench:
         """Leave the process group, if there is one."""
         self._pool.shutdown()
         self._engine.close()
+
+
+def _check(update: Adapter | Check) -> Check:
+    return update if isinstance(update, Check) else Check.VALID
 
 
 def _largest_step(job: MemberJob) -> int:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from flock_ray.adversary.registry import get_attack
-from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -25,8 +24,9 @@ from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quor
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.evaluation import evaluating
-from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
+from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, Events, HostedMembers
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.residuals import ResidualLostError, Residuals
 from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import (
     Enrolment,
@@ -41,6 +41,7 @@ from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import LocalUpdate, Workbench
 from flock_ray.errors import ChainError, ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
+from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
     ballot_body,
@@ -57,6 +58,16 @@ from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
 from flock_ray.verify.opinion import disagreement
+from flock_ray.wire_format.feedback import encode_with_feedback
+
+
+@dataclass(frozen=True)
+class _KeptPayload:
+    """A hosted proposer's payload: its hash, its length in bytes, and what the entry of its commitment says besides."""
+
+    digest: bytes
+    size: int
+    private: Mapping[str, str] | None
 
 
 class Worker:
@@ -219,7 +230,7 @@ class Worker:
         """Take up a task at the start of an epoch, and measure the global adapter on the members' held-out parts."""
         before: RunningTask | None = getattr(self, "_task", None)
         if before != task:
-            self._payloads: dict[int, tuple[bytes, int]] = {}
+            self._payloads: dict[int, _KeptPayload] = {}
             self._commitments: dict[Kind, set[bytes]] = {}
             self._bench.forget_training()
             self._bench.forget_losses()
@@ -227,13 +238,11 @@ class Worker:
             self._hosting.join(task.state.scope.task, _newcomers(before, task))
             self._hosting.take_up(task)
         self._task = task
-        self._ballots = BallotBuilder(
-            self._bench,
-            self._hosting.members,
-            task.silos,
-            get_mechanism(task.state.terms.mechanism),
-            get_rule(self._spec.rule),
-        )
+        mechanism = get_mechanism(task.state.terms.mechanism)
+        self._ballots = BallotBuilder(self._bench, self._hosting.members, task.silos, mechanism)
+        self._residuals: Residuals | None = None
+        if self._bench.wire_format.feedback:
+            self._residuals = Residuals(self._spec.store_url, task.state.scope.task, self._bench.shapes)
         self._verifier = MessageVerifier(task.domain)
         self._hosting.open_epoch(task.state, anew=True)
         return self._evaluated()
@@ -292,12 +301,12 @@ class Worker:
         if updates:
             facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
             events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
-        self._keep_payloads(updates)
+        events += self._keep_payloads(updates)
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
                 if member := self._hosting.active(number):
-                    _, size = self._payloads[number]
-                    signing.add(member, Kind.COMMITMENT, self._commitment(member))
+                    size, private = self._payloads[number].size, self._payloads[number].private
+                    signing.add(member, Kind.COMMITMENT, self._commitment(member), private)
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
                             "last_loss": update.losses[-1], "payload_bytes": size}  # fmt: skip
                     events.append(("trained", fact))
@@ -323,14 +332,14 @@ class Worker:
         state = self._state
         proposers = self._hosted(state.roles.proposers)
         updates = self._trained(proposers)
-        self._keep_payloads(updates)
+        events = self._keep_payloads(updates)
         self._bench.begin_phase("publish", len(updates))
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
                 self._bench.step()
                 if member := self._committed_proposer(number):
                     salt = member.salt(state, "payload")
-                    payload, _ = self._payloads[number]
+                    payload = self._payloads[number].digest
                     with self._bench.timed("transfer"):
                         self._bench.store.put_file(payload, member.kept(payload), signing.files)
                     manifest = Manifest(
@@ -343,7 +352,7 @@ class Worker:
                         salt=salt,
                     )
                     signing.add(member, Kind.MANIFEST, manifest.body())
-        return self._result(self._sign(signing))
+        return self._result(self._sign(signing), events)
 
     def commit_ballots_a(self, bulletin: Bulletin) -> PhaseResult:
         """Fetch, check and score all proposals; the hosted voters commit to their ballots A."""
@@ -362,8 +371,7 @@ class Worker:
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
             self._bench.publish(candidate)
-        collected = ballots and not self._ballots.streams
-        deltas = list(self._ballots.accepted_updates(self._state, inbox).values()) if collected else []
+        deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
             events.append(
@@ -390,14 +398,17 @@ class Worker:
         if not voters:
             return self._result()
         events = []
-        if own.accepted and own.candidate.candidate != self._ballots.candidate(self._state, inbox)[0]:
-            refusal = "the candidate is not the one computed here"
+        agreed = own.candidate.candidate, own.candidate.weights
+        if own.accepted and agreed != self._ballots.candidate(self._state, inbox):
+            refusal = "the candidate or its weights are not those computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
         elif own.data != proposed:
             refusal = "the proposed record is not what the signed messages give"
         else:
             refusal = ""
+        if self._residuals:
+            self._residuals.keep_record(own.data)
         report = report_of(own, self._domain, self._relayer)
         refusal = refusal or disagreement(
             self._state,
@@ -451,22 +462,43 @@ class Worker:
 
     # -- what the phases share -------------------------------------------------------------------------------------
 
-    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> None:
+    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> Events:
         """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
-        members = self._hosting.members
+        members, events = self._hosting.members, Events()
         missing = [number for number in updates if number in members and number not in self._payloads]
 
-        def keep(number: int) -> tuple[int, bytes, int]:
-            member = members[number]
-            payload = member.attack.payload(updates[number].delta, self._bench.codec.encode)
-            return number, member.keep(payload, batch), len(payload)
+        def keep(number: int) -> tuple[int, _KeptPayload]:
+            member, residual = members[number], None
 
-        kept = {}
+            def encode(update: Adapter) -> bytes:
+                nonlocal residual
+                if not self._residuals:
+                    return self._bench.wire_format.encode(update)
+                carried = self._carried(member, events)
+                payload, residual = encode_with_feedback(self._bench.wire_format, self._bench.shapes, update, carried)
+                return payload
+
+            payload = member.attack.payload(updates[number].delta, encode)
+            private = None
+            if self._residuals and residual:
+                private = self._residuals.put(member, self._state, residual, batch)
+            return number, _KeptPayload(member.keep(payload, batch), len(payload), private)
+
         with self._bench.timed("encode"), Batch() as batch:
-            for number, digest, size in self._bench.in_threads(keep, missing):
-                kept[number] = digest, size
+            kept = dict(self._bench.in_threads(keep, missing))
         self._payloads |= kept  # on disk by now
         self._bench.drop_deltas()
+        return events
+
+    def _carried(self, member: Member, events: Events) -> Adapter | None:
+        """The residual of the member's last update; None without one, or where it is lost."""
+        assert self._residuals
+        try:
+            return self._residuals.carried(member, self._hosting.host_of(member.silo), self._state)
+        except ResidualLostError as lost:
+            fact = {"epoch": self._state.epoch, "member": member.number, "why": str(lost)}
+            events.append(("residual_lost", fact))
+            return None
 
     def _hosted(self, members: Iterable[int]) -> list[int]:
         """Those of the members whose silos are here, ascending."""
@@ -484,7 +516,7 @@ class Worker:
 
     def _commitment(self, member: Member) -> dict[str, str]:
         """Body of the message by which a proposer commits to its payload."""
-        state, (payload, _) = self._state, self._payloads[member.number]
+        state, payload = self._state, self._payloads[member.number].digest
         salt = member.salt(state, "payload")
         return {"commitment": to_hex(state.scope.payload_commitment(state.epoch, member.number, payload, salt))}
 

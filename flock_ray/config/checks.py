@@ -41,7 +41,6 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
 _ABOVE_0_AND_BELOW: dict[str, float] = {
     "training.learning_rate": inf,
     "training.max_grad_norm": inf,
-    "codec.max_abs": inf,
     "chain.confirmation_timeout": inf,
     "chain.outage_patience": inf,
     "cluster.placement_timeout": inf,

@@ -245,17 +245,28 @@ class MechanismConfig:
 
 @dataclass
 class AggregationConfig:
-    """How accepted updates become the candidate: the name of a rule in `flock_ray/aggregation`."""
+    """How accepted updates become the candidate.
+
+    Attributes:
+        rule: name of a rule in `flock_ray/aggregation`.
+        parameters: integers by name, as the rule declares them; `mean` has none.
+    """
 
     rule: str = "mean"
+    parameters: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
-class CodecConfig:
-    """The wire format of updates: the name of a codec in `flock_ray/codec`; `max_abs` bounds every entry."""
+class WireFormatConfig:
+    """How updates travel.
+
+    Attributes:
+        name: of a wire format in `flock_ray/wire_format`.
+        parameters: integers by name, as the format declares them. All have max_abs, the bound of every entry.
+    """
 
     name: str = "dense"
-    max_abs: float = 64.0
+    parameters: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -367,7 +378,7 @@ class Config:
     alliance: AllianceConfig = field(default_factory=AllianceConfig)
     mechanism: MechanismConfig = field(default_factory=MechanismConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
+    wire_format: WireFormatConfig = field(default_factory=WireFormatConfig)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

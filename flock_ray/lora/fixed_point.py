@@ -72,15 +72,10 @@ def extremes(values: torch.Tensor) -> tuple[float, float]:
 
 
 class FixedPointSum:
-    """Weighted sum of rows of float32 values on the grid, exact whatever their order, in the memory of three rows.
-
-    Attributes:
-        weight: sum of the weights so far.
-    """
+    """Weighted sum of rows of float32 values on the grid, exact whatever their order, in the memory of three rows."""
 
     def __init__(self, size: int) -> None:
         """Start an empty sum of rows of `size` values."""
-        self.weight = 0
         self._limit = 0  # bound on the magnitude of the sum's entries
         self._sum = torch.zeros(size, dtype=torch.int64)
         # Additions in float64 are several times faster than in int64, and exact while nothing passes 2^53.
@@ -100,10 +95,11 @@ class FixedPointSum:
         if weight < 0:
             raise ValueError(f"a sum takes non-negative weights, not {weight}")
         limit = weight * _largest(values)
-        if max(self._limit + limit, self.weight + weight) >= _INT64_LIMIT:
+        if max(self._limit + limit, weight) >= _INT64_LIMIT:
             raise ValueError("the weighted sum could leave int64; lower the weights")
+        if not weight:
+            return
         self._limit += limit
-        self.weight += weight
         if self._recent_limit + limit > _FLOAT64_EXACT:
             self._settle()
         if limit > _FLOAT64_EXACT:
@@ -121,16 +117,16 @@ class FixedPointSum:
         self._recent.fill(0)
         self._recent_limit = 0
 
-    def mean(self) -> torch.Tensor:
-        """floor(sum / sum of the weights): [size] int64.
+    def over(self, denominator: int) -> torch.Tensor:
+        """floor(sum / denominator): [size] int64.
 
         Raises:
-            ValueError: the weights sum to zero.
+            ValueError: the denominator is not in [1, 2^63).
         """
-        if not self.weight:
-            raise ValueError("a mean needs non-negative weights, not all zero")
+        if not 0 < denominator < _INT64_LIMIT:
+            raise ValueError(f"a sum is divided by a positive 64-bit integer, not {denominator}")
         self._settle()
-        return self._sum.div(self.weight, rounding_mode="floor")
+        return self._sum.div(denominator, rounding_mode="floor")
 
 
 def _rounded(row: NDArray[np.float32]) -> NDArray[np.float32]:

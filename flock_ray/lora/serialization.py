@@ -1,4 +1,4 @@
-"""The canonical bytes of an adapter: what is hashed, stored, sent by the dense codec and saved for PEFT."""
+"""The canonical bytes of an adapter: what is hashed, stored, sent as the dense wire format and saved for PEFT."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
     Attributes:
         header: the file's first bytes, with their length prefix.
         size: bytes of the file.
-        places: key -> (first entry, shape) in the float32 body; together they fill it.
+        places: key -> (first entry, shape) in the body; together they fill it.
     """
 
     header: bytes
@@ -40,17 +40,17 @@ class Layout:
     places: Mapping[str, tuple[int, tuple[int, ...]]]
 
 
-def layout(shapes: Shapes) -> Layout:
+def layout(shapes: Shapes, dtype: torch.dtype = torch.float32) -> Layout:
     """The layout of an adapter of these shapes, as the safetensors library writes it."""
-    return _layout(tuple(sorted((key, tuple(shape)) for key, shape in shapes.items())))
+    return _layout(tuple(sorted((key, tuple(shape)) for key, shape in shapes.items())), dtype)
 
 
 @lru_cache(maxsize=8)
-def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
-    blank = safetensors.torch.save({key: torch.zeros(shape) for key, shape in shapes})
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: torch.dtype) -> Layout:
+    blank = safetensors.torch.save({key: torch.zeros(shape, dtype=dtype) for key, shape in shapes})
     end = 8 + int.from_bytes(blank[:8], "little")
     entries = json.loads(blank[8:end])
-    places = {key: (entries[key]["data_offsets"][0] // 4, shape) for key, shape in shapes}
+    places = {key: (entries[key]["data_offsets"][0] // dtype.itemsize, shape) for key, shape in shapes}
     return Layout(blank[:end], len(blank), places)
 
 

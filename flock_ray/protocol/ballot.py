@@ -90,7 +90,7 @@ class BallotB(Ballot):
 
     Attributes:
         candidate: hash of the candidate adapter, None when no update was accepted.
-        weights: (proposer, integer weight) of the accepted updates in it, by ascending member.
+        weights: (proposer, integer weight) of every accepted update, by ascending member; one of weight 0 is not in it.
         score: None where there is no candidate or the mechanism asks for none.
         reveal: preimage number `epoch` of the voter's hash chain.
     """

@@ -44,8 +44,9 @@ class Outcome:
 
     @property
     def accepted_proposals(self) -> tuple[ProposalVerdict, ...]:
-        """The proposals whose updates the candidate holds."""
-        return tuple(proposal for proposal in self.proposals if proposal.status == "accepted")
+        """The proposals whose updates the candidate holds: accepted, and with a weight above 0 in it."""
+        held = {member for member, weight in self.candidate.weights if weight}
+        return tuple(proposal for proposal in self.proposals if proposal.member in held)
 
 
 class Mechanism(Protocol):

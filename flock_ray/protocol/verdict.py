@@ -124,7 +124,7 @@ class CandidateVerdict:
 
     Attributes:
         candidate: the hash that at least q seats computed; None without accepted updates, agreement or enough scores.
-        weights: (proposer, integer weight) of the updates in it, as the same seats state them.
+        weights: (proposer, integer weight) of the accepted updates, as the same seats state them; 0: not in it.
         consensus: None without a candidate or where the mechanism asks for no score.
     """
 

@@ -52,8 +52,13 @@ class Outcome:
 
     @property
     def contributors(self) -> list[Verdict]:
-        """The accepted proposals."""
-        return [proposal for proposal in self.proposals if proposal.status == "accepted"]
+        """The accepted proposals that count in the candidate: the others share neither its pay nor its fate."""
+        weight = dict(self.candidate.weights)
+        return [
+            proposal
+            for proposal in self.proposals
+            if proposal.status == "accepted" and weight.get(proposal.member, 0) > 0
+        ]
 
 
 def rewards_of(outcome: Outcome) -> dict[int, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from flock_ray.aggregation.combine import combine
-from flock_ray.aggregation.registry import get_rule
-from flock_ray.codec.codec import Codec, MalformedPayload
-from flock_ray.codec.registry import get_codec
+from flock_ray.aggregation.aggregate import aggregate
+from flock_ray.aggregation.registry import rule_of
+from flock_ray.aggregation.start import Start
 from flock_ray.errors import VerificationError
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES, Adapter, Shapes, adapter_hash
 from flock_ray.protocol.encoding import parse_json, to_hex
+from flock_ray.protocol.state import Terms
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.scores import DECODED
+from flock_ray.wire_format.dense import read_canonical
+from flock_ray.wire_format.registry import wire_format_of
+from flock_ray.wire_format.wire_format import MalformedPayload
 
 _MAX_HEADER = 1 << 24
 
@@ -20,9 +23,9 @@ _MAX_HEADER = 1 << 24
 class Payloads:
     """Decodes the proposers' payloads within bounds, and combines the accepted ones."""
 
-    def __init__(self, folder: RunFolder, codec: str, max_abs: float) -> None:
-        """Read blobs from `folder`; payloads are of `codec`, their entries at most `max_abs`."""
-        self._folder, self._codec, self._max_abs = folder, get_codec(codec), max_abs
+    def __init__(self, folder: RunFolder, terms: Terms) -> None:
+        """Read blobs from `folder`; payloads are of the wire format in the terms."""
+        self._folder, self._wire_format = folder, wire_format_of(terms)
         self._global: tuple[bytes, Adapter, Shapes] | None = None
 
     def check(self, replay: Replay) -> int:
@@ -51,30 +54,30 @@ class Payloads:
 
     def _check_candidate(self, replay: Replay, updates: dict[int, Adapter]) -> None:
         epoch = replay.state.epoch
-        weights = get_rule(replay.state.terms.rule).weights(list(updates.values()))
-        agreed = [list(pair) for pair in replay.candidate.weights]
-        require_equal(
-            agreed, [list(pair) for pair in zip(updates, weights, strict=True)], f"epoch {epoch}: candidate weights"
-        )
         start, _ = self._adapter(replay.state.adapter)
         try:
-            combined = combine(start, list(updates.values()), weights)
+            combined = aggregate(Start(start), rule_of(replay.state.terms), list(updates.values()))
         except ValueError as error:
             raise VerificationError(f"epoch {epoch}: the accepted updates do not combine: {error}") from None
-        digest = adapter_hash(combined)
+        weights = [list(pair) for pair in zip(updates, combined.weights, strict=True)]
+        require_equal([list(pair) for pair in replay.candidate.weights], weights, f"epoch {epoch}: candidate weights")
+        candidate = combined.adapter
+        if candidate is None:
+            raise VerificationError(f"epoch {epoch}: every accepted update has weight 0, and there is a candidate")
+        digest = adapter_hash(candidate)
         claimed = to_hex(replay.candidate.adapter or b"")
         require_equal(claimed, to_hex(digest), f"epoch {epoch}: candidate adapter from the accepted payloads")
         if replay.accepted:
-            self._global = digest, combined, _shapes_of(combined)
+            self._global = digest, candidate, _shapes_of(candidate)
 
     def _update(self, start: bytes, payload: bytes, what: str) -> Adapter | None:
         """The decoded payload; None if it is malformed, which includes too long."""
         _, shapes = self._adapter(start)
-        data = self._folder.blob(payload, 2 * self._codec.max_bytes(shapes))
+        data = self._folder.blob(payload, 2 * self._wire_format.max_bytes(shapes))
         if data is None:
             raise self._folder.lacking(what)
         try:
-            return self._codec.decode(data, shapes, self._max_abs)
+            return self._wire_format.decode(data, shapes)
         except MalformedPayload:
             return None
 
@@ -84,14 +87,14 @@ class Payloads:
             data = self._folder.blob(digest, MAX_ADAPTER_BYTES)
             if data is None:
                 raise self._folder.lacking(f"the global adapter {to_hex(digest)}")
-            shapes, dense = _stated_shapes(data), get_codec("dense")
-            self._global = digest, _decoded(dense, data, shapes), shapes
+            shapes = _stated_shapes(data)
+            self._global = digest, _decoded(data, shapes), shapes
         return self._global[1], self._global[2]
 
 
-def _decoded(dense: Codec, data: bytes, shapes: Shapes) -> Adapter:
+def _decoded(data: bytes, shapes: Shapes) -> Adapter:
     try:
-        return dense.decode(data, shapes, float("inf"))
+        return read_canonical(data, shapes)
     except MalformedPayload as error:
         raise VerificationError(f"a global adapter is malformed: {error}") from None
 

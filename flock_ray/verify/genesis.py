@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from flock_ray.aggregation.registry import RULES
-from flock_ray.codec.registry import CODECS
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
+from flock_ray.protocol.parameters import Parameter
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.draw import genesis_seed
@@ -19,6 +19,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.membership import left_before
 from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.scores import PARAMETERS, SCORED
+from flock_ray.wire_format.registry import WIRE_FORMATS
 
 MAX_EPOCHS = 100_000
 MAX_MEMBERS = 10_000
@@ -182,11 +183,12 @@ def _check(genesis: TaskGenesis) -> None:
     terms, members = state.terms, state.members
     require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
     require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
-    require(terms.wire_format in CODECS, f"the terms name a wire format {terms.wire_format!r}, which does not exist")
+    named = f"the terms name a wire format {terms.wire_format!r}, which does not exist"
+    require(terms.wire_format in WIRE_FORMATS, named)
     for what, parameters, declared in (
         ("mechanism", terms.mechanism_parameters, PARAMETERS[terms.mechanism]),
-        ("rule", terms.rule_parameters, {}),
-        ("wire format", terms.wire_format_parameters, {"max_abs": (1, 2**24)}),
+        ("rule", terms.rule_parameters, _bounds(RULES[terms.rule].parameters)),
+        ("wire format", terms.wire_format_parameters, _bounds(WIRE_FORMATS[terms.wire_format].parameters)),
     ):
         require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
         for name, (low, high) in declared.items():
@@ -221,6 +223,10 @@ def _check(genesis: TaskGenesis) -> None:
     _check_config(genesis)
 
 
+def _bounds(declared: Mapping[str, Parameter]) -> dict[str, tuple[int, int]]:
+    return {name: (parameter.low, parameter.high) for name, parameter in declared.items()}
+
+
 def _check_config(genesis: TaskGenesis) -> None:
     """The training and task settings in `config.yaml` are those that the members agreed on."""
     config, terms = genesis.config, genesis.state.terms
@@ -233,7 +239,7 @@ def _check_config(genesis: TaskGenesis) -> None:
             text == str(claimed) or (isinstance(claimed, str) and text.endswith(f".{claimed}")),  # enums: Engine.auto
             f"config.yaml {name}: claimed {claimed!r}, the members agreed on {text!r}",
         )
-    alliance, mechanism = _part(config, "alliance"), _part(config, "mechanism")
+    alliance, mechanism, aggregation = (_part(config, group) for group in ("alliance", "mechanism", "aggregation"))
     claimed = {
         "num_members": alliance.get("num_members"),
         "num_epochs": alliance.get("num_epochs"),
@@ -249,14 +255,19 @@ def _check_config(genesis: TaskGenesis) -> None:
         "band_z_bp": _basis_points(alliance.get("band_z")),
         "mechanism": mechanism.get("name"),
         "slash_fraction_bp": mechanism.get("slash_fraction"),
-        "rule": _part(config, "aggregation").get("rule"),
-        "wire_format": _part(config, "codec").get("name"),
+        "rule": aggregation.get("rule"),
+        "wire_format": _part(config, "wire_format").get("name"),
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
     require_equal(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
-    for name, number in _part(mechanism, "parameters").items():
-        require_equal(number, terms.mechanism_parameters.get(name), f"config.yaml mechanism.parameters.{name}")
+    for group, parameters in (
+        ("mechanism", terms.mechanism_parameters),
+        ("aggregation", terms.rule_parameters),
+        ("wire_format", terms.wire_format_parameters),
+    ):
+        for name, number in _part(_part(config, group), "parameters").items():
+            require_equal(number, parameters.get(name), f"config.yaml {group}.parameters.{name}")
     for number, member in enumerate(genesis.state.members):
         require_equal(alliance.get("slots_per_member"), member.slots, f"config.yaml slots of member {number}")
 

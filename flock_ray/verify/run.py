@@ -59,7 +59,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
     check = _open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None
-    payloads = Payloads(folder, terms.wire_format, terms.wire_format_parameters["max_abs"])
+    payloads = Payloads(folder, terms)
     epochs: list[SettledEpoch] = []
     abandoned: list[TaskState] = []
     while state.epoch <= terms.num_epochs:

@@ -47,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The adapter named by a quorum of seats, with the weights of the updates in it; all empty without a quorum."""
+    """The adapter named by a quorum of seats, with the accepted updates' weights in it; all empty without a quorum."""
 
     adapter: bytes | None = None
     weights: tuple[tuple[int, int], ...] = ()

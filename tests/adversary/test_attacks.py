@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from flock_ray.adversary.registry import ATTACKS, get_attack
-from flock_ray.codec.codec import MalformedPayload
-from flock_ray.codec.registry import get_codec
 from flock_ray.errors import ConfigError
 from flock_ray.lora.serialization import Adapter, canonical_bytes
+from flock_ray.wire_format.dense import Dense
+from flock_ray.wire_format.wire_format import MalformedPayload
 
 SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2)}
-dense = get_codec("dense")
+dense = Dense({"max_abs": 64})
 
 
 def update() -> Adapter:
@@ -20,7 +20,7 @@ def update() -> Adapter:
 
 def delivered(name: str) -> Adapter:
     """What a checking receiver reads from the attacker's payload."""
-    return dense.decode(get_attack(name, 3.0).payload(update(), dense.encode), SHAPES, 64.0)
+    return dense.decode(get_attack(name, 3.0).payload(update(), dense.encode), SHAPES)
 
 
 def test_none_is_honest() -> None:

@@ -12,8 +12,7 @@ import torch
 
 from flock_ray.adversary.attack import Attack
 from flock_ray.adversary.registry import get_attack
-from flock_ray.codec.registry import get_codec
-from flock_ray.lora.serialization import Adapter
+from flock_ray.lora.serialization import Adapter, canonical_bytes
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
@@ -22,8 +21,6 @@ from tests.cluster.plain_alliance import Intercept, PlainAlliance, Play
 pytestmark = pytest.mark.model
 
 Change = Callable[[list[SignedMessage]], list[SignedMessage]]
-
-dense = get_codec("dense")
 
 
 def during(phase: str, change: Change) -> Intercept:
@@ -77,7 +74,7 @@ def scaled(update: Adapter, factor: float) -> Adapter:
 
 def uphill(update: Adapter) -> bytes:
     """Steps back in place of the steps forth: B starts at zero, so with A as it was the product changes its sign."""
-    return dense.encode({key: factor * (-2 if "lora_B" in key else 0) for key, factor in update.items()})
+    return canonical_bytes({key: factor * (-2 if "lora_B" in key else 0) for key, factor in update.items()})
 
 
 PAYLOADS: dict[str, Attack] = {
@@ -85,12 +82,12 @@ PAYLOADS: dict[str, Attack] = {
     "nothing": Sends(lambda update: b""),
     "garbage": Sends(lambda update: b"\xff" * 4096),
     "header_of_a_terabyte": Sends(lambda update: (1 << 40).to_bytes(8, "little") + b"{}"),
-    "one_byte_more": Sends(lambda update: dense.encode(update) + b"\0"),
-    "one_byte_less": Sends(lambda update: dense.encode(update)[:-1]),
-    "infinite": Sends(lambda update: dense.encode(scaled(update, float("inf")))),
-    "beyond_the_bound": Sends(lambda update: dense.encode(scaled(update, 1e9))),
-    "a_factor_missing": Sends(lambda update: dense.encode({key: update[key] for key in sorted(update)[1:]})),
-    "a_factor_more": Sends(lambda update: dense.encode({**update, "lm_head.weight": torch.zeros(1)})),
+    "one_byte_more": Sends(lambda update: canonical_bytes(update) + b"\0"),
+    "one_byte_less": Sends(lambda update: canonical_bytes(update)[:-1]),
+    "infinite": Sends(lambda update: canonical_bytes(scaled(update, float("inf")))),
+    "beyond_the_bound": Sends(lambda update: canonical_bytes(scaled(update, 1e9))),
+    "a_factor_missing": Sends(lambda update: canonical_bytes({key: update[key] for key in sorted(update)[1:]})),
+    "a_factor_more": Sends(lambda update: canonical_bytes({**update, "lm_head.weight": torch.zeros(1)})),
     "with_metadata": Sends(lambda update: safetensors.torch.save(update, {"note": "hello"})),
 }
 
@@ -263,7 +260,7 @@ def test_exact_copies_between_two_members_are_slashed(alliance: PlainAlliance, m
     play = alliance.found()
     first, second, honest = play.state.roles.proposers
     bench = alliance.nodes[alliance.node_of(first)]._bench
-    shared = dense.encode(bench.train([first], 1, play.state.adapter)[first].delta)
+    shared = canonical_bytes(bench.train([first], 1, play.state.adapter)[first].delta)
     for member in (first, second):
         monkeypatch.setattr(alliance.member(member), "attack", Sends(lambda update: shared))
     record = play.epoch()

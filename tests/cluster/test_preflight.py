@@ -53,7 +53,7 @@ def test_the_defaults_pass() -> None:
     ("group", "key", "error", "told"),
     [
         ("aggregation", "rule", ConfigError, "aggregation.rule is 'typo'; it must be one of mean"),
-        ("codec", "name", ConfigError, "codec.name is 'typo'; it must be one of dense"),
+        ("wire_format", "name", ConfigError, "wire_format.name is 'typo'; it must be one of bf16_feedback, dense"),
         ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of nan, none, sign_flip"),
         ("data", "kind", ConfigError, "data.kind is 'typo'; it must be one of stdlib_code, jsonl"),
         ("model", "dtype", ModelError, "model.dtype is 'typo'; it must be auto, bfloat16 or float32"),
@@ -67,6 +67,22 @@ def test_an_unknown_name_is_refused_with_those_that_exist(
     with pytest.raises(error) as caught:
         check_before_start(config)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("group", "parameters", "told"),
+    [
+        ("wire_format", {"max_abs": 0}, "wire_format.parameters.max_abs is 0; it must be between 1 and 16777216"),
+        ("wire_format", {"bits": 4}, "wire_format.parameters.bits is no parameter; it must be one of max_abs"),
+        ("aggregation", {"f": 1}, "aggregation.parameters.f is no parameter; there is none"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_refused(group: str, parameters: dict[str, int], told: str) -> None:
+    config = Config()
+    getattr(config, group).parameters = parameters
+    with pytest.raises(ConfigError) as caught:
+        check_before_start(config)
+    assert str(caught.value) == told
 
 
 def test_a_taken_port_is_refused() -> None:

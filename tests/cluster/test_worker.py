@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from flock_ray.aggregation.aggregate import aggregate
 from flock_ray.aggregation.mean import Mean
+from flock_ray.aggregation.registry import RULES
+from flock_ray.aggregation.rule import Rule
+from flock_ray.aggregation.start import Start
+from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import CohortScope
 from flock_ray.errors import DataError, KeyMissingError, ModelError, ProtocolError
@@ -20,6 +25,7 @@ from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.stacked_engine import StackedEngine
+from tests.aggregation.rules import Collected, WithoutLargest
 from tests.cluster.plain_alliance import PHASES, PlainAlliance, load_node, tiny_config
 
 pytestmark = pytest.mark.model
@@ -94,15 +100,55 @@ def test_a_mechanism_is_asked_for_no_score_that_it_does_not_need(
     assert counted.evaluated.total() == len(play.state.members)  # the evaluation, which the voters may have done
 
 
-@pytest.mark.parametrize("mechanism", ["open", "flock"])
-def test_updates_summed_as_they_come_and_updates_collected_give_the_same_record(
+def use_rule(rule: type[Rule], alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rule under the name of the mean; what earlier tasks here fetched and combined is forgotten."""
+    monkeypatch.setitem(RULES, "mean", rule)
+    for node in alliance.nodes:
+        node._bench.end_epoch(alliance.reports[0].adapter)
+
+
+@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal"])
+def test_a_rule_with_a_running_sum_and_one_without_give_the_same_record(
     alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:
     seed = 3_000
     streamed = alliance.found(seed, mechanism).epoch()
-    monkeypatch.setattr(Mean, "uniform", False)
+    use_rule(Collected, alliance, monkeypatch)
     assert len(streamed.candidate.weights) > 1
     assert alliance.found(seed, mechanism).epoch().data == streamed.data
+
+
+@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal"])
+def test_an_update_of_weight_0_is_not_in_the_candidate_and_not_paid_for(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
+) -> None:
+    use_rule(WithoutLargest, alliance, monkeypatch)
+    play = alliance.found(mechanism=mechanism)
+    record = play.epoch()
+    weights = dict(record.candidate.weights)
+    [left_out] = [member for member, weight in weights.items() if not weight]
+    assert record.accepted and record.slashes == () and record.adapter != play.first_adapter
+    assert set(weights) == {proposal.member for proposal in record.proposals if proposal.status == "accepted"}
+    assert set(weights) - set(record.rewards) == {left_out}
+
+
+def test_a_voter_does_not_sign_for_weights_that_it_did_not_compute(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quorum that names the right candidate decides with the weights who is paid."""
+    play = alliance.found()
+    computed = BallotBuilder.candidate
+
+    def lying(*args: Any) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
+        candidate, ((member, _), *others) = computed(*args)
+        return candidate, ((member, 0), *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BallotBuilder, "candidate", lying)
+        record, bulletin = play.until_signing()
+    assert record.accepted and 0 in dict(record.candidate.weights).values()
+    assert play.signatures(record, bulletin) == {}
+    assert set(play.refusals().values()) == {"the candidate or its weights are not those computed here"}
 
 
 def test_a_sum_that_counted_what_was_not_accepted_is_taken_again(alliance: PlainAlliance) -> None:
@@ -115,11 +161,32 @@ def test_a_sum_that_counted_what_was_not_accepted_is_taken_again(alliance: Plain
         manifest.payload for manifest in opened_manifests(play.state, node._inbox(play.bulletins["publish"])).values()
     ]
     bench, start = node._bench, play.state.adapter
-    assert set(bench.check(start, payloads).values()) == {Check.VALID}
-    fewer = bench.mean_of(start, payloads[:2])
-    updates = {payload: bench.update(payload) for payload in payloads[:2]}
-    assert fewer == bench.combine(start, updates, [1, 1])  # type: ignore[arg-type]
-    assert bench.mean_of(start, [*payloads, sha256(b"nowhere")]) is None
+    assert set(bench.check_and_add(start, payloads).values()) == {Check.VALID}
+    fewer, weights = bench.combine(start, payloads[:2])
+    updates = [update for _, update in bench.updates(payloads[:2], keep=True)]
+    expected = aggregate(Start(bench.adapter(start)), Mean({}), updates)  # type: ignore[arg-type]
+    assert weights == expected.weights == (1, 1) and fewer == adapter_hash(expected.adapter)  # type: ignore[arg-type]
+    assert bench.combine(start, [*payloads, sha256(b"nowhere")]) == (None, ())
+
+
+def test_an_update_that_is_gone_before_it_is_summed_makes_no_candidate(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule without a running sum needs the updates a second time."""
+    use_rule(Collected, alliance, monkeypatch)
+    play = alliance.found(mechanism="open")
+    node = alliance.nodes[alliance.node_of(play.state.roles.voters[0])]
+    for phase in ("train", "acknowledge", "publish", "commit_ballots_a"):
+        play.exchange(phase)
+    inbox = node._inbox(play.bulletins["publish"])
+    payloads = [manifest.payload for manifest in opened_manifests(play.state, inbox).values()]
+    blob = BlobStore(alliance.specs[0].store_url).path_of(payloads[1])
+    data = blob.read_bytes()
+    blob.unlink()
+    assert node._bench.combine(play.state.adapter, payloads) == (None, ())
+    blob.write_bytes(data)
+    candidate, weights = node._bench.combine(play.state.adapter, payloads)
+    assert candidate and weights == (1, 1, 1)
 
 
 def test_two_epochs_end_with_a_better_adapter_in_the_store(alliance: PlainAlliance) -> None:

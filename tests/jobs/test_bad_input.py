@@ -67,7 +67,11 @@ AT_ONCE: dict[str, tuple[list[str], type[Exception], list[str]]] = {
     "nothing to resume": (["resume=/nowhere/at/all"], RunDirectoryError, ["resume=/nowhere/at/all"]),
     # Those below have to import the layers first.
     "unknown rule": (["aggregation.rule=krumm"], ConfigError, ["aggregation.rule is 'krumm'", "one of mean"]),
-    "unknown codec": (["codec.name=zip"], ConfigError, ["codec.name is 'zip'; it must be one of dense"]),
+    "unknown wire format": (
+        ["wire_format.name=zip"],
+        ConfigError,
+        ["wire_format.name is 'zip'; it must be one of bf16_feedback, dense"],
+    ),
     "unknown attack": (["adversary.attack=nuke"], ConfigError, ["adversary.attack is 'nuke'", "none, sign_flip"]),
     "no RPC there": (["chain.url=http://127.0.0.1:{free}"], ChainUnreachableError, ["no answer from the RPC at"]),
     "port taken": (

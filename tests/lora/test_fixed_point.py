@@ -73,7 +73,7 @@ def mean_of(rows: list[list[float]], weights: list[int]) -> list[int]:
     total = FixedPointSum(len(rows[0]))
     for row, weight in zip(rows, weights, strict=True):
         total.add(torch.tensor(row), weight)
-    return total.mean().tolist()
+    return total.over(sum(weights)).tolist()
 
 
 weighted = st.tuples(st.lists(floats, min_size=3, max_size=3), st.integers(0, 100) | st.just(200))
@@ -84,7 +84,7 @@ def test_mean_is_the_exact_floor_in_any_order(rows: list[tuple[list[float], int]
     """Weights of 200 take sums beyond what float64 holds exactly."""
     weights = [weight for _, weight in rows]
     if sum(weights) == 0:
-        with pytest.raises(ValueError, match="not all zero"):
+        with pytest.raises(ValueError, match="positive"):
             mean_of([row for row, _ in rows], weights)
         return
     columns = zip(*(row for row, _ in rows), strict=True)
@@ -100,7 +100,7 @@ def test_a_long_sum_is_exact_beyond_float64() -> None:
     for _ in range(5):
         total.add(torch.tensor([MAX_ABS, -MAX_ABS]), 1)
         total.add(torch.tensor([1 / SCALE, -1 / SCALE]), 1)
-    assert total.mean().tolist() == [(5 * 2**52 + 5) // 10, -(5 * 2**52 + 5) // 10]
+    assert total.over(10).tolist() == [(5 * 2**52 + 5) // 10, -(5 * 2**52 + 5) // 10]
 
 
 def test_rows_longer_than_a_chunk_are_summed_whole() -> None:
@@ -108,16 +108,16 @@ def test_rows_longer_than_a_chunk_are_summed_whole() -> None:
     total = FixedPointSum(len(row))
     total.add(row, 3)
     total.add(-row, 1)
-    assert torch.equal(total.mean(), torch.div(2 * torch.arange(len(row)), 4, rounding_mode="floor"))
+    assert torch.equal(total.over(4), torch.div(2 * torch.arange(len(row)), 4, rounding_mode="floor"))
 
 
 def test_inputs_stay_as_they_are() -> None:
     row = torch.tensor([3.0, -3.0])
     total = FixedPointSum(2)
     total.add(row, 2)
-    total.mean()
+    total.over(2)
     total.add(row, 1)
-    assert row.tolist() == [3, -3] and total.mean().tolist() == [3 * SCALE, -3 * SCALE]
+    assert row.tolist() == [3, -3] and total.over(3).tolist() == [3 * SCALE, -3 * SCALE]
 
 
 @given(st.integers(1, 2**12), st.floats(-MAX_ABS, MAX_ABS, width=32), st.integers(1, 4))
@@ -130,7 +130,17 @@ def test_a_sum_that_could_overflow_is_refused_and_no_other(weight: int, value: f
         assert mean_of([[value]] * count, [weight] * count) == [point]
 
 
-@pytest.mark.parametrize("weights", [[1, -1], [0, 0]])
-def test_weights_that_do_not_fit_are_refused(weights: list[int]) -> None:
-    with pytest.raises(ValueError, match="non-negative weights"):
-        mean_of([[1.0], [2.0]], weights)
+def test_weights_and_denominators_that_do_not_fit_are_refused() -> None:
+    total = FixedPointSum(1)
+    for weight, told in ((-1, "non-negative weights"), (2**63, "int64")):
+        with pytest.raises(ValueError, match=told):
+            total.add(torch.zeros(1), weight)
+    for denominator in (-1, 0, 2**63):
+        with pytest.raises(ValueError, match="positive"):
+            total.over(denominator)
+
+
+def test_a_sum_is_floored_over_any_denominator() -> None:
+    total = FixedPointSum(2)
+    total.add(torch.tensor([7 / SCALE, -7 / SCALE]), 1)
+    assert total.over(4).tolist() == [1, -2] and total.over(2**62).tolist() == [0, -1]

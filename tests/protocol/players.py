@@ -96,7 +96,7 @@ class Play:
         check: (voter, proposer) -> what the voter finds.
         lists: (voter, proposer) -> whether the voter lists the proposer's commitment.
         names: (voter, candidate) -> candidate that the voter names.
-        weight: voter -> weight that it states for every accepted update.
+        weight: voter -> weight that it states for every accepted update, but for `weightless` proposers'.
         payloads: other payload hashes than the honest ones.
         manifests: {proposer: fields of its manifest that differ}.
         reveals: other reveals than the hash chain's.
@@ -110,6 +110,7 @@ class Play:
     lists: Callable[[int, int], bool] = lambda voter, proposer: True
     names: Callable[[int, bytes], bytes] = lambda voter, candidate: candidate
     weight: Callable[[int], int] = lambda voter: 1
+    weightless: Collection[int] = ()
     payloads: Mapping[int, bytes] = field(default_factory=dict)
     manifests: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     reveals: Mapping[int, bytes] = field(default_factory=dict)
@@ -184,7 +185,10 @@ class Play:
         for voter in voters:
             ballots[voter] = BallotB(
                 candidate=self.names(voter, candidate) if candidate else None,
-                weights=tuple((proposal.member, self.weight(voter)) for proposal in accepted),
+                weights=tuple(
+                    (proposal.member, 0 if proposal.member in self.weightless else self.weight(voter))
+                    for proposal in accepted
+                ),
                 score=Score(self.candidate_gain(voter), self.error) if scored and candidate else None,
                 reveal=self.reveals.get(voter, chain_of(voter).preimage(state.epoch)),
             )

@@ -37,6 +37,10 @@ def outcome(
     state: TaskState | None = None,
     present: Sequence[int] = (0, 1, 2, 3),
 ) -> Outcome:
+    """An outcome whose candidate, if there is one, holds every accepted update, unless it states weights itself."""
+    if verdict.candidate and not verdict.weights:
+        held = tuple((proposal.member, 1) for proposal in proposals if proposal.status == "accepted")
+        verdict = replace(verdict, weights=held)
     return Outcome(state or new_task(8), roles, tuple(proposals), verdict, frozenset(present))
 
 
@@ -82,7 +86,11 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         joint = draw_consensus()
         kinds = ["accepted"] if joint.score > joint.band else ["rejected", "harmful", "unseen", "copied", "malformed"]
         proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, joint))
-    verdict = draw(st.sampled_from([CandidateVerdict(None, (), None), CandidateVerdict(HASH, (), draw_consensus())]))
+    accepted = [proposal.member for proposal in proposals if proposal.status == "accepted"]
+    weights = tuple((member, draw(st.integers(0, 2))) for member in accepted)
+    verdict = draw(
+        st.sampled_from([CandidateVerdict(None, (), None), CandidateVerdict(HASH, weights, draw_consensus())])
+    )
     state = new_task(
         num_members,
         num_epochs=draw(st.integers(1, 5)),
@@ -108,8 +116,10 @@ def test_rewards_are_within_the_budget_and_go_to_who_took_part(name: str, drawn:
     slashed = mechanism.slashed(drawn, accepted)
     assert set(slashed) <= {*drawn.roles.voters, *drawn.roles.proposers}
     assert not set(slashed) & {member for member, wei in rewards.items() if wei}
-    if not accepted:
-        assert not set(rewards) & set(drawn.roles.proposers)
+    held = {member for member, weight in drawn.candidate.weights if weight}
+    assert set(rewards) & set(drawn.roles.proposers) <= (held if accepted else set())
+    if name == "flock":
+        assert set(slashed) & set(drawn.roles.proposers) == (set() if accepted else held)
 
 
 def test_the_budget_is_the_pool_over_the_epochs_left() -> None:

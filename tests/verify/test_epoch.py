@@ -62,6 +62,20 @@ def test_both_implementations_give_the_same_records_and_states(state: TaskState,
         state = agree(state, protocol.derive(state, Inbox(sent)), replay(state, sent))
 
 
+@pytest.mark.parametrize("gain", [50_000, -50_000])
+@pytest.mark.parametrize("name", sorted(MECHANISMS))
+def test_an_update_of_weight_0_shares_neither_pay_nor_fate(name: str, gain: int) -> None:
+    state = new_task(mechanism=name)
+    left_out, *others = sorted(set(state.roles.proposers))
+    play = Play(weightless={left_out}, candidate_gain=lambda voter: gain)
+    record = play.record(state)
+    assert record.candidate.weights == ((left_out, 0), *((member, 1) for member in others))
+    assert left_out not in {*record.rewards, *(slash.member for slash in record.slashes)}
+    fate = {slash.member for slash in record.slashes} if name == "flock" and gain < 0 else set(record.rewards)
+    assert (set(others) <= fate) == (record.accepted or name == "flock")
+    agree(state, record, replay(state, play.messages(state)))
+
+
 def played(rounds: int = 30) -> list[bool]:
     """Whether both agree, epoch by epoch, on tasks that do not change from call to call."""
     agreed = []

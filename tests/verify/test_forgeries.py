@@ -67,8 +67,8 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
     forger = Forger(whole_run.path, tmp_path / "run")
     messages = [parse_message(forger.blob(name).read_bytes()) for name in forger.read("receipts/1.json")["messages"]]
     replayed = replay(forger.first_state(), messages)
-    folder = RunFolder(forger.path)
-    assert Payloads(folder, "dense", 64.0).check(replayed) == len(replayed.proposals)
+    folder, terms = RunFolder(forger.path), replayed.state.terms
+    assert Payloads(folder, terms).check(replayed) == len(replayed.proposals)
     heavier = tuple((member, 2 * weight + member) for member, weight in replayed.candidate.weights)
     slandered = tuple(replace(verdict, status="malformed") for verdict in replayed.proposals)
     for changed, caught in (
@@ -80,9 +80,9 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
         (replace(replayed, proposals=slandered), "judged malformed, decodes"),
     ):
         with pytest.raises(VerificationError, match=caught):
-            Payloads(folder, "dense", 64.0).check(changed)
+            Payloads(folder, terms).check(changed)
     with pytest.raises(VerificationError, match="is malformed"):
-        Payloads(folder, "dense", 1e-9).check(replayed)
+        Payloads(folder, replace(terms, wire_format_parameters={"max_abs": 0})).check(replayed)
 
 
 # Whatever is written in a file, it is checked or known to be free.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.aggregation.combine import RunningCandidate, Start, combine
+from flock_ray.aggregation.aggregate import Aggregation, aggregate
+from flock_ray.aggregation.mean import Mean
+from flock_ray.aggregation.start import Start
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.fixed_point import SCALE
 from flock_ray.lora.serialization import Adapter, canonical_bytes, flat, unflat
+from tests.aggregation.rules import Fixed
 
 SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2)}
 small = st.floats(-1 / 4, 1 / 4, width=32)
@@ -20,6 +24,13 @@ small = st.floats(-1 / 4, 1 / 4, width=32)
 def random_adapter(seed: int, scale: float = 0.1) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     return {key: scale * torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}
+
+
+def combine(start: Adapter, updates: Sequence[Adapter], weights: Sequence[int], denominator: int = 0) -> Adapter:
+    """start + floor(weighted sum / denominator); without one, the weights' sum."""
+    made = aggregate(Start(start), Fixed(weights, denominator), updates)
+    assert made.adapter is not None and made.weights == tuple(weights)
+    return made.adapter
 
 
 def scalar(value: float) -> Adapter:
@@ -37,12 +48,14 @@ def test_arrival_order_changes_no_byte(num_updates: int, order: random.Random) -
     assert canonical_bytes(shuffled) == canonical_bytes(combine(start, updates, weights))
 
 
-@given(small, st.lists(st.tuples(small, st.integers(1, 9)), min_size=1, max_size=8))
-def test_candidate_is_the_exact_fixed_point_value(start: float, parts: list[tuple[float, int]]) -> None:
+@given(small, st.lists(st.tuples(small, st.integers(1, 9)), min_size=1, max_size=8), st.integers(0, 100))
+def test_candidate_is_the_exact_fixed_point_value(start: float, parts: list[tuple[float, int]], rest: int) -> None:
+    """What the weights lack to the denominator is weight on the start."""
     total = sum(weight * round(Fraction(value) * SCALE) for value, weight in parts)
-    exact = round(Fraction(start) * SCALE) + total // sum(weight for _, weight in parts)
-    candidate = combine(scalar(start), [scalar(value) for value, _ in parts], [weight for _, weight in parts])
-    assert Fraction(candidate["x"].item()) * SCALE == exact
+    denominator = sum(weight for _, weight in parts) + rest
+    exact = round(Fraction(start) * SCALE) + total // denominator
+    values, weights = [scalar(value) for value, _ in parts], [weight for _, weight in parts]
+    assert Fraction(combine(scalar(start), values, weights, denominator)["x"].item()) * SCALE == exact
 
 
 def test_candidate_is_within_a_grid_step_of_the_float_mean() -> None:
@@ -76,28 +89,41 @@ def test_inputs_stay_as_they_are() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="keys"):
         combine(scalar(0.0), [{"y": torch.zeros(1)}], (1,))
-    with pytest.raises(ValueError, match="weights"):
-        combine(scalar(0.0), [], ())
-    with pytest.raises(ValueError, match="weights"):
-        combine(scalar(0.0), [scalar(0.0)], (1, 1))
     with pytest.raises(ValueError, match="shapes"):
         combine(scalar(0.0), [{"x": torch.zeros(2)}], (1,))
     with pytest.raises(ValueError, match="finite"):
         combine(scalar(0.0), [scalar(float("nan"))], (1,))
+    with pytest.raises(ValueError, match="int64"):
+        combine(scalar(0.0), [scalar(1.0)], (2**62,))
+
+
+@pytest.mark.parametrize(("weights", "denominator"), [((1,), 1), ((1, -1), 1), ((2, 2), 3), ((1, 1, 1), 3)])
+def test_weights_that_a_rule_must_not_give_are_our_mistake(weights: tuple[int, ...], denominator: int) -> None:
+    with pytest.raises(AssertionError):
+        aggregate(Start(scalar(0.0)), Fixed(weights, denominator), [scalar(0.0), scalar(1.0)])
+
+
+def test_without_a_weight_there_is_no_candidate() -> None:
+    made = aggregate(Start(scalar(0.0)), Fixed((0, 0), 2), [scalar(0.0), scalar(1.0)])
+    assert made.adapter is None and made.weights == (0, 0)
+    assert aggregate(Start(scalar(0.0)), Mean({}), []).adapter is None
+
+
+def refuse() -> Iterator[Adapter]:
+    raise AssertionError("the rule has a running sum")
+    yield {}
 
 
 @given(st.integers(1, 8), st.randoms(use_true_random=False))
-def test_a_candidate_that_keeps_no_update_has_the_same_bytes(num_updates: int, order: random.Random) -> None:
+def test_a_running_sum_needs_no_update_again_and_has_the_same_bytes(num_updates: int, order: random.Random) -> None:
     start = initial_adapter(SHAPES, 0)
-    pairs = [
-        (random_adapter(seed, scale=10.0 ** order.randint(-6, 6)), order.randint(0, 3)) for seed in range(num_updates)
-    ]
-    pairs.append((random_adapter(99), 1))
-    collected = combine(start, [update for update, _ in pairs], [weight for _, weight in pairs])
-    running = RunningCandidate(Start(start))
-    for update, weight in order.sample(pairs, len(pairs)):
-        running.add(update, weight)
-    assert canonical_bytes(running.adapter()) == canonical_bytes(collected)
+    updates = [random_adapter(seed, scale=10.0 ** order.randint(-6, 6)) for seed in range(num_updates)]
+    running = Aggregation(Start(start), Mean({}))
+    for update in order.sample(updates, len(updates)):
+        running.add(update)
+    made = running.finish(refuse())
+    assert made.adapter is not None and made.weights == (1,) * num_updates
+    assert canonical_bytes(made.adapter) == canonical_bytes(combine(start, updates, made.weights))
 
 
 @given(st.integers(0, 99), st.integers(-6, 6))

@@ -1,1 +1,0 @@
-"""Wire formats of updates: encoding, and decoding that does not trust its input."""
