@@ -84,6 +84,9 @@ class Coordinator:
 
     def bulletin(self) -> Bulletin:
         """All messages of the epoch so far, in canonical order."""
+        return self._bulletin()
+
+    def _bulletin(self) -> Bulletin:
         return tuple(signed for _, signed in sorted(self._messages.items(), key=lambda entry: entry[0]))
 
     def size(self) -> int:
@@ -92,7 +95,7 @@ class Coordinator:
 
     def tally(self) -> tuple[Record, Bulletin]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""
-        bulletin = self.bulletin()
+        bulletin = self._bulletin()
         return self._derive(self._state, self._inbox(bulletin)), bulletin
 
     def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:

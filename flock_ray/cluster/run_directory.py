@@ -142,6 +142,7 @@ class RunDirectory:
             "seed": to_hex(state.seed),
             "members": [member.joined_row for member in state.members],
             "left": [list(change.row) for change in state.left],
+            "creator": chain["creator"],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
             "balances": dict(balances),

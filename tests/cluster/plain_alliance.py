@@ -105,26 +105,31 @@ class PlainNodes(Phases):
 
 
 class Intercepted(Coordinator):
-    """A coordinator whose messages `intercept` may change on their way; keeps what it was told and sent."""
+    """A coordinator that takes the messages of all nodes at once, after `intercept` changed them on their way.
+
+    Attributes:
+        dropped: why messages were dropped.
+        bulletins: the bulletin after each phase.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.intercept: Intercept = lambda phase, messages: messages
         self.dropped: list[str] = []
         self.bulletins: dict[str, Bulletin] = {}
+        self._arrived: list[SignedMessage] = []
 
     def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
-        dropped = super().collect(self.intercept(PHASE_OF[kind], list(messages)), kind)
-        self.dropped += dropped
-        return dropped
+        self._arrived += messages
+        self._kind = kind
+        return []
 
     def bulletin(self) -> Bulletin:
-        bulletin = super().bulletin()
-        if bulletin:
-            self.bulletins[PHASE_OF[max((Message.parse(one.data).kind for one in bulletin), key=list(Kind).index)]] = (
-                bulletin
-            )
-        return bulletin
+        phase, arrived = PHASE_OF[self._kind], self._arrived
+        self._arrived = []
+        self.dropped += super().collect(self.intercept(phase, arrived), self._kind)
+        self.bulletins[phase] = super().bulletin()
+        return self.bulletins[phase]
 
 
 class PlainAlliance:

@@ -194,8 +194,8 @@ def test_nodes_drop_what_a_careless_committee_lets_through(alliance: PlainAllian
     proposer = play.state.roles.proposers[0]
     forged = play.sign(another(of(proposer, list(bulletin))), alliance.signer(play.state.roles.voters[0]))
     littered = (SignedMessage(b"\xff", b""), forged, *bulletin, SignedMessage(bulletin[0].data, bytes(65)))
-    clean = [result.messages for _, result in alliance.run("commit_ballots_a", bulletin)]
-    assert [result.messages for _, result in alliance.run("commit_ballots_a", littered)] == clean
+    clean = [result.messages for _, result in play.nodes.commit_ballots_a(bulletin)]
+    assert [result.messages for _, result in play.nodes.commit_ballots_a(littered)] == clean
 
 
 def test_messages_of_another_epoch_task_or_phase_are_dropped(alliance: PlainAlliance) -> None:

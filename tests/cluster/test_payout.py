@@ -16,7 +16,9 @@ from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
 from flock_ray.chain.values import RewardRoots
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.payout import PendingRewards
+from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.spec import RunningTask
 from flock_ray.cluster.worker import Worker
 from flock_ray.telemetry.summary import write_json
 from tests.chain.world import TOKEN, World, spec
@@ -28,7 +30,7 @@ EARNED = [number * TOKEN for number in range(5)]  # the first one nothing
 STAKE = 3_000 * TOKEN
 
 
-class Members:
+class Members(Phases):
     """The members' processes."""
 
     def __init__(self, world: World, state: Any) -> None:
@@ -42,6 +44,15 @@ class Members:
 
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
         yield 0, getattr(Worker, method)(self._host, *args)
+
+    def place(self, task: RunningTask) -> None:
+        """They stay."""
+
+    def resume_from(self, task: RunningTask) -> None:
+        """They are not lost."""
+
+    def epoch_signed(self) -> None:
+        """They do not fail."""
 
 
 def ledger_of(world: World) -> ChainLedger:
@@ -75,7 +86,7 @@ def state_of(world: World) -> Any:
 def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World, tmp_path: Path) -> None:
     state, ready_at = state_of(closed), closed.client.timestamp() + DELAY
     ledger, members = ledger_of(closed), Members(closed, state)
-    ledger.pay_out(state, members)  # type: ignore[arg-type]
+    ledger.pay_out(state, members)
     assert ledger.pending == PendingRewards(dict(enumerate(EARNED[1:], 1)), ready_at)
     when = datetime.fromtimestamp(ready_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     told = f"Rewards of 10 tokens are pending: they can be claimed from {when} on, with resume=run"
@@ -90,7 +101,7 @@ def test_rewards_that_do_not_pay_yet_are_pending_and_claimed_later(closed: World
     closed.do(closed.creator, lambda s, c: [transactions.call(s, c, closed.domain.distributor, promote, 200_000)])
     later = ledger_of(closed)
     for _ in range(2):  # the second time nothing is left
-        later.pay_out(state, members)  # type: ignore[arg-type]
+        later.pay_out(state, members)
         assert later.pending is None and "rewards_pending" not in later.facts()
     paid = closed.client.wallet_balances([one.address for one in closed.members])
     assert list(paid.values()) == EARNED
@@ -117,7 +128,7 @@ def test_a_root_that_was_disabled_pays_nobody(closed: World) -> None:
             lambda s, c, data=data: [transactions.call(s, c, closed.domain.distributor, data, 200_000)],  # type: ignore[misc]
         )
     ledger, state = ledger_of(closed), state_of(closed)
-    ledger.pay_out(state, Members(closed, state))  # type: ignore[arg-type]
+    ledger.pay_out(state, Members(closed, state))
     assert ledger.pending is not None and ledger.pending.ready_at is None
     assert "disabled or corrected" in ledger.pending.describe(Path("run"))
 

@@ -27,8 +27,8 @@ def test_the_plan_is_told_with_its_numbers() -> None:
     plan = plan_of(nodes=2, workers_per_node=2, cpus_per_worker=3, gpus_per_worker=1, threads_per_worker=1)
     assert plan.describe().splitlines() == [
         "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
-        "  node 0: hosts 0-1, members 0-3",
-        "  node 1: hosts 2-3, members 4-7",
+        "  node 0: hosts 0-1, silos 0-3",
+        "  node 1: hosts 2-3, silos 4-7",
         "  hosts move between groups where an epoch's roles fall unevenly",
         "  in all 12 CPU, 4 GPU; the coordinator and the chain actor take none",
     ]
@@ -39,7 +39,7 @@ def test_one_of_everything_is_told_in_the_singular() -> None:
     plan = plan_of(members=3, hosts=1, cpus_per_worker=1, threads_per_worker=2)
     assert plan.describe().splitlines()[:2] == [
         "Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 2 threads), engine torch, members stacked",
-        "  node 0: hosts 0, members 0-2",
+        "  node 0: hosts 0, silos 0-2",
     ]
     assert plan.bundle() == {"CPU": 1.0}
 

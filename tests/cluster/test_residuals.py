@@ -82,7 +82,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 def by_member(play: Play, encodings: list[Encoding]) -> dict[int, Encoding]:
     """Encodings of an epoch's proposers, each node's in rising order."""
     nodes = play.alliance.specs
-    order = [member for spec in nodes for member in sorted(set(spec.members) & set(play.state.roles.proposers))]
+    order = [member for spec in nodes for member in sorted(set(spec.silos) & set(play.state.roles.proposers))]
     return dict(zip(order, encodings, strict=True))
 
 
@@ -121,7 +121,7 @@ def elsewhere(play: Play, member: int, folder: Path) -> Worker:
     """The worker of a member, rebuilt where its folder is not."""
     spec = play.alliance.specs[play.alliance.node_of(member)]
     worker, _ = load_node(replace(spec, state_dir=str(folder)))
-    worker.begin(play.state, play.domain, play.relayer)
+    worker.begin(play.task)
     return worker
 
 
@@ -157,7 +157,7 @@ def test_a_member_rebuilt_on_another_machine_finds_its_residual(
     answer = elsewhere(play, member, tmp_path).train()
     carried = [encoding.carried for encoding in watch.take()]
     assert any(same(one, before.residual) for one in carried)
-    play.alliance.nodes[play.alliance.node_of(member)].begin(play.state, play.domain, play.relayer)
+    play.alliance.nodes[play.alliance.node_of(member)].begin(play.task)
     play.exchange("train")
     assert answer.messages == play.results["train"][play.alliance.node_of(member)].messages != ()
     assert told([answer, *play.results["train"]]) == {}
@@ -218,7 +218,7 @@ def test_a_member_goes_on_without_a_residual_that_is_lost_and_says_so(
     play, member, _, _ = proposing_again(rounded, watch)
     lose(play)
     for node in rounded.nodes:
-        node.begin(play.state, play.domain, play.relayer)
+        node.begin(play.task)
     record = play.epoch()
     lost = told(play.results["train"])
     assert why in lost[member]
@@ -245,9 +245,9 @@ def test_what_an_abandoned_epoch_left_is_never_read_again(rounded: PlainAlliance
         abandoned = by_member(play, watch.take())
         play.attest(record, bulletin)
         play.state = skip(before)
-        play.coordinator.begin(play.state, play.domain, play.relayer)
+        play.coordinator.begin(play.task)
         for node in rounded.nodes:
-            node.begin(play.state, play.domain, play.relayer)
+            node.begin(play.task)
         assert play.state.epoch == 3
         play.exchange("train")
         for member, encoding in by_member(play, watch.take()).items():

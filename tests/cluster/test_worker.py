@@ -348,7 +348,7 @@ def test_what_a_node_cannot_load_is_told(
 def test_only_rank_0_holds_keys(alliance: PlainAlliance) -> None:
     node = Worker(alliance.specs[0], 1)
     report = node.load("localhost", 0, 1)
-    assert report.members == () and report.adapter == alliance.reports[0].adapter
+    assert report.accounts == {} and report.adapter == alliance.reports[0].adapter
 
 
 def test_cohorts_change_rounding_only(alliance: PlainAlliance, tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -364,5 +364,5 @@ def test_cohorts_change_rounding_only(alliance: PlainAlliance, tiny_model_dir: P
             for key, factor in together[member].delta.items():
                 largest = max(largest, float(factor.abs().max()))
                 assert torch.allclose(factor, alone[member].delta[key], atol=1e-4)
-        assert ours._bench.evaluate(start) == pytest.approx(theirs._bench.evaluate(start), rel=1e-6)
+        assert ours._bench.evaluate(members, start) == pytest.approx(theirs._bench.evaluate(members, start), rel=1e-6)
     assert largest > 1e-2
