@@ -10,7 +10,7 @@ from typing import Any
 from flock_ray.chain.abi import contract
 from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.keys import checksummed
-from flock_ray.chain.node import ChainNode, Reverted
+from flock_ray.chain.node import ChainNode, RefusedError, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.encoding import from_hex, parse_json, to_hex
@@ -291,7 +291,7 @@ class ChainCheck:
             asker = self._genesis.state.members[0].account
             data = self._node.call(self._at[name], compiled.encode(function, *args), asker)
             (answer,) = compiled.decode(function, data)
-        except (Reverted, ValueError):
+        except (Reverted, RefusedError, ValueError):
             raise VerificationError(f"the contract at {self._at[name]} does not answer as a {name}") from None
         return answer.lower() if isinstance(answer, str) else answer
 

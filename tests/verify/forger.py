@@ -29,6 +29,7 @@ from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.run import verify_run
 
 ATTACKER = Signer(keccak(b"attacker"))
+HASHES = ("configuration", "base_model", "model_config", "tokenizer", "start_adapter")
 
 
 class Forger:
@@ -94,15 +95,26 @@ class Forger:
             receipt |= {"record": previous_record, "report": report_json(report), "report_hash": previous_report}
             self.write(f"receipts/{epoch}.json", receipt)
         summary = self.read("summary.json")
-        for number, (_, stake, _, earned, slashed) in enumerate(record["members"]):
+        for number, (stake, _, earned, slashed, _) in self.money(record["epoch"]).items():
             summary["members"][number] |= {"stake_wei": stake, "earned_wei": earned, "slashed_wei": slashed}
         summary["final_adapter_hash"] = record["adapter"]
         self.write("summary.json", summary)
 
+    def money(self, epoch: int) -> dict[int, list[Any]]:
+        """{member: what the records up to an epoch say last of its money}."""
+        rows = [row for number in range(1, epoch + 1) for row in self.read(f"records/{number}.json")["members"]]
+        return {number: money for number, *money in rows}
+
+    def leaves(self, record: Any) -> list[tuple[str, int]]:
+        """(account, wei earned so far) after a record, by member."""
+        money = self.money(record["epoch"] - 1) | {number: money for number, *money in record["members"]}
+        earned = {number: row[2] for number, row in sorted(money.items()) if row[2]}
+        return [(self.task["members"][number][0], wei) for number, wei in earned.items()]
+
     def report_of(self, record: Any, digest: bytes) -> Report:
         """The report that a record comes to."""
         task = from_hex(record["task"])
-        tree = MerkleTree(reward_leaf(self.domain, task, account, wei) for account, wei in record["leaves"])
+        tree = MerkleTree(reward_leaf(self.domain, task, account, wei) for account, wei in self.leaves(record))
         return Report(
             task=task,
             epoch=record["epoch"],
@@ -110,7 +122,7 @@ class Forger:
             seed=from_hex(record["seed"]),
             reveals_digest=from_hex(record["reveals_digest"]),
             rewards_root=tree.root,
-            rewards_total=sum(wei for _, wei in record["leaves"]),
+            rewards_total=sum(wei for _, wei in self.leaves(record)),
             slashes=tuple(ReportedSlash(slash["member"], slash["amount"]) for slash in record["slashes"]),
             model_hash=from_hex(record["adapter"]),
             record_hash=digest,
@@ -133,8 +145,8 @@ class Forger:
         self.reseal()
 
     def first_state(self) -> TaskState:
-        terms = dict(self.task["terms"])
-        terms |= {name: from_hex(terms[name]) for name in ("configuration", "base_model")}
+        terms = {name: value for name, value in self.task["terms"].items() if name != "schema"}
+        terms |= {name: from_hex(terms[name]) for name in HASHES}
         return RunDirectory(self.path).first_state(Terms(**terms))
 
     def forge_terms(self, **changes: Any) -> None:
@@ -145,7 +157,7 @@ class Forger:
         state, config = self.first_state(), self.config()
         genesis = TaskGenesis(
             state, SigningDomain(0, bytes(20), bytes(20)), from_hex(self.task["creator"].lower(), 20), b"", None, None,
-            None, (), {}, config,
+            None, {}, {}, config,
         )  # fmt: skip
         self.task["task"] = to_hex(genesis.task_id)
         self.write("task.json", self.task)

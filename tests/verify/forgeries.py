@@ -46,17 +46,33 @@ def a_reward_is_raised(forger: Forger) -> None:
     def raise_it(record: Any) -> None:
         member = record["rewards"][0][0]
         record["rewards"][0][1] += 10**18
-        record["members"][member][3] += 10**18
+        next(row for row in record["members"] if row[0] == member)[3] += 10**18
         record["pool_left"] -= 10**18
-        for leaf in record["leaves"]:
-            leaf[1] += 10**18 * (leaf[0] == record["members"][member][0])
 
     forger.forge_record(1, raise_it)
 
 
-@forgery(r"epoch 1 record\.leaves")
-def a_leaf_is_added(forger: Forger) -> None:
-    forger.forge_record(1, lambda record: record["leaves"].append([ATTACKER.address, 10**18]))
+@forgery(r"epoch 1 record\.members")
+def a_row_is_added(forger: Forger) -> None:
+    """The cheat's, which the epoch did not pay."""
+    paid = {number for number, *_ in forger.read("records/1.json")["members"]}
+    [other] = set(range(8)) - paid or {0}
+    row = [other, 3_000 * 10**18, 0, 10**18, 0, {}]
+    forger.forge_record(1, lambda record: record.update(members=sorted([*record["members"], row])))
+
+
+@forgery(r"epoch 2 record\.changes")
+def a_member_joins_that_nobody_let_in(forger: Forger) -> None:
+    def let_in(record: Any) -> None:
+        record["changes"] = [[8, 1, 2, False]]
+        record["joined"] = [[ATTACKER.address, 1, to_hex(sha256(b"tip")), 3_000 * 10**18, 0]]
+
+    forger.forge_record(2, let_in)
+
+
+@forgery(r"epoch 2 record\.changes")
+def a_member_is_thrown_out(forger: Forger) -> None:
+    forger.forge_record(2, lambda record: record.update(changes=[[0, 1, 2, True]]))
 
 
 @forgery(r"epoch 1 record\.slashes")
@@ -119,6 +135,11 @@ def the_pool_is_drained(forger: Forger) -> None:
 @forgery(r"epoch 2 record\.members\[0\]\[1\]")
 def a_stake_is_lowered(forger: Forger) -> None:
     forger.forge_record(2, lambda record: record["members"][0].__setitem__(1, 1))
+
+
+@forgery(r"records/2\.json is not the canonical text")
+def the_mechanism_is_made_to_note_something(forger: Forger) -> None:
+    forger.forge_record(2, lambda record: record["members"][0].__setitem__(5, {"weight": 10**6}))
 
 
 @forgery(r"records/1\.json is not the canonical text")
@@ -235,7 +256,7 @@ def a_manifest_names_another_payload(forger: Forger) -> None:
 
 @forgery(r"the global adapter 0x\w+ is not in the store")
 def the_first_adapter_is_removed(forger: Forger) -> None:
-    forger.blob(forger.task["adapter"]).unlink()
+    forger.blob(forger.task["terms"]["start_adapter"]).unlink()
 
 
 @forgery(r"SHA-256 of adapter/adapter_model\.safetensors")
@@ -318,7 +339,7 @@ def a_receipt_states_less_gas(forger: Forger) -> None:
 # The genesis, and what is said of the run.
 
 
-@forgery(r"did not sign this")
+@forgery(r"member 0 in task\.json")
 def two_members_are_swapped(forger: Forger) -> None:
     members = forger.task["members"]
     members[0], members[1] = members[1], members[0]
@@ -326,7 +347,7 @@ def two_members_are_swapped(forger: Forger) -> None:
     forger.rederive()
 
 
-@forgery(r"did not sign this")
+@forgery(r"does not answer as a|member 0 in task\.json")
 def a_member_s_account_is_the_attacker_s(forger: Forger) -> None:
     forger.task["members"][0][0] = ATTACKER.address
     forger.write("task.json", forger.task)
@@ -358,7 +379,7 @@ def another_configuration_is_claimed(forger: Forger) -> None:
     forger.write("task.json", forger.task)
 
 
-@forgery(r"message 0x\w+…: a commitment of epoch 1 of task 0x")
+@forgery(r"terms on chain\.termsHash")
 def another_configuration_is_claimed_down_to_the_task_s_id(forger: Forger) -> None:
     forger.change_config("training", "learning_rate", 0.1)
     forger.task["configuration"]["training.learning_rate"] = "0.1"
@@ -382,7 +403,7 @@ def an_epoch_is_added(forger: Forger) -> None:
     shutil.copy(forger.path / "records/2.json", forger.path / "records/3.json")
 
 
-@forgery(r"message 0x\w+…: a commitment of epoch 1 of task 0x")
+@forgery(r"terms on chain\.termsHash")
 def the_run_is_claimed_to_have_one_epoch(forger: Forger) -> None:
     the_last_epoch_is_cut_off(forger)
     forger.change_config("alliance", "num_epochs", 1)

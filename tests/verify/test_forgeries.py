@@ -45,7 +45,7 @@ def test_the_run_itself_holds_and_so_does_its_anchor(whole_run: Run, tmp_path: P
     lines = forger.verify()
     anchor = next(line.split()[1] for line in lines if line.startswith("anchor"))
     assert [line.split()[0] for line in lines[:-1]] == [
-        "genesis", "anchor", "epoch", "epoch", "adapter", "summary", "contracts", "members", "settled", "money"
+        "genesis", "anchor", "contracts", "members", "epoch", "epoch", "adapter", "summary", "settled", "money"
     ]  # fmt: skip
     assert "is the one given" in "".join(forger.verify(anchor))
     with pytest.raises(VerificationError, match="anchor of the run: claimed"):
