@@ -71,9 +71,11 @@ class TaskGenesis:
         """Id of the task: keccak(tag, keccak(creator, all terms that the contract holds), seed of the run)."""
         terms, alliance, chain = self.state.terms, _part(self.config, "alliance"), _part(self.config, "chain")
         run_seed, deadline = self.config.get("seed"), chain.get("epoch_deadline")
+        numbers = (alliance.get("num_members"), alliance.get("candidates"))
+        most = sum(numbers) if all(map(is_count, numbers)) else None  # type: ignore[arg-type]
         counts = (
             terms.pool, terms.min_stake, alliance.get("slots_per_member"), terms.num_voters, terms.num_proposers,
-            alliance.get("num_members"), alliance.get("num_members"), terms.num_epochs, terms.max_unsettled,
+            alliance.get("num_members"), most, terms.num_epochs, terms.max_unsettled,
             alliance.get("spare_reveals"), 0, deadline, deadline, int(not self.on_rpc), run_seed,
         )  # fmt: skip
         known = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]

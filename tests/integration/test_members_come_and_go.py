@@ -39,7 +39,7 @@ def seated(record: dict[str, Any]) -> set[int]:
 
 
 def test_changes_count_when_the_contract_says(run: Run) -> None:
-    changes = {4: [[8, 1, 4, False], [0, 1, 4, True]], 5: [[9, 1, 5, False]], 6: [[1, 1, 6, True]]}
+    changes = {4: [[0, 1, 4, True], [8, 1, 4, False]], 5: [[9, 1, 5, False]], 6: [[1, 1, 6, True]]}
     assert {record["epoch"]: record["changes"] for record in records(run) if record["changes"]} == changes
     came = [(event["epoch"], event["member"]) for event in run.events("member_joined")]
     went = [(event["epoch"], event["member"]) for event in run.events("member_left")]
