@@ -28,12 +28,12 @@ class BallotBuilder:
         payloads = [manifest.payload for manifest in manifests.values()]
         scores: dict[tuple[int, bytes], Score] = {}
         if self._mechanism.scores_proposals:
-            checks = self._bench.check(payloads)
+            checks = self._bench.updates.check(payloads)
             scored = [payload for payload, check in checks.items() if check is Check.VALID]
-            self._bench.begin_phase("score proposals", len(voters) * len(scored))
-            scores = self._bench.score_proposals(voters, state.adapter, scored)
+            self._bench.progress.begin("score proposals", len(voters) * len(scored))
+            scores = self._bench.scorer.score_proposals(voters, state.adapter, scored)
         else:
-            checks = self._bench.check_and_add(state.adapter, payloads)
+            checks = self._bench.aggregator.check_and_add(state.adapter, payloads)
         ballots = []
         for number in voters:
             entries = []
@@ -52,7 +52,7 @@ class BallotBuilder:
 
     def kept_updates(self, state: TaskState, inbox: Inbox) -> list[Adapter]:
         """The accepted updates that were kept to be scored; none where the mechanism wants no scores."""
-        return self._bench.kept_updates(list(self._accepted(state, inbox).values()))
+        return self._bench.updates.kept(list(self._accepted(state, inbox).values()))
 
     def candidate(self, state: TaskState, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
         """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
@@ -60,8 +60,8 @@ class BallotBuilder:
         if not accepted:
             return None, ()
         if self._mechanism.scores_proposals:  # kept, unless this worker was rebuilt since
-            self._bench.check(list(accepted.values()))
-        candidate, weights = self._bench.combine(state.adapter, list(accepted.values()))
+            self._bench.updates.check(list(accepted.values()))
+        candidate, weights = self._bench.aggregator.combine(state.adapter, list(accepted.values()))
         return candidate, tuple(zip(accepted, weights, strict=True)) if candidate else ()
 
     def ballots_b(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotB]]:
@@ -71,8 +71,8 @@ class BallotBuilder:
         candidate, weights = self.candidate(state, inbox)
         scores: dict[int, Score] = {}
         if candidate and self._mechanism.scores_candidate:
-            self._bench.begin_phase("score candidate", len(voters))
-            scores = self._bench.score_candidate(voters, candidate)
+            self._bench.progress.begin("score candidate", len(voters))
+            scores = self._bench.scorer.score_candidate(voters, candidate)
         ballots = []
         for number in voters:
             score = self._vote(number, scores[number]) if scores else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,16 +23,15 @@ from flock_ray.chain.values import TxContext
 from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.coordinator import Bulletin
-from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, Events, HostedMembers
+from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
-from flock_ray.cluster.residuals import ResidualLostError, Residuals
+from flock_ray.cluster.proposal_encoder import ProposalEncoder
 from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, HostedMember, PhaseResult, with_model
 from flock_ray.cluster.vitals import Vitals
-from flock_ray.cluster.workbench import LocalUpdate, Workbench
+from flock_ray.cluster.workbench import Workbench
 from flock_ray.errors import ChainError, ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
-from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
     ballot_body,
@@ -44,21 +43,10 @@ from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
-from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
 from flock_ray.verify.opinion import disagreement
-from flock_ray.wire_format.feedback import encode_with_feedback
-
-
-@dataclass(frozen=True)
-class _KeptPayload:
-    """A hosted proposer's payload: its hash, its length in bytes, and what the entry of its commitment says besides."""
-
-    digest: bytes
-    size: int
-    private: Mapping[str, str] | None
 
 
 class Worker:
@@ -149,12 +137,12 @@ class Worker:
             StoreError: the store is not the same from here.
         """
         if self._rank == 0:
-            self._bench.store.probe_read(token)
-            self._bench.store.probe_write(f"{token}{self._spec.index:04x}")
+            self._bench.updates.store.probe_read(token)
+            self._bench.updates.store.probe_write(f"{token}{self._spec.index:04x}")
 
     def vitals(self) -> Vitals:
         """What the worker does just now, and what it has used so far; asked while a phase runs."""
-        progress = self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
+        progress = self._bench.progress.now if hasattr(self, "_bench") else ("load", 0, 0)
         return Vitals.of_this_process(progress)
 
     # -- membership ----------------------------------------------------------------------------------------------
@@ -192,17 +180,15 @@ class Worker:
     def begin(self, state: TaskState, domain: Domain, relayer: str) -> PhaseResult:
         """Take up a task at `state`, and measure the global adapter on every hosted member's held-out part."""
         if getattr(self, "_state", None) != state:
-            self._payloads: dict[int, _KeptPayload] = {}
+            bench, store, task = self._bench, self._spec.store_url, state.scope.task
+            self._encoder = ProposalEncoder(store, task, bench.updates, self._hosting, bench.progress)
             self._commitments: dict[Kind, set[bytes]] = {}
-            self._bench.forget_training()
+            self._bench.trainer.forget()
         self._state, self._domain, self._relayer = state, domain, relayer
         self._ballots = BallotBuilder(self._bench, self._hosting.members, get_mechanism(state.terms.mechanism))
-        self._residuals: Residuals | None = None
-        if self._bench.wire_format.feedback:
-            self._residuals = Residuals(self._spec.store_url, state.scope.task, self._bench.shapes)
         self._verifier = MessageVerifier(domain)
         self._hosting.open_epoch(state, anew=True)
-        return self._result(losses=self._bench.evaluate(state.adapter))
+        return self._result(losses=self._bench.scorer.evaluate(state.adapter))
 
     def collect_earnings(
         self,
@@ -244,21 +230,22 @@ class Worker:
         """Train the hosted proposers and commit to their payloads."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
-        self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
+        self._bench.progress.begin("train", len(proposers) * self._spec.settings.steps)
         began = time.perf_counter()
-        updates = self._bench.train(proposers, state.epoch, state.adapter)
+        updates = self._bench.trainer.train(proposers, state.epoch, state.adapter)
         events: list[tuple[str, Mapping[str, object]]] = []
         if updates:
-            facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
+            facts = self._bench.trainer.facts(updates.values(), time.perf_counter() - began)
             events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
-        events += self._keep_payloads(updates)
+        events += self._encoder.keep(state, updates)
+        self._bench.trainer.drop_deltas()
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
                 if member := self._hosting.active(number):
-                    size, private = self._payloads[number].size, self._payloads[number].private
-                    signing.add(member, Kind.COMMITMENT, self._commitment(member), private)
+                    kept = self._encoder.kept[number]
+                    signing.add(member, Kind.COMMITMENT, self._commitment(member), kept.private)
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
-                            "last_loss": update.losses[-1], "payload_bytes": size}  # fmt: skip
+                            "last_loss": update.losses[-1], "payload_bytes": kept.size}  # fmt: skip
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 
@@ -275,17 +262,18 @@ class Worker:
         """Put the hosted proposers' payloads into the store and sign their manifests."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
-        updates = self._bench.train(proposers, state.epoch, state.adapter)
-        events = self._keep_payloads(updates)
-        self._bench.begin_phase("publish", len(updates))
+        updates = self._bench.trainer.train(proposers, state.epoch, state.adapter)
+        events = self._encoder.keep(state, updates)
+        self._bench.trainer.drop_deltas()
+        self._bench.progress.begin("publish", len(updates))
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
-                self._bench.step()
+                self._bench.progress.step()
                 if member := self._committed_proposer(number):
                     salt = member.salt(state, "payload")
-                    payload = self._payloads[number].digest
-                    with self._bench.timed("transfer"):
-                        self._bench.store.put_file(payload, member.kept(payload), signing.files)
+                    payload = self._encoder.kept[number].digest
+                    with self._bench.progress.timed("transfer"):
+                        self._bench.updates.store.put_file(payload, member.kept(payload), signing.files)
                     manifest = Manifest(
                         base_model=state.terms.base_model,
                         global_adapter=state.adapter,
@@ -314,7 +302,7 @@ class Worker:
         ballots = self._ballots.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
-            self._bench.publish(candidate)
+            self._bench.updates.publish(candidate)
         deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
@@ -343,7 +331,8 @@ class Worker:
             return self._result()
         events = []
         agreed = own.candidate.candidate, own.candidate.weights
-        if own.accepted and agreed != self._ballots.candidate(self._state, inbox):
+        computed = self._ballots.candidate(self._state, inbox) if own.candidate.candidate else agreed
+        if agreed != computed and (own.accepted or computed[0]):  # who lacks an update may still sign a rejection
             refusal = "the candidate or its weights are not those computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -351,8 +340,7 @@ class Worker:
             refusal = "the proposed record is not what the signed messages give"
         else:
             refusal = ""
-        if self._residuals:
-            self._residuals.keep_record(own.data)
+        self._encoder.keep_record(own.data)
         report = report_of(own, self._domain, self._relayer)
         refusal = refusal or disagreement(
             self._state,
@@ -398,51 +386,13 @@ class Worker:
         self._state = advance(self._state, record, report_hash(report))
         self._verifier.forget()
         self._commitments.clear()
-        self._payloads.clear()
+        self._encoder.end_epoch()
         self._hosting.open_epoch(self._state, anew=False)
-        losses = self._bench.evaluate(record.adapter)
+        losses = self._bench.scorer.evaluate(record.adapter)
         self._bench.end_epoch(record.adapter)
         return self._result(losses=losses)
 
     # -- what the phases share -------------------------------------------------------------------------------------
-
-    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> Events:
-        """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
-        members, events = self._hosting.members, Events()
-        missing = [number for number in updates if number in members and number not in self._payloads]
-
-        def keep(number: int) -> tuple[int, _KeptPayload]:
-            member, residual = members[number], None
-
-            def encode(update: Adapter) -> bytes:
-                nonlocal residual
-                if not self._residuals:
-                    return self._bench.wire_format.encode(update)
-                carried = self._carried(member, events)
-                payload, residual = encode_with_feedback(self._bench.wire_format, self._bench.shapes, update, carried)
-                return payload
-
-            payload = member.attack.payload(updates[number].delta, encode)
-            private = None
-            if self._residuals and residual:
-                private = self._residuals.put(member, self._state, residual, batch)
-            return number, _KeptPayload(member.keep(payload, batch), len(payload), private)
-
-        with self._bench.timed("encode"), Batch() as batch:
-            kept = dict(self._bench.in_threads(keep, missing))
-        self._payloads |= kept  # on disk by now
-        self._bench.drop_deltas()
-        return events
-
-    def _carried(self, member: Member, events: Events) -> Adapter | None:
-        """The residual of the member's last update; None without one, or where it is lost."""
-        assert self._residuals
-        try:
-            return self._residuals.carried(member, self._hosting.host_of(member.number), self._state)
-        except ResidualLostError as lost:
-            fact = {"epoch": self._state.epoch, "member": member.number, "why": str(lost)}
-            events.append(("residual_lost", fact))
-            return None
 
     def _hosted(self, seats: tuple[int, ...]) -> list[int]:
         return sorted(set(seats) & set(self._spec.members))
@@ -458,7 +408,7 @@ class Worker:
 
     def _commitment(self, member: Member) -> dict[str, str]:
         """Body of the message by which a proposer commits to its payload."""
-        state, payload = self._state, self._payloads[member.number].digest
+        state, payload = self._state, self._encoder.kept[member.number].digest
         salt = member.salt(state, "payload")
         return {"commitment": to_hex(state.scope.payload_commitment(state.epoch, member.number, payload, salt))}
 
@@ -513,7 +463,7 @@ class Worker:
         losses: dict[int, float] | None = None,
         signatures: dict[int, bytes] | None = None,
     ) -> PhaseResult:
-        seconds, (_, _, units) = self._bench.take_seconds(), self._bench.progress
-        self._bench.begin_phase("", 0)
+        seconds, (_, _, units) = self._bench.progress.take_seconds(), self._bench.progress.now
+        self._bench.progress.begin("", 0)
         happened = (*events, *self._hosting.take_events())
         return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units)

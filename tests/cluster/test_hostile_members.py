@@ -260,7 +260,7 @@ def test_exact_copies_between_two_members_are_slashed(alliance: PlainAlliance, m
     play = alliance.found()
     first, second, honest = play.state.roles.proposers
     bench = alliance.nodes[alliance.node_of(first)]._bench
-    shared = canonical_bytes(bench.train([first], 1, play.state.adapter)[first].delta)
+    shared = canonical_bytes(bench.trainer.train([first], 1, play.state.adapter)[first].delta)
     for member in (first, second):
         monkeypatch.setattr(alliance.member(member), "attack", Sends(lambda update: shared))
     record = play.epoch()
