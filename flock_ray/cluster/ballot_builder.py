@@ -36,12 +36,13 @@ class BallotBuilder:
             checks = self._bench.aggregator.check_and_add(state.adapter, payloads)
         ballots = []
         for number in voters:
-            entries = []
-            for proposer, manifest in manifests.items():
-                score = scores.get((number, manifest.payload))
-                vote = self._vote(number, score) if score else None
-                entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], vote))
             if member := self._members.get(number):
+                context, entries = member.context(state), []
+                for proposer, manifest in manifests.items():
+                    score = scores.get((number, manifest.payload))
+                    if score:
+                        score = _with_gain(score, member.behaviour.ballot_a(context, proposer, score.gain))
+                    entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], score))
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots
 
@@ -75,13 +76,15 @@ class BallotBuilder:
             scores = self._bench.scorer.score_candidate(voters, candidate)
         ballots = []
         for number in voters:
-            score = self._vote(number, scores[number]) if scores else None
             if member := self._members.get(number):
+                score = scores.get(number)
+                if score:
+                    score = _with_gain(score, member.behaviour.ballot_b(member.context(state), score.gain))
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots
 
-    def _vote(self, number: int, score: Score) -> Score:
-        """What the member says of an adapter: its score, or what its attack makes of it."""
-        member = self._members.get(number)
-        return Score(member.attack.vote(score.gain), score.standard_error).clamped() if member else score
+
+def _with_gain(score: Score, gain: int) -> Score:
+    """A score as a member reports it, within the bounds that a reader accepts."""
+    return Score(gain, score.standard_error).clamped()

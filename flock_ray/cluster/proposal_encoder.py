@@ -83,7 +83,8 @@ class ProposalEncoder:
             payload, residual = encode_with_feedback(self._format, self._shapes, update, carried)
             return payload
 
-        return member.attack.payload(delta, encode), residual
+        behaviour, context = member.behaviour, member.context(state)
+        return behaviour.payload(context, behaviour.update(context, delta), encode), residual
 
     def _carried(self, residuals: Residuals, member: Member, state: TaskState, events: Events) -> Adapter | None:
         """The residual of the member's last update; None without one, or where it is lost."""

@@ -11,7 +11,7 @@ from typing import Any
 from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.spec import HostedMember
-from flock_ray.config import Config
+from flock_ray.config import Config, behaviours
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.protocol.record import Record
@@ -33,7 +33,7 @@ class RunReporter:
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
-        self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
+        self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}

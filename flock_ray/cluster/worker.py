@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flock_ray.adversary.registry import get_attack
+from flock_ray.adversary.registry import get_behaviour
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -39,6 +39,7 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive
+from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
@@ -127,8 +128,11 @@ class Worker:
             self._signers[number] = (
                 run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
             )
-        attack = get_attack(spec.attacks.get(number, "none"), spec.attack_scale)
-        return Member(number, self._signers[number], Path(spec.state_dir) / name, attack, spec.reveals)
+        kind = spec.behaviours.get(number, "none")
+        accomplices = [member for member, other in spec.behaviours.items() if other == kind]
+        secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
+        behaviour = get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
+        return Member(number, self._signers[number], Path(spec.state_dir) / name, behaviour, spec.reveals)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.

@@ -34,6 +34,7 @@ from flock_ray.config.schema import (
     StoreConfig,
     TrainingConfig,
     WireFormatConfig,
+    behaviours,
     chain_urls,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "TrainingConfig",
     "WireFormatConfig",
     "basis_points",
+    "behaviours",
     "chain_urls",
     "check",
     "committee_risk",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls
+from flock_ray.config.schema import ChainBackend, Config, Keep, behaviours, chain_urls
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanism import MECHANISMS
@@ -121,7 +121,7 @@ def check(config: Config) -> None:
         mechanism.name in MECHANISMS,
         f"mechanism.name is {mechanism.name!r}; it must be one of {', '.join(MECHANISMS)}",
     )
-    strangers = [member for member in config.adversary.members if not 0 <= member < alliance.num_members]
+    strangers = [member for member in behaviours(config.adversary) if not 0 <= member < alliance.num_members]
     _require(not strangers, f"adversary.members names {strangers}; members are 0 to {alliance.num_members - 1}")
     _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
     _require(

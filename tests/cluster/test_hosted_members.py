@@ -185,7 +185,7 @@ def test_folder_and_store_that_tell_of_two_digests_are_no_reason_to_sign_a_third
     with Batch() as batch:
         entry = member.record(state, "report", bytes(32), None, batch)
     assert entry
-    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.behaviour, 4)
     fresh.restore(state, [entry])
     for digest in (b"\1" * 32, b"\2" * 32):
         with pytest.raises(ProtocolError, match="refusing to sign a second report"), Batch() as batch:
@@ -249,7 +249,7 @@ def test_entries_that_somebody_else_made_or_moved_prove_nothing(
             for number in moved.members[:2]
             if (entry := moved.alliance.member(number).record(state, Kind.BALLOT_A_COMMITMENT, bytes(32), None, batch))
         ]
-    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh = Member(member.number, member.signer, moved.folder / "fresh", member.behaviour, 4)
     fresh.restore(state, by_member(forge(entries)).get(member.number, ()))
     assert fresh.signed(state) == {}
     fresh.restore(state, [entries[0]])
