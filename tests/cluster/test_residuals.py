@@ -128,7 +128,7 @@ def elsewhere(play: Play, member: int, folder: Path) -> Worker:
 def test_a_task_learns_and_what_a_member_could_not_send_goes_into_its_next_update(
     rounded: PlainAlliance, watch: Watch
 ) -> None:
-    play = rounded.found()
+    play = rounded.found(5_000)
     last: dict[int, Encoding] = {}
     used = 0
     while not play.state.finished:

@@ -150,8 +150,7 @@ def test_a_voter_does_not_sign_for_weights_that_it_did_not_compute(
 
     with monkeypatch.context() as patch:
         patch.setattr(BallotBuilder, "candidate", lying)
-        if not accepted:
-            patch.setattr("flock_ray.cluster.scorer.paired_score", lambda *_: Score(-5, 1))
+        patch.setattr("flock_ray.cluster.scorer.paired_score", lambda *_: Score(5 if accepted else -5, 1))
         record, bulletin = play.until_signing()
     assert record.accepted == accepted and 0 in dict(record.candidate.weights).values()
     assert bool(record.slashes) != accepted
