@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
 from flock_ray.training.data import Example, Silo
@@ -105,8 +106,18 @@ class SimulatedEngine:
         """Nothing to leave."""
 
 
+class SimulatedTrainer(Trainer):
+    """The real trainer, whose jobs tell the engine whose they are."""
+
+    def _job(self, member: int, epoch: int, start: bytes) -> SimulatedJob:
+        job = super()._job(member, epoch, start)
+        return SimulatedJob(job.adapter, job.batches, job.settings, member, epoch)
+
+
 class SimulatedBench(Workbench):
     """The real workbench over a base model that has shapes only, tiny silos, and the engine above."""
+
+    training = SimulatedTrainer
 
     def _load_base(self, rendezvous: Rendezvous) -> Any:
         width = Simulation.of(self.spec.model.path).width
@@ -134,13 +145,10 @@ class SimulatedBench(Workbench):
 
     def initial_adapter(self) -> bytes:
         """Hash of an adapter of zeros, which is exact everywhere; puts it into the store."""
-        digest = self.remember({key: torch.zeros(shape) for key, shape in sorted(self.shapes.items())})
-        self.publish(digest)
+        zeros = {key: torch.zeros(shape) for key, shape in sorted(self.updates.shapes.items())}
+        digest = self.updates.remember(zeros)
+        self.updates.publish(digest)
         return digest
-
-    def _job(self, member: int, epoch: int, start: bytes) -> SimulatedJob:
-        job = super()._job(member, epoch, start)
-        return SimulatedJob(job.adapter, job.batches, job.settings, member, epoch)
 
 
 class SimulatedWorker(Worker):

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.simulated import SimulatedWorker, Simulation
-from flock_ray.adversary.attack import Attack
+from flock_ray.adversary.behaviour import Behaviour
 from flock_ray.chain.keys import run_signer
 from flock_ray.cluster.launch import chain_terms, terms_of
 from flock_ray.cluster.member import Member
@@ -120,7 +120,7 @@ def drawn(config: Config, folder: Path) -> list[Roles]:
     reveals = alliance.num_epochs + alliance.spare_reveals
     chains = [
         Member(
-            number, run_signer(config.seed, f"member-{number}"), folder / str(number), Attack(1.0), reveals
+            number, run_signer(config.seed, f"member-{number}"), folder / str(number), Behaviour(1.0), reveals
         ).hash_chain(task)
         for number in range(alliance.num_members)
     ]

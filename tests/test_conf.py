@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from flock_ray.config import Config, check, register, valid_keys
+from flock_ray.config import Config, behaviours, check, register, valid_keys
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -47,7 +47,20 @@ def test_the_default_run_has_one_cheat_that_the_command_line_can_take_out() -> N
     assert composed().adversary.attack == "sign_flip"
     assert len(composed().adversary.members) == 1
     honest = composed("adversary=none").adversary
-    assert (honest.attack, list(honest.members)) == ("none", [])
+    assert (honest.attack, honest.members) == ("none", None)
+
+
+def test_members_behave_alike_or_each_in_its_own_way() -> None:
+    def named(*overrides: str) -> dict[int, str]:
+        config = OmegaConf.to_object(composed(*overrides))
+        assert isinstance(config, Config)
+        check(config)
+        return behaviours(config.adversary)
+
+    assert named("adversary=none") == {}
+    assert named("adversary.members=[1,2]") == {1: "sign_flip", 2: "sign_flip"}
+    assert named("adversary=none", "adversary.members={1:collude,4:sign_flip}") == {1: "collude", 4: "sign_flip"}
+    assert named("adversary=collude") == {3: "collude", 6: "collude"}
 
 
 @pytest.mark.parametrize(

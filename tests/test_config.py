@@ -120,6 +120,10 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         ),
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
+        ({"adversary__members": {3: "nan", 9: "nan"}}, ["adversary.members names [9]", "0 to 7"]),
+        ({"adversary__members": 3}, ["adversary.members must be a list of members"]),
+        ({"adversary__members": ["3"]}, ["adversary.members must be a list of members"]),
+        ({"adversary__members": {3: 4}}, ["or name the behaviour of each"]),
         (
             {"mechanism__name": "flock", "mechanism__parameters": {"solvent": 0}},
             ["mechanism.parameters.solvent=0", "needs chain.backend=none"],

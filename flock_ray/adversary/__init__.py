@@ -1,1 +1,1 @@
-"""Attacks as objects: each changes what a dishonest member sends or how it votes, in a few lines."""
+"""Dishonest behaviours as objects: each changes what a member sends or how it votes, in a few lines."""

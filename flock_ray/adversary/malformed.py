@@ -1,4 +1,4 @@
-"""Validly signed updates that a receiver must refuse, one attack per check."""
+"""Validly signed updates that a receiver must refuse, one behaviour per check."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 import safetensors.torch
 import torch
 
-from flock_ray.adversary.attack import Attack
+from flock_ray.adversary.behaviour import Behaviour, Context
 from flock_ray.lora.serialization import Adapter
 
 
-class NotANumber(Attack):
+class NotANumber(Behaviour):
     """A NaN in an otherwise honest update: unchecked, it would make the mean NaN."""
 
-    def poison(self, update: Adapter) -> Adapter:
+    def update(self, context: Context, update: Adapter) -> Adapter:
         """The update with the first entry of its first factor NaN."""
         key = min(update)
         factor = update[key].clone()
@@ -22,18 +22,18 @@ class NotANumber(Attack):
         return {**update, key: factor}
 
 
-class WrongShape(Attack):
+class WrongShape(Behaviour):
     """The honest numbers with one factor flattened: unchecked, broadcasting would add them in the wrong places."""
 
-    def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
+    def payload(self, context: Context, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
         """The encoded update whose first factor has lost its shape."""
         key = min(update)
         return encode({**update, key: update[key].flatten()})
 
 
-class WrongDtype(Attack):
+class WrongDtype(Behaviour):
     """The honest bits declared as 32-bit integers: unchecked, a reader would read numbers of about 10^9."""
 
-    def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
-        """A safetensors file of int32 views, as long as the honest file."""
+    def payload(self, context: Context, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
+        """A safetensors file of int32 views, as long as the honest dense file."""
         return safetensors.torch.save({key: factor.view(torch.int32) for key, factor in update.items()})

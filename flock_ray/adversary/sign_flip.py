@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flock_ray.adversary.attack import Attack
+from flock_ray.adversary.behaviour import Behaviour, Context
 from flock_ray.lora.serialization import LORA_B, Adapter
 
 
-class SignFlip(Attack):
+class SignFlip(Behaviour):
     """Sends -scale * its honest update of the weights and votes -scale * its score.
 
     Li et al. 2019, "RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning from Heterogeneous
@@ -15,10 +15,14 @@ class SignFlip(Attack):
     s^2 dB dA, which near B = 0 can outweigh the flipped part and help the model.
     """
 
-    def poison(self, update: Adapter) -> Adapter:
+    def update(self, context: Context, update: Adapter) -> Adapter:
         """-scale times the deltas of B; those of A stay, so that from B = 0 the product is -scale times the honest."""
         return {key: factor * -self.scale if key.endswith(LORA_B) else factor for key, factor in update.items()}
 
-    def vote(self, score: int) -> int:
-        """-scale times the score, rounded half to even."""
-        return round(-self.scale * score)
+    def ballot_a(self, context: Context, proposer: int, gain: int) -> int:
+        """-scale times the gain, rounded half to even."""
+        return round(-self.scale * gain)
+
+    def ballot_b(self, context: Context, gain: int) -> int:
+        """-scale times the gain, rounded half to even."""
+        return round(-self.scale * gain)

@@ -38,22 +38,23 @@ class BallotBuilder:
         payloads = [manifest.payload for manifest in manifests.values()]
         scores: dict[tuple[int, bytes], Score] = {}
         if self._mechanism.scores_proposals:
-            checks = self._bench.check(payloads)
+            checks = self._bench.updates.check(payloads)
             scored = [payload for payload, check in checks.items() if check is Check.VALID]
-            self._bench.begin_phase("score proposals", len(voters) * len(scored))
+            self._bench.progress.begin("score proposals", len(voters) * len(scored))
             silos = [self._silos[voter] for voter in voters]
-            measured = self._bench.score_proposals(silos, state.adapter, scored)
+            measured = self._bench.scorer.score_proposals(silos, state.adapter, scored)
             scores = {(voter, one): measured[self._silos[voter], one] for voter in voters for one in scored}
         else:
-            checks = self._bench.check_and_add(state.adapter, payloads)
+            checks = self._bench.aggregator.check_and_add(state.adapter, payloads)
         ballots = []
         for number in voters:
-            entries = []
-            for proposer, manifest in manifests.items():
-                score = scores.get((number, manifest.payload))
-                vote = self._vote(number, score) if score else None
-                entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], vote))
             if member := self._members.get(number):
+                context, entries = member.context(state), []
+                for proposer, manifest in manifests.items():
+                    score = scores.get((number, manifest.payload))
+                    if score:
+                        score = _with_gain(score, member.behaviour.ballot_a(context, proposer, score.gain))
+                    entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], score))
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots
 
@@ -64,7 +65,7 @@ class BallotBuilder:
 
     def kept_updates(self, state: TaskState, inbox: Inbox) -> list[Adapter]:
         """The accepted updates that were kept to be scored; none where the mechanism wants no scores."""
-        return self._bench.kept_updates(list(self._accepted(state, inbox).values()))
+        return self._bench.updates.kept(list(self._accepted(state, inbox).values()))
 
     def candidate(self, state: TaskState, inbox: Inbox) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
         """Hash of the candidate as combined here, with its weights; None without accepted updates or lacking one."""
@@ -72,8 +73,8 @@ class BallotBuilder:
         if not accepted:
             return None, ()
         if self._mechanism.scores_proposals:  # kept, unless this worker was rebuilt since
-            self._bench.check(list(accepted.values()))
-        candidate, weights = self._bench.combine(state.adapter, list(accepted.values()))
+            self._bench.updates.check(list(accepted.values()))
+        candidate, weights = self._bench.aggregator.combine(state.adapter, list(accepted.values()))
         return candidate, tuple(zip(accepted, weights, strict=True)) if candidate else ()
 
     def ballots_b(self, state: TaskState, inbox: Inbox, voters: Sequence[int]) -> list[tuple[Member, BallotB]]:
@@ -83,18 +84,20 @@ class BallotBuilder:
         candidate, weights = self.candidate(state, inbox)
         scores: dict[int, Score] = {}
         if candidate and self._mechanism.scores_candidate:
-            self._bench.begin_phase("score candidate", len(voters))
-            measured = self._bench.score_candidate([self._silos[voter] for voter in voters], candidate)
+            self._bench.progress.begin("score candidate", len(voters))
+            measured = self._bench.scorer.score_candidate([self._silos[voter] for voter in voters], candidate)
             scores = {voter: measured[self._silos[voter]] for voter in voters}
         ballots = []
         for number in voters:
-            score = self._vote(number, scores[number]) if scores else None
             if member := self._members.get(number):
+                score = scores.get(number)
+                if score:
+                    score = _with_gain(score, member.behaviour.ballot_b(member.context(state), score.gain))
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots
 
-    def _vote(self, number: int, score: Score) -> Score:
-        """What the member says of an adapter: its score, or what its attack makes of it."""
-        member = self._members.get(number)
-        return Score(member.attack.vote(score.gain), score.standard_error).clamped() if member else score
+
+def _with_gain(score: Score, gain: int) -> Score:
+    """A score as a member reports it, within the bounds that a reader accepts."""
+    return Score(gain, score.standard_error).clamped()

@@ -83,10 +83,11 @@ class HostedMembers:
         self.members.clear()
         for owner in self.owners.values():
             owner.number = -1
+        numbers = {silo: number for number, silo in self._silos.items()}
         for number, silo in self._silos.items():
             if silo in self.owners:
                 self.members[number] = self.owners[silo]
-                self.owners[silo].number = number
+                self.owners[silo].number, self.owners[silo].numbers = number, numbers
 
     def join(self, task: bytes, silos: Collection[int]) -> None:
         """Note, in folders and store, that the owners of these silos join a task."""

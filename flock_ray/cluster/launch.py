@@ -9,7 +9,15 @@ from flock_ray.aggregation.registry import get_rule
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
-from flock_ray.config import ChainBackend, CohortScope, Config, basis_points, chain_urls, evaluated_others
+from flock_ray.config import (
+    ChainBackend,
+    CohortScope,
+    Config,
+    basis_points,
+    behaviours,
+    chain_urls,
+    evaluated_others,
+)
 from flock_ray.errors import ConfigError, ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
@@ -78,8 +86,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             rank_split=training.rank_split.value,
             compiled=training.compiled,
             checkpointing=training.checkpointing,
-            attacks=dict.fromkeys(config.adversary.members, config.adversary.attack),
-            attack_scale=config.adversary.scale,
+            behaviours=behaviours(config.adversary),
+            adversary_scale=config.adversary.scale,
             num_epochs=config.alliance.num_epochs,
             reveals=config.alliance.num_epochs + config.alliance.spare_reveals,
             keystore=config.chain.keystore,

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from flock_ray.adversary.attack import Attack
+from flock_ray.adversary.behaviour import Behaviour, Context
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
@@ -40,23 +40,24 @@ class Member:
     Attributes:
         silo: number of its data and of its key.
         number: of the member in the task; -1 before it is one.
+        numbers: {silo: its member} of all members of the run.
         signer: the member's account.
-        attack: how it behaves in this simulation; the base class `Attack` is honest.
+        behaviour: how it behaves in this simulation; the base class is honest.
     """
 
-    def __init__(self, silo: int, signer: Signer, folder: Path, attack: Attack, reveals: int) -> None:
+    def __init__(self, silo: int, signer: Signer, folder: Path, behaviour: Behaviour, reveals: int) -> None:
         """Open the member's private folder.
 
         Args:
             silo: number of its data and of its key.
             signer: the member's account.
             folder: private to this member: its slashing protection, and the payloads that it committed to.
-            attack: behaviour.
+            behaviour: of the member.
             reveals: length of its hash chains.
         """
-        self.silo, self.number = silo, -1
+        self.silo, self.number, self.numbers = silo, -1, dict[int, int]()
         self.signer = signer
-        self.attack = attack
+        self.behaviour = behaviour
         self._protection = SlashingProtection(folder)
         self._vault = BlobStore(str(folder / "vault"))
         self._reveals = reveals
@@ -64,6 +65,10 @@ class Member:
         self._epoch: tuple[bytes, int, bytes] | None = None  # that the next two are of
         self._entries: dict[str, bytes] = {}
         self._private: dict[str, bytes] = {}
+
+    def context(self, state: TaskState) -> Context:
+        """What its behaviour knows in the epoch of `state`."""
+        return self.behaviour.context(state, self.number, self.numbers)
 
     def hash_chain(self, task: bytes) -> HashChain:
         """The member's chain of reveals for a task."""
@@ -173,6 +178,10 @@ class Member:
     def sign(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
         """Sign a message of the epoch of `state` that was recorded."""
         assert message.member == self.number and self.signed(state)[message.kind] == message.digest
+        return self.sign_unrecorded(message, state, domain)
+
+    def sign_unrecorded(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
+        """Sign whatever a dishonest member wants to have said."""
         digest = message_digest(domain, message.task, message.epoch, state.seed, message.kind, message.digest)
         return SignedMessage(message.data, self.signer.sign_digest(digest))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from flock_ray.adversary.registry import get_attack
+from flock_ray.adversary.registry import get_behaviour
 from flock_ray.chain.anvil import claim_port, find_anvil
 from flock_ray.chain.keys import load_signer
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.cluster.launch import terms_of, uses_rpc
-from flock_ray.config import ChainBackend, ClusterMode, Config, chain_urls
+from flock_ray.config import ChainBackend, ClusterMode, Config, behaviours, chain_urls
 from flock_ray.errors import ConfigError, FundsError
 from flock_ray.training.data import sources
 from flock_ray.training.model import choose_dtype
@@ -19,14 +19,16 @@ def check_before_start(config: Config) -> None:
     """Look up every name, and look whether the chain can be used.
 
     Raises:
-        ConfigError: an unknown rule, wire format, attack or kind of data, or a parameter that a rule or format does not
-            have; the text lists those that exist.
+        ConfigError: an unknown rule, wire format, behaviour or kind of data, or a parameter that a rule or format does
+            not have; the text lists those that exist.
         ModelError: an unknown `model.dtype`.
         ChainError: one of its kinds: the RPC does not answer or is another chain, a key is missing or its account
             empty, the port is taken.
     """
     terms_of(config)
-    get_attack(config.adversary.attack, config.adversary.scale)
+    get_behaviour(config.adversary.attack)
+    for member, name in behaviours(config.adversary).items():
+        get_behaviour(name, f"adversary.members.{member}")
     if config.data.kind not in sources():
         raise ConfigError(f"data.kind is {config.data.kind!r}; it must be one of {', '.join(sources())}")
     choose_dtype(config.model.dtype, "cpu")

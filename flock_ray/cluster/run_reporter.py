@@ -12,7 +12,7 @@ from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.spec import RunningTask, SiloFacts
-from flock_ray.config import Config, evaluated_others
+from flock_ray.config import Config, behaviours, evaluated_others
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.protocol.record import Record
@@ -43,7 +43,7 @@ class RunReporter(Observer):
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
-        self._adversaries = set(config.adversary.members) if config.adversary.attack != "none" else set()
+        self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}

@@ -78,8 +78,20 @@ class SigningBatch:
             self._entries.setdefault(self._host_of(member.silo), []).append(entry)
 
     def sign(self, domain: Domain) -> list[SignedMessage]:
-        """The messages, signed: after the context was left."""
-        return [member.sign(message, self._state, domain) for member, message in self._messages]
+        """The messages, signed: after the context was left; of a dishonest member, what its behaviour makes of them.
+
+        Raises:
+            StoreError: what it says besides cannot be stored.
+        """
+        signed = []
+        for member, message in self._messages:
+            for said in member.behaviour.messages(member.context(self._state), message):
+                if said == message:
+                    signed.append(member.sign(message, self._state, domain))
+                else:
+                    self._store.put(said.data)
+                    signed.append(member.sign_unrecorded(said, self._state, domain))
+        return signed
 
     def __enter__(self) -> Self:
         return self

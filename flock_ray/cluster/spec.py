@@ -35,8 +35,8 @@ class GroupSpec:
         cohort_tokens: budget of a cohort's step.
         rank_split: what the ranks of a group share out, `members` or `rows`.
         compiled, checkpointing: see `StackedOptions`.
-        attacks: {silo: name of its member's attack}; others are honest.
-        attack_scale: of all attacks.
+        behaviours: {silo: name of its member's behaviour}; others are honest.
+        adversary_scale: strength of all behaviours.
         num_epochs: of the task.
         reveals: length of the members' hash chains.
         keystore: folder of keystore files.
@@ -67,8 +67,8 @@ class GroupSpec:
     rank_split: str
     compiled: bool
     checkpointing: bool
-    attacks: dict[int, str]
-    attack_scale: float
+    behaviours: dict[int, str]
+    adversary_scale: float
     num_epochs: int
     reveals: int
     keystore: str

@@ -10,11 +10,11 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flock_ray.adversary.registry import get_attack
+from flock_ray.adversary.registry import get_behaviour
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -24,9 +24,9 @@ from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quor
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.evaluation import evaluating
-from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, Events, HostedMembers
+from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
-from flock_ray.cluster.residuals import ResidualLostError, Residuals
+from flock_ray.cluster.proposal_encoder import ProposalEncoder
 from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import (
     Enrolment,
@@ -37,11 +37,11 @@ from flock_ray.cluster.spec import (
     SiloFacts,
     with_model,
 )
+from flock_ray.cluster.trainer import LocalUpdate
 from flock_ray.cluster.vitals import Vitals
-from flock_ray.cluster.workbench import LocalUpdate, Workbench
+from flock_ray.cluster.workbench import Workbench
 from flock_ray.errors import ChainError, ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
-from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import (
     Ballot,
     ballot_body,
@@ -49,25 +49,15 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive
+from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanism import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
-from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
 from flock_ray.verify.opinion import disagreement
-from flock_ray.wire_format.feedback import encode_with_feedback
-
-
-@dataclass(frozen=True)
-class _KeptPayload:
-    """A hosted proposer's payload: its hash, its length in bytes, and what the entry of its commitment says besides."""
-
-    digest: bytes
-    size: int
-    private: Mapping[str, str] | None
 
 
 class Worker:
@@ -127,7 +117,7 @@ class Worker:
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
                 num_heldout_bytes=num_target_bytes(tokenizer, silo.heldout),
             )
-            for number, silo in self._bench.take_opened().items()
+            for number, silo in self._bench.silos.take_opened().items()
         )
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
@@ -149,8 +139,11 @@ class Worker:
         name = f"member-{silo}"
         if silo not in self._signers:  # a keystore file takes a second to open
             self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
-        attack = get_attack(spec.attacks.get(silo, "none"), spec.attack_scale)
-        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, attack, spec.reveals)
+        kind = spec.behaviours.get(silo, "none")
+        accomplices = [one for one, other in spec.behaviours.items() if other == kind]
+        secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
+        behaviour = get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
+        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, behaviour, spec.reveals)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.
@@ -159,12 +152,12 @@ class Worker:
             StoreError: the store is not the same from here.
         """
         if self._rank == 0:
-            self._bench.store.probe_read(token)
-            self._bench.store.probe_write(f"{token}{self._spec.index:04x}")
+            self._bench.updates.store.probe_read(token)
+            self._bench.updates.store.probe_write(f"{token}{self._spec.index:04x}")
 
     def vitals(self) -> Vitals:
         """What the worker does just now, and what it has used so far; asked while a phase runs."""
-        progress = self._bench.progress if hasattr(self, "_bench") else ("load", 0, 0)
+        progress = self._bench.progress.now if hasattr(self, "_bench") else ("load", 0, 0)
         return Vitals.of_this_process(progress)
 
     @property
@@ -229,29 +222,29 @@ class Worker:
     def begin(self, task: RunningTask) -> PhaseResult:
         """Take up a task at the start of an epoch, and measure the global adapter on the members' held-out parts."""
         before: RunningTask | None = getattr(self, "_task", None)
+        bench, state = self._bench, task.state
         if before != task:
-            self._payloads: dict[int, _KeptPayload] = {}
+            self._encoder = ProposalEncoder(
+                self._spec.store_url, state.scope.task, bench.updates, self._hosting, bench.progress
+            )
             self._commitments: dict[Kind, set[bytes]] = {}
-            self._bench.forget_training()
-            self._bench.forget_losses()
+            bench.trainer.forget()
+            bench.scorer.forget()
         if self._rank == 0:
-            self._hosting.join(task.state.scope.task, _newcomers(before, task))
+            self._hosting.join(state.scope.task, _newcomers(before, task))
             self._hosting.take_up(task)
         self._task = task
-        mechanism = get_mechanism(task.state.terms.mechanism)
-        self._ballots = BallotBuilder(self._bench, self._hosting.members, task.silos, mechanism)
-        self._residuals: Residuals | None = None
-        if self._bench.wire_format.feedback:
-            self._residuals = Residuals(self._spec.store_url, task.state.scope.task, self._bench.shapes)
+        mechanism = get_mechanism(state.terms.mechanism)
+        self._ballots = BallotBuilder(bench, self._hosting.members, task.silos, mechanism)
         self._verifier = MessageVerifier(task.domain)
-        self._hosting.open_epoch(task.state, anew=True)
+        self._hosting.open_epoch(state, anew=True)
         return self._evaluated()
 
     def _evaluated(self) -> PhaseResult:
         """The global adapter's held-out losses, of the members that are to measure it."""
         members = self._hosted(evaluating(self._state, self._spec.evaluate))
         silos = {self._task.silos[member]: member for member in members}
-        losses = self._bench.evaluate(sorted(silos), self._state.adapter)
+        losses = self._bench.scorer.evaluate(sorted(silos), self._state.adapter)
         return self._result(losses={silos[silo]: loss for silo, loss in losses.items()})
 
     def collect_earnings(
@@ -294,28 +287,29 @@ class Worker:
         """Train the hosted proposers and commit to their payloads."""
         state = self._state
         proposers = self._hosted(state.roles.proposers)
-        self._bench.begin_phase("train", len(proposers) * self._spec.settings.steps)
+        self._bench.progress.begin("train", len(proposers) * self._spec.settings.steps)
         began = time.perf_counter()
         updates = self._trained(proposers)
         events: list[tuple[str, Mapping[str, object]]] = []
         if updates:
-            facts = self._bench.training_facts(updates.values(), time.perf_counter() - began)
+            facts = self._bench.trainer.facts(updates.values(), time.perf_counter() - began)
             events.append(("local_training", {"epoch": state.epoch, "group": self._spec.index, **facts}))
-        events += self._keep_payloads(updates)
+        events += self._encoder.keep(state, updates)
+        self._bench.trainer.drop_deltas()
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
                 if member := self._hosting.active(number):
-                    size, private = self._payloads[number].size, self._payloads[number].private
-                    signing.add(member, Kind.COMMITMENT, self._commitment(member), private)
+                    kept = self._encoder.kept[number]
+                    signing.add(member, Kind.COMMITMENT, self._commitment(member), kept.private)
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
-                            "last_loss": update.losses[-1], "payload_bytes": size}  # fmt: skip
+                            "last_loss": update.losses[-1], "payload_bytes": kept.size}  # fmt: skip
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 
     def _trained(self, proposers: Sequence[int]) -> dict[int, LocalUpdate]:
         """{proposer: its update}; always of all hosted proposers."""
         members = {self._task.silos[member]: member for member in proposers}
-        updates = self._bench.train(sorted(members), self._state.epoch, self._state.adapter)
+        updates = self._bench.trainer.train(sorted(members), self._state.epoch, self._state.adapter)
         return {members[silo]: update for silo, update in updates.items()}
 
     def acknowledge(self, bulletin: Bulletin) -> PhaseResult:
@@ -332,21 +326,22 @@ class Worker:
         state = self._state
         proposers = self._hosted(state.roles.proposers)
         updates = self._trained(proposers)
-        events = self._keep_payloads(updates)
-        self._bench.begin_phase("publish", len(updates))
+        events = self._encoder.keep(state, updates)
+        self._bench.trainer.drop_deltas()
+        self._bench.progress.begin("publish", len(updates))
         with self._hosting.signing(state) as signing:
             for number, update in updates.items():
-                self._bench.step()
+                self._bench.progress.step()
                 if member := self._committed_proposer(number):
                     salt = member.salt(state, "payload")
-                    payload = self._payloads[number].digest
-                    with self._bench.timed("transfer"):
-                        self._bench.store.put_file(payload, member.kept(payload), signing.files)
+                    payload = self._encoder.kept[number].digest
+                    with self._bench.progress.timed("transfer"):
+                        self._bench.updates.store.put_file(payload, member.kept(payload), signing.files)
                     manifest = Manifest(
                         base_model=state.terms.base_model,
                         global_adapter=state.adapter,
                         configuration=state.terms.configuration,
-                        samples=self._bench.silo(self._task.silos[number]).sample_digest(salt, update.samples),
+                        samples=self._bench.silos[self._task.silos[number]].sample_digest(salt, update.samples),
                         steps=len(update.losses),
                         payload=payload,
                         salt=salt,
@@ -370,7 +365,7 @@ class Worker:
         ballots = self._ballots.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
         for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
-            self._bench.publish(candidate)
+            self._bench.updates.publish(candidate)
         deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
@@ -399,7 +394,8 @@ class Worker:
             return self._result()
         events = []
         agreed = own.candidate.candidate, own.candidate.weights
-        if own.accepted and agreed != self._ballots.candidate(self._state, inbox):
+        computed = self._ballots.candidate(self._state, inbox) if own.candidate.candidate else agreed
+        if agreed != computed and (own.accepted or computed[0]):  # who lacks an update may still sign a rejection
             refusal = "the candidate or its weights are not those computed here"
         elif self._late_commitment(inbox):
             refusal = "a ballot was committed to after others were revealed"
@@ -407,8 +403,7 @@ class Worker:
             refusal = "the proposed record is not what the signed messages give"
         else:
             refusal = ""
-        if self._residuals:
-            self._residuals.keep_record(own.data)
+        self._encoder.keep_record(own.data)
         report = report_of(own, self._domain, self._relayer)
         refusal = refusal or disagreement(
             self._state,
@@ -454,51 +449,13 @@ class Worker:
         self._task = self._task.at(advance(self._state, record, report_hash(report)))
         self._verifier.forget()
         self._commitments.clear()
-        self._payloads.clear()
+        self._encoder.end_epoch()
         self._hosting.open_epoch(self._state, anew=False)
         evaluated = self._evaluated()
         self._bench.end_epoch(record.adapter)
         return evaluated
 
     # -- what the phases share -------------------------------------------------------------------------------------
-
-    def _keep_payloads(self, updates: Mapping[int, LocalUpdate]) -> Events:
-        """Encode the updates of hosted proposers and keep the payloads privately, each once an epoch."""
-        members, events = self._hosting.members, Events()
-        missing = [number for number in updates if number in members and number not in self._payloads]
-
-        def keep(number: int) -> tuple[int, _KeptPayload]:
-            member, residual = members[number], None
-
-            def encode(update: Adapter) -> bytes:
-                nonlocal residual
-                if not self._residuals:
-                    return self._bench.wire_format.encode(update)
-                carried = self._carried(member, events)
-                payload, residual = encode_with_feedback(self._bench.wire_format, self._bench.shapes, update, carried)
-                return payload
-
-            payload = member.attack.payload(updates[number].delta, encode)
-            private = None
-            if self._residuals and residual:
-                private = self._residuals.put(member, self._state, residual, batch)
-            return number, _KeptPayload(member.keep(payload, batch), len(payload), private)
-
-        with self._bench.timed("encode"), Batch() as batch:
-            kept = dict(self._bench.in_threads(keep, missing))
-        self._payloads |= kept  # on disk by now
-        self._bench.drop_deltas()
-        return events
-
-    def _carried(self, member: Member, events: Events) -> Adapter | None:
-        """The residual of the member's last update; None without one, or where it is lost."""
-        assert self._residuals
-        try:
-            return self._residuals.carried(member, self._hosting.host_of(member.silo), self._state)
-        except ResidualLostError as lost:
-            fact = {"epoch": self._state.epoch, "member": member.number, "why": str(lost)}
-            events.append(("residual_lost", fact))
-            return None
 
     def _hosted(self, members: Iterable[int]) -> list[int]:
         """Those of the members whose silos are here, ascending."""
@@ -516,7 +473,7 @@ class Worker:
 
     def _commitment(self, member: Member) -> dict[str, str]:
         """Body of the message by which a proposer commits to its payload."""
-        state, payload = self._state, self._payloads[member.number].digest
+        state, payload = self._state, self._encoder.kept[member.number].digest
         salt = member.salt(state, "payload")
         return {"commitment": to_hex(state.scope.payload_commitment(state.epoch, member.number, payload, salt))}
 
@@ -571,8 +528,8 @@ class Worker:
         losses: dict[int, float] | None = None,
         signatures: dict[int, bytes] | None = None,
     ) -> PhaseResult:
-        seconds, (_, _, units) = self._bench.take_seconds(), self._bench.progress
-        self._bench.begin_phase("", 0)
+        seconds, (_, _, units) = self._bench.progress.take_seconds(), self._bench.progress.now
+        self._bench.progress.begin("", 0)
         happened = (*events, *self._hosting.take_events())
         opened = self._opened() if self._rank == 0 else ()
         return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units, opened)

@@ -35,6 +35,7 @@ from flock_ray.config.schema import (
     StoreConfig,
     TrainingConfig,
     WireFormatConfig,
+    behaviours,
     chain_urls,
     evaluated_others,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "TrainingConfig",
     "WireFormatConfig",
     "basis_points",
+    "behaviours",
     "chain_urls",
     "check",
     "committee_risk",

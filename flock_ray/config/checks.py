@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.schema import ChainBackend, Config, Keep, chain_urls, evaluated_others
+from flock_ray.config.schema import ChainBackend, Config, Keep, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanism import MECHANISMS
@@ -151,7 +151,7 @@ def check(config: Config) -> None:
         f"mechanism.name is {mechanism.name!r}; it must be one of {', '.join(MECHANISMS)}",
     )
     last = alliance.num_members + alliance.candidates - 1
-    strangers = [silo for silo in config.adversary.members if not 0 <= silo <= last]
+    strangers = [silo for silo in behaviours(config.adversary) if not 0 <= silo <= last]
     _require(not strangers, f"adversary.members names {strangers}; silos are 0 to {last}")
     _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
     _require(

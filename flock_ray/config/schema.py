@@ -271,10 +271,17 @@ class WireFormatConfig:
 
 @dataclass
 class AdversaryConfig:
-    """Members that cheat in this simulation: the name of an attack in `flock_ray/adversary` (`none` for nobody)."""
+    """Members that cheat in this simulation.
+
+    Attributes:
+        attack: name of a behaviour in `flock_ray/adversary`, of all `members` if these are a list (`none` for nobody).
+        members: a list of members, or a mapping from member to the name of its behaviour; empty for nobody. Those of
+            one behaviour know each other.
+        scale: strength of all behaviours.
+    """
 
     attack: str = "none"
-    members: list[int] = field(default_factory=list)
+    members: Any = None
     scale: float = 3.0
 
 
@@ -383,6 +390,21 @@ class Config:
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def behaviours(adversary: AdversaryConfig) -> dict[int, str]:
+    """{member: name of its behaviour} of the members that `adversary` names.
+
+    Raises:
+        ConfigError: `members` is neither a list of numbers nor a mapping from numbers to names.
+    """
+    members = [] if adversary.members is None else adversary.members
+    named = dict.fromkeys(members, adversary.attack) if isinstance(members, list) else members
+    if not isinstance(named, dict) or any(type(one) is not int or type(name) is not str for one, name in named.items()):
+        raise ConfigError(
+            "adversary.members must be a list of members, [3,5], or name the behaviour of each, {3:sign_flip,5:collude}"
+        )
+    return named
 
 
 def chain_urls(chain: ChainConfig) -> tuple[str, ...]:

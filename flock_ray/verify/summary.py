@@ -159,8 +159,9 @@ def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], f
 def _adversaries(config: dict[str, Any]) -> set[int]:
     """Silos whose members cheat according to the folder's own configuration; the messages cannot prove it."""
     adversary = _object(config.get("adversary"))
-    named = adversary.get("members")
-    return set(named) if adversary.get("attack") not in (None, "none") and isinstance(named, list) else set()
+    named, attack = adversary.get("members"), adversary.get("attack")
+    kinds = named if isinstance(named, dict) else dict.fromkeys(named if isinstance(named, list) else (), attack)
+    return {member for member, kind in kinds.items() if kind not in (None, "none")}
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flock_ray.adversary.registry import get_attack
+from flock_ray.adversary.registry import get_behaviour
 from flock_ray.cluster.attestation import Attestation, report_of
 from flock_ray.cluster.coordinator import Bulletin, Coordinator
 from flock_ray.errors import ProtocolError
@@ -43,9 +43,9 @@ class Signing:
 def played(alliance: PlainAlliance) -> Iterator[Signing]:
     play = alliance.found()
     cheat = alliance.member(play.state.roles.proposers[0])
-    honest, cheat.attack = cheat.attack, get_attack("nan", 1.0)
+    honest, cheat.behaviour = cheat.behaviour, get_behaviour("nan")(1.0)
     yield Signing(play, *play.until_signing())
-    cheat.attack = honest
+    cheat.behaviour = honest
 
 
 @pytest.fixture

@@ -114,8 +114,9 @@ def test_an_update_that_comes_out_differently_is_not_published(moved: Moved, mon
     moved.spec = replace(moved.alliance.specs[moved.index], state_dir=moved.spec.state_dir)
     moved.until("publish")
     worker, _ = moved.rebuilt()
-    job = worker._bench._job
-    monkeypatch.setattr(worker._bench, "_job", lambda member, epoch, start: job(member, epoch + 1, start))
+    trainer = worker._bench.trainer
+    job = trainer._job
+    monkeypatch.setattr(trainer, "_job", lambda member, epoch, start: job(member, epoch + 1, start))
     assert told(worker.publish(), "sat_out")[proposer] == ANOTHER_UPDATE
 
 
@@ -125,7 +126,7 @@ def test_a_ballot_that_comes_out_differently_leaves_the_signed_one_standing(
     moved.until("commit_ballots_a")
     moved.play.exchange("commit_ballots_a")
     worker, _ = moved.rebuilt()
-    monkeypatch.setattr("flock_ray.cluster.workbench.paired_score", other_score)
+    monkeypatch.setattr("flock_ray.cluster.scorer.paired_score", other_score)
     answer = worker.commit_ballots_a(*moved.play.arguments("commit_ballots_a"))
     assert answer.messages == moved.play.results["commit_ballots_a"][moved.index].messages
     assert set(told(answer, "repeated")) == moved.of_role(moved.play.state.roles.voters)
@@ -144,7 +145,7 @@ def test_a_message_that_the_store_lost_too_is_not_repeated(moved: Moved, monkeyp
     store = BlobStore(moved.spec.store_url)
     for message in moved.play.results["commit_ballots_a"][moved.index].messages:
         store.path_of(Message.parse(message.data).digest).unlink()
-    monkeypatch.setattr("flock_ray.cluster.workbench.paired_score", other_score)
+    monkeypatch.setattr("flock_ray.cluster.scorer.paired_score", other_score)
     answer = worker.commit_ballots_a(*moved.play.arguments("commit_ballots_a"))
     assert answer.messages == ()
     voters = moved.of_role(moved.play.state.roles.voters)
@@ -173,7 +174,7 @@ def test_an_old_message_without_its_entry_gets_no_new_ballot(moved: Moved, monke
         shutil.rmtree(folder)
     worker, _ = load_node(moved.alliance.specs[moved.index])
     worker.begin(moved.play.task)
-    monkeypatch.setattr("flock_ray.cluster.workbench.paired_score", other_score)
+    monkeypatch.setattr("flock_ray.cluster.scorer.paired_score", other_score)
     again = worker.commit_ballots_a(*moved.play.arguments("commit_ballots_a"))
     assert again.messages == moved.play.results["commit_ballots_a"][moved.index].messages
     assert worker.reveal_ballots_a(*moved.play.arguments("reveal_ballots_a")).messages == ()
@@ -184,7 +185,7 @@ def test_folder_and_store_that_tell_of_two_digests_are_no_reason_to_sign_a_third
     with Batch() as batch:
         entry = member.record(state, "report", bytes(32), None, batch)
     assert entry
-    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.behaviour, 4)
     fresh.restore(state, [entry])
     for digest in (b"\1" * 32, b"\2" * 32):
         with pytest.raises(ProtocolError, match="refusing to sign a second report"), Batch() as batch:
@@ -246,7 +247,7 @@ def test_entries_that_somebody_else_made_or_moved_prove_nothing(
             for number in moved.members[:2]
             if (entry := moved.alliance.member(number).record(state, Kind.BALLOT_A_COMMITMENT, bytes(32), None, batch))
         ]
-    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.attack, 4)
+    fresh = Member(member.silo, member.signer, moved.folder / "fresh", member.behaviour, 4)
     fresh.restore(state, by_silo(forge(entries)).get(member.silo, ()))
     assert fresh.signed(state) == {}
     fresh.restore(state, [entries[0]])

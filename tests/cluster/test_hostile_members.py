@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from flock_ray.adversary.attack import Attack
-from flock_ray.adversary.registry import get_attack
+from flock_ray.adversary.behaviour import Behaviour, Context
+from flock_ray.adversary.registry import BEHAVIOURS, get_behaviour
+from flock_ray.config import AdversaryConfig
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 from flock_ray.protocol.encoding import from_hex, to_hex
+from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
-from tests.cluster.plain_alliance import Intercept, PlainAlliance, Play
+from flock_ray.store.blob_store import BlobStore
+from tests.cluster.plain_alliance import Intercept, PlainAlliance, Play, tiny_config
 
 pytestmark = pytest.mark.model
 
@@ -57,15 +61,30 @@ def check_without(play: Play, record: Record, member: int, status: str) -> None:
     assert sum(after.values()) < sum(play.first_losses.values())
 
 
-class Sends(Attack):
+class Sends(Behaviour):
     """A proposer that sends what a function makes of its honest update."""
 
     def __init__(self, make: Callable[[Adapter], bytes]) -> None:
         super().__init__(1.0)
         self._make = make
 
-    def payload(self, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
+    def payload(self, context: Context, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
         return self._make(update)
+
+
+class Equivocates(Behaviour):
+    """A member that says as many other things besides its messages of one kind."""
+
+    def __init__(self, kind: Kind, times: int = 1) -> None:
+        super().__init__(1.0)
+        self._kind, self._times = kind, times
+
+    def messages(self, context: Context, message: Message) -> Sequence[Message]:
+        if message.kind is not self._kind:
+            return (message,)
+        assert message.member == context.member and message.epoch == context.state.epoch
+        bodies = [{"commitment": to_hex(bytes([mark]) * 32)} for mark in range(self._times)]
+        return [message, *(Message(message.kind, message.task, message.epoch, message.member, one) for one in bodies)]
 
 
 def scaled(update: Adapter, factor: float) -> Adapter:
@@ -77,8 +96,8 @@ def uphill(update: Adapter) -> bytes:
     return canonical_bytes({key: factor * (-2 if "lora_B" in key else 0) for key, factor in update.items()})
 
 
-PAYLOADS: dict[str, Attack] = {
-    **{name: get_attack(name, 3.0) for name in ("nan", "wrong_shape", "wrong_dtype")},
+PAYLOADS: dict[str, Behaviour] = {
+    **{name: get_behaviour(name)(3.0) for name in ("nan", "wrong_shape", "wrong_dtype")},
     "nothing": Sends(lambda update: b""),
     "garbage": Sends(lambda update: b"\xff" * 4096),
     "header_of_a_terabyte": Sends(lambda update: (1 << 40).to_bytes(8, "little") + b"{}"),
@@ -98,7 +117,7 @@ def test_a_malformed_update_under_a_valid_signature_is_refused_and_slashed(
 ) -> None:
     play = alliance.found()
     cheat = play.state.roles.proposers[0]
-    monkeypatch.setattr(alliance.member(cheat), "attack", PAYLOADS[attack])
+    monkeypatch.setattr(alliance.member(cheat), "behaviour", PAYLOADS[attack])
     record = play.epoch()
     check_without(play, record, cheat, "malformed")
     assert slashed(record) == {cheat: "malformed"}
@@ -110,7 +129,7 @@ def test_a_malformed_update_under_a_valid_signature_is_refused_and_slashed(
 def test_a_harmful_update_is_left_out_and_slashed(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
     cheat = 6  # with weights as random as these, some members' steps back help others
     play = next(play for play in iter(alliance.found, None) if cheat in play.state.roles.proposers)
-    monkeypatch.setattr(alliance.member(cheat), "attack", Sends(uphill))
+    monkeypatch.setattr(alliance.member(cheat), "behaviour", Sends(uphill))
     record = play.epoch()
     check_without(play, record, cheat, "harmful")
     assert slashed(record) == {cheat: "harmful"}
@@ -121,7 +140,7 @@ def test_an_epoch_without_a_valid_update_is_rejected_and_settled(
 ) -> None:
     play = alliance.found()
     for cheat in play.first_roles.proposers:
-        monkeypatch.setattr(alliance.member(cheat), "attack", PAYLOADS["nan"])
+        monkeypatch.setattr(alliance.member(cheat), "behaviour", PAYLOADS["nan"])
     record = play.epoch()
     assert not record.accepted and record.candidate.candidate is None
     assert slashed(record) == dict.fromkeys(sorted(play.first_roles.proposers), "malformed")
@@ -260,41 +279,95 @@ def test_exact_copies_between_two_members_are_slashed(alliance: PlainAlliance, m
     play = alliance.found()
     first, second, honest = play.state.roles.proposers
     bench = alliance.nodes[alliance.node_of(first)]._bench
-    shared = canonical_bytes(bench.train([first], 1, play.state.adapter)[first].delta)
+    shared = canonical_bytes(bench.trainer.train([first], 1, play.state.adapter)[first].delta)
     for member in (first, second):
-        monkeypatch.setattr(alliance.member(member), "attack", Sends(lambda update: shared))
+        monkeypatch.setattr(alliance.member(member), "behaviour", Sends(lambda update: shared))
     record = play.epoch()
     assert statuses(record) == {first: "copied", second: "copied", honest: "accepted"}
     assert slashed(record) == {first: "copied", second: "copied"}
     assert record.accepted and record.candidate.weights == ((honest, 1),)
 
 
-@pytest.mark.parametrize("phase", ["train", "commit_ballots_a", "commit_ballots_b"])
-def test_equivocation_is_slashed(alliance: PlainAlliance, phase: str) -> None:
+@pytest.mark.parametrize("kind", [Kind.COMMITMENT, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_B_COMMITMENT])
+def test_equivocation_is_slashed(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     """Two different signed statements in one place prove it; neither counts."""
     play = alliance.found()
     roles = play.state.roles
-    cheat = (roles.proposers if phase == "train" else roles.voters)[0]
-    add = during(phase, lambda sent: [*sent, play.sign(another(of(cheat, sent)), alliance.signer(cheat))])
-    record = play.epoch(add)
+    cheat = (roles.proposers if kind is Kind.COMMITMENT else roles.voters)[0]
+    monkeypatch.setattr(alliance.member(cheat), "behaviour", Equivocates(kind))
+    record = play.epoch()
     assert slashed(record) == {cheat: "equivocated"}
     assert record.accepted and play.dropped == []
-    if phase == "train":
+    if kind is Kind.COMMITMENT:
         check_without(play, record, cheat, "refused")
     else:
         assert cheat not in record.rewards and set(statuses(record).values()) == {"accepted"}
+    store = BlobStore(alliance.specs[0].store_url)
+    assert all(store.has(digest) for _, _, digest in record.messages)  # whoever replays the record needs them
 
 
-def test_the_proof_of_equivocation_is_two_messages_however_many_are_sent(alliance: PlainAlliance) -> None:
+def test_the_proof_of_equivocation_is_two_messages_however_many_are_sent(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     play = alliance.found()
     cheat = play.state.roles.proposers[0]
-
-    def flood(sent: list[SignedMessage]) -> list[SignedMessage]:
-        one = of(cheat, sent)
-        bodies = [{"commitment": to_hex(bytes([i]) * 32)} for i in range(20)]
-        copies = [Message(one.kind, one.task, one.epoch, one.member, body) for body in bodies]
-        return [*sent, *(play.sign(copy, alliance.signer(cheat)) for copy in copies)]
-
-    record = play.epoch(during("train", flood))
+    monkeypatch.setattr(alliance.member(cheat), "behaviour", Equivocates(Kind.COMMITMENT, 20))
+    record = play.epoch()
     assert slashed(record) == {cheat: "equivocated"}
     assert sum(kind == Kind.COMMITMENT and member == cheat for kind, member, _ in record.messages) == 2
+
+
+class Silent(Behaviour):
+    """A member that opens nothing that it committed to."""
+
+    def messages(self, context: Context, message: Message) -> Sequence[Message]:
+        return () if message.kind is Kind.MANIFEST else (message,)
+
+
+def test_a_proposer_that_opens_nothing_is_left_out(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = alliance.found()
+    cheat = play.state.roles.proposers[0]
+    monkeypatch.setattr(alliance.member(cheat), "behaviour", Silent(1.0))
+    record = play.epoch()
+    check_without(play, record, cheat, "missing")
+    assert record.slashes == ()
+
+
+class Partial(Behaviour):
+    """A voter that says of each proposal which one it is, and of the candidate that it is good."""
+
+    def ballot_a(self, context: Context, proposer: int, gain: int) -> int:
+        return 1_000_000 * (1 + proposer) + context.member
+
+    def ballot_b(self, context: Context, gain: int) -> int:
+        return 777
+
+
+def test_a_voter_knows_whose_proposal_it_judges(alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = alliance.found()
+    voter = play.state.roles.voters[0]
+    monkeypatch.setattr(alliance.member(voter), "behaviour", Partial(1.0))
+    record = play.epoch()
+    for proposal in record.proposals:
+        assert proposal.consensus and proposal.consensus.gains[voter] == 1_000_000 * (1 + proposal.member) + voter
+    assert record.candidate.consensus and record.candidate.consensus.gains[voter] == 777
+
+
+def test_members_behave_differently_and_accomplices_find_each_other(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """As configured: two collude, one sends what is malformed; each vote for an accomplice is three times its size."""
+    named = {1: "collude", 2: "nan", 4: "collude", 5: "collude"}
+    config = replace(tiny_config(tiny_model_dir), adversary=AdversaryConfig(members=named))
+    ours = PlainAlliance(tmp_path, config)
+    assert {number: type(ours.member(number).behaviour) for number in range(7)} == {
+        number: BEHAVIOURS[named.get(number, "none")] for number in range(7)
+    }
+    play = ours.found()
+    contexts = [ours.member(number).context(play.state) for number in (1, 2, 4, 5)]
+    assert [sorted(context.accomplices) for context in contexts] == [[1, 4, 5], [2], [1, 4, 5], [1, 4, 5]]
+    assert len({contexts[0].randomness, contexts[2].randomness, contexts[3].randomness}) == 1
+    assert contexts[1].randomness != contexts[0].randomness != ours.member(1).context(skip(play.state)).randomness
+    while not (coalition := {1, 4, 5} & set(play.state.roles.proposers)) or 2 not in play.state.roles.proposers:
+        play = ours.found()
+    record = play.epoch()
+    assert statuses(record)[2] == "malformed" and slashed(record)[2] == "malformed"
+    assert all(statuses(record)[member] not in ("malformed", "copied") for member in coalition)

@@ -54,7 +54,7 @@ def test_the_defaults_pass() -> None:
     [
         ("aggregation", "rule", ConfigError, "aggregation.rule is 'typo'; it must be one of mean"),
         ("wire_format", "name", ConfigError, "wire_format.name is 'typo'; it must be one of bf16_feedback, dense"),
-        ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of nan, none, sign_flip"),
+        ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of collude, nan, none, sign"),
         ("data", "kind", ConfigError, "data.kind is 'typo'; it must be one of stdlib_code, jsonl"),
         ("model", "dtype", ModelError, "model.dtype is 'typo'; it must be auto, bfloat16 or float32"),
     ],
@@ -83,6 +83,13 @@ def test_a_parameter_that_does_not_fit_is_refused(group: str, parameters: dict[s
     with pytest.raises(ConfigError) as caught:
         check_before_start(config)
     assert str(caught.value) == told
+
+
+def test_an_unknown_behaviour_of_a_member_is_refused() -> None:
+    config = Config()
+    config.adversary.members = {2: "nan", 3: "typo"}
+    with pytest.raises(ConfigError, match=r"adversary\.members\.3 is 'typo'; it must be one of collude, nan"):
+        check_before_start(config)
 
 
 def test_a_taken_port_is_refused() -> None:

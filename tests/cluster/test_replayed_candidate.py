@@ -37,12 +37,16 @@ class Blobs:
 
 
 def played(alliance: PlainAlliance, mechanism: str) -> Replay:
-    play = alliance.found(mechanism=mechanism)
-    record, bulletin = play.until_signing()
-    replayed = replay(play.state, [Message.parse(signed.data) for signed in bulletin])
-    assert replayed.record == record.data and replayed.accepted
-    play.attest(record, bulletin)
-    return replayed
+    """An accepted epoch of several updates: weights as random as these make some candidates worse than none."""
+    for _ in range(10):
+        play = alliance.found(mechanism=mechanism)
+        record, bulletin = play.until_signing()
+        replayed = replay(play.state, [Message.parse(signed.data) for signed in bulletin])
+        assert replayed.record == record.data
+        play.attest(record, bulletin)
+        if record.accepted and len(record.candidate.weights) > 1:
+            return replayed
+    raise AssertionError("no epoch was accepted")
 
 
 def payloads(alliance: PlainAlliance) -> Payloads:

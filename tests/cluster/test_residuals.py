@@ -67,7 +67,7 @@ class Watch:
             self.seen.append(Encoding(update, carried, *made))
             return made
 
-        monkeypatch.setattr("flock_ray.cluster.worker.encode_with_feedback", noted)
+        monkeypatch.setattr("flock_ray.cluster.proposal_encoder.encode_with_feedback", noted)
 
     def take(self) -> list[Encoding]:
         taken, self.seen = self.seen, []
@@ -128,7 +128,7 @@ def elsewhere(play: Play, member: int, folder: Path) -> Worker:
 def test_a_task_learns_and_what_a_member_could_not_send_goes_into_its_next_update(
     rounded: PlainAlliance, watch: Watch
 ) -> None:
-    play = rounded.found()
+    play = rounded.found(5_000)
     last: dict[int, Encoding] = {}
     used = 0
     while not play.state.finished:
@@ -276,8 +276,8 @@ def test_nobody_else_can_read_a_residual_or_pass_one_off(rounded: PlainAlliance,
 
 def test_equal_residuals_are_sealed_to_equal_bytes(rounded: PlainAlliance, tmp_path: Path) -> None:
     play = rounded.found()
-    kept = Residuals(str(tmp_path), play.state.scope.task, rounded.nodes[0]._bench.shapes)
-    residual = {key: torch.ones(shape) for key, shape in rounded.nodes[0]._bench.shapes.items()}
+    kept = Residuals(str(tmp_path), play.state.scope.task, rounded.nodes[0]._bench.updates.shapes)
+    residual = {key: torch.ones(shape) for key, shape in rounded.nodes[0]._bench.updates.shapes.items()}
     with Batch() as batch:
         first, again = (kept.put(rounded.member(0), play.state, residual, batch) for _ in range(2))
         other = kept.put(rounded.member(1), play.state, residual, batch)
@@ -297,4 +297,4 @@ def test_a_lossless_format_keeps_nothing(alliance: PlainAlliance) -> None:
     play = alliance.found()
     record = play.epoch()
     assert residuals_of(play).parent.exists() and not residuals_of(play).exists()
-    assert adapter_hash(alliance.nodes[0]._bench.adapter(record.adapter)) == record.adapter
+    assert adapter_hash(alliance.nodes[0]._bench.updates.adapter(record.adapter)) == record.adapter

@@ -1,0 +1,128 @@
+"""Local training on the silos of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from flock_ray.cluster.progress import Progress
+from flock_ray.cluster.silos import HostedSilos
+from flock_ray.cluster.spec import GroupSpec
+from flock_ray.cluster.update_store import UpdateStore
+from flock_ray.errors import TrainingError
+from flock_ray.lora.algebra import subtract
+from flock_ray.lora.fixed_point import extremes
+from flock_ray.lora.serialization import Adapter
+from flock_ray.protocol.seed import local_seed
+from flock_ray.training.data import Example, batches
+from flock_ray.training.engine import Engine, MemberJob, Result
+from flock_ray.training.flops import FlopCounter
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """A proposer's training in one epoch, before it is encoded.
+
+    Attributes:
+        delta: factor deltas from the global adapter; empty once they are encoded.
+        samples: the examples used, for the salted digest.
+        losses: training loss of each step.
+    """
+
+    delta: Adapter
+    samples: tuple[Example, ...]
+    losses: tuple[float, ...]
+
+
+class Trainer:
+    """Trains on silos: a pure function of global adapter, silo, epoch and seed, remembered for the epoch."""
+
+    def __init__(
+        self,
+        spec: GroupSpec,
+        silos: HostedSilos,
+        updates: UpdateStore,
+        engine: Engine,
+        flops: FlopCounter,
+        rate: float,
+        progress: Progress,
+    ) -> None:
+        """Nothing trained yet.
+
+        Args:
+            spec: of the node group.
+            silos: data to train on.
+            updates: has the global adapter.
+            engine: runs the local steps.
+            flops: counts their floating-point operations.
+            rate: operations that matrix products do here in a second.
+            progress: counts steps and time.
+        """
+        self._spec, self._silos, self._updates, self._engine = spec, silos, updates, engine
+        self._flops, self._rate, self._progress = flops, rate, progress
+        self._trained: dict[tuple[int, bytes], dict[int, LocalUpdate]] = {}
+
+    def train(self, silos: Sequence[int], epoch: int, start: bytes) -> dict[int, LocalUpdate]:
+        """The local steps on these silos in this epoch from the global adapter `start`; {silo: update}.
+
+        Always ask for all of the epoch's hosted proposers: who trains in one batch shapes the last bits.
+
+        Raises:
+            TrainingError: of a silo, or its update is beyond the bound of the terms.
+        """
+        trained = self._trained.setdefault((epoch, start), {})
+        hosts = {self._silos.host_of[silo] for silo in silos if silo not in trained}
+        missing = [silo for silo in silos if self._silos.host_of[silo] in hosts]
+        with self._progress.timed("train"):
+            jobs = {silo: self._job(silo, epoch, start) for silo in missing}
+            costs = {silo: _largest_step(job) for silo, job in jobs.items()}
+            for cohort in self._silos.cohorts(costs, lambda silo: silo):
+                results = self._engine.train([jobs[silo] for silo in cohort], self._progress.step)
+                for silo, result in zip(cohort, results, strict=True):
+                    trained[silo] = self._local_update(silo, jobs[silo], result)
+        return {silo: trained[silo] for silo in silos}
+
+    def _job(self, silo: int, epoch: int, start: bytes) -> MemberJob:
+        settings = self._spec.settings.of_epoch(epoch, self._spec.num_epochs)
+        seed = local_seed(self._spec.run_seed, "batches", epoch, silo)
+        drawn = batches(self._silos[silo], settings.steps, settings.batch_size, seed)
+        return MemberJob(self._updates.adapter(start), drawn, settings)
+
+    def _local_update(self, silo: int, job: MemberJob, result: Result) -> LocalUpdate:
+        if isinstance(result, TrainingError):
+            raise TrainingError(f"silo {silo}: {result}")
+        delta = subtract(result.adapter, job.adapter)
+        self._check_bound(silo, delta)
+        samples = tuple(example for batch in job.batches for example in batch)
+        return LocalUpdate(delta, samples, tuple(result.losses))
+
+    def _check_bound(self, silo: int, delta: Adapter) -> None:
+        """An honest update beyond the terms' bound ends the run here: sent, it would cost the silo its stake."""
+        largest = max(max(-low, high) for low, high in map(extremes, delta.values()))
+        max_abs = self._updates.wire_format.max_abs
+        if not largest <= max_abs:
+            raise TrainingError(
+                f"the update of silo {silo} has an entry of {largest:.3g}, above wire_format.parameters.max_abs ="
+                f" {max_abs}; lower training.learning_rate"
+            )
+
+    def facts(self, updates: Collection[LocalUpdate], seconds: float) -> dict[str, float]:
+        """How much was trained in so many seconds, and what this node's matrix products would do in one."""
+        samples = [example for update in updates for example in update.samples]
+        tokens = sum(example.num_labels for example in samples)
+        flops = self._flops.training((len(example.input_ids) for example in samples), tokens)
+        return {"tokens": tokens, "flops": flops, "seconds": seconds, "flops_per_second": self._rate}
+
+    def drop_deltas(self) -> None:
+        """Free the deltas of all updates: their payloads are kept."""
+        for updates in self._trained.values():
+            updates.update({silo: replace(update, delta={}) for silo, update in updates.items()})
+
+    def forget(self) -> None:
+        """Forget all updates: whose payloads are not kept, trains again."""
+        self._trained.clear()
+
+
+def _largest_step(job: MemberJob) -> int:
+    """Tokens of a silo's largest step."""
+    return max(sum(len(example.input_ids) for example in batch) for batch in job.batches)
