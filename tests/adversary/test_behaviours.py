@@ -18,6 +18,7 @@ SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2)}
 A, B = SHAPES
 dense = Dense({"max_abs": 64})
 STATE = new_task()
+NUMBERS = {silo: silo for silo in range(8)}
 
 
 def update(shapes: dict[str, tuple[int, int]] = SHAPES) -> Adapter:
@@ -28,7 +29,7 @@ def update(shapes: dict[str, tuple[int, int]] = SHAPES) -> Adapter:
 def behave(name: str, scale: float = 3.0) -> tuple[Behaviour, Context]:
     """A behaviour of members 3 and 5, and what member 3 knows."""
     behaviour = get_behaviour(name)(scale, {3, 5}, b"\1" * 32)
-    return behaviour, behaviour.context(STATE, 3)
+    return behaviour, behaviour.context(STATE, 3, NUMBERS)
 
 
 def payload(name: str, given: Adapter, context: Context | None = None) -> bytes:
@@ -83,7 +84,7 @@ def test_accomplices_send_almost_the_same_noise_and_no_copy() -> None:
     wide = {A: (8, 200), B: (300, 8)}
     behaviour, context = behave("collude")
     own, other = (behaviour.update(replace(context, member=member), update(wide)) for member in (3, 5))
-    later = behaviour.update(behaviour.context(replace(STATE, epoch=2), 3), update(wide))
+    later = behaviour.update(behaviour.context(replace(STATE, epoch=2), 3, NUMBERS), update(wide))
     assert canonical_bytes(own) != canonical_bytes(other)
 
     def cosine(left: Adapter, right: Adapter) -> float:
@@ -102,8 +103,12 @@ def test_accomplices_vote_for_one_another_and_truly_for_others() -> None:
 
 def test_a_coalition_shares_randomness_that_no_other_has() -> None:
     ours, theirs = get_behaviour("collude")(1.0, {3}, b"\1" * 32), get_behaviour("collude")(1.0, {3}, b"\2" * 32)
-    seen = [one.context(state, 3).randomness for one in (ours, theirs) for state in (STATE, replace(STATE, epoch=2))]
-    assert len(set(seen)) == 4 and ours.context(STATE, 5).randomness == seen[0]
+    seen = [
+        one.context(state, 3, NUMBERS).randomness
+        for one in (ours, theirs)
+        for state in (STATE, replace(STATE, epoch=2))
+    ]
+    assert len(set(seen)) == 4 and ours.context(STATE, 5, NUMBERS).randomness == seen[0]
 
 
 @pytest.mark.parametrize("name", sorted(BEHAVIOURS))

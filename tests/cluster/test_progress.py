@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from flock_ray.cluster import progress
@@ -30,12 +32,12 @@ def test_units_never_pass_their_total() -> None:
     assert counted.now == ("fetch", 2, 2)
 
 
-def hosted(solo: bool, loaded: list[int]) -> HostedSilos:
-    def load(member: int) -> str:
-        loaded.append(member)
-        return f"silo {member}"
+def hosted(solo: bool, loaded: list[int], preload: Collection[int] = range(6)) -> HostedSilos:
+    def load(silo: int) -> str:
+        loaded.append(silo)
+        return f"silo {silo}"
 
-    silos = HostedSilos(load, solo, 10, Progress())  # type: ignore[arg-type]
+    silos = HostedSilos(load, preload, solo, 10, Progress())  # type: ignore[arg-type]
     silos.assign({0: (0, 1, 2), 1: (3, 4)})
     return silos
 
@@ -51,5 +53,12 @@ def test_silos_are_loaded_once_and_stay() -> None:
     loaded: list[int] = []
     silos = hosted(False, loaded)
     silos.assign({1: (3, 4), 2: (5,)})
-    assert loaded == [0, 1, 2, 3, 4, 5] and silos.members == (3, 4, 5) and silos.host_of == {3: 1, 4: 1, 5: 2}
-    assert silos[0] == "silo 0"
+    assert loaded == [0, 1, 2, 3, 4, 5] and silos.host_of == {3: 1, 4: 1, 5: 2}
+    assert silos[0] == "silo 0" and list(silos.take_opened()) == loaded and silos.take_opened() == {}
+
+
+def test_silos_that_nobody_asked_for_are_not_loaded() -> None:
+    loaded: list[int] = []
+    silos = hosted(False, loaded, preload=[1])
+    assert loaded == [1] and silos[4] == silos[4] == "silo 4" and loaded == [1, 4]
+    assert list(silos.take_opened()) == [1, 4]

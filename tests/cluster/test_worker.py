@@ -203,9 +203,9 @@ def test_an_honest_update_beyond_the_bound_of_the_terms_ends_the_run(
     trainer, start = alliance.nodes[0]._bench.trainer, alliance.reports[0].adapter
     monkeypatch.setattr(trainer._updates.wire_format, "max_abs", 1e-3)
     with pytest.raises(
-        TrainingError, match=r"member \d .* above wire_format\.parameters\.max_abs = 0\.001; lower training"
+        TrainingError, match=r"silo \d .* above wire_format\.parameters\.max_abs = 0\.001; lower training"
     ):
-        trainer.train(alliance.specs[0].members[:1], 77, start)
+        trainer.train(alliance.specs[0].silos[:1], 77, start)
     monkeypatch.undo()
     trainer.forget()
 
