@@ -358,10 +358,10 @@ def test_members_behave_differently_and_accomplices_find_each_other(tiny_model_d
     named = {1: "collude", 2: "nan", 4: "collude", 5: "collude"}
     config = replace(tiny_config(tiny_model_dir), adversary=AdversaryConfig(members=named))
     ours = PlainAlliance(tmp_path, config)
+    play = ours.found()
     assert {number: type(ours.member(number).behaviour) for number in range(7)} == {
         number: BEHAVIOURS[named.get(number, "none")] for number in range(7)
     }
-    play = ours.found()
     contexts = [ours.member(number).context(play.state) for number in (1, 2, 4, 5)]
     assert [sorted(context.accomplices) for context in contexts] == [[1, 4, 5], [2], [1, 4, 5], [1, 4, 5]]
     assert len({contexts[0].randomness, contexts[2].randomness, contexts[3].randomness}) == 1
