@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flock_ray.telemetry.summary import write_json
+from flock_ray.store.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "ray", "deepspeed", "peft", "transformers", "web3")

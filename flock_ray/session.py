@@ -32,10 +32,11 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
 from flock_ray.store.failures import run_folder_errors
+from flock_ray.store.files import write_json
 from flock_ray.store.retry import retried
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
-from flock_ray.telemetry.summary import build_summary, write_json
+from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.table import Console
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis

@@ -22,7 +22,7 @@ from flock_ray.errors import ConfigError, ModelError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256
-from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.parameters import Parameter, filled
 from flock_ray.protocol.seed import local_seed
 from flock_ray.protocol.state import Terms

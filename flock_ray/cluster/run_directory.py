@@ -36,7 +36,7 @@ from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.failures import run_folder_errors
-from flock_ray.telemetry.summary import write_json, write_text
+from flock_ray.store.files import read_json, write_json, write_text
 
 RUN_SCHEMA = "flock_ray/run/2"
 
@@ -112,7 +112,7 @@ class RunDirectory:
     @property
     def whole(self) -> bool:
         """Whether nothing is left to be done: the summary was written, and it tells of no rewards to be claimed."""
-        return self.summary.is_file() and "rewards_pending" not in _read_json(self.summary)["chain"]
+        return self.summary.is_file() and "rewards_pending" not in read_json(self.summary)["chain"]
 
     def write_task(
         self,
@@ -156,7 +156,7 @@ class RunDirectory:
 
     def read_task(self) -> tuple[dict[str, Any], Addresses, dict[str, int]]:
         """The created task as written, its contracts, and {account of an owner: wei that it had}."""
-        value = _read_json(self.path / "task.json")
+        value = read_json(self.path / "task.json")
         return value, Addresses(**value["contracts"]), value["balances"]
 
     def write_epoch(
@@ -179,7 +179,7 @@ class RunDirectory:
 
     def write_settlement(self, settlement: Settlement) -> None:
         """Add to a receipt how the epoch was settled."""
-        receipt = _read_json(self._receipt(settlement.epoch))
+        receipt = read_json(self._receipt(settlement.epoch))
         receipt["settlement"] = {"transaction": settlement.transaction, "gas_used": settlement.gas_used}
         write_json(self._receipt(settlement.epoch), receipt)
 
@@ -234,7 +234,7 @@ class RunDirectory:
         """
         epochs = []
         while self._receipt(state.epoch).is_file() and not state.finished:
-            receipt = _read_json(self._receipt(state.epoch))
+            receipt = read_json(self._receipt(state.epoch))
             if receipt.get("abandoned"):
                 state = skip(state)
                 continue
@@ -269,13 +269,13 @@ class RunDirectory:
 
     def _changes(self, epoch: int) -> tuple[list[Change], list[MemberState]]:
         """The changes of members that a record names, and those that they let in."""
-        record = _read_json(self._record(epoch))
+        record = read_json(self._record(epoch))
         return [Change(*row) for row in record["changes"]], list(map(MemberState.read_joined, record["joined"]))
 
     @property
     def abandoned_epochs(self) -> list[int]:
         """Epochs that were given up on the chain, ascending."""
-        receipts = {int(path.stem): _read_json(path) for path in (self.path / "receipts").glob("*.json")}
+        receipts = {int(path.stem): read_json(path) for path in (self.path / "receipts").glob("*.json")}
         return sorted(epoch for epoch, receipt in receipts.items() if receipt.get("abandoned"))
 
     @property
@@ -300,21 +300,6 @@ class RunDirectory:
 
     def _receipt(self, epoch: int) -> Path:
         return self.path / "receipts" / f"{epoch}.json"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the folder.
-
-    Raises:
-        RunDirectoryError: the file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} does not read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} holds no JSON object")
-    return value
 
 
 def load_config(path: Path) -> Config:

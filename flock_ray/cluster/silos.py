@@ -13,7 +13,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class HostedSilos:
-    """Silos by number, each loaded on first use.
+    """Silos by number, each loaded on first use and closed when an epoch did not use it.
 
     Attributes:
         host_of: {silo: its logical host} of those that are here now.
@@ -34,6 +34,7 @@ class HostedSilos:
         self._load, self._preload, self._solo, self._budget, self._progress = load, preload, solo, budget, progress
         self._silos: dict[int, Silo] = {}
         self._opened: dict[int, Silo] = {}
+        self._used: set[int] = set()  # since the last epoch ended
         self.host_of: dict[int, int] = {}
 
     def assign(self, hosts: Mapping[int, tuple[int, ...]]) -> None:
@@ -51,7 +52,14 @@ class HostedSilos:
     def __getitem__(self, silo: int) -> Silo:
         if silo not in self._silos:
             self._silos[silo] = self._opened[silo] = self._load(silo)
+        self._used.add(silo)
         return self._silos[silo]
+
+    def end_epoch(self) -> None:
+        """Close the silos that the epoch did not use, but for those that were to be loaded at once."""
+        kept = self._used.union(self._preload)
+        self._silos = {number: silo for number, silo in self._silos.items() if number in kept}
+        self._used.clear()
 
     def take_opened(self) -> dict[int, Silo]:
         """The silos that were loaded since the last call."""

@@ -109,6 +109,7 @@ class Workbench:
         self.updates.end_epoch(adapter)
         self.aggregator.end_epoch()
         self.scorer.end_epoch(adapter)
+        self.silos.end_epoch()
         self.trainer.forget()
 
     def close(self) -> None:

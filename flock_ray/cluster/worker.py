@@ -51,7 +51,7 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.inbox import Inbox
-from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore

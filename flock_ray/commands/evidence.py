@@ -10,16 +10,17 @@ from typing import Any
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.words import format_tokens
 from flock_ray.commands.connection import connected
-from flock_ray.commands.run_files import read_object, read_report, rewards_tree
+from flock_ray.commands.run_files import read_report, rewards_tree
 from flock_ray.errors import ConfigError
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
 from flock_ray.protocol.message import Message, SignedMessage
+from flock_ray.store.files import read_json
 
 
 def accuse(asked: Namespace) -> None:
     """Have whoever signed two messages, or two reports, that contradict each other slashed."""
     with connected(asked) as chain:
-        first, second = map(read_object, asked.files)
+        first, second = map(read_json, asked.files)
         if "report" in first and "report" in second:
             reports = [(_report(path), _signature(path)) for path in asked.files]
             account, call = chain.evidence.accuse_of_reports(reports[0], reports[1])
@@ -46,7 +47,7 @@ def settle(asked: Namespace) -> None:
 def correct(asked: Namespace) -> None:
     """Sign, or send, what takes the place of a root that the guardian disabled."""
     with connected(asked) as chain:
-        value = read_object(asked.file)
+        value = read_json(asked.file)
         rewards = read_rewards(asked.file)
         report = chain.run.report(chain.reader.struct("EpochSettlement", "headOf", chain.task)["lastReport"])
         root, total = rewards_tree(rewards, chain.domain, chain.task).root, sum(rewards.values())
@@ -67,7 +68,7 @@ def correct(asked: Namespace) -> None:
 
 def read_rewards(path: Path) -> dict[str, int]:
     """{account: wei earned so far} of the file of a correction."""
-    value = read_object(path).get("rewards")
+    value = read_json(path).get("rewards")
     if not isinstance(value, dict) or not all(isinstance(wei, int) and wei > 0 for wei in value.values()):
         raise ConfigError(f'{path} holds no rewards: {{"rewards": {{ACCOUNT: WEI, ...}}, "signatures": [...]}}')
     return value
@@ -83,7 +84,7 @@ def _add_signature(path: Path, value: dict[str, Any], signer: Signer, digest: by
 
 
 def _signed(path: Path) -> SignedMessage:
-    value = read_object(path)
+    value = read_json(path)
     try:
         signed = SignedMessage(canonical_json(value["message"]), from_hex(value["signature"], 65))
         Message.parse(signed.data)
@@ -94,13 +95,13 @@ def _signed(path: Path) -> SignedMessage:
 
 def _report(path: Path) -> Any:
     try:
-        return read_report(read_object(path)["report"])
+        return read_report(read_json(path)["report"])
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} holds no signed report ({type(error).__name__})") from None
 
 
 def _signature(path: Path) -> bytes:
-    return _bytes(path, read_object(path).get("signature"))
+    return _bytes(path, read_json(path).get("signature"))
 
 
 def _bytes(path: Path, text: object) -> bytes:

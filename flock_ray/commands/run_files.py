@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,25 +12,9 @@ from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex
+from flock_ray.store.files import read_json
 
 T = TypeVar("T")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        RunDirectoryError: it cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise RunDirectoryError(f"{path} is no JSON file") from None
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} holds no object")
-    return value
 
 
 def read_report(value: Any) -> Report:
@@ -85,7 +68,7 @@ class RunFiles:
 
     @cached_property
     def _task_file(self) -> dict[str, Any]:
-        return read_object(self.path / "task.json")
+        return read_json(self.path / "task.json")
 
     @cached_property
     def task(self) -> bytes:
@@ -138,7 +121,7 @@ class RunFiles:
     def receipts(self) -> Iterator[Receipt]:
         """Those of all epochs that were signed and not abandoned, in their order."""
         for path in sorted((self.path / "receipts").glob("*.json"), key=lambda path: int(path.stem)):
-            value = read_object(path)
+            value = read_json(path)
             if not value.get("abandoned"):
                 yield self._parsed(f"receipts/{path.name}", partial(Receipt, value))
 
@@ -149,7 +132,7 @@ class RunFiles:
             RunDirectoryError: the run has none.
         """
         path = self.path / "receipts" / f"{epoch}.json"
-        value = read_object(path) if path.is_file() else {"abandoned": True}
+        value = read_json(path) if path.is_file() else {"abandoned": True}
         if not value.get("abandoned"):
             return self._parsed(f"receipts/{path.name}", partial(Receipt, value))
         raise RunDirectoryError(f"the run in {self.path} has no signed report of epoch {epoch}")
@@ -184,7 +167,7 @@ class RunFiles:
         accounts = self._parsed("task.json", lambda: [str(row[0]) for row in self._task_file["members"]])
         earned: dict[str, int] = {}
         for path in sorted((self.path / "records").glob("*.json"), key=lambda path: int(path.stem)):
-            read = partial(_earned, read_object(path), accounts)
+            read = partial(_earned, read_json(path), accounts)
             earned |= self._parsed(f"records/{path.name}", read)
             yield {account: earned[account] for account in accounts if earned.get(account)}
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 from flock_ray.config.schema import ChainBackend, Config, Keep, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
-from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.parameters import Parameter, filled
 from flock_ray.protocol.roles import quorum
 

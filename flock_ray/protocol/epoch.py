@@ -20,7 +20,8 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox, computed_once
-from flock_ray.protocol.mechanism import Outcome, get_mechanism
+from flock_ray.protocol.mechanism import Outcome
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, read_acknowledgement, read_commitment, read_manifest
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change, due_epoch

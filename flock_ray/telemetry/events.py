@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from flock_ray.store.failures import run_folder_errors
-from flock_ray.telemetry.summary import plain
+from flock_ray.store.files import plain
 
 
 class EventLog:

@@ -8,8 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from flock_ray.store.files import write_text
 from flock_ray.telemetry import charts, text
-from flock_ray.telemetry.summary import silo_labels, write_text
+from flock_ray.telemetry.summary import silo_labels
 from flock_ray.telemetry.views import EpochView, MemberTotal, honest_with_more
 
 

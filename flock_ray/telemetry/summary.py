@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from enum import Enum
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from flock_ray.store.failures import run_folder_errors
+from flock_ray.store.files import plain
 from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, honest_with_more
-
-
-def plain(value: object) -> Any:
-    """A value as JSON has it: bytes as 0x-hex, dataclasses as objects, enums by value, NaN and infinities as null.
-
-    Raises:
-        TypeError: for anything that has no plain form, a tensor say.
-    """
-    if value is None or (isinstance(value, (bool, str, int)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    raise TypeError(f"{type(value).__name__} has no plain JSON form")
-
-
-def write_json(path: str | Path, obj: object) -> None:
-    """Write a value as a JSON file, whole or not at all."""
-    write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_text(path: str | Path, content: str) -> None:
-    """Write a file whole or not at all: a reader never sees half of it, and a crash leaves the old one.
-
-    Raises:
-        RunDirectoryError: the disk is full, or the folder cannot be written.
-    """
-    path = Path(path)
-    draft = path.with_name(path.name + ".part")
-    with run_folder_errors(path):
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
 
 
 def silo_labels(members: Sequence[MemberEpoch | MemberTotal]) -> dict[int, str]:

@@ -10,9 +10,11 @@ from flock_ray.protocol.encoding import Json, canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState
-from flock_ray.verify.accounting import Accounting, Outcome, rewards_of, settle_accounts, slashes_of
+from flock_ray.verify.accounting import Accounting, settle_accounts, slashes_of
 from flock_ray.verify.draw import Seats, digest_of_reveals, seats_of, seed_after, seed_after_skip
 from flock_ray.verify.message_set import MessageSet
+from flock_ray.verify.payment import Outcome
+from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import Report, SigningDomain, merkle_root
 from flock_ray.verify.scores import Candidate, Consensus, Verdict, judge_candidate, judge_proposals
 
@@ -161,13 +163,16 @@ def replay(state: TaskState, messages: Iterable[Message]) -> Replay:
     """
     seats, sent = seats_of(state), MessageSet.sort(messages)
     ballots_a, ballots_b = sent.ballots_a(state, seats), sent.ballots_b(state, seats)
-    proposals = judge_proposals(state, seats, sent, ballots_a)
-    candidate = judge_candidate(state, seats, proposals, ballots_b)
+    payment = PAYMENTS[state.terms.mechanism]
+    proposals = judge_proposals(state, seats, sent, ballots_a, payment.scored[0])
+    candidate = judge_candidate(state, seats, proposals, ballots_b, payment.scored[1])
     outcome = Outcome(state, seats, proposals, candidate, frozenset(ballots_a.keys() & ballots_b.keys()))
-    rewards = rewards_of(outcome)
-    accounting = settle_accounts(state, rewards, slashes_of(outcome, sent.equivocators))
+    accepted = candidate.adapter is not None and payment.accepts(outcome)
+    rewards, noted = payment.rewards(outcome, accepted), payment.noted(outcome, accepted)
+    slashes = slashes_of(state, proposals, payment.slashed(outcome, accepted), sent.equivocators)
+    accounting = settle_accounts(state, rewards, slashes, noted, payment.promises_more(state.terms))
     reveals = {voter: ballot.reveal for voter, ballot in ballots_b.items()}
-    return Replay(state, seats, sent, proposals, candidate, outcome.accepted, reveals, rewards, accounting)
+    return Replay(state, seats, sent, proposals, candidate, accepted, reveals, rewards, accounting)
 
 
 def skip(state: TaskState) -> TaskState:

@@ -17,8 +17,8 @@ from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.draw import genesis_seed
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.membership import left_before
+from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import SigningDomain
-from flock_ray.verify.scores import PARAMETERS, SCORED
 from flock_ray.wire_format.registry import WIRE_FORMATS
 
 MAX_EPOCHS = 100_000
@@ -183,12 +183,12 @@ def _integers(value: object) -> dict[str, int]:
 def _check(genesis: TaskGenesis) -> None:
     state, config = genesis.state, genesis.config
     terms, members = state.terms, state.members
-    require(terms.mechanism in SCORED, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
+    require(terms.mechanism in PAYMENTS, f"the terms name a mechanism {terms.mechanism!r}, which does not exist")
     require(terms.rule in RULES, f"the terms name a rule {terms.rule!r}, which does not exist")
     named = f"the terms name a wire format {terms.wire_format!r}, which does not exist"
     require(terms.wire_format in WIRE_FORMATS, named)
     for what, parameters, declared in (
-        ("mechanism", terms.mechanism_parameters, PARAMETERS[terms.mechanism]),
+        ("mechanism", terms.mechanism_parameters, PAYMENTS[terms.mechanism].bounds),
         ("rule", terms.rule_parameters, _bounds(RULES[terms.rule].parameters)),
         ("wire format", terms.wire_format_parameters, _bounds(WIRE_FORMATS[terms.wire_format].parameters)),
     ):

@@ -12,16 +12,6 @@ from flock_ray.protocol.state import TaskState, Terms
 from flock_ray.verify.draw import Seats
 from flock_ray.verify.message_set import MessageSet
 
-SCORED = {"marginal": (True, True), "flock": (False, True), "open": (False, False)}
-"""Mechanism -> (whether it needs scores of proposals, in ballot A; of the candidate, in ballot B)."""
-
-PARAMETERS: dict[str, dict[str, tuple[int, int]]] = {
-    "marginal": {"voter_share": (0, 10_000)},
-    "flock": {"solvent": (0, 1)},
-    "open": {},
-}
-"""Mechanism -> the least and the most that each of its parameters may be."""
-
 DECODED = frozenset(("accepted", "rejected", "harmful", "malformed"))
 """What became of proposals whose payload a quorum had: a replay decodes it again."""
 
@@ -70,9 +60,9 @@ def consensus_of(scores: Mapping[int, Score], seats: Seats, terms: Terms) -> Con
 
 
 def judge_proposals(
-    state: TaskState, seats: Seats, messages: MessageSet, ballots: Mapping[int, BallotA]
+    state: TaskState, seats: Seats, messages: MessageSet, ballots: Mapping[int, BallotA], scored: bool
 ) -> tuple[Verdict, ...]:
-    """What became of every proposer's proposal, by ascending member."""
+    """What became of every proposer's proposal, by ascending member; `scored`: whether the mechanism wants scores."""
     manifests = messages.manifests(state, seats)
     copies = Counter(manifest.payload for manifest in manifests.values())
     findings: dict[tuple[int, bytes], dict[int, ProposalEntry]] = {}
@@ -88,12 +78,13 @@ def judge_proposals(
             judged.append(Verdict(member, "copied", manifests[member].payload))
         else:
             payload = manifests[member].payload
-            judged.append(_judge(member, payload, state.terms, seats, findings.get((member, payload), {})))
+            judged.append(_judge(member, payload, state.terms, seats, findings.get((member, payload), {}), scored))
     return tuple(judged)
 
 
-def _judge(member: int, payload: bytes, terms: Terms, seats: Seats, entries: Mapping[int, ProposalEntry]) -> Verdict:
-    scored, _ = SCORED[terms.mechanism]
+def _judge(
+    member: int, payload: bytes, terms: Terms, seats: Seats, entries: Mapping[int, ProposalEntry], scored: bool
+) -> Verdict:
     malformed = {voter for voter, entry in entries.items() if entry.check is Check.MALFORMED}
     valid = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID}
     scores = {voter: score for voter, score in valid.items() if score is not None}
@@ -111,11 +102,10 @@ def _judge(member: int, payload: bytes, terms: Terms, seats: Seats, entries: Map
 
 
 def judge_candidate(
-    state: TaskState, seats: Seats, proposals: Iterable[Verdict], ballots: Mapping[int, BallotB]
+    state: TaskState, seats: Seats, proposals: Iterable[Verdict], ballots: Mapping[int, BallotB], scored: bool
 ) -> Candidate:
     """The candidate that at least q seats name, with one set of weights over exactly the accepted updates."""
     accepted = [verdict.member for verdict in proposals if verdict.status == "accepted"]
-    _, scored = SCORED[state.terms.mechanism]
     for ballot in ballots.values():
         agreeing = {
             voter: other.score

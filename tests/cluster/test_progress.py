@@ -62,3 +62,14 @@ def test_silos_that_nobody_asked_for_are_not_loaded() -> None:
     silos = hosted(False, loaded, preload=[1])
     assert loaded == [1] and silos[4] == silos[4] == "silo 4" and loaded == [1, 4]
     assert list(silos.take_opened()) == [1, 4]
+
+
+def test_a_silo_that_an_epoch_did_not_use_is_closed() -> None:
+    loaded: list[int] = []
+    silos = hosted(False, loaded, preload=[1])
+    silos[4], silos[3]
+    silos.end_epoch()
+    silos[4]
+    silos.end_epoch()
+    silos[3], silos[4], silos[1]
+    assert loaded == [1, 4, 3, 3]

@@ -16,7 +16,7 @@ from flock_ray.cluster.signing_log import entries_of
 from flock_ray.config import Config, Keep, StoreConfig
 from flock_ray.errors import StoreError
 from flock_ray.store.blob_store import BlobStore
-from flock_ray.telemetry.summary import write_json
+from flock_ray.store.files import write_json
 from tests.cluster.plain_alliance import PlainAlliance, Play
 
 pytestmark = pytest.mark.chain

@@ -26,7 +26,7 @@ from flock_ray.commands.main import main
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import keccak
 from flock_ray.protocol.seed import fixed_genesis
-from flock_ray.telemetry.summary import write_json
+from flock_ray.store.files import write_json
 from tests.chain.world import RUN_SEED, World, spec
 from tests.waiting import PATIENCE
 

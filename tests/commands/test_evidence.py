@@ -16,7 +16,7 @@ from flock_ray.chain.values import SINK, TOKEN
 from flock_ray.commands import challenges
 from flock_ray.errors import ChainError, ConfigError, RunDirectoryError
 from flock_ray.protocol.encoding import to_hex
-from flock_ray.telemetry.summary import write_json
+from flock_ray.store.files import write_json
 from tests.commands.market import SIGNERS, Market
 
 pytestmark = pytest.mark.anvil

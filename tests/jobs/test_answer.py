@@ -23,7 +23,7 @@ from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.values import RESPONSE_WINDOW
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.message import Kind, Message
-from flock_ray.telemetry.summary import write_json
+from flock_ray.store.files import write_json
 from tests.chain.world import RUN_SEED, World, spec
 from tests.runs import ROOT
 

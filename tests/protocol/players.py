@@ -20,7 +20,7 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive, judge_proposals, opened_manifests
 from flock_ray.protocol.hashing import keccak, sha256, tagged
 from flock_ray.protocol.inbox import Inbox, parse_message
-from flock_ray.protocol.mechanism import get_mechanism
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message
 from flock_ray.protocol.parameters import filled
 from flock_ray.protocol.record import Record

@@ -16,7 +16,7 @@ from flock_ray.protocol.encoding import canonical_json, to_hex
 from flock_ray.protocol.epoch import decide, derive, listed_commitments, opened_manifests, skip
 from flock_ray.protocol.hashing import keccak, sha256
 from flock_ray.protocol.inbox import Inbox, parse_message
-from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.seed import next_seed, reveals_digest, skip_seed

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.ballot import Score
 from flock_ray.protocol.hashing import keccak
-from flock_ray.protocol.mechanism import MECHANISMS, Outcome, closeness, get_mechanism, share_out
+from flock_ray.protocol.marginal import closeness
+from flock_ray.protocol.mechanism import Outcome, share_out
+from flock_ray.protocol.mechanisms import MECHANISMS, get_mechanism
 from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.state import TaskState
 from flock_ray.protocol.verdict import CandidateVerdict, Consensus, ProposalVerdict, consensus

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flock_ray.errors import RunDirectoryError
+from flock_ray.store.files import write_json
 from flock_ray.telemetry.events import EventLog
-from flock_ray.telemetry.summary import silo_labels, write_json
+from flock_ray.telemetry.summary import silo_labels
 from flock_ray.telemetry.views import EpochView, MemberTotal, honest_with_more
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flock_ray.protocol.ballot import Check
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import keccak
-from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, TaskState

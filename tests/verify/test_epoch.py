@@ -15,9 +15,9 @@ from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.cluster.attestation import report_of
 from flock_ray.errors import VerificationError
 from flock_ray.protocol import epoch as protocol
-from flock_ray.protocol import inbox, mechanism, roles, roster, seed, verdict
+from flock_ray.protocol import flock, inbox, marginal, mechanism, mechanisms, roles, roster, seed, verdict
 from flock_ray.protocol.inbox import Inbox
-from flock_ray.protocol.mechanism import MECHANISMS
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.epoch import Replay, replay, skip
@@ -97,11 +97,11 @@ def played(rounds: int = 30) -> list[bool]:
         ("protocol.epoch.reveals_digest", lambda reveals: bytes(32)),
         ("protocol.verdict.band", lambda errors, terms: terms.band_floor + 1),
         ("protocol.verdict.quantile", lambda values, basis_points: max(values)),
-        ("protocol.mechanism.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
+        ("protocol.marginal.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.epoch.digest_of_reveals", lambda reveals: bytes(32)),
         ("verify.message_set.leads_to", lambda tip, preimage, epoch: True),
         ("verify.scores.consensus_of", lambda scores, seats, terms: None),
-        ("verify.accounting._shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
+        ("verify.payment_marginal.shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.accounting.RELAYER_PART", 11),
         ("verify.membership._FIRST_UNKNOWN", 2),
     ],
@@ -128,7 +128,9 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
     states = [new_task(mechanism=name) for name in sorted(MECHANISMS)]
     sent = [mischief(Random(5), state) for state in states]
     expected = [protocol.derive(state, Inbox(messages)).data for state, messages in zip(states, sent, strict=True)]
-    modules: list[ModuleType] = [seed, roles, roster, verdict, mechanism, protocol, inbox, merkle]
+    modules: list[ModuleType] = [
+        seed, roles, roster, verdict, mechanism, mechanisms, marginal, flock, protocol, inbox, merkle
+    ]  # fmt: skip
     for module in modules:
         for name, _ in inspect.getmembers(module, inspect.isfunction):
             monkeypatch.setattr(module, name, refuse)
