@@ -472,7 +472,7 @@ contract Handler is Fixture {
         (uint256 changes, uint256 count) = tasks.dueAt(task, info.lastSettled + 1);
         address[] memory owners = _owners(task, info.numSlots);
         for (uint256 i; i < changes; ++i) {
-            address leaver = members[tasks.changeAt(task, info.numApplied + i).member];
+            address leaver = members[tasks.changesOf(task, info.numApplied + i, info.numApplied + i + 1)[0].member];
             uint256 slot;
             while (owners[slot] != leaver) ++slot;
             owners[slot] = owners[info.numSlots - 1 - i];

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eth_utils.address import is_address, to_checksum_address
@@ -17,6 +17,9 @@ _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
     "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "escrow", "rewards_root",
     "last_report",
 )  # fmt: skip
+
+_PAGE = 200
+"""Entries that one call asks for; a member takes about 10,000 gas of the call."""
 
 PLACES = {
     "FlockToken": "token", "TaskRegistry": "task", "EpochSettlement": "settlement",
@@ -102,8 +105,11 @@ class ChainReader:
             creator=to_checksum_address(creator),
             status=TaskStatus(status),
             num_slots=num_slots,
-            members=tuple(self._member(task, index) for index in range(num_members)),
-            changes=tuple(self._change(task, number) for number in range(num_changes)),
+            members=tuple(
+                MemberView(to_checksum_address(account), *rest)
+                for account, *rest in self._pages("membersOf", task, num_members)
+            ),
+            changes=tuple(Change(*entry) for entry in self._pages("changesOf", task, num_changes)),
             num_applied=num_applied,
             join_deadline=joining,
             seed_block=seed_block,
@@ -179,14 +185,12 @@ class ChainReader:
         """Where the contract `name` is, of those that have a place in `Addresses`."""
         return str(getattr(self._addresses, PLACES[name]))
 
-    def _member(self, task: bytes, index: int) -> MemberView:
-        (member,) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
-        account, stake, slots, tip, leaving, left_at = member
-        (lock,) = self._read("StakeVault", self._addresses.vault, "lockOf", task, account)
-        return MemberView(to_checksum_address(account), stake, slots, tip, leaving, left_at, lock[1])
-
-    def _change(self, task: bytes, number: int) -> Change:
-        return Change(*self._read("TaskRegistry", self._addresses.task, "changeAt", task, number)[0])
+    def _pages(self, function: str, task: bytes, size: int) -> Iterator[tuple[Any, ...]]:
+        """Entries of a list of TaskRegistry, of which there are `size`."""
+        for first in range(0, size, _PAGE):
+            bounds = task, first, min(first + _PAGE, size)
+            (page,) = self._read("TaskRegistry", self._addresses.task, function, *bounds)
+            yield from page
 
     def _read(self, name: str, address: str, function: str, *args: Any) -> tuple[Any, ...]:
         if not address:

@@ -43,6 +43,7 @@ SENTENCES = {
     "InvalidTerms": "no task can run with this value of {field}",
     "NotEnoughMembers": "{numMembers} members with {numSlots} slots are too few while joining still goes on",
     "UnknownMember": "the task has no member with index {index}",
+    "UnknownChange": "the task has no change with number {number}",
     "UnknownSlot": "the task has no slot {slot}",
     "NothingToRelease": "the stake of {account} is released already, or gone",
     "EvidenceWindowOpen": "the stake stays locked until {until:utc}, for late evidence",
