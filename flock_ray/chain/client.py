@@ -6,6 +6,7 @@ a transaction is identified by its hash, a settlement by the hash of its report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,24 +72,34 @@ class ChainClient(ChainReader):
 
     def context(self, address: str, creator: str = NOBODY) -> TxContext:
         """What `address` must know to sign its next transactions; `creator` of the task that it joins, if it does."""
+        return self.contexts([address], creator)[address]
+
+    def contexts(self, addresses: Sequence[str], creator: str = NOBODY) -> dict[str, TxContext]:
+        """What each address must know; see `context`."""
+        if not addresses:
+            return {}
         max_fee, tip = self._node.fees()
-        data_fee, data_fee_per_byte = data_fee_line(self._node, address)
-        tokens = free = 0
+        data_fee, data_fee_per_byte = data_fee_line(self._node, addresses[0])
+        tokens = free = [0] * len(addresses)
         if self._addresses.token:
-            tokens = self.wallet_balances([address])[address]
-            (free,) = self._read("StakeVault", self._addresses.vault, "lockable", address, creator)
-        return TxContext(
-            chain_id=self._node.chain_id,
-            nonce=self._node.nonce(address),
-            max_fee_per_gas=max_fee,
-            max_priority_fee_per_gas=tip,
-            gas_balance=self._node.balance(address),
-            token_balance=tokens,
-            free_stake=free,
-            data_fee=data_fee,
-            data_fee_per_byte=data_fee_per_byte,
-            **asdict(self._addresses),
-        )
+            tokens = list(self.wallet_balances(addresses).values())
+            free = self._read_each("StakeVault", "lockable", [(address, creator) for address in addresses])
+        nonces, coins = self._node.nonces(addresses), self._node.balances(addresses)
+        return {
+            address: TxContext(
+                chain_id=self._node.chain_id,
+                nonce=nonces[number],
+                max_fee_per_gas=max_fee,
+                max_priority_fee_per_gas=tip,
+                gas_balance=coins[number],
+                token_balance=tokens[number],
+                free_stake=free[number],
+                data_fee=data_fee,
+                data_fee_per_byte=data_fee_per_byte,
+                **asdict(self._addresses),
+            )
+            for number, address in enumerate(addresses)
+        }
 
     def broadcast(self, raws: list[bytes], epoch: int) -> list[TxReceipt]:
         """Send signed transactions in order and wait for their receipts; one that is mined already keeps its receipt.

@@ -16,8 +16,11 @@ import requests
 from web3 import HTTPProvider, Web3
 
 from flock_ray.chain.anvil import BASE_FEE, AnvilProcess
+from flock_ray.chain.failures import NonceUsedError
+from flock_ray.chain.http_node import HttpNode
 from flock_ray.chain.journal import Block, ChainJournal, Genesis
-from flock_ray.chain.node import MIN_TIP, ChainNode, NonceUsedError, parse
+from flock_ray.chain.node import MIN_TIP, ChainNode
+from flock_ray.chain.signed import parse
 from flock_ray.errors import ChainError, RunDirectoryError
 from flock_ray.protocol.hashing import keccak
 
@@ -63,7 +66,7 @@ class EmbeddedNode(ChainNode):
     def _mine(self, raw: bytes, timestamp: int) -> bytes:
         """Mine a block with one transaction and return the block's hash."""
         self._next_timestamp(timestamp)
-        tx_hash = self._send_raw(raw)
+        tx_hash = self._send_raw(raw, parse(raw))
         deadline = monotonic() + _MINING_TIMEOUT
         while self.receipt(tx_hash) is None:
             if monotonic() > deadline:
@@ -79,10 +82,11 @@ class EmbeddedNode(ChainNode):
         tx_hash = keccak(raw)
         if self.has(tx_hash):
             return tx_hash
-        _, sender, nonce = parse(raw)
-        expected = self.nonce(sender)
-        if nonce != expected:  # anvil would keep it for later
-            raise NonceUsedError(f"a transaction of {sender} comes out of turn: nonce {nonce}, expected {expected}")
+        parsed = parse(raw)
+        expected = self.nonce(parsed.sender)
+        if parsed.nonce != expected:  # anvil would keep it for later
+            told = f"nonce {parsed.nonce}, expected {expected}"
+            raise NonceUsedError(f"a transaction of {parsed.sender} comes out of turn: {told}")
         number = self._number + 1
         timestamp = max(GENESIS_TIME + SECONDS_PER_EPOCH * epoch + number, self._time + 1)
         block_hash = self._mine(raw, timestamp)
@@ -98,7 +102,7 @@ class EmbeddedNode(ChainNode):
         self._journal.close()
 
 
-class AnvilNode(EmbeddedNode):
+class AnvilNode(HttpNode, EmbeddedNode):
     """An embedded chain on an anvil process that this process starts and ends."""
 
     backend = "anvil"

@@ -17,8 +17,9 @@ from eth_utils.exceptions import ValidationError as EvmValidationError
 from web3 import EthereumTesterProvider, Web3
 
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, EmbeddedNode, new_genesis
+from flock_ray.chain.failures import RefusedError
 from flock_ray.chain.journal import ChainJournal, Genesis
-from flock_ray.chain.node import ChainNode, RefusedError, Reverted
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.protocol.hashing import keccak, word
 
 

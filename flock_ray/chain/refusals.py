@@ -9,7 +9,7 @@ from typing import Any
 from eth_utils.address import is_address, to_checksum_address
 
 from flock_ray.chain.abi import decode_revert, describe_revert
-from flock_ray.chain.node import FUNDS_ERRORS
+from flock_ray.chain.failures import FUNDS_ERRORS
 from flock_ray.chain.values import TaskStatus
 from flock_ray.chain.words import format_tokens, percent, utc
 from flock_ray.errors import ChainError, FundsError

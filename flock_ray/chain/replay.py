@@ -16,6 +16,7 @@ from web3 import EthereumTesterProvider, Web3
 
 from flock_ray.chain.evm import PyEvmNode, new_backend
 from flock_ray.chain.journal import Block, Genesis
+from flock_ray.chain.signed import parse
 from flock_ray.errors import ChainError, VerificationError
 
 
@@ -54,7 +55,7 @@ class ReplayedNode(PyEvmNode):
 
     def _mine(self, number: int, block: Block) -> bytes:
         self._evm.chain.set_header_timestamp(block.timestamp)
-        tx_hash = self._send_raw(block.raw)
+        tx_hash = self._send_raw(block.raw, parse(block.raw))
         mined = self.receipt(tx_hash)
         if mined is None or mined[0].block != number:
             raise ChainError("its transaction is not mined in it")

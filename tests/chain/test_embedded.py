@@ -16,9 +16,9 @@ import pytest
 from flock_ray.chain.anvil import HOST, AnvilProcess, find_anvil
 from flock_ray.chain.embedded import GENESIS_TIME, AnvilNode, EmbeddedNode
 from flock_ray.chain.evm import EthTesterNode
+from flock_ray.chain.failures import NonceUsedError
 from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.keys import run_signer
-from flock_ray.chain.node import NonceUsedError
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, RunDirectoryError, WrongChainError
 from tests.waiting import wait_until
 
