@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.delivery import deliver
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.journal import read_genesis
@@ -101,20 +102,23 @@ class ChainClient(ChainReader):
             for number, address in enumerate(addresses)
         }
 
-    def broadcast(self, raws: list[bytes], epoch: int) -> list[TxReceipt]:
+    def broadcast(
+        self, raws: Sequence[bytes], epoch: int, names: Sequence[str] = (), one_by_one: bool = False
+    ) -> list[TxReceipt]:
         """Send signed transactions in order and wait for their receipts; one that is mined already keeps its receipt.
 
         Args:
             raws: signed transactions.
             epoch: the current epoch, 0 before the first; the clock of an embedded chain.
+            names: see `delivery.deliver`, as the next.
+            one_by_one: whether an existing chain must mine them in this order.
 
         Raises:
             FundsError: an account cannot pay.
             WrongChainError: signed for another chain.
             ChainError: one reverted (the text names its custom error), was refused, or was not mined in time.
         """
-        hashes = [self._node.send(raw, epoch) for raw in raws]
-        return [self._node.wait([tx_hash], self._timeout, option=_TIMEOUT_OPTION) for tx_hash in hashes]
+        return deliver(self._node, raws, epoch, self._timeout, _TIMEOUT_OPTION, names, one_by_one)
 
     def await_seed(self, task: bytes) -> None:
         """Wait until a starting task can be opened; see `seed_block.await_seed`."""

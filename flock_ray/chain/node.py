@@ -107,6 +107,16 @@ class ChainNode(ABC):
     def close(self) -> None:
         """Release what the node holds; twice is harmless."""
 
+    def send_in_groups(self, raws: Sequence[bytes], epoch: int) -> Iterator[list[bytes]]:
+        """Send signed transactions in their order; see `send`.
+
+        Yields:
+            The hashes of those that were sent together. What is sent after them is sent when the next ones are asked
+            for. What `send` raises is raised once the hashes of all that were sent before were given.
+        """
+        for raw in raws:
+            yield [self.send(raw, epoch)]
+
     def _send_raw(self, raw: bytes, parsed: SignedTransaction) -> bytes:
         tx_hash = keccak(raw)
         if parsed.chain_id != self.chain_id:  # py-evm would take it
@@ -115,12 +125,15 @@ class ChainNode(ABC):
             )
         try:
             with self._reach():
-                self._web3.eth.send_raw_transaction(raw)
+                self._hand_over(raw)
         except RefusedError as error:
             if any(part in str(error).lower() for part in _ALREADY_KNOWN) or self.has(tx_hash):
                 return tx_hash
             raise refused_send(parsed.sender, error) from None
         return tx_hash
+
+    def _hand_over(self, raw: bytes) -> None:
+        self._web3.eth.send_raw_transaction(raw)
 
     def has(self, tx_hash: bytes) -> bool:
         """Whether the chain knows the transaction, mined or not."""

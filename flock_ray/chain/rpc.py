@@ -20,6 +20,7 @@ from flock_ray.chain.http_node import HttpNode
 from flock_ray.chain.node import MIN_TIP
 from flock_ray.chain.signed import parse
 from flock_ray.errors import ChainError, ChainUnreachableError, WrongChainError
+from flock_ray.protocol.hashing import keccak
 
 _REQUEST_TIMEOUT = 20.0  # seconds
 _FIRST_REST, _LAST_REST = 1.0, 30.0  # seconds for which a failed endpoint is tried after the others
@@ -255,6 +256,20 @@ class RpcNode(HttpNode):
     def send(self, raw: bytes, epoch: int) -> bytes:
         """See `ChainNode.send`; the chain has its own clock."""
         return self._send_raw(raw, parse(raw))
+
+    def send_in_groups(self, raws: Sequence[bytes], epoch: int) -> Iterator[list[bytes]]:
+        """See `ChainNode.send_in_groups`: a batch at a time."""
+        for first in range(0, len(raws), self.batch_size):
+            group, sent = raws[first : first + self.batch_size], list[bytes]()
+            answers = self._batch("eth_sendRawTransaction", [("0x" + raw.hex(),) for raw in group])
+            try:
+                for raw, answer in zip(group, answers, strict=True):
+                    sent.append(self.send(raw, epoch) if "error" in answer else keccak(raw))
+            except ChainError:
+                if sent:
+                    yield sent
+                raise
+            yield sent
 
     def fees(self) -> tuple[int, int]:
         """Twice the base fee plus a tip; the tip that the node proposes, but no more than the base fee."""

@@ -11,6 +11,7 @@ from eth_keys.exceptions import ValidationError as KeyValidationError
 from hexbytes import HexBytes
 from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
+from flock_ray.chain.abi import function_name
 from flock_ray.errors import ChainError
 
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, RLPException, BadSignature, KeyValidationError)
@@ -45,3 +46,8 @@ def parse(raw: bytes) -> SignedTransaction:
         return SignedTransaction(int(fields["chainId"]), sender, int(fields["nonce"]), int(fields["gas"]))
     except _MALFORMED as error:
         raise ChainError(f"not a signed EIP-1559 transaction ({type(error).__name__})") from None
+
+
+def called(raw: bytes) -> str:
+    """Name of the function that a signed transaction calls; `transaction` if it is none of our contracts'."""
+    return function_name(bytes(HexBytes(TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["data"]))) or "transaction"

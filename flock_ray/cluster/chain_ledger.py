@@ -7,7 +7,8 @@ nodes, the relayer's key stays in the actor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import Table, claim, claim_many, create_task, deploy, open_task, start, transfer
-from flock_ray.chain.values import GWEI, TOKEN, ChainInfo, ChainSpec, TaskStatus, TaskView, TxReceipt
+from flock_ray.chain.values import (
+    GWEI,
+    NOBODY,
+    TOKEN,
+    ChainInfo,
+    ChainSpec,
+    TaskStatus,
+    TaskView,
+    TxContext,
+    TxReceipt,
+)
 from flock_ray.cluster.attestation import Attestation, Settlement
 from flock_ray.cluster.chain_actor import ChainActor
 from flock_ray.cluster.deadlines import Deadlines
@@ -39,6 +50,7 @@ from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
 _LOOK = 1.0  # seconds between two looks at what a settlement waits for
+_PART = 500  # members about whom the chain actor is asked at once
 
 
 class ChainLedger:
@@ -212,16 +224,29 @@ class ChainLedger:
         return initial_state(terms, scope, view.seed, adapter, members)
 
     def _join_missing(self, groups: NodeGroups, joined: set[str]) -> None:
-        """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
+        """Have the members that are not in yet stake, then join in the order of their numbers."""
         creator, seed = self._creator.address, fixed_genesis(self._config.seed)
-        contexts = {
-            number: self._ask("context", account, creator)
-            for number, account in sorted(self._accounts.items())
-            if account not in joined
-        }
-        for number, enrolment in collect_enrolments(groups, self._task, creator, seed, contexts).items():
-            if number in contexts:
-                self._ask("broadcast", list(enrolment.transactions), 0)
+        contexts = self._contexts([n for n, account in self._accounts.items() if account not in joined], creator)
+        enrolments = collect_enrolments(groups, self._task, creator, seed, contexts)
+        signed = {number: enrolments[number].transactions for number in contexts}
+        self._broadcast({number: raws[:-1] for number, raws in signed.items()}, 0)
+        self._broadcast({number: raws[-1:] for number, raws in signed.items()}, 0, one_by_one=True)
+
+    def _contexts(self, numbers: Iterable[int], creator: str = NOBODY) -> dict[int, TxContext]:
+        """What members must know of the chain to sign."""
+        contexts: dict[int, TxContext] = {}
+        for part in _parts(sorted(numbers)):
+            told = self._ask("contexts", [self._accounts[number] for number in part], creator)
+            contexts |= {number: told[self._accounts[number]] for number in part}
+        return contexts
+
+    def _broadcast(self, signed: Mapping[int, Sequence[bytes]], epoch: int, one_by_one: bool = False) -> None:
+        """Have members' transactions mined, those of a lower number first; see `ChainClient.broadcast`."""
+        for part in _parts(sorted(signed)):
+            named = [(f"member {number}", raw) for number in part for raw in signed[number]]
+            names, raws = [name for name, _ in named], [raw for _, raw in named]
+            if raws:
+                self._ask("broadcast", raws, epoch, names, one_by_one)
 
     def _send(self, transactions: list[bytes]) -> TaskView:
         """Have the creator's transactions mined; the task after them. Somebody else may have been first."""
@@ -322,12 +347,11 @@ class ChainLedger:
         self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
         if self._pending:
             unpaid, leaves = {}, ()
-        due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
+        contexts = self._contexts(locked | unpaid.keys())
         transactions: dict[int, tuple[bytes, ...]] = {}
-        for _, signed in groups.run("collect_earnings", due, leaves, paid, pooled, locked):
+        for _, signed in groups.run("collect_earnings", contexts, leaves, paid, pooled, locked):
             transactions |= signed
-        for _, raws in sorted(transactions.items()):
-            self._ask("broadcast", list(raws), state.epoch)
+        self._broadcast(transactions, state.epoch)
 
     def _pay_everybody(self, epoch: int) -> None:
         """Have everybody paid by the newest table whose root pays by now; tables before it are no longer of use."""
@@ -348,13 +372,13 @@ class ChainLedger:
         creator, task, accounts = self._creator, self._task, [account for account, _ in table.values()]
         try:
             pooled, paid = self._ask("paid_to_pool", task, accounts), self._ask("claimed", task, accounts)
-            raws = claim_many(creator, self._ask("context", creator.address), task, tree, table)
-            self._ask("broadcast", raws, epoch)
+            context = self._ask("context", creator.address)
+            raws = claim_many(creator, context, task, tree, table)
             for leaf, (account, wei) in table.items():
                 if account in pooled and wei > paid[account]:
-                    context = self._ask("context", creator.address)
-                    raws = claim(creator, context, task, account, wei, tree.proof(leaf), to_pool=True)
-                    self._ask("broadcast", raws, epoch)
+                    following = replace(context, nonce=context.nonce + len(raws))
+                    raws += claim(creator, following, task, account, wei, tree.proof(leaf), to_pool=True)
+            self._ask("broadcast", raws, epoch)
         except ChainError as error:  # nothing is lost: members claim it at the end
             self._tell(f"the rewards up to epoch {settled} were not paid out yet: {error}")
 
@@ -372,6 +396,11 @@ class ChainLedger:
         owned = self._ask("balances", list(self._accounts.values()))
         pending = self._pending.wei if self._pending else {}
         return {number: owned[account] + pending.get(number, 0) for number, account in self._accounts.items()}
+
+
+def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(numbers), _PART):
+        yield numbers[first : first + _PART]
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

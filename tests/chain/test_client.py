@@ -93,7 +93,7 @@ def test_the_life_of_a_task_is_the_same_in_every_run(backend: str, tmp_path: Pat
         world.deploy()
         play(world)
         state, info = world.client.task_view(world.task), world.client.info()
-        raws = [bytes.fromhex(block["raw"]) for block in blocks(tmp_path / run)]
+        raws = [bytes.fromhex(raw) for block in blocks(tmp_path / run) for raw in block["raws"]]
         receipts = world.client.broadcast(raws, 2)
         world.client.close()
     assert blocks(tmp_path / "one") == blocks(tmp_path / "two")

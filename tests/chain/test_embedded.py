@@ -130,7 +130,7 @@ def test_a_journal_that_gives_another_chain_is_refused(start: Open, tmp_path: Pa
     other = dict(json.loads(original[1]))
     for key, value in {
         "timestamp": other["timestamp"] + 1,
-        "raw": pay(node, 1, value=6).hex(),
+        "raws": [pay(node, 1, value=6).hex()],
         "hash": "00" * 32,
     }.items():
         path.write_text("\n".join([original[0], json.dumps({**other, key: value}), original[2], ""]))
