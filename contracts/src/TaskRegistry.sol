@@ -35,11 +35,13 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     }
 
     /// @notice A member: its account (also its signing address), locked stake left in wei, slots, and hash-chain tip.
+    /// @param delegated The part of the stake that is its delegators', in wei.
     /// @param leaving Whether it asked to leave.
     /// @param leftAt Unix time at which it left, zero while it is in.
     struct Member {
         address account;
         uint128 stake;
+        uint128 delegated;
         uint32 slots;
         bytes32 chainTip;
         bool leaving;
@@ -204,6 +206,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     error NotEnoughMembers(uint32 numMembers, uint32 numSlots);
     /// @notice No member has this index.
     error UnknownMember(uint256 index);
+    /// @notice No change has this number.
+    error UnknownChange(uint256 number);
     /// @notice No slot has this number.
     error UnknownSlot(uint256 slot);
     /// @notice The member's stake is gone or released already.
@@ -487,11 +491,21 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     }
 
     /// @notice Member with the given index, in order of joining.
-    function memberAt(bytes32 task, uint256 index) external view returns (Member memory) {
+    function memberAt(bytes32 task, uint256 index) public view returns (Member memory) {
         StoredMember storage member = _memberAt(task, index);
         address account = member.account;
-        uint128 stake = uint128(vault.lockedStake(task, account));
-        return Member(account, stake, member.slots, member.chainTip, member.leaving, member.leftAt);
+        // slither-disable-next-line calls-loop: our own vault
+        StakeVault.Lock memory lock = vault.lockOf(task, account);
+        uint128 stake = uint128(lock.own) + lock.delegated;
+        return Member(account, stake, lock.delegated, member.slots, member.chainTip, member.leaving, member.leftAt);
+    }
+
+    /// @notice Members with the indices from `from` on, up to the one before `to`, in order of joining.
+    function membersOf(bytes32 task, uint256 from, uint256 to) external view returns (Member[] memory page) {
+        page = new Member[](to - from);
+        for (uint256 i; i < page.length; ++i) {
+            page[i] = memberAt(task, from + i);
+        }
     }
 
     /// @notice Unix time from which the stakes of a closed task may be released; zero if it never ran.
@@ -507,9 +521,14 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         return indexPlusOne - 1;
     }
 
-    /// @notice A change that was asked for while the task ran, in their order; all zero if there is none with this number.
-    function changeAt(bytes32 task, uint256 number) external view returns (Change memory) {
-        return _rosters[task].changes[number];
+    /// @notice Changes with the numbers from `from` on, up to the one before `to`, in the order in which they were asked for.
+    function changesOf(bytes32 task, uint256 from, uint256 to) external view returns (Change[] memory page) {
+        Roster storage roster = _rosters[task];
+        if (to > roster.announced) revert UnknownChange(to - 1);
+        page = new Change[](to - from);
+        for (uint256 i; i < page.length; ++i) {
+            page[i] = roster.changes[from + i];
+        }
     }
 
     /// @notice Changes so far, those that wait included.

@@ -231,7 +231,7 @@ contract AuditGrindingTest is AuditBase {
         bytes32 known = _next(_next(seed, _digest(2)), _digest(3)); // of epoch 4
         vm.prank(joiner);
         tasks.join(TASK, 3 * STAKE, "tip", digests[TASK]);
-        vm.assertEq(tasks.changeAt(TASK, 0).epoch, 5);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].epoch, 5);
         _settlePlain();
         _settlePlain();
         vm.assertEq(tasks.taskInfo(TASK).seed, known);
@@ -340,7 +340,7 @@ contract AuditRestTest is AuditBase {
         }
         _slashAndSettle(0, STAKE); // counts from epoch 30 on, the last
         vm.assertEq(tasks.taskInfo(TASK).numChanges, 1);
-        vm.assertEq(tasks.changeAt(TASK, 0).epoch, 30);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].epoch, 30);
         _slashAndSettle(1, STAKE);
         vm.assertEq(tasks.taskInfo(TASK).numChanges, 1);
         vm.assertTrue(!tasks.memberAt(TASK, 1).leaving, "too late to leave");
@@ -363,8 +363,8 @@ contract AuditRestTest is AuditBase {
             );
         }
         vm.assertEq(tasks.taskInfo(TASK).numChanges, 1);
-        vm.assertEq(tasks.changeAt(TASK, 0).member, 3);
-        vm.assertEq(tasks.changeAt(TASK, 0).epoch, 4);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].member, 3);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].epoch, 4);
     }
 
     /// @notice 12. A stolen key signs what no member ever signs, for epochs that nobody knows, and all kinds for one epoch.

@@ -121,9 +121,9 @@ contract AuditDelegationTheftTest is AuditBase {
             settlement.slashEquivocation(TASK, operator, 1, "seed", kind, "one", "other", both);
         }
         for (uint64 epoch = 1; epoch <= 2; ++epoch) {
-            bytes memory both = _contradiction(operator, epoch, "seen");
+            bytes memory both = _contradiction(operator, epoch, "acknowledgement");
             vm.prank(puppet);
-            settlement.slashEquivocation(TASK, operator, epoch, "seed", "seen", "one", "other", both);
+            settlement.slashEquivocation(TASK, operator, epoch, "seed", "acknowledgement", "one", "other", both);
         }
         _end(_report(TASK));
         vm.warp(tasks.releasableAt(TASK));

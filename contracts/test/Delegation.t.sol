@@ -78,6 +78,8 @@ contract DelegationTest is Fixture {
         TaskRegistry.Member memory member = tasks.memberAt(TASK, INDEX);
         vm.assertEq(member.slots, 4);
         vm.assertEq(member.stake, STAKE + DELEGATED);
+        vm.assertEq(member.delegated, vault.lockOf(TASK, operator).delegated);
+        vm.assertTrue(member.delegated != 0, "its delegators answer too");
         vm.assertEq(vault.lockable(operator, CREATOR), 0);
         bytes32 other = _create(keccak256("other seed"), _terms());
         vm.expectRevert(abi.encodeWithSelector(StakeVault.StakeUnavailable.selector, 0, STAKE));

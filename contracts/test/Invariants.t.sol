@@ -142,7 +142,7 @@ contract Handler is Fixture {
         (bytes32 task,, bool running) = _open(pick);
         member %= MEMBERS;
         epoch %= 6;
-        string memory kind = accuser % 3 == 0 ? "seen" : accuser % 3 == 1 ? "manifest" : "ballot_a";
+        string memory kind = accuser % 3 == 0 ? "acknowledgement" : accuser % 3 == 1 ? "manifest" : "ballot_a";
         bytes memory signatures = bytes.concat(
             _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", kind, "first")),
             _signedBy(members[member], settlement.messageDigest(task, epoch, "seed", kind, "second"))
@@ -472,7 +472,7 @@ contract Handler is Fixture {
         (uint256 changes, uint256 count) = tasks.dueAt(task, info.lastSettled + 1);
         address[] memory owners = _owners(task, info.numSlots);
         for (uint256 i; i < changes; ++i) {
-            address leaver = members[tasks.changeAt(task, info.numApplied + i).member];
+            address leaver = members[tasks.changesOf(task, info.numApplied + i, info.numApplied + i + 1)[0].member];
             uint256 slot;
             while (owners[slot] != leaver) ++slot;
             owners[slot] = owners[info.numSlots - 1 - i];

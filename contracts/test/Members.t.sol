@@ -6,7 +6,7 @@ import {Merkle} from "./Merkle.sol";
 import {Committees} from "../src/Committees.sol";
 import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
-import {Membership} from "../src/libraries/Membership.sol";
+import {Change, Membership} from "../src/libraries/Membership.sol";
 import {Report} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
@@ -127,8 +127,8 @@ contract MembersTest is MembersFixture {
         vm.assertEq(info.numMembers, MEMBERS + 1);
         vm.assertEq(info.numSlots, MEMBERS);
         vm.assertEq(info.numChanges, 1);
-        vm.assertEq(tasks.changeAt(TASK, 0).epoch, FIRST);
-        vm.assertEq(tasks.changeAt(TASK, 0).member, MEMBERS);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].epoch, FIRST);
+        vm.assertEq(tasks.changesOf(TASK, 0, 1)[0].member, MEMBERS);
 
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.AlreadyMember.selector, newcomer));
         _join(TASK, newcomer, STAKE);
@@ -144,6 +144,27 @@ contract MembersTest is MembersFixture {
         vm.assertTrue(!settlement.headOf(TASK).clock.changing, "no change waits");
         vm.assertEq(settlement.committee(TASK).length, VOTERS);
         _settle(_report(TASK));
+    }
+
+    function test_ChangesInPages() public {
+        _begin(_openTerms());
+        for (uint256 i; i < 3; ++i) {
+            _resign(members[i]);
+        }
+        for (uint256 from; from <= 3; ++from) {
+            for (uint256 to = from; to <= 3; ++to) {
+                Change[] memory page = tasks.changesOf(TASK, from, to);
+                vm.assertEq(page.length, to - from);
+                for (uint256 i; i < page.length; ++i) {
+                    Change memory expected = Change(uint32(from + i), 1, uint32(FIRST), true);
+                    vm.assertEq(keccak256(abi.encode(page[i])), keccak256(abi.encode(expected)));
+                }
+            }
+        }
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.UnknownChange.selector, 3));
+        tasks.changesOf(TASK, 2, 4);
+        vm.expectRevert(abi.encodeWithSignature("Panic(uint256)", 0x11));
+        tasks.changesOf(TASK, 1, 0);
     }
 
     function test_LeaverIsFilledWithTheLast() public {
@@ -311,9 +332,9 @@ contract MembersTest is MembersFixture {
         tasks.start(TASK);
         vm.stopPrank();
         _join(TASK, newcomer, 2 * STAKE);
-        vm.assertEq(tasks.changeAt(TASK, 1).slots, 2);
-        vm.assertEq(tasks.changeAt(TASK, 1).member, MEMBERS);
-        vm.assertEq(tasks.changeAt(TASK, 1).epoch, 0);
+        vm.assertEq(tasks.changesOf(TASK, 1, 2)[0].slots, 2);
+        vm.assertEq(tasks.changesOf(TASK, 1, 2)[0].member, MEMBERS);
+        vm.assertEq(tasks.changesOf(TASK, 1, 2)[0].epoch, 0);
         address second = _newcomer(51);
         vm.expectRevert(abi.encodeWithSelector(TaskRegistry.TaskFull.selector, MEMBERS));
         _join(TASK, second, STAKE);

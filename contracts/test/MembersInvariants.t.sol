@@ -172,7 +172,7 @@ contract MembersHandler is Fixture {
         vm.assertEq(info.numChanges, _asked.length, "changes");
         vm.assertEq(info.numApplied, _applied, "applied changes");
         for (uint256 i; i < _asked.length; ++i) {
-            Change memory change = tasks.changeAt(task, i);
+            Change memory change = tasks.changesOf(task, i, i + 1)[0];
             vm.assertEq(change.member, _asked[i].member);
             vm.assertEq(change.epoch, _asked[i].epoch);
             vm.assertTrue(change.leaves == _asked[i].leaves, "the kind of a change");

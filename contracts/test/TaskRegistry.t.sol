@@ -278,6 +278,30 @@ contract TaskRegistryTest is Fixture {
         tasks.indexOf(TASK, STRANGER);
     }
 
+    function testFuzz_MembersInPages(uint256 from, uint256 to) public {
+        _create(_terms());
+        for (uint256 i; i < MEMBERS; ++i) {
+            _join(TASK, members[i], STAKE);
+        }
+        to = bound(to, 0, MEMBERS);
+        from = bound(from, 0, to);
+        TaskRegistry.Member[] memory page = tasks.membersOf(TASK, from, to);
+        vm.assertEq(page.length, to - from);
+        for (uint256 i; i < page.length; ++i) {
+            vm.assertEq(keccak256(abi.encode(page[i])), keccak256(abi.encode(tasks.memberAt(TASK, from + i))));
+        }
+    }
+
+    function test_PagesOfMembersHaveBounds() public {
+        _create(_terms());
+        _join(TASK, members[0], STAKE);
+        vm.assertEq(tasks.membersOf(TASK, 7, 7).length, 0);
+        vm.expectRevert(abi.encodeWithSelector(TaskRegistry.UnknownMember.selector, 1));
+        tasks.membersOf(TASK, 0, 2);
+        vm.expectRevert(abi.encodeWithSignature("Panic(uint256)", 0x11));
+        tasks.membersOf(TASK, 1, 0);
+    }
+
     function test_CreatorStartsEarlyStrangerWaits() public {
         Terms memory terms = _terms();
         _create(terms);

@@ -99,6 +99,11 @@ class Contract:
         """First topic of an event's logs: the keccak of its signature."""
         return keccak(abi_to_signature(self._entries["event", event]).encode())
 
+    def functions(self) -> dict[bytes, str]:
+        """Names of the functions by selector."""
+        entries = [entry for (kind, _), entry in self._entries.items() if kind == "function"]
+        return {bytes(function_signature_to_4byte_selector(abi_to_signature(one))): one["name"] for one in entries}
+
     def errors(self) -> dict[bytes, Any]:
         """Custom errors by selector."""
         entries = [entry for (kind, _), entry in self._entries.items() if kind == "error"]
@@ -120,6 +125,16 @@ def compiler_input() -> str:
 @cache
 def _errors() -> dict[bytes, Any]:
     return {selector: entry for name in CONTRACTS for selector, entry in contract(name).errors().items()}
+
+
+@cache
+def _functions() -> dict[bytes, str]:
+    return {selector: function for name in CONTRACTS for selector, function in contract(name).functions().items()}
+
+
+def function_name(data: bytes) -> str:
+    """Name of the function that a call's data is for; empty if none of our contracts has it."""
+    return _functions().get(data[:4], "")
 
 
 def decode_revert(data: bytes) -> tuple[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ BASE_FEE = 10**9  # wei a gas, of block 0
 
 _BINARY_VARIABLE = "FLOCK_RAY_ANVIL"
 _NPM_BINARY = "node_modules/@foundry-rs/anvil-*/bin/anvil"  # npm installs the package of this platform only
+_KEPT_STATES = 16  # of the last blocks: each is a copy of the whole state
 _START_TIMEOUT = 30.0  # seconds; it takes 0.1 on an idle machine
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -52,8 +53,13 @@ class AnvilProcess:
         url: its JSON-RPC endpoint on this machine.
     """
 
-    def __init__(self, genesis: Genesis, port: int = 0) -> None:
+    def __init__(self, genesis: Genesis, port: int = 0, automine: bool = True) -> None:
         """Start on `genesis` and wait until it answers.
+
+        Args:
+            genesis: block 0.
+            port: 0 for any free one.
+            automine: mine each transaction at once, and keep old states; else mine only when `evm_mine` asks for it.
 
         Raises:
             ChainUnreachableError: no binary, the port is taken, or no answer.
@@ -66,14 +72,14 @@ class AnvilProcess:
         with tempfile.TemporaryDirectory(prefix="flock_ray_anvil_") as folder:
             file = Path(folder) / "genesis.json"
             file.write_text(json.dumps(_geth_genesis(genesis)))
-            self._process = self._spawn(binary, file, genesis.chain_id)
+            self._process = self._spawn(binary, file, genesis.chain_id, automine)
             try:
                 self._wait()
             except BaseException:
                 self.close()
                 raise
 
-    def _spawn(self, binary: Path, genesis: Path, chain_id: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, binary: Path, genesis: Path, chain_id: int, automine: bool) -> subprocess.Popen[bytes]:
         parent = os.getpid()
 
         def die_with_parent() -> None:
@@ -83,6 +89,8 @@ class AnvilProcess:
 
         arguments = ["--host", HOST, "--port", str(self.port), "--silent", "--init", str(genesis), "--accounts", "0"]
         arguments += ["--chain-id", str(chain_id), "--hardfork", "osaka", "--enable-tx-gas-limit"]
+        if not automine:
+            arguments += ["--no-mining", "--order", "fifo", "--prune-history", str(_KEPT_STATES)]
         return subprocess.Popen(
             [str(binary), *arguments],
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
+from flock_ray.chain.history import history
 from flock_ray.chain.node import ChainNode
 from flock_ray.chain.reader import ChainReader
 
@@ -73,7 +74,7 @@ class ChallengeIndex:
         compiled = contract(_SETTLEMENT)
         challenged, answered = map(compiled.event_topic, ("Challenged", "Answered"))
         address = self._reader.address_of(_SETTLEMENT)
-        for topics, _ in self._node.history(address, [[challenged, answered], self._task], self._next_block):
+        for topics, _ in history(self._node, address, [[challenged, answered], self._task], self._next_block):
             case = int.from_bytes(topics[2], "big"), int.from_bytes(topics[3], "big")
             if topics[0] == challenged:
                 self._cases.add(case)

@@ -6,10 +6,12 @@ a transaction is identified by its hash, a settlement by the hash of its report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from flock_ray.chain.anvil import find_anvil
+from flock_ray.chain.delivery import deliver
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, AnvilNode
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.journal import read_genesis
@@ -71,39 +73,52 @@ class ChainClient(ChainReader):
 
     def context(self, address: str, creator: str = NOBODY) -> TxContext:
         """What `address` must know to sign its next transactions; `creator` of the task that it joins, if it does."""
-        max_fee, tip = self._node.fees()
-        data_fee, data_fee_per_byte = data_fee_line(self._node, address)
-        tokens = free = 0
-        if self._addresses.token:
-            tokens = self.wallet_balances([address])[address]
-            (free,) = self._read("StakeVault", self._addresses.vault, "lockable", address, creator)
-        return TxContext(
-            chain_id=self._node.chain_id,
-            nonce=self._node.nonce(address),
-            max_fee_per_gas=max_fee,
-            max_priority_fee_per_gas=tip,
-            gas_balance=self._node.balance(address),
-            token_balance=tokens,
-            free_stake=free,
-            data_fee=data_fee,
-            data_fee_per_byte=data_fee_per_byte,
-            **asdict(self._addresses),
-        )
+        return self.contexts([address], creator)[address]
 
-    def broadcast(self, raws: list[bytes], epoch: int) -> list[TxReceipt]:
+    def contexts(self, addresses: Sequence[str], creator: str = NOBODY) -> dict[str, TxContext]:
+        """What each address must know; see `context`."""
+        if not addresses:
+            return {}
+        max_fee, tip = self._node.fees()
+        data_fee, data_fee_per_byte = data_fee_line(self._node, addresses[0])
+        tokens = free = [0] * len(addresses)
+        if self._addresses.token:
+            tokens = list(self.wallet_balances(addresses).values())
+            free = self._read_each("StakeVault", "lockable", [(address, creator) for address in addresses])
+        nonces, coins = self._node.nonces(addresses), self._node.balances(addresses)
+        return {
+            address: TxContext(
+                chain_id=self._node.chain_id,
+                nonce=nonces[number],
+                max_fee_per_gas=max_fee,
+                max_priority_fee_per_gas=tip,
+                gas_balance=coins[number],
+                token_balance=tokens[number],
+                free_stake=free[number],
+                data_fee=data_fee,
+                data_fee_per_byte=data_fee_per_byte,
+                **asdict(self._addresses),
+            )
+            for number, address in enumerate(addresses)
+        }
+
+    def broadcast(
+        self, raws: Sequence[bytes], epoch: int, names: Sequence[str] = (), one_by_one: bool = False
+    ) -> list[TxReceipt]:
         """Send signed transactions in order and wait for their receipts; one that is mined already keeps its receipt.
 
         Args:
             raws: signed transactions.
             epoch: the current epoch, 0 before the first; the clock of an embedded chain.
+            names: see `delivery.deliver`, as the next.
+            one_by_one: whether an existing chain must mine them in this order.
 
         Raises:
             FundsError: an account cannot pay.
             WrongChainError: signed for another chain.
             ChainError: one reverted (the text names its custom error), was refused, or was not mined in time.
         """
-        hashes = [self._node.send(raw, epoch) for raw in raws]
-        return [self._node.wait([tx_hash], self._timeout, option=_TIMEOUT_OPTION) for tx_hash in hashes]
+        return deliver(self._node, raws, epoch, self._timeout, _TIMEOUT_OPTION, names, one_by_one)
 
     def await_seed(self, task: bytes) -> None:
         """Wait until a starting task can be opened; see `seed_block.await_seed`."""

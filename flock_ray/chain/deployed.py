@@ -10,7 +10,9 @@ from eth_utils.address import to_checksum_address
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import Domain, report_digest
 from flock_ray.chain.epoch_report import Report
-from flock_ray.chain.node import ChainNode, Reverted, revert_error
+from flock_ray.chain.failures import revert_error
+from flock_ray.chain.history import history
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.values import DELAYS_AN_EPOCH, NOBODY
 from flock_ray.errors import DeploymentError
 from flock_ray.protocol.hashing import keccak
@@ -104,7 +106,7 @@ class Deployed:
         compiled, address = contract("TimelockController"), self._at["TimelockController"]
         granted, revoked = map(compiled.event_topic, ("RoleGranted", "RoleRevoked"))
         holders: dict[str, None] = {}
-        for topics, _ in self._node.history(address, [[granted, revoked], role], first_block):
+        for topics, _ in history(self._node, address, [[granted, revoked], role], first_block):
             account = to_checksum_address(topics[2][12:])
             if topics[0] == granted:
                 holders[account] = None

@@ -17,8 +17,9 @@ from eth_utils.exceptions import ValidationError as EvmValidationError
 from web3 import EthereumTesterProvider, Web3
 
 from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, EmbeddedNode, new_genesis
+from flock_ray.chain.failures import RefusedError
 from flock_ray.chain.journal import ChainJournal, Genesis
-from flock_ray.chain.node import ChainNode, RefusedError, Reverted
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.protocol.hashing import keccak, word
 
 
@@ -48,6 +49,11 @@ def new_backend(genesis: Genesis) -> PlainBackend:
 class PyEvmNode(ChainNode):
     """A node whose chain is in this process: translates py-evm's errors to those of a node."""
 
+    _evm: PlainBackend
+
+    def _hand_over(self, raw: bytes) -> None:
+        self._evm.send_raw_transaction(raw)  # into the next block; eth-tester would mine it at once
+
     @contextmanager
     def _reach(self) -> Iterator[None]:
         try:
@@ -73,11 +79,17 @@ class EthTesterNode(PyEvmNode, EmbeddedNode):
         """Start, or rebuild from `folder`, a chain that gives the `funded` addresses gas money."""
         genesis = new_genesis(self.backend, ETH_TESTER_CHAIN_ID, funded)
         journal = ChainJournal(folder, genesis)
-        self._backend = new_backend(genesis)
-        super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._backend))), journal)
+        self._evm = new_backend(genesis)
+        super().__init__(Web3(EthereumTesterProvider(EthereumTester(self._evm))), journal)
 
-    def _next_timestamp(self, timestamp: int) -> None:
-        self._backend.chain.set_header_timestamp(timestamp)
+    def _begin_block(self, timestamp: int) -> None:
+        self._evm.chain.set_header_timestamp(timestamp)
+
+    def _end_block(self) -> None:
+        self._evm.mine_blocks()
+
+    def _drop_block(self) -> None:
+        self._evm.revert_to_snapshot(self._evm.chain.get_canonical_block_by_number(self._number - 1).hash)
 
 
 def _revert_data(message: str) -> bytes:

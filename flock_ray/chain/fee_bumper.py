@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flock_ray.chain.failures import NonceUsedError, UnderpricedError
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import ChainNode, NonceUsedError, UnderpricedError
+from flock_ray.chain.node import ChainNode
 from flock_ray.chain.transactions import max_fee_of, outbid
 from flock_ray.protocol.hashing import keccak
 

@@ -13,6 +13,7 @@ from eth_abi.abi import decode
 from eth_utils.address import to_checksum_address
 
 from flock_ray.chain.abi import contract
+from flock_ray.chain.history import history
 from flock_ray.chain.node import ChainNode
 from flock_ray.chain.reader import ChainReader
 from flock_ray.protocol.hashing import word
@@ -247,7 +248,7 @@ class Holdings:
 
     def _logs(self, events: list[str], *topics: bytes | None) -> list[tuple[list[bytes], bytes]]:
         names = [contract(_VAULT).event_topic(event) for event in events]
-        return self._node.history(self._reader.address_of(_VAULT), [names, *topics], self._first_block)
+        return history(self._node, self._reader.address_of(_VAULT), [names, *topics], self._first_block)
 
 
 def _topic(account: str) -> bytes:

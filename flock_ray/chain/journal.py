@@ -1,4 +1,4 @@
-"""The files from which an embedded chain is rebuilt: its genesis, and each block's timestamp and raw transaction.
+"""The files from which an embedded chain is rebuilt: its genesis, and each block's timestamp and raw transactions.
 
 `genesis.json` is written once; `blocks.jsonl` gets one line per block, on disk before the block is reported mined. A
 line that was cut off by a crash is a block that nobody saw, and is dropped.
@@ -36,23 +36,24 @@ class Genesis:
 
 @dataclass(frozen=True)
 class Block:
-    """A block with its single transaction.
+    """A block with its transactions.
 
     Attributes:
         number: 1-based.
         timestamp: chain time.
-        raw: the signed transaction.
-        hash: block hash, which covers the state and the receipt.
+        raws: the signed transactions, in their order.
+        hash: block hash, which covers the state and the receipts.
     """
 
     number: int
     timestamp: int
-    raw: bytes
+    raws: tuple[bytes, ...]
     hash: bytes
 
     def to_line(self) -> bytes:
         """One line of `blocks.jsonl`."""
-        fields = {"number": self.number, "timestamp": self.timestamp, "raw": self.raw.hex(), "hash": self.hash.hex()}
+        raws = [raw.hex() for raw in self.raws]
+        fields = {"number": self.number, "timestamp": self.timestamp, "raws": raws, "hash": self.hash.hex()}
         return json.dumps(fields).encode() + b"\n"
 
     @classmethod
@@ -64,7 +65,7 @@ class Block:
         """
         fields = json.loads(line)
         number, timestamp = int(fields["number"]), int(fields["timestamp"])
-        return cls(number, timestamp, bytes.fromhex(fields["raw"]), bytes.fromhex(fields["hash"]))
+        return cls(number, timestamp, tuple(map(bytes.fromhex, fields["raws"])), bytes.fromhex(fields["hash"]))
 
 
 class ChainJournal:

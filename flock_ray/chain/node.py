@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,47 +9,25 @@ from threading import RLock
 from time import monotonic, sleep
 from typing import Any, Literal, cast
 
-import requests
 from eth_abi.exceptions import DecodingError
-from eth_account import Account
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
-from eth_keys.exceptions import BadSignature
-from eth_keys.exceptions import ValidationError as KeyValidationError
-from eth_typing import HexStr
 from hexbytes import HexBytes
-from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 from web3 import Web3
-from web3.exceptions import (
-    BadResponseFormat,
-    ContractLogicError,
-    RequestTimedOut,
-    TooManyRequests,
-    TransactionNotFound,
-    Web3RPCError,
-)
+from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 from web3.types import FilterParams, RPCEndpoint, TxParams
 
-from flock_ray.chain.abi import describe_revert
+from flock_ray.chain.failures import NO_ANSWER, RefusedError, kind_of, message_of, refused_send, revert_error
+from flock_ray.chain.signed import SignedTransaction
 from flock_ray.chain.values import TxReceipt
-from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, WrongChainError
+from flock_ray.errors import ChainError, ChainUnreachableError, WrongChainError
 from flock_ray.protocol.hashing import keccak
 
 MIN_TIP = 10**6  # wei a gas; nodes drop transactions with less
 
-_LOG_WINDOW = 5_000  # blocks; public endpoints answer no longer ranges
+LOG_WINDOW = 5_000
+"""Blocks that one request for logs may be about; public endpoints answer no longer ranges."""
+
 _FIRST_POLL, _LAST_POLL = 0.05, 2.0  # seconds between two requests for a receipt
-FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
-_POOR = ("insufficient funds", "enough balance", "cannot afford")
-_KNOWN = ("already known", "already imported")
-_CHEAP = ("underpriced", "less than block base fee", "fee too low", "fee cap too low")
-NO_ANSWER = (
-    requests.RequestException,
-    BadResponseFormat,
-    TooManyRequests,
-    RequestTimedOut,
-    json.JSONDecodeError,
-    OSError,
-)
+_ALREADY_KNOWN = ("already known", "already imported")  # in a node's refusal of a transaction
 
 
 class Reverted(Exception):
@@ -63,22 +40,6 @@ class Reverted(Exception):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.data = data
-
-
-class UnfitError(OSError):
-    """The chain's answer cannot be used now; the text says why and contains no url."""
-
-
-class NonceUsedError(ChainError):
-    """Another transaction of the same account took the nonce."""
-
-
-class UnderpricedError(ChainError):
-    """The node wants a higher fee, for the transaction itself or for it to replace another one."""
-
-
-class RefusedError(ChainError):
-    """The node answered a request with an error."""
 
 
 class ChainNode(ABC):
@@ -113,7 +74,7 @@ class ChainNode(ABC):
         except TransactionNotFound:
             raise
         except Web3RPCError as error:
-            raise RefusedError(f"{self._name} refuses a request: {_message(error)}") from None
+            raise RefusedError(f"{self._name} refuses a request: {message_of(error)}") from None
 
     def _request(self, method: str, params: Sequence[Any]) -> Any:
         """Result of a JSON-RPC request that web3 has no name for; None where the node refuses it."""
@@ -146,26 +107,33 @@ class ChainNode(ABC):
     def close(self) -> None:
         """Release what the node holds; twice is harmless."""
 
-    def _send_raw(self, raw: bytes) -> bytes:
+    def send_in_groups(self, raws: Sequence[bytes], epoch: int) -> Iterator[list[bytes]]:
+        """Send signed transactions in their order; see `send`.
+
+        Yields:
+            The hashes of those that were sent together. What is sent after them is sent when the next ones are asked
+            for. What `send` raises is raised once the hashes of all that were sent before were given.
+        """
+        for raw in raws:
+            yield [self.send(raw, epoch)]
+
+    def _send_raw(self, raw: bytes, parsed: SignedTransaction) -> bytes:
         tx_hash = keccak(raw)
-        chain_id, sender, _ = parse(raw)
-        if chain_id != self.chain_id:  # py-evm would take it
-            raise WrongChainError(f"a transaction is signed for chain id {chain_id}, this chain is {self.chain_id}")
+        if parsed.chain_id != self.chain_id:  # py-evm would take it
+            raise WrongChainError(
+                f"a transaction is signed for chain id {parsed.chain_id}, this chain is {self.chain_id}"
+            )
         try:
             with self._reach():
-                self._web3.eth.send_raw_transaction(raw)
+                self._hand_over(raw)
         except RefusedError as error:
-            text = str(error).lower()
-            if any(known in text for known in _KNOWN) or self.has(tx_hash):
+            if any(part in str(error).lower() for part in _ALREADY_KNOWN) or self.has(tx_hash):
                 return tx_hash
-            if any(poor in text for poor in _POOR):
-                raise FundsError(f"{sender} cannot pay for the gas of its transaction: {error}") from None
-            if any(cheap in text for cheap in _CHEAP):
-                raise UnderpricedError(f"a transaction of {sender} pays too little: {error}") from None
-            if "nonce" in text:
-                raise NonceUsedError(f"a transaction of {sender} comes out of turn: {error}") from None
-            raise
+            raise refused_send(parsed.sender, error) from None
         return tx_hash
+
+    def _hand_over(self, raw: bytes) -> None:
+        self._web3.eth.send_raw_transaction(raw)
 
     def has(self, tx_hash: bytes) -> bool:
         """Whether the chain knows the transaction, mined or not."""
@@ -182,6 +150,10 @@ class ChainNode(ABC):
             tx_hash, fields["gasUsed"], fields["blockNumber"], bytes(fields["blockHash"]), fields.get("contractAddress")
         )
         return receipt, bool(fields["status"])
+
+    def receipts(self, hashes: Sequence[bytes]) -> list[tuple[TxReceipt, bool] | None]:
+        """The receipts of several transactions; see `receipt`."""
+        return [self.receipt(tx_hash) for tx_hash in hashes]
 
     def revert_data(self, tx_hash: bytes) -> bytes:
         """Revert data of a mined transaction, from a repeated call on the block before its own."""
@@ -216,6 +188,10 @@ class ChainNode(ABC):
             raise Reverted(_bytes_of(error.data)) from None
         except DecodingError:  # of an off-chain lookup (CCIP), which we never follow
             raise Reverted(b"") from None
+
+    def call_many(self, calls: Sequence[tuple[str, bytes]], sender: str) -> list[bytes]:
+        """Answers to several calls, each a contract and its data; see `call`."""
+        return [self.call(to, data, sender) for to, data in calls]
 
     def estimate_gas(self, to: str, data: bytes, sender: str) -> int:
         """Gas that a call of `sender` would use as a transaction now.
@@ -271,6 +247,10 @@ class ChainNode(ABC):
         with self._reach():
             return int(self._web3.eth.get_transaction_count(address, "pending"))  # type: ignore[arg-type]
 
+    def nonces(self, addresses: Sequence[str]) -> list[int]:
+        """Of several accounts; see `nonce`."""
+        return [self.nonce(address) for address in addresses]
+
     def mined_nonce(self, address: str) -> int:
         """How many transactions of the account are mined."""
         with self._reach():
@@ -293,6 +273,10 @@ class ChainNode(ABC):
         """The account's native coin, wei."""
         with self._reach():
             return int(self._web3.eth.get_balance(address))  # type: ignore[arg-type]
+
+    def balances(self, addresses: Sequence[str]) -> list[int]:
+        """Of several accounts; see `balance`."""
+        return [self.balance(address) for address in addresses]
 
     def has_code(self, address: str) -> bool:
         """Whether a contract is at the address."""
@@ -323,96 +307,37 @@ class ChainNode(ABC):
 
     def logs(self, address: str, topics: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """(transaction hash, data) of a contract's newest logs with these first topics, searched back from the head."""
-        with self._reach():
-            newest = int(self._web3.eth.block_number)
-            for last in range(newest, -1, -_LOG_WINDOW):
-                logs = self._web3.eth.get_logs(
-                    {
-                        "address": Web3.to_checksum_address(address),
-                        "topics": [HexStr("0x" + topic.hex()) for topic in topics],  # eth-tester matches no bytes
-                        "fromBlock": max(0, last - _LOG_WINDOW + 1),
-                        "toBlock": last,
-                    }
-                )
-                if logs:
-                    return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in logs]
+        for last in range(self.head(), -1, -LOG_WINDOW):
+            logs = self.logs_in(address, topics, max(0, last - LOG_WINDOW + 1), last)
+            if logs:
+                return [(bytes(log["transactionHash"]), bytes(log["data"])) for log in logs]
         return []
 
-    def history(
-        self, address: str, topics: Sequence[bytes | Sequence[bytes] | None], first: int
-    ) -> list[tuple[list[bytes], bytes]]:
-        """(topics, data) of all logs of a contract from a block on that have these first topics, oldest first.
-
-        Nodes bound a request in different ways: all blocks are asked for at once, and in windows where that is refused.
+    def logs_in(
+        self, address: str, topics: Sequence[bytes | Sequence[bytes] | None], first: int, last: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Fields of a contract's logs in the blocks `first` to `last`, oldest first.
 
         Args:
             address: of the contract.
             topics: each a value, several of which any will do, or None for any at all.
             first: number of the first block.
+            last: number of the last block.
         """
-        wanted = [_hex_topic(topic) for topic in topics]
-
-        def ask(start: int, end: int) -> list[tuple[list[bytes], bytes]]:
-            fields = {
-                "address": Web3.to_checksum_address(address),
-                "topics": wanted,
-                "fromBlock": start,
-                "toBlock": end,
-            }
-            with self._reach():
-                logs = self._web3.eth.get_logs(cast(FilterParams, fields))
-            return [([bytes(topic) for topic in log["topics"]], bytes(log["data"])) for log in logs]
-
-        head = self.head()
-        try:
-            return ask(first, head)
-        except RefusedError:
-            starts = range(first, head + 1, _LOG_WINDOW)
-            return [log for start in starts for log in ask(start, min(start + _LOG_WINDOW - 1, head))]
+        fields = {
+            "address": Web3.to_checksum_address(address),
+            "topics": [_hex_topic(topic) for topic in topics],  # eth-tester matches no bytes
+            "fromBlock": first,
+            "toBlock": last,
+        }
+        with self._reach():
+            return cast(Sequence[Mapping[str, Any]], self._web3.eth.get_logs(cast(FilterParams, fields)))
 
 
 def _hex_topic(topic: bytes | Sequence[bytes] | None) -> Any:
     if isinstance(topic, bytes):
-        return HexStr("0x" + topic.hex())
+        return "0x" + topic.hex()
     return None if topic is None else [_hex_topic(choice) for choice in topic]
-
-
-def revert_error(what: str, data: bytes) -> ChainError:
-    """The error that says why a contract refused `what`: FundsError or ChainError.
-
-    Args:
-        what: name of the transaction or call.
-        data: its revert data.
-    """
-    name, text = describe_revert(data)
-    kind = FundsError if name in FUNDS_ERRORS else ChainError
-    return kind(f"{what} reverted: {text}" if text else f"{what} reverted without a reason")
-
-
-def parse(raw: bytes) -> tuple[int, str, int]:
-    """(chain id, sender, nonce) of a signed EIP-1559 transaction.
-
-    Raises:
-        ChainError: `raw` is not such a transaction.
-    """
-    try:
-        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
-        return int(fields["chainId"]), str(Account.recover_transaction(HexBytes(raw))), int(fields["nonce"])
-    except (ValueError, TypeError, IndexError, KeyError, RLPException, BadSignature, KeyValidationError) as error:
-        raise ChainError(f"not a signed EIP-1559 transaction ({type(error).__name__})") from None
-
-
-def kind_of(error: BaseException) -> str:
-    """What went wrong, without the error's text: it contains the url, which may contain credentials."""
-    if isinstance(error, UnfitError):
-        return str(error)
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"HTTP status {status}" if status else type(error).__name__
-
-
-def _message(error: Web3RPCError) -> str:
-    answer = (error.rpc_response or {}).get("error")
-    return str(answer.get("message", answer)) if isinstance(answer, dict) else error.message
 
 
 def _bytes_of(data: object) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from eth_utils.address import is_address, to_checksum_address
 
 from flock_ray.chain.abi import contract
-from flock_ray.chain.node import ChainNode, Reverted, revert_error
+from flock_ray.chain.failures import revert_error
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.values import Addresses, MemberView, RewardRoots, TaskStatus, TaskTerms, TaskView
 from flock_ray.errors import ChainError
 from flock_ray.protocol.roster import Change
@@ -17,6 +19,9 @@ _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
     "seed", "last_settled", "epoch_start", "skips", "pool_left", "committed", "claimed", "escrow", "rewards_root",
     "last_report",
 )  # fmt: skip
+
+_PAGE = 200
+"""Entries that one call asks for; a member takes about 10,000 gas of the call."""
 
 PLACES = {
     "FlockToken": "token", "TaskRegistry": "task", "EpochSettlement": "settlement",
@@ -102,8 +107,11 @@ class ChainReader:
             creator=to_checksum_address(creator),
             status=TaskStatus(status),
             num_slots=num_slots,
-            members=tuple(self._member(task, index) for index in range(num_members)),
-            changes=tuple(self._change(task, number) for number in range(num_changes)),
+            members=tuple(
+                MemberView(to_checksum_address(account), *rest)
+                for account, *rest in self._pages("membersOf", task, num_members)
+            ),
+            changes=tuple(Change(*entry) for entry in self._pages("changesOf", task, num_changes)),
             num_applied=num_applied,
             join_deadline=joining,
             seed_block=seed_block,
@@ -112,8 +120,8 @@ class ChainReader:
 
     def wallet_balances(self, addresses: Sequence[str]) -> dict[str, int]:
         """Tokens in the wallet of each address, wei."""
-        token = self._addresses.token
-        return {address: self._read("FlockToken", token, "balanceOf", address)[0] for address in addresses}
+        answers = self._read_each("FlockToken", "balanceOf", [(address,) for address in addresses])
+        return dict(zip(addresses, answers, strict=True))
 
     def balances(self, addresses: Sequence[str]) -> dict[str, int]:
         """What each address owns, wei: tokens in its wallet, own stake, active or thawing, and rewards in the vault.
@@ -121,8 +129,10 @@ class ChainReader:
         What others delegated to it, and what it delegated to others, is left out.
         """
         owned = self.wallet_balances(addresses)
-        for address in addresses:
-            pool = self.struct("StakeVault", "pool", address)
+        pools = self._read_each("StakeVault", "pool", [(address,) for address in addresses])
+        fields = contract("StakeVault").output_components("pool")
+        for address, values in zip(addresses, pools, strict=True):
+            pool = _named(fields, values)
             owned[address] += pool["own"] + pool["ownThawing"] + pool["operatorRewards"]
         return owned
 
@@ -133,19 +143,13 @@ class ChainReader:
 
     def paid_to_pool(self, task: bytes, addresses: Sequence[str]) -> set[str]:
         """Those of the addresses whose rewards of a task go to their pools in the vault."""
-        distributor = self._addresses.distributor
-        return {
-            address
-            for address in addresses
-            if self._read("RewardDistributor", distributor, "paidToPool", task, address)[0]
-        }
+        answers = self._read_each("RewardDistributor", "paidToPool", [(task, address) for address in addresses])
+        return {address for address, pooled in zip(addresses, answers, strict=True) if pooled}
 
     def claimed(self, task: bytes, addresses: Sequence[str]) -> dict[str, int]:
         """What each address, or its pool in the vault, was paid of a task's rewards so far, wei."""
-        distributor = self._addresses.distributor
-        return {
-            address: self._read("RewardDistributor", distributor, "claimed", task, address)[0] for address in addresses
-        }
+        answers = self._read_each("RewardDistributor", "claimed", [(task, address) for address in addresses])
+        return dict(zip(addresses, answers, strict=True))
 
     def reward_roots(self, task: bytes) -> RewardRoots:
         """The root of a task's rewards that is paid at the time of the latest block, and the pending roots."""
@@ -182,33 +186,44 @@ class ChainReader:
     def changes(self, task: bytes, first: int) -> tuple[Change, ...]:
         """The changes of a task's members from number `first` on, in the order of the requests."""
         (count,) = self._read("TaskRegistry", self._addresses.task, "numChanges", task)
-        return tuple(self._change(task, number) for number in range(first, count))
+        return tuple(Change(*entry) for entry in self._pages("changesOf", task, count, first))
 
     def members(self, task: bytes, numbers: Sequence[int]) -> tuple[MemberView, ...]:
         """Members of a task by their numbers."""
-        return tuple(self._member(task, number) for number in numbers)
+        entries = self._read_each("TaskRegistry", "memberAt", [(task, number) for number in numbers])
+        return tuple(MemberView(to_checksum_address(account), *rest) for account, *rest in entries)
 
-    def _member(self, task: bytes, index: int) -> MemberView:
-        (member,) = self._read("TaskRegistry", self._addresses.task, "memberAt", task, index)
-        account, stake, slots, tip, leaving, left_at = member
-        (lock,) = self._read("StakeVault", self._addresses.vault, "lockOf", task, account)
-        return MemberView(to_checksum_address(account), stake, slots, tip, leaving, left_at, lock[1])
-
-    def _change(self, task: bytes, number: int) -> Change:
-        return Change(*self._read("TaskRegistry", self._addresses.task, "changeAt", task, number)[0])
+    def _pages(self, function: str, task: bytes, size: int, start: int = 0) -> Iterator[tuple[Any, ...]]:
+        """Entries of a list of TaskRegistry, of which there are `size`, from number `start` on."""
+        for first in range(start, size, _PAGE):
+            bounds = task, first, min(first + _PAGE, size)
+            (page,) = self._read("TaskRegistry", self._addresses.task, function, *bounds)
+            yield from page
 
     def _read(self, name: str, address: str, function: str, *args: Any) -> tuple[Any, ...]:
-        if not address:
-            raise ChainError(
-                "the contracts are not deployed yet, or chain.token, chain.task, chain.settlement are empty"
-            )
         compiled = contract(name)
-        try:
+        with _named_errors(name, function, address):
             return compiled.decode(function, self._node.call(address, compiled.encode(function, *args), self._caller))
-        except Reverted as reverted:
-            raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
-        except ValueError as error:
-            raise ChainError(f"{address} is no {name}: {error}") from None
+
+    def _read_each(self, name: str, function: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The one value that each of these calls of a function answers with."""
+        compiled, address = contract(name), self.address_of(name)
+        with _named_errors(name, function, address):
+            calls = [(address, compiled.encode(function, *args)) for args in arguments]
+            return [compiled.decode(function, answer)[0] for answer in self._node.call_many(calls, self._caller)]
+
+
+@contextmanager
+def _named_errors(name: str, function: str, address: str) -> Iterator[None]:
+    """Raise ChainError where the contract refuses a call or is none, with its name and address."""
+    if not address:
+        raise ChainError("the contracts are not deployed yet, or chain.token, chain.task, chain.settlement are empty")
+    try:
+        yield
+    except Reverted as reverted:
+        raise revert_error(f"{name}.{function} at {address}", reverted.data) from None
+    except ValueError as error:
+        raise ChainError(f"{address} is no {name}: {error}") from None
 
 
 def _named(components: Sequence[Any], values: Sequence[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from eth_utils.address import is_address, to_checksum_address
 
 from flock_ray.chain.abi import decode_revert, describe_revert
-from flock_ray.chain.node import FUNDS_ERRORS
+from flock_ray.chain.failures import FUNDS_ERRORS
 from flock_ray.chain.values import TaskStatus
 from flock_ray.chain.words import format_tokens, percent, utc
 from flock_ray.errors import ChainError, FundsError
@@ -43,6 +43,7 @@ SENTENCES = {
     "InvalidTerms": "no task can run with this value of {field}",
     "NotEnoughMembers": "{numMembers} members with {numSlots} slots are too few while joining still goes on",
     "UnknownMember": "the task has no member with index {index}",
+    "UnknownChange": "the task has no change with number {number}",
     "UnknownSlot": "the task has no slot {slot}",
     "NothingToRelease": "the stake of {account} is released already, or gone",
     "EvidenceWindowOpen": "the stake stays locked until {until:utc}, for late evidence",

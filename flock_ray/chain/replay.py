@@ -16,6 +16,7 @@ from web3 import EthereumTesterProvider, Web3
 
 from flock_ray.chain.evm import PyEvmNode, new_backend
 from flock_ray.chain.journal import Block, Genesis
+from flock_ray.chain.signed import parse
 from flock_ray.errors import ChainError, VerificationError
 
 
@@ -29,7 +30,7 @@ class ReplayedNode(PyEvmNode):
     backend = "replay"
 
     def __init__(self, genesis: Genesis, blocks: Sequence[Block]) -> None:
-        """Run the blocks, each with a single transaction.
+        """Run the blocks.
 
         Raises:
             VerificationError: the genesis or a block does not run, or a block of eth-tester has another hash.
@@ -54,16 +55,17 @@ class ReplayedNode(PyEvmNode):
 
     def _mine(self, number: int, block: Block) -> bytes:
         self._evm.chain.set_header_timestamp(block.timestamp)
-        tx_hash = self._send_raw(block.raw)
-        mined = self.receipt(tx_hash)
-        if mined is None or mined[0].block != number:
-            raise ChainError("its transaction is not mined in it")
-        if mined[0].contract_address:
-            data = TypedTransaction.from_bytes(HexBytes(block.raw)).as_dict()["data"]
-            self.created[mined[0].contract_address] = bytes(HexBytes(data))
-        receipt = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
-        self._logs += receipt["logs"]
-        return bytes(receipt["blockHash"])
+        hashes = [self._send_raw(raw, parse(raw)) for raw in block.raws]
+        (block_hash,) = self._evm.mine_blocks()
+        for tx_hash, raw in zip(hashes, block.raws, strict=True):
+            receipt = self._web3.eth.get_transaction_receipt(HexBytes(tx_hash))
+            if receipt["blockNumber"] != number:
+                raise ChainError("a transaction is not mined in it")
+            if receipt["contractAddress"]:
+                data = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["data"]
+                self.created[receipt["contractAddress"]] = bytes(HexBytes(data))
+            self._logs += receipt["logs"]
+        return bytes(block_hash)
 
     def logs(self, address: str, topics: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """All logs of a contract with these first topics, from memory: eth-tester reads every block for each search."""

@@ -15,13 +15,18 @@ from web3.providers.base import JSONBaseProvider
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint, RPCResponse
 
-from flock_ray.chain.node import MIN_TIP, NO_ANSWER, ChainNode, UnfitError, kind_of
+from flock_ray.chain.failures import NO_ANSWER, UnfitError, kind_of
+from flock_ray.chain.http_node import HttpNode
+from flock_ray.chain.node import MIN_TIP
+from flock_ray.chain.signed import parse
 from flock_ray.errors import ChainError, ChainUnreachableError, WrongChainError
+from flock_ray.protocol.hashing import keccak
 
 _REQUEST_TIMEOUT = 20.0  # seconds
 _FIRST_REST, _LAST_REST = 1.0, 30.0  # seconds for which a failed endpoint is tried after the others
 _CHECK_EVERY = 2.0  # seconds between two checks of an endpoint's head
 _BUSY = (-32005, 429)  # codes of JSON-RPC errors that mean: too many requests
+_Request = tuple[RPCEndpoint, Any]  # method and parameters
 
 
 for _name in ("web3.providers.HTTPProvider", "urllib3.connectionpool"):  # at level DEBUG they log urls
@@ -53,10 +58,21 @@ class _Endpoint:
             OSError, ValueError, or another of NO_ANSWER: there is no answer.
         """
         answer = self._http.make_request(RPCEndpoint(method), params)
-        error = answer.get("error")
-        if isinstance(error, dict) and error.get("code") in _BUSY:
-            raise UnfitError("too many requests")
+        _require_idle(answer)
         return answer
+
+    def ask_together(self, requests: Sequence[_Request]) -> list[RPCResponse]:
+        """Answers to several requests, in one batch if the endpoint takes that; see `ask`."""
+        if len(requests) > 1:
+            try:
+                answers = self._http.make_batch_request(list(requests))
+            except (KeyError, TypeError):  # web3 sorts the answers by their ids
+                raise UnfitError("malformed answers to a batch") from None
+            if isinstance(answers, list) and len(answers) == len(requests):
+                for answer in answers:
+                    _require_idle(answer)
+                return answers
+        return [self.ask(*request) for request in requests]
 
     def quantity(self, method: str) -> int | None:
         """The number that a request without parameters returns; None if it returns none."""
@@ -156,33 +172,41 @@ class Pool(JSONBaseProvider):
         resting = (endpoint for endpoint in self._endpoints if endpoint not in awake)
         yield from sorted(resting, key=lambda endpoint: endpoint.rests_until)
 
-    def _with(self, endpoint: _Endpoint, method: str, params: Any) -> RPCResponse:
+    def _with(self, endpoint: _Endpoint, requests: Sequence[_Request]) -> list[RPCResponse]:
         try:
             self._check(endpoint)
-            answer = endpoint.ask(method, params)
+            answers = endpoint.ask_together(requests)
         except (*NO_ANSWER, ChainUnreachableError):
             endpoint.failed()
             raise
         endpoint.answered()
-        return answer
+        return answers
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         """See JSONBaseProvider; raises the first endpoint's error if none is usable."""
-        everywhere = method == "eth_sendRawTransaction"
-        answers: list[RPCResponse] = []
+        return self.make_batch_request([(method, params)])[0]
+
+    def make_batch_request(self, requests: list[_Request]) -> list[RPCResponse]:
+        """Answers to requests of one method; raises the first endpoint's error if none is usable."""
+        everywhere = requests[0][0] == "eth_sendRawTransaction"
+        answers: list[list[RPCResponse]] = []
         failures: list[Exception] = []
         for endpoint in self._in_order():
             try:
-                answers.append(self._with(endpoint, method, params))
+                answers.append(self._with(endpoint, requests))
             except (*NO_ANSWER, ChainUnreachableError, WrongChainError) as error:
                 failures.append(error)
             if answers and not everywhere:
                 break
         if not answers:
             raise failures[0]
-        answer = next((candidate for candidate in answers if "error" not in candidate), answers[0])
-        self._note(answer)
-        return answer
+        best = [
+            next((candidate for candidate in candidates if "error" not in candidate), candidates[0])
+            for candidates in zip(*answers, strict=True)
+        ]
+        for answer in best:
+            self._note(answer)
+        return best
 
     def _note(self, answer: RPCResponse) -> None:
         """Raise the highest head to the block that a receipt or a transaction names."""
@@ -201,7 +225,7 @@ class Pool(JSONBaseProvider):
             endpoint.close()
 
 
-class RpcNode(ChainNode):
+class RpcNode(HttpNode):
     """An existing chain at a url, or at several."""
 
     backend = "rpc"
@@ -231,7 +255,21 @@ class RpcNode(ChainNode):
 
     def send(self, raw: bytes, epoch: int) -> bytes:
         """See `ChainNode.send`; the chain has its own clock."""
-        return self._send_raw(raw)
+        return self._send_raw(raw, parse(raw))
+
+    def send_in_groups(self, raws: Sequence[bytes], epoch: int) -> Iterator[list[bytes]]:
+        """See `ChainNode.send_in_groups`: a batch at a time."""
+        for first in range(0, len(raws), self.batch_size):
+            group, sent = raws[first : first + self.batch_size], list[bytes]()
+            answers = self._batch("eth_sendRawTransaction", [("0x" + raw.hex(),) for raw in group])
+            try:
+                for raw, answer in zip(group, answers, strict=True):
+                    sent.append(self.send(raw, epoch) if "error" in answer else keccak(raw))
+            except ChainError:
+                if sent:
+                    yield sent
+                raise
+            yield sent
 
     def fees(self) -> tuple[int, int]:
         """Twice the base fee plus a tip; the tip that the node proposes, but no more than the base fee."""
@@ -267,6 +305,12 @@ def _host(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ChainUnreachableError("chain.url is no http or https address")
     return parts.hostname
+
+
+def _require_idle(answer: RPCResponse) -> None:
+    error = answer.get("error")
+    if isinstance(error, dict) and error.get("code") in _BUSY:
+        raise UnfitError("too many requests")
 
 
 def _quantity(result: object) -> int | None:

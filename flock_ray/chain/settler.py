@@ -16,9 +16,10 @@ from typing import TypeVar
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.failures import revert_error
 from flock_ray.chain.fee_bumper import FeeBumper, fees_up_to
 from flock_ray.chain.keys import Signer
-from flock_ray.chain.node import ChainNode, Reverted, revert_error
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.outbox import Attempt, Inclusion, Intent, Outbox, State, intent_id
 from flock_ray.chain.rollup import data_fee_line
 from flock_ray.chain.transactions import call, max_fee_of, settle_call, settle_gas

@@ -280,7 +280,7 @@ class TaskStatus(IntEnum):
 
 @dataclass(frozen=True)
 class MemberView:
-    """A member as the contract holds it.
+    """A member as the contract holds it; the order is that of the contract's struct.
 
     Attributes:
         account: address.
@@ -294,11 +294,11 @@ class MemberView:
 
     account: str
     stake: int
+    delegated: int
     slots: int
     chain_tip: bytes
     leaving: bool
     left_at: int
-    delegated: int
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ nodes, the relayer's key stays in the actor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import Table, claim, claim_many, create_task, deploy, open_task, start, transfer
 from flock_ray.chain.values import (
     GWEI,
+    NOBODY,
     TOKEN,
     ChainInfo,
     ChainSpec,
@@ -50,6 +52,7 @@ from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 
 _LOOK = 1.0  # seconds between two looks at what a settlement waits for
+_PART = 500  # members about whom the chain actor is asked at once
 
 
 class ChainLedger:
@@ -222,42 +225,44 @@ class ChainLedger:
         """Have the owners of silos ask to join the running task, or to leave it; who did already does not again."""
         view: TaskView = self._ask("task_view", self._task)
         there = {member.account: member for member in view.members}
-        joining = {silo: self._context(silo) for silo in sorted(joins) if self._accounts[silo] not in there}
-        seed = fixed_genesis(self._config.seed)
-        enrolments = nodes.enrol(self._task, self.creator, seed, joining, joining)
-        leaving = {
-            silo: self._context(silo)
-            for silo in sorted(leaves)
-            if (member := there.get(self._accounts[silo])) and not member.leaving
-        }
-        transactions = {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
-        transactions |= nodes.resign(self._task, leaving)
-        for _, raws in sorted(transactions.items()):
-            self._ask("broadcast", list(raws), 0)
-
-    def _context(self, silo: int) -> TxContext:
-        context: TxContext = self._ask("context", self._accounts[silo], self.creator)
-        return context
+        joining = self._contexts([silo for silo in joins if self._accounts[silo] not in there], self.creator)
+        enrolments = nodes.enrol(self._task, self.creator, fixed_genesis(self._config.seed), joining, joining)
+        staying = {account for account, member in there.items() if not member.leaving}
+        leaving = self._contexts(silo for silo in leaves if self._accounts[silo] in staying)
+        signed = {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
+        self._broadcast(signed | nodes.resign(self._task, leaving), 0, one_by_one=True)
 
     def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
         """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in."""
         asked: Sequence[Change] = self._ask("changes", self._task, state.num_changes)
         due = list(takewhile(lambda change: change.epoch <= state.epoch, asked))
         joined = [change.member for change in due if not change.leaves]
-        return due, [_as_joined(member) for member in self._ask("members", self._task, joined)]
+        return due, [_as_joined(member) for member in self._ask("members", self._task, joined)] if joined else []
 
     def _join_missing(self, nodes: Phases, joined: set[str]) -> None:
-        """Have the members that are not in yet stake, in the order of their numbers, which registration fixes."""
+        """Have the members that are not in yet stake, then join in the order of their silos."""
         creator, seed = self._creator.address, fixed_genesis(self._config.seed)
-        contexts = {
-            silo: self._ask("context", self._accounts[silo], creator)
-            for silo in self._first
-            if self._accounts[silo] not in joined
-        }
+        contexts = self._contexts([silo for silo in self._first if self._accounts[silo] not in joined], creator)
         enrolments = nodes.enrol(self._task, creator, seed, self._first, contexts)
-        for number, enrolment in enrolments.items():
-            if number in contexts:
-                self._ask("broadcast", list(enrolment.transactions), 0)
+        signed = {silo: enrolments[silo].transactions for silo in contexts}
+        self._broadcast({silo: raws[:-1] for silo, raws in signed.items()}, 0)
+        self._broadcast({silo: raws[-1:] for silo, raws in signed.items()}, 0, one_by_one=True)
+
+    def _contexts(self, silos: Iterable[int], creator: str = NOBODY) -> dict[int, TxContext]:
+        """What the owners of silos must know of the chain to sign."""
+        contexts: dict[int, TxContext] = {}
+        for part in _parts(sorted(silos)):
+            told = self._ask("contexts", [self._accounts[silo] for silo in part], creator)
+            contexts |= {silo: told[self._accounts[silo]] for silo in part}
+        return contexts
+
+    def _broadcast(self, signed: Mapping[int, Sequence[bytes]], epoch: int, one_by_one: bool = False) -> None:
+        """Have owners' transactions mined, those of a lower silo first; see `ChainClient.broadcast`."""
+        for part in _parts(sorted(signed)):
+            named = [(f"member-{silo}", raw) for silo in part for raw in signed[silo]]
+            names, raws = [name for name, _ in named], [raw for _, raw in named]
+            if raws:
+                self._ask("broadcast", raws, epoch, names, one_by_one)
 
     def _send(self, transactions: list[bytes]) -> TaskView:
         """Have the creator's transactions mined; the task after them. Somebody else may have been first."""
@@ -362,9 +367,8 @@ class ChainLedger:
         self._pending = pending_rewards(leaves, unpaid, roots, self.domain, self._task)
         if self._pending:
             unpaid, leaves = {}, ()
-        due = {number: self._ask("context", self._accounts[number]) for number in sorted(locked | unpaid.keys())}
-        for raws in nodes.collect_earnings(due, leaves, paid, pooled, locked).values():
-            self._ask("broadcast", list(raws), state.epoch)
+        contexts = self._contexts(locked | unpaid.keys())
+        self._broadcast(nodes.collect_earnings(contexts, leaves, paid, pooled, locked), state.epoch)
 
     def _pay_everybody(self, epoch: int) -> None:
         """Have everybody paid by the newest table whose root pays by now; tables before it are no longer of use."""
@@ -385,13 +389,13 @@ class ChainLedger:
         creator, task, accounts = self._creator, self._task, [account for account, _ in table.values()]
         try:
             pooled, paid = self._ask("paid_to_pool", task, accounts), self._ask("claimed", task, accounts)
-            raws = claim_many(creator, self._ask("context", creator.address), task, tree, table)
-            self._ask("broadcast", raws, epoch)
+            context = self._ask("context", creator.address)
+            raws = claim_many(creator, context, task, tree, table)
             for leaf, (account, wei) in table.items():
                 if account in pooled and wei > paid[account]:
-                    context = self._ask("context", creator.address)
-                    raws = claim(creator, context, task, account, wei, tree.proof(leaf), to_pool=True)
-                    self._ask("broadcast", raws, epoch)
+                    following = replace(context, nonce=context.nonce + len(raws))
+                    raws += claim(creator, following, task, account, wei, tree.proof(leaf), to_pool=True)
+            self._ask("broadcast", raws, epoch)
         except ChainError as error:  # nothing is lost: members claim it at the end
             self._tell(f"the rewards up to epoch {settled} were not paid out yet: {error}")
 
@@ -415,6 +419,11 @@ class ChainLedger:
 def _as_joined(member: MemberView) -> MemberState:
     """A member with what the task locks of its stake: nothing, if it left before the start."""
     return MemberState(member.account, member.slots, member.chain_tip, member.stake, delegated=member.delegated)
+
+
+def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(numbers), _PART):
+        yield numbers[first : first + _PART]
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

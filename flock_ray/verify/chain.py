@@ -8,9 +8,10 @@ from itertools import takewhile
 from typing import Any
 
 from flock_ray.chain.abi import contract
+from flock_ray.chain.failures import RefusedError
 from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.keys import checksummed
-from flock_ray.chain.node import ChainNode, RefusedError, Reverted
+from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.replay import ReplayedNode
 from flock_ray.errors import VerificationError
 from flock_ray.protocol.encoding import from_hex, parse_json, to_hex
@@ -25,6 +26,7 @@ from flock_ray.verify.genesis import TaskGenesis
 from flock_ray.verify.report import Report
 
 CLOSED = 4
+_PAGE = 200  # changes that one call asks for
 _TIES = (
     ("FlockToken", "minter", "EmissionController"),
     ("EmissionController", "token", "FlockToken"),
@@ -155,8 +157,9 @@ class ChainCheck:
         return due, [self._member(change.member) for change in due if not change.leaves]
 
     def _changes(self, first: int, last: int) -> Iterator[Change]:
-        for number in range(first, last):
-            yield Change(*self._struct("TaskRegistry", "changeAt", self._task, number).values())
+        for start in range(first, last, _PAGE):
+            rows = self._read("TaskRegistry", "changesOf", self._task, start, min(start + _PAGE, last))
+            yield from (Change(*row) for row in rows)
 
     def _member(self, number: int) -> MemberState:
         """A member as it joined."""

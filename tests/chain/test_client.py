@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
 
-from flock_ray.chain import transactions
+from flock_ray.chain import reader, transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.chain.client import ChainClient
@@ -19,7 +20,7 @@ from flock_ray.chain.embedded import ETH_TESTER_CHAIN_ID, GENESIS_TIME, SECONDS_
 from flock_ray.chain.epoch_report import ReportedSlash
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.merkle import reward_leaf
-from flock_ray.chain.values import COMMISSION_DELAY, SINK, VAULT_EPOCH, TaskStatus, TxContext
+from flock_ray.chain.values import COMMISSION_DELAY, SINK, VAULT_EPOCH, MemberView, TaskStatus, TxContext
 from flock_ray.errors import ChainError, ConfigError, FundsError, RunDirectoryError, WrongChainError
 from flock_ray.protocol.hashing import keccak
 from tests.chain.world import SUPPLY, TOKEN, World, spec
@@ -92,7 +93,7 @@ def test_the_life_of_a_task_is_the_same_in_every_run(backend: str, tmp_path: Pat
         world.deploy()
         play(world)
         state, info = world.client.task_view(world.task), world.client.info()
-        raws = [bytes.fromhex(block["raw"]) for block in blocks(tmp_path / run)]
+        raws = [bytes.fromhex(raw) for block in blocks(tmp_path / run) for raw in block["raws"]]
         receipts = world.client.broadcast(raws, 2)
         world.client.close()
     assert blocks(tmp_path / "one") == blocks(tmp_path / "two")
@@ -206,6 +207,19 @@ def test_before_the_contracts_are_there(tmp_path: Path) -> None:
         client.task_view(keccak(b"task"))
     client.close()
     client.close()
+
+
+def test_long_lists_are_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.create(num_epochs=20)
+    for member in world.members[:3]:
+        world.do(member, lambda s, c: transactions.resign(s, c, world.task))
+    view = world.client.task_view(world.task)
+    monkeypatch.setattr(reader, "_PAGE", 2)
+    assert world.client.task_view(world.task) == view
+    for index, entry in enumerate(view.members):
+        account, *rest = world.client.ask("TaskRegistry", "memberAt", world.task, index)
+        assert MemberView(to_checksum_address(account), *rest) == entry
+    assert [(change.member, change.leaves) for change in view.changes] == [(0, True), (1, True), (2, True)]
 
 
 def test_an_unknown_task_is_empty(shared_world: World) -> None:

@@ -16,9 +16,9 @@ import pytest
 from flock_ray.chain.anvil import HOST, AnvilProcess, find_anvil
 from flock_ray.chain.embedded import GENESIS_TIME, AnvilNode, EmbeddedNode
 from flock_ray.chain.evm import EthTesterNode
+from flock_ray.chain.failures import NonceUsedError
 from flock_ray.chain.journal import Block, Genesis
 from flock_ray.chain.keys import run_signer
-from flock_ray.chain.node import NonceUsedError
 from flock_ray.errors import ChainError, ChainUnreachableError, FundsError, RunDirectoryError, WrongChainError
 from tests.waiting import wait_until
 
@@ -130,7 +130,7 @@ def test_a_journal_that_gives_another_chain_is_refused(start: Open, tmp_path: Pa
     other = dict(json.loads(original[1]))
     for key, value in {
         "timestamp": other["timestamp"] + 1,
-        "raw": pay(node, 1, value=6).hex(),
+        "raws": [pay(node, 1, value=6).hex()],
         "hash": "00" * 32,
     }.items():
         path.write_text("\n".join([original[0], json.dumps({**other, key: value}), original[2], ""]))

@@ -10,7 +10,7 @@ from flock_ray.chain.journal import Block, ChainJournal, Genesis, read_genesis
 from flock_ray.errors import RunDirectoryError
 
 GENESIS = Genesis("anvil", 31_337, 1_700_000_000, {"0x" + "11" * 20: 10**21})
-BLOCKS = [Block(i, 1_700_000_000 + i, bytes([i]) * 40, bytes([i]) * 32) for i in (1, 2, 3)]
+BLOCKS = [Block(i, 1_700_000_000 + i, (bytes([i]) * 20, bytes([i]) * 21), bytes([i]) * 32) for i in (1, 2, 3)]
 
 
 def reopen(folder: Path) -> list[Block]:
@@ -93,6 +93,6 @@ def test_a_full_disk_is_one_line_and_the_blocks_before_it_stay(folder: Path, mon
         pytest.raises(RunDirectoryError, match=r"jsonl cannot be written: no space"),
     ):
         patch.setattr(os, "fsync", full)
-        journal.append(Block(4, 1_700_000_004, b"\4" * 40, b"\4" * 32))
+        journal.append(Block(4, 1_700_000_004, (b"\4" * 40,), b"\4" * 32))
     journal.close()
     assert reopen(folder)[:3] == BLOCKS

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flock_ray.chain import rpc
+from flock_ray.chain.http_node import HttpNode
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.errors import ChainUnreachableError, WrongChainError
 
@@ -23,20 +24,17 @@ class Endpoint:
 
     def __init__(self, balance: int, **identity: Any) -> None:
         self.chain_id, self.genesis = identity.get("chain_id", 7), identity.get("genesis", GENESIS)
-        self.head, self.balance, self.up, self.busy = 100, balance, True, False
+        self.head, self.balance, self.up, self.busy, self.batches = 100, balance, True, False, True
         self.asked: list[str] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.asked.append(request["method"])
-                answer = endpoint.answer(request["method"], request["params"])
-                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
+                body = json.dumps(endpoint.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
                 self.send_response(200 if endpoint.up else 503)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body.encode())
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -45,7 +43,16 @@ class Endpoint:
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://user:hunter2@127.0.0.1:{self.http.server_port}/secret-token"
 
-    def answer(self, method: str, params: list[Any]) -> dict[str, Any]:
+    def respond(self, request: Any) -> Any:
+        if not isinstance(request, list):
+            self.asked.append(request["method"])
+            return {"jsonrpc": "2.0", "id": request["id"], **self.answer(request["method"])}
+        if not self.batches:
+            return {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "no batches"}}
+        self.asked.append(f"{len(request)} at once")
+        return [{"jsonrpc": "2.0", "id": one["id"], **self.answer(one["method"])} for one in reversed(request)]
+
+    def answer(self, method: str) -> dict[str, Any]:
         if self.busy:
             return {"error": {"code": -32005, "message": "limit exceeded"}}
         return {
@@ -154,4 +161,20 @@ def test_one_that_was_away_at_the_start_is_checked_before_it_is_used(two: tuple[
     with pytest.raises((ChainUnreachableError, WrongChainError)):
         node.balance(ACCOUNT)
     assert "eth_getBalance" not in first.asked
+    node.close()
+
+
+def test_many_accounts_are_asked_for_in_batches(
+    two: tuple[Endpoint, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpNode, "batch_size", 3)
+    first, second = two
+    node = RpcNode([first.url, second.url])
+    assert node.balances([ACCOUNT] * 7) == [1] * 7
+    told = [what for what in first.asked if what == "eth_getBalance" or "at once" in what]
+    assert told == ["3 at once", "3 at once", "eth_getBalance"] and not any("at once" in what for what in second.asked)
+    first.busy = True
+    assert node.balances([ACCOUNT] * 3) == [2] * 3
+    first.busy, first.batches = False, False
+    assert node.balances([ACCOUNT] * 3) == [1] * 3
     node.close()

@@ -50,14 +50,19 @@ class Proxy:
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with proxy._lock:
-                    answer = proxy.answer(request["method"], request["params"])
+                answers = []
+                for one in request if isinstance(request, list) else [request]:
+                    with proxy._lock:
+                        answer = proxy.answer(one["method"], one["params"])
+                    if answer is None:
+                        break
+                    answers.append({"jsonrpc": "2.0", "id": one["id"], **answer})
                 if answer is None:
                     self.send_response(503)
                     body = b"busy"
                 else:
                     self.send_response(200)
-                    body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
+                    body = json.dumps(answers if isinstance(request, list) else answers[0]).encode()
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

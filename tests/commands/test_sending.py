@@ -9,7 +9,7 @@ import sys
 import pytest
 from web3.exceptions import Web3RPCError
 
-from flock_ray.chain import node as chain_node
+from flock_ray.chain import history
 from flock_ray.chain.calls import set_acceptance, unstake
 from flock_ray.chain.rollup import GAS_PRICE_ORACLE
 from flock_ray.chain.sender import Sender
@@ -127,7 +127,7 @@ def test_logs_are_read_in_windows_where_a_node_bounds_a_request(
     market.told("stake", "add", "5", key="member-0")
     market.told("stake", "unstake", "2", key="member-0")
     market.node._request("anvil_mine", [hex(30)])
-    monkeypatch.setattr(chain_node, "_LOG_WINDOW", 10)
+    monkeypatch.setattr(history, "LOG_WINDOW", 10)
     asked: list[int] = []
     eth = type(market.node._web3.eth)
     get_logs = eth.get_logs

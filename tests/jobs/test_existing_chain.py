@@ -27,8 +27,8 @@ from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import PASSWORD_VARIABLE, Signer, run_signer
-from flock_ray.chain.node import parse
 from flock_ray.chain.rpc import RpcNode
+from flock_ray.chain.signed import parse
 from flock_ray.chain.values import TxContext
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.run_directory import RunDirectory, load_config
@@ -315,7 +315,7 @@ def away(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awa
     snapshots: list[str] = []
 
     def remember(raw: bytes) -> None:
-        if not snapshots and parse(raw)[1] == signer("relayer").address:
+        if not snapshots and parse(raw).sender == signer("relayer").address:
             snapshots.append(proxy.ask("evm_snapshot"))
 
     try:

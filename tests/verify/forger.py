@@ -187,14 +187,17 @@ class Forger:
     # -- the chain
 
     def remine(self, change: Callable[[int, bytes], Sequence[bytes]]) -> None:
-        """Write the chain again, each block's raw transaction changed; creator and relayer are the forger's friends.
+        """Write the chain again, each raw transaction changed and in a block of its own.
+
+        Creator and relayer are the forger's friends.
 
         It passes for anvil's, whose blocks have hashes that nobody compares.
         """
         blocks = [json.loads(line) for line in (self.path / "chain/blocks.jsonl").read_text().splitlines()]
-        raws = [raw for number, block in enumerate(blocks) for raw in change(number, bytes.fromhex(block["raw"]))]
+        given = [bytes.fromhex(raw) for block in blocks for raw in block["raws"]]
+        raws = [raw for number, one in enumerate(given) for raw in change(number, one)]
         start = self.read("chain/genesis.json")["timestamp"]
-        mined = [Block(number, start + number, raw, bytes(32)) for number, raw in enumerate(raws, start=1)]
+        mined = [Block(number, start + number, (raw,), bytes(32)) for number, raw in enumerate(raws, start=1)]
         (self.path / "chain/blocks.jsonl").write_bytes(b"".join(block.to_line() for block in mined))
         self.change("chain/genesis.json", lambda genesis: genesis.update(backend="anvil"))
 

@@ -442,7 +442,7 @@ def context(forger: Forger, address: str, nonce: int) -> TxContext:
 
 
 def fee(forger: Forger) -> int:
-    return transactions.max_fee_of(bytes.fromhex(json.loads(journal(forger)[0])["raw"]))
+    return transactions.max_fee_of(bytes.fromhex(json.loads(journal(forger)[0])["raws"][0]))
 
 
 def journal(forger: Forger) -> list[str]:
@@ -464,11 +464,11 @@ def call_of(raw: bytes) -> tuple[bytes, int, bytes]:
 
 
 def settlements(forger: Forger) -> list[int]:
-    """Numbers of the blocks that settle epochs, from 0."""
+    """Numbers of the transactions that settle epochs, from 0."""
     compiled = contract("EpochSettlement")
     report = (bytes(32), 0, bytes(32), bytes(32), bytes(32), bytes(32), 0, (), bytes(32), bytes(32), "0x" + "00" * 20)
     selector = compiled.encode("settle", report, 0, b"")[:4]
-    raws = [bytes.fromhex(json.loads(line)["raw"]) for line in journal(forger)]
+    raws = [bytes.fromhex(raw) for line in journal(forger) for raw in json.loads(line)["raws"]]
     return [number for number, raw in enumerate(raws) if call_of(raw)[0] == selector]
 
 
