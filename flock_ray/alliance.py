@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from flock_ray.chain.values import EpochAbandonedError
-from flock_ray.cluster.attestation import Attestation, Settlement
-from flock_ray.cluster.coordinator import Bulletin, CoordinatorLostError
+from flock_ray.cluster.attestation import Attestation, Bulletin, Settlement
+from flock_ray.cluster.coordinator import CoordinatorLostError
 from flock_ray.cluster.ledger import Ledger
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.phases import AnyBulletin, Phases, Results
 from flock_ray.cluster.run_directory import SignedEpoch
-from flock_ray.cluster.spec import PhaseResult, RunningTask
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import PhaseResult
 from flock_ray.config import AllianceConfig, AskedChange
 from flock_ray.protocol.message import Kind, SignedMessage
 from flock_ray.protocol.record import Record

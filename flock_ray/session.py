@@ -22,8 +22,9 @@ from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
-from flock_ray.cluster.spec import GroupInfo, RunningTask
+from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.peft_io import LoraSpec, save_peft

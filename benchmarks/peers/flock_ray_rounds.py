@@ -25,8 +25,8 @@ from flock_ray.cluster.ledger import Ledger, NoLedger
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.placement import available_cpus, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import frozen_garbage_collection, ray_cluster
-from flock_ray.cluster.spec import RunningTask
 from flock_ray.config import (
     AllianceConfig,
     ChainBackend,

@@ -14,6 +14,9 @@ from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 
+Bulletin = tuple[SignedMessage, ...]
+"""The signed messages of an epoch so far, in canonical order."""
+
 
 class MessageVerifier:
     """Opens signed messages against a task's state; a signature once checked is not checked again."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from flock_ray.chain.eip712 import report_hash
-from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
-from flock_ray.cluster.spec import RunningTask
+from flock_ray.cluster.attestation import (
+    Attestation,
+    Bulletin,
+    MessageVerifier,
+    has_quorum,
+    report_of,
+    valid_signatures,
+)
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.errors import FlockRayError, ProtocolError
 from flock_ray.protocol.epoch import advance, derive
@@ -15,7 +22,6 @@ from flock_ray.protocol.message import Kind, SignedMessage
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
 
-Bulletin = tuple[SignedMessage, ...]
 Derive = Callable[[TaskState, Inbox], Record]
 Advance = Callable[[TaskState, Record, bytes], TaskState]
 

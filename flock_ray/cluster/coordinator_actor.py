@@ -10,11 +10,11 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError
 
-from flock_ray.cluster.attestation import Attestation
-from flock_ray.cluster.coordinator import Bulletin, Coordinator, CoordinatorLostError
+from flock_ray.cluster.attestation import Attestation, Bulletin
+from flock_ray.cluster.coordinator import Coordinator, CoordinatorLostError
 from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import here
-from flock_ray.cluster.spec import RunningTask
 from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.errors import ClusterError, HangError
 from flock_ray.protocol.message import Kind, SignedMessage

@@ -20,7 +20,8 @@ from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.node_group import NodeGroup
 from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import Plan, place_hosts
-from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
 from flock_ray.cluster.supervisor import (
     Cause,
     Fail,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.signing_log import SigningLog, by_silo
-from flock_ray.cluster.spec import RunningTask
 from flock_ray.errors import ProtocolError, StoreError
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from flock_ray.cluster.attestation import Settlement
-from flock_ray.cluster.spec import RunningTask, SiloFacts
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import SiloFacts
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState

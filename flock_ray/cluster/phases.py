@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from ray import ObjectRef
 
 from flock_ray.chain.values import TxContext
-from flock_ray.cluster.attestation import Attestation
-from flock_ray.cluster.coordinator import Bulletin
-from flock_ray.cluster.spec import Enrolment, PhaseResult, RunningTask
+from flock_ray.cluster.attestation import Attestation, Bulletin
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import Enrolment, PhaseResult
 
 AnyBulletin: TypeAlias = "Bulletin | ObjectRef[Bulletin]"
 """The signed messages of an epoch so far, or where they are: a large set need not come by the driver."""

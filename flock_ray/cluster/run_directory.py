@@ -18,13 +18,13 @@ from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.values import Addresses
 from flock_ray.cluster.attestation import (
     Attestation,
+    Bulletin,
     MessageVerifier,
     Settlement,
     has_quorum,
     report_of,
     valid_signatures,
 )
-from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.config import Config
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex, to_hex

@@ -11,7 +11,8 @@ from typing import Any
 from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
-from flock_ray.cluster.spec import RunningTask, SiloFacts
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import SiloFacts
 from flock_ray.config import Config, behaviours, evaluated_others
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.metrics import bits_per_byte

@@ -20,23 +20,22 @@ from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import claim, join, release, resign
 from flock_ray.chain.values import TxContext
-from flock_ray.cluster.attestation import Attestation, MessageVerifier, has_quorum, report_of, valid_signatures
+from flock_ray.cluster.attestation import (
+    Attestation,
+    Bulletin,
+    MessageVerifier,
+    has_quorum,
+    report_of,
+    valid_signatures,
+)
 from flock_ray.cluster.ballot_builder import BallotBuilder
-from flock_ray.cluster.coordinator import Bulletin
 from flock_ray.cluster.evaluation import evaluating
 from flock_ray.cluster.hosted_members import ANOTHER_UPDATE, HostedMembers
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.proposal_encoder import ProposalEncoder
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.signing import SigningBatch
-from flock_ray.cluster.spec import (
-    Enrolment,
-    GroupInfo,
-    GroupSpec,
-    PhaseResult,
-    RunningTask,
-    SiloFacts,
-    with_model,
-)
+from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, PhaseResult, SiloFacts, with_model
 from flock_ray.cluster.trainer import LocalUpdate
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import Workbench

@@ -10,15 +10,16 @@ from typing import Any
 from flock_ray.alliance import Alliance
 from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.cluster.attestation import Attestation, Settlement
-from flock_ray.cluster.coordinator import Bulletin, Coordinator
+from flock_ray.cluster.attestation import Attestation, Bulletin, Settlement
+from flock_ray.cluster.coordinator import Coordinator
 from flock_ray.cluster.launch import chain_terms, group_specs, task_terms, terms_of
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import make_plan
-from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult, RunningTask
+from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import (
     AllianceConfig,

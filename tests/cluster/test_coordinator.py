@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flock_ray.adversary.registry import get_behaviour
-from flock_ray.cluster.attestation import Attestation, report_of
-from flock_ray.cluster.coordinator import Bulletin, Coordinator
+from flock_ray.cluster.attestation import Attestation, Bulletin, report_of
+from flock_ray.cluster.coordinator import Coordinator
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.ballot import ballot_commitment, read_ballot_a, read_ballot_b
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex

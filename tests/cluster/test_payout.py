@@ -18,7 +18,7 @@ from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.run_directory import RunDirectory
-from flock_ray.cluster.spec import RunningTask
+from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.worker import Worker
 from flock_ray.store.files import write_json
 from tests.chain.world import TOKEN, World, spec

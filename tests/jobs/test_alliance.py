@@ -56,8 +56,8 @@ def test_the_plan_alone(tmp_path: Path) -> None:
     ended = run_job(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
     assert ended.output.splitlines()[:4] == [
         "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
-        "  node 0: hosts 0-1, members 0-3",
-        "  node 1: hosts 2-3, members 4-7",
+        "  node 0: hosts 0-1, silos 0-3",
+        "  node 1: hosts 2-3, silos 4-7",
         "  in all 2 CPU, 2 GPU; the coordinator and the chain actor take none",
     ]
     assert ended.output.splitlines()[4].startswith("Committee: 4 voters (quorum 3) and 4 proposers of 8 slots")

@@ -64,10 +64,10 @@ def test_an_unfinished_run_is_told_from_a_false_one(
     assert main([str(tmp_path), "--store", str(whole_run.path / "store")]) == RunDirectoryError.exit_code
     assert "unfinished run: summary.json is missing" in capsys.readouterr().err
     value = json.loads((tmp_path / "task.json").read_text())
-    del value["terms"]
+    value["schema"] = "flock_ray/run/1"
     (tmp_path / "task.json").write_text(json.dumps(value))
     assert main([str(tmp_path), "--store", str(whole_run.path / "store")]) == RunDirectoryError.exit_code
-    assert "made by an earlier version" in capsys.readouterr().err
+    assert "the run was made by another version" in capsys.readouterr().err
 
 
 @pytest.mark.chain
