@@ -6,44 +6,32 @@ nodes, the relayer's key stays in the actor.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
 from flock_ray.chain.eip712 import Domain
-from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import Table, claim, claim_many, create_task, deploy, open_task, start, transfer
 from flock_ray.chain.values import (
-    GWEI,
-    NOBODY,
     TOKEN,
-    ChainInfo,
-    ChainSpec,
     MemberView,
     TaskStatus,
     TaskView,
-    TxContext,
     TxReceipt,
 )
 from flock_ray.cluster.attestation import Attestation, Settlement
-from flock_ray.cluster.chain_actor import ChainActor
-from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.chain_connection import ChainConnection
 from flock_ray.cluster.interrupts import check_interrupted
-from flock_ray.cluster.launch import chain_terms, uses_rpc
-from flock_ray.cluster.outage_timer import OutageTimer
+from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
 from flock_ray.cluster.phases import Phases
-from flock_ray.cluster.runtime import here
-from flock_ray.cluster.waiting import WatchedActor
-from flock_ray.config import Config, chain_urls
-from flock_ray.errors import ChainError, ChainUnreachableError, HangError, TaskClosedError
+from flock_ray.config import Config
+from flock_ray.errors import ChainError, TaskClosedError
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.record import Record
@@ -55,79 +43,17 @@ _LOOK = 1.0  # seconds between two looks at what a settlement waits for
 _PART = 500  # members about whom the chain actor is asked at once
 
 
-class ChainLedger:
+class ChainLedger(ChainConnection):
     """The chain actor, seen from the driver."""
 
     def __init__(self, config: Config, run_dir: Path, accounts: dict[int, str]) -> None:
-        """Start the chain actor on the driver's machine; it starts or rebuilds the chain, or connects to it.
-
-        Args:
-            config: of the run.
-            run_dir: where an embedded chain is kept.
-            accounts: {silo: address of its owner}; genesis of an embedded chain funds their gas.
-
-        Raises:
-            ChainError: or one of its kinds, when the chain cannot be used.
-        """
-        self._config, self._accounts = config, accounts
-        chain = config.chain
-        self.outage = OutageTimer(chain.outage_patience)
-        self.tell: Callable[[str], None] = lambda line: None
-        self._embedded = not uses_rpc(config)
-        self._creator: Signer = (
-            run_signer(config.seed, "creator") if self._embedded else load_signer("creator", chain.keystore)
-        )
-        spec = ChainSpec(
-            backend=chain.backend.value,
-            urls=chain_urls(chain),
-            chain_id=chain.chain_id,
-            keystore=chain.keystore,
-            port=chain.port,
-            run_seed=config.seed,
-            funded=[self._creator.address, *accounts.values()] if self._embedded else [],
-            token=chain.token,
-            task=chain.task,
-            settlement=chain.settlement,
-            confirmation_timeout=chain.confirmation_timeout,
-            max_fee=chain.max_fee_gwei * GWEI,
-            finality=chain.finality.value,
-        )
-        self._actor = ChainActor.options(name="chain", scheduling_strategy=here()).remote()
-        cluster = config.cluster
-        self._chain = WatchedActor(
-            self._actor, "chain actor", Deadlines(cluster.phase_floor), cluster.load_timeout, self._tell, may_idle=True
-        )
-        self._info: ChainInfo = self._get(self._actor.open.remote(spec, str(run_dir)), "open")
+        """Connect, see `ChainConnection`; no task yet."""
+        super().__init__(config, run_dir, accounts)
         self._open: dict[Any, int] = {}
         self._settled: dict[int, Settlement] = {}
         self._tables: dict[int, tuple[tuple[str, int], ...]] = {}  # rewards so far, of epochs after which all are paid
         self._task = ZERO
         self._pending: PendingRewards | None = None
-
-    def _ask(self, method: str, *args: Any) -> Any:
-        """A call of the chain actor, made again while an existing chain does not answer."""
-        while True:
-            try:
-                answer = self._get(self._actor.ask.remote(method, *args), method)
-            except ChainUnreachableError as error:
-                if self._embedded:
-                    raise
-                self.outage.wait(f"the chain: {error}", unreachable=True)
-                time.sleep(_LOOK)
-            else:
-                self.outage.over()
-                return answer
-
-    def _get(self, ref: Any, method: str) -> Any:
-        try:
-            return self._chain.wait(ref, method)
-        except RayActorError as error:
-            raise ChainError("the chain actor died; go on with resume=RUN_DIR") from error
-        except HangError as error:
-            raise ChainError(f"{error}; go on with resume=RUN_DIR") from error
-
-    def _tell(self, line: str) -> None:
-        self.tell(line)
 
     @property
     def domain(self) -> Domain:
@@ -247,22 +173,6 @@ class ChainLedger:
         signed = {silo: enrolments[silo].transactions for silo in contexts}
         self._broadcast({silo: raws[:-1] for silo, raws in signed.items()}, 0)
         self._broadcast({silo: raws[-1:] for silo, raws in signed.items()}, 0, one_by_one=True)
-
-    def _contexts(self, silos: Iterable[int], creator: str = NOBODY) -> dict[int, TxContext]:
-        """What the owners of silos must know of the chain to sign."""
-        contexts: dict[int, TxContext] = {}
-        for part in _parts(sorted(silos)):
-            told = self._ask("contexts", [self._accounts[silo] for silo in part], creator)
-            contexts |= {silo: told[self._accounts[silo]] for silo in part}
-        return contexts
-
-    def _broadcast(self, signed: Mapping[int, Sequence[bytes]], epoch: int, one_by_one: bool = False) -> None:
-        """Have owners' transactions mined, those of a lower silo first; see `ChainClient.broadcast`."""
-        for part in _parts(sorted(signed)):
-            named = [(f"member-{silo}", raw) for silo in part for raw in signed[silo]]
-            names, raws = [name for name, _ in named], [raw for _, raw in named]
-            if raws:
-                self._ask("broadcast", raws, epoch, names, one_by_one)
 
     def _send(self, transactions: list[bytes]) -> TaskView:
         """Have the creator's transactions mined; the task after them. Somebody else may have been first."""
@@ -419,11 +329,6 @@ class ChainLedger:
 def _as_joined(member: MemberView) -> MemberState:
     """A member with what the task locks of its stake: nothing, if it left before the start."""
     return MemberState(member.account, member.slots, member.chain_tip, member.stake, delegated=member.delegated)
-
-
-def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    for first in range(0, len(numbers), _PART):
-        yield numbers[first : first + _PART]
 
 
 def _settlement(epoch: int, receipt: TxReceipt) -> Settlement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -34,54 +34,14 @@ from flock_ray.cluster.supervisor import (
     root_cause,
 )
 from flock_ray.cluster.vitals import Vitals
+from flock_ray.cluster.waiting_group import LOADING_STEPS, PLACE, Step, WaitingGroup
 from flock_ray.cluster.worker import Worker
 from flock_ray.errors import HangError, WorkerMemoryError
 
 _TICK = 1.0  # seconds between two questions about a worker's vitals; more where there are hundreds of workers
 _LOOK = 0.1  # seconds between two looks at all that are waited for
 _COLLATERAL_SECONDS = 5.0  # in which the ranks of a group fail with the first one
-_PLACE = "place"  # a step that waits for the placement group
 _LOADING = ("open_rendezvous", "load")  # a process starts, imports and reads: nothing tells a hang from slowness
-
-
-_Step = tuple[str, tuple[Any, ...]]
-_LOADING_STEPS: tuple[_Step, ...] = ((_PLACE, ()), ("open_rendezvous", ()), ("load", ()))
-
-
-@dataclass
-class _Waiting:
-    """What is waited for of one group: the first of its steps runs.
-
-    Attributes:
-        asked: what the group is asked in the end: (method, arguments).
-        steps: what is still to do, up to the last of what is asked.
-        refs: {reference: rank} of the running step.
-        answer: of rank 0.
-        errors: of ranks, as they came.
-        ask_at: when the step is to be asked (again).
-    """
-
-    asked: list[_Step]
-    steps: list[_Step]
-    ask_at: float = 0.0
-    since: float = 0.0
-    refs: dict[Any, int] = field(default_factory=dict)
-    answer: Any = None
-    errors: list[Exception] = field(default_factory=list)
-    failed_at: float = 0.0
-    health: dict[Any, int] = field(default_factory=dict)
-    health_asked: float = 0.0
-    liveness: dict[int, Liveness] = field(default_factory=dict)
-    vitals: dict[int, Vitals] = field(default_factory=dict)
-    late: bool = False
-
-    @property
-    def method(self) -> str:
-        return self.steps[0][0]
-
-    def restart(self, steps: list[_Step], ask_at: float = 0.0) -> None:
-        """Begin with other steps, at a time."""
-        self.__init__(self.asked, steps, ask_at)  # type: ignore[misc]
 
 
 class NodeGroups(Phases):
@@ -188,21 +148,21 @@ class NodeGroups(Phases):
         shared = tuple(arg if isinstance(arg, ray.ObjectRef) else ray.put(arg) for arg in args)
         return self._gather({index: self._waiting(index, (method, shared)) for index in sorted(self._alive)})
 
-    def _waiting(self, index: int, *asked: _Step) -> _Waiting:
+    def _waiting(self, index: int, *asked: Step) -> WaitingGroup:
         """What is asked of a group, after what it lacks: loading, if a wait before this one was given up, or hosts."""
         group = self._groups[index]
         if group.carried is None:
             group.stop()
             group.reserve()
-            return _Waiting(list(asked), [*_LOADING_STEPS, *self._taken_up(asked)])
+            return WaitingGroup(list(asked), [*LOADING_STEPS, *self._taken_up(asked)])
         if group.carried != group.spec.hosts:
             assign = ("assign", (group.spec.hosts,))
-            return _Waiting(list(asked), [assign, *(self._taken_up(asked) if asked else ())])
-        return _Waiting(list(asked), list(asked))
+            return WaitingGroup(list(asked), [assign, *(self._taken_up(asked) if asked else ())])
+        return WaitingGroup(list(asked), list(asked))
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def _gather(self, waits: dict[int, _Waiting]) -> Iterator[tuple[int, Any]]:
+    def _gather(self, waits: dict[int, WaitingGroup]) -> Iterator[tuple[int, Any]]:
         looked = time.monotonic()
         while waits:
             now = time.monotonic()
@@ -227,24 +187,24 @@ class NodeGroups(Phases):
                 self._look_after(index, waits, now)
             self._show_progress(waits)
 
-    def _pause(self, waits: Mapping[int, _Waiting], now: float) -> float:
+    def _pause(self, waits: Mapping[int, WaitingGroup], now: float) -> float:
         """Seconds until something is due without an answer."""
-        placing = any(waiting.method == _PLACE for waiting in waits.values())
+        placing = any(waiting.method == PLACE for waiting in waits.values())
         due = [waiting.ask_at - now for waiting in waits.values() if waiting.ask_at > now]
         return max(0.01, min([_LOOK if placing else _TICK, *due]))
 
-    def _ask(self, index: int, waiting: _Waiting, now: float) -> None:
+    def _ask(self, index: int, waiting: WaitingGroup, now: float) -> None:
         """Ask a group for its running step, unless it was asked or is not to be asked yet."""
         if waiting.since or now < waiting.ask_at:
             return
         waiting.since = now
         method, args = waiting.steps[0]
-        if method != _PLACE:
+        if method != PLACE:
             refs = self._groups[index].call(method, *args)
             waiting.refs = {ref: rank for rank, ref in enumerate(refs)}
             waiting.liveness = {rank: Liveness(now) for rank in range(self._plan.workers)}
 
-    def _take(self, waiting: _Waiting, ref: Any, now: float) -> None:
+    def _take(self, waiting: WaitingGroup, ref: Any, now: float) -> None:
         """The answer or the error of one rank."""
         rank = waiting.refs.pop(ref)
         try:
@@ -257,7 +217,7 @@ class NodeGroups(Phases):
             if rank == 0:
                 waiting.answer = answer
 
-    def _step_done(self, index: int, waits: dict[int, _Waiting], now: float) -> Iterator[tuple[int, Any]]:
+    def _step_done(self, index: int, waits: dict[int, WaitingGroup], now: float) -> Iterator[tuple[int, Any]]:
         """All ranks answered: on to the group's next step, or its answer."""
         waiting, group = waits[index], self._groups[index]
         method, args = waiting.steps.pop(0)
@@ -280,7 +240,7 @@ class NodeGroups(Phases):
             following[0] = ("load", (host, port, self._plan.workers))
         waiting.restart(following)
 
-    def _look_after(self, index: int, waits: dict[int, _Waiting], now: float) -> None:
+    def _look_after(self, index: int, waits: dict[int, WaitingGroup], now: float) -> None:
         """Notice what failed, what is late and what hangs, and act on it."""
         waiting, group = waits[index], self._groups[index]
         if not waiting.since:
@@ -290,7 +250,7 @@ class NodeGroups(Phases):
                 self._failed(index, waits, root_cause(waiting.errors), now)
             return
         waited = now - waiting.since
-        if waiting.method == _PLACE:
+        if waiting.method == PLACE:
             if group.placed():
                 waiting.steps.pop(0)
                 waiting.restart(waiting.steps)
@@ -313,7 +273,7 @@ class NodeGroups(Phases):
         elif all(silent):  # one rank may wait for another
             self._failed(index, waits, HangError(str(silent[0])), now)
 
-    def _check_health(self, group: NodeGroup, waiting: _Waiting, now: float) -> None:
+    def _check_health(self, group: NodeGroup, waiting: WaitingGroup, now: float) -> None:
         """Take the vitals that were answered, and ask for them again once a second."""
         if waiting.health:
             for ref in ray.wait(list(waiting.health), num_returns=len(waiting.health), timeout=0)[0]:
@@ -328,7 +288,7 @@ class NodeGroups(Phases):
             waiting.health_asked = now
             waiting.health = {ref: rank for rank, ref in enumerate(group.ask_vitals())}
 
-    def _call_late(self, index: int, waiting: _Waiting, waited: float, budget: float) -> None:
+    def _call_late(self, index: int, waiting: WaitingGroup, waited: float, budget: float) -> None:
         waiting.late = True
         done, total = (
             max((getattr(v, name) for v in waiting.vitals.values()), default=0) for name in ("done", "total")
@@ -341,7 +301,7 @@ class NodeGroups(Phases):
 
     # -- failures --------------------------------------------------------------------------------------------------
 
-    def _failed(self, index: int, waits: dict[int, _Waiting], error: Exception, now: float) -> None:
+    def _failed(self, index: int, waits: dict[int, WaitingGroup], error: Exception, now: float) -> None:
         """Have the policy decide, and do it.
 
         Raises:
@@ -371,12 +331,12 @@ class NodeGroups(Phases):
         elif isinstance(action, Rebuild):
             group.stop()
             group.reserve()
-            waiting.restart([*_LOADING_STEPS, *self._taken_up(waiting.asked)])
+            waiting.restart([*LOADING_STEPS, *self._taken_up(waiting.asked)])
         else:
             self._give_up(index, waits)
 
     @staticmethod
-    def _explained(error: Exception, waiting: _Waiting, group: NodeGroup) -> Exception:
+    def _explained(error: Exception, waiting: WaitingGroup, group: NodeGroup) -> Exception:
         """What a run says that ends because a worker's memory did not suffice."""
         peak = max((vitals.peak_bytes for vitals in waiting.vitals.values()), default=0)
         return WorkerMemoryError(
@@ -384,13 +344,13 @@ class NodeGroups(Phases):
             f" {group.memory / 1e9:.1f} GB for workers; lower training.cohort_tokens or the members of a host"
         )
 
-    def _taken_up(self, asked: Sequence[_Step]) -> list[_Step]:
+    def _taken_up(self, asked: Sequence[Step]) -> list[Step]:
         """What is asked, after the running epoch was taken up where that is not what is asked."""
         if self._begin is None or (asked and asked[-1][0] == "begin"):
             return list(asked)
         return [("begin", (ray.put(self._begin),)), *asked]
 
-    def _give_up(self, index: int, waits: dict[int, _Waiting]) -> None:
+    def _give_up(self, index: int, waits: dict[int, WaitingGroup]) -> None:
         """Have the other groups take over the hosts of a group for which there is no machine."""
         self._groups[index].stop()
         self._alive.discard(index)
@@ -400,11 +360,11 @@ class NodeGroups(Phases):
             group = self._groups[other]
             if group.spec.hosts != hosts:
                 group.spec = replace(group.spec, hosts=hosts)
-                waiting = waits.setdefault(other, _Waiting([], []))
+                waiting = waits.setdefault(other, WaitingGroup([], []))
                 waiting.asked += asked
                 waiting.steps += [("assign", (hosts,)), *steps]
 
-    def _show_progress(self, waits: Mapping[int, _Waiting]) -> None:
+    def _show_progress(self, waits: Mapping[int, WaitingGroup]) -> None:
         for index, waiting in waits.items():
             if vitals := waiting.vitals.get(0):
                 self._shown[index] = vitals

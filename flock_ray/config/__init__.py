@@ -10,28 +10,30 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk
+from flock_ray.config.choices import (
+    Backend,
+    ChainBackend,
+    ClusterMode,
+    CohortScope,
+    Engine,
+    Finality,
+    HostsMove,
+    Keep,
+    RankSplit,
+)
 from flock_ray.config.keys import explain_bad_key, refuse_unknown, valid_keys
 from flock_ray.config.schema import (
     AdversaryConfig,
     AggregationConfig,
     AllianceConfig,
     AskedChange,
-    Backend,
-    ChainBackend,
     ChainConfig,
     ClusterConfig,
-    ClusterMode,
-    CohortScope,
     Config,
     DataConfig,
-    Engine,
-    Finality,
-    HostsMove,
-    Keep,
     LoraConfig,
     MechanismConfig,
     ModelConfig,
-    RankSplit,
     StoreConfig,
     TrainingConfig,
     WireFormatConfig,

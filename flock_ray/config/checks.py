@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.schema import ChainBackend, Config, Keep, behaviours, chain_urls, evaluated_others
+from flock_ray.config.choices import ChainBackend, Keep
+from flock_ray.config.schema import Config, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanisms import MECHANISMS
