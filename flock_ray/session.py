@@ -74,14 +74,13 @@ class Session:
             self._probe_store(groups)
             accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger = self._ledger(accounts)
-            reporter = RunReporter(self.config, self.console, self.events)
+            owners = {account: silo for silo, account in accounts.items()}
+            reporter = RunReporter(self.config, owners, self.console, self.events)
             for report in reports:
                 reporter.opened(report.opened)
             state, earlier, balances = self._task(reports, ledger, groups, reporter)
-            owners = {account: silo for silo, account in accounts.items()}
             silos = {n: owners[member.account] for n, member in enumerate(state.members) if member.account in owners}
             task = RunningTask(state, ledger.domain, ledger.relayer, silos)
-            reporter.members_are(task)
             reporter.load_seconds = time.perf_counter() - started
             self.console.line(
                 f"{reports[0].model_name} ({reports[0].model_dtype}), chain {ledger.facts()['backend']}, task"
@@ -158,6 +157,7 @@ class Session:
         if not run.started:
             balances = ledger.balances(None)
             state = ledger.create_task(terms, groups)
+            reporter.members_are(state)
             run.write_task(state, ledger.relayer, ledger.facts(), balances, configuration_texts(self.config))
             anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
             self.events.emit(
@@ -171,6 +171,7 @@ class Session:
         store = BlobStore(self.store_url)
         earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
         notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out")]
+        reporter.members_are(state)
         reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
         self.console.line(f"Resumed at epoch {state.epoch} of {self.config.alliance.num_epochs}")

@@ -232,7 +232,7 @@ class Faults:
     def lose_folder(self, injection: Injection) -> dict[str, Any]:
         """The private folders of a group's members are gone, and its worker with them."""
         group = int(injection.target.split("-")[1])
-        for member in make_plan(configure(self._order)).nodes[group].members:
+        for member in make_plan(configure(self._order)).nodes[group].silos:
             shutil.move(self._run.path / "members" / f"member-{member}", self._folder / "lost" / f"member-{member}")
         return self.kill(injection)
 

@@ -60,7 +60,7 @@ class Task:
         silos = {member: load_silo(spec.data, member, base.tokenizer) for member in numbers}
         shapes = adapter_shapes(base.model, spec.lora.target_modules, spec.lora.rank)
         start = initial_adapter(shapes, local_seed(spec.run_seed, "adapter"))
-        assert adapter_hash(start) == from_hex(RunDirectory(folder).read_task()[0]["adapter"])
+        assert adapter_hash(start) == from_hex(RunDirectory(folder).read_task()[0]["terms"]["start_adapter"])
         epochs = json.loads((folder / "summary.json").read_text())["epochs"]
         rounds = [tuple(sorted(proposal["member"] for proposal in epoch["proposals"])) for epoch in epochs]
         dtype = str(base.dtype).removeprefix("torch.")

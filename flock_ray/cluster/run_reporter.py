@@ -34,8 +34,9 @@ class RunReporter(Observer):
         estimated: takes the seconds that an epoch is estimated to take.
     """
 
-    def __init__(self, config: Config, console: Console, events: EventLog) -> None:
-        self._config, self._console, self._events = config, console, events
+    def __init__(self, config: Config, owners: Mapping[str, int], console: Console, events: EventLog) -> None:
+        """Report a run of the silos of `owners`, {account: its silo}."""
+        self._config, self._owners, self._console, self._events = config, owners, console, events
         self.estimated: Callable[[float], None] = lambda seconds: None
         self._all = evaluated_others(config.alliance) is None  # whether an epoch has a row of everybody
         self._facts: dict[int, SiloFacts] = {}
@@ -53,14 +54,15 @@ class RunReporter(Observer):
         """Nodes opened silos."""
         self._facts |= {facts.silo: facts for facts in silos}
 
-    def members_are(self, task: RunningTask) -> None:
+    def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
-        for number, silo in task.silos.items():
-            self._members[number] = silo, task.state.members[number].account
+        for number, member in enumerate(state.members):
+            if member.account in self._owners:
+                self._members[number] = self._owners[member.account], member.account
 
     def members_changed(self, task: RunningTask, changes: Sequence[Change]) -> None:
         """Members came or went before the epoch of `task`."""
-        self.members_are(task)
+        self.members_are(task.state)
         for change in changes:
             account = task.state.members[change.member].account
             here = "" if change.member in task.silos else ", whose key and data are not in this run"
@@ -210,6 +212,8 @@ class RunReporter(Observer):
         slashed = {slash.member: slash.amount for slash in record.slashes}
         members = []
         for number, (silo, account) in sorted(self._members.items()):
+            if number >= len(record.members):
+                continue  # it joined later
             role = record.roles.role(number)
             if not self._all and role == "observer" and number not in after and number not in slashed:
                 continue

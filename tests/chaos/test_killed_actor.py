@@ -19,21 +19,21 @@ pytestmark = pytest.mark.ray
 def test_a_run_whose_coordinator_dies_goes_on_and_whose_chain_actor_dies_can_be_resumed(
     head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange = Alliance._exchange
+    exchange = Alliance.exchange
     killed = []
 
-    def kill(self: Alliance, kind: Kind, *args: Any) -> Any:
-        second = (self.run_directory.path / "records" / "1.json").exists()
+    def kill(self: Alliance, phase: str, kind: Kind, results: Any) -> Any:
+        second = (self.journal.path / "records" / "1.json").exists()  # type: ignore[attr-defined]
         if kind is Kind.BALLOT_B and not second and not killed:
             killed.append("coordinator")
-            ray.kill(self.coordinator.actor)
+            ray.kill(ray.get_actor("coordinator"))
         elif kind is Kind.BALLOT_B and second:
             killed.append("chain")
             ray.kill(ray.get_actor("chain"))
-        return exchange(self, kind, *args)
+        return exchange(self, phase, kind, results)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Alliance, "_exchange", kill)
+        patched.setattr(Alliance, "exchange", kill)
         with pytest.raises(ChainError, match=r"^the chain actor died; go on with resume=RUN_DIR$"):
             head.run(tmp_path, *tiny(tiny_model_dir))
     assert killed == ["coordinator", "chain"]

@@ -14,7 +14,7 @@ from flock_ray.chain.client import ChainClient
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.transactions import join
 from flock_ray.chain.values import TaskStatus
-from flock_ray.cluster import chain_ledger
+from flock_ray.cluster import chain_connection
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.config import AllianceConfig, Config
 from flock_ray.errors import ChainError
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.chain
 
 MEMBERS = 7
 CONFIG = Config(seed=RUN_SEED, alliance=AllianceConfig(num_members=MEMBERS, num_epochs=1, num_proposers=1))
-ADAPTER = keccak(b"adapter")
 
 
 class Killed(Exception):
@@ -66,7 +65,7 @@ class Bench:
         self.open()
 
     def create_task(self) -> TaskState:
-        return self.ledger.create_task(self.members.terms, ADAPTER, self.members)  # type: ignore[arg-type]
+        return self.ledger.create_task(self.members.terms, self.members)
 
     def nonces(self) -> list[int]:
         return [context.nonce for context in self.client.contexts(list(self.members.accounts.values())).values()]
@@ -75,7 +74,7 @@ class Bench:
 @pytest.fixture(params=["eth_tester", pytest.param("anvil", marks=pytest.mark.anvil)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Three members at once."""
-    monkeypatch.setattr(chain_ledger, "_PART", 3)
+    monkeypatch.setattr(chain_connection, "_PART", 3)
     made = Bench(request.param, tmp_path)
     yield made
     made.client.close()
@@ -85,13 +84,13 @@ def test_members_join_in_the_order_of_their_numbers(bench: Bench) -> None:
     state = bench.create_task()
     assert [member.account for member in state.members] == list(bench.members.accounts.values())
     assert bench.nonces() == [3] * MEMBERS
-    parts = [f"broadcast member {number}" for number in (0, 3, 6)]
-    assert [call for call in bench.asked if call.startswith("broadcast member")] == parts * 2
+    parts = [f"broadcast member-{number}" for number in (0, 3, 6)]
+    assert [call for call in bench.asked if call.startswith("broadcast member-")] == parts * 2
 
 
 @pytest.mark.parametrize(
     ("kill_at", "joined"),
-    [(("broadcast member 3", 1), 0), (("broadcast member 3", 2), 3), (("broadcast creator", 4), 7)],
+    [(("broadcast member-3", 1), 0), (("broadcast member-3", 2), 3), (("broadcast creator", 4), 7)],
 )
 def test_a_run_that_was_killed_while_members_joined_goes_on(
     bench: Bench, kill_at: tuple[str, int], joined: int
@@ -113,7 +112,7 @@ def test_a_join_that_fails_is_told_with_its_member_and_can_be_made_good(
 
     def misled(self: Members, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
         for index, enrolments in run(self, method, *args):
-            task, contexts = args[0], args[3]
+            task, contexts = args[0], args[4]
             context = replace(contexts[4], nonce=contexts[4].nonce + 2, free_stake=2**96)
             raws = join(self.signers[4], context, task, self.terms.min_stake, keccak(b"tip"), keccak(b"another"), 1)
             kept = enrolments[4].transactions[:-1]
@@ -123,7 +122,7 @@ def test_a_join_that_fails_is_told_with_its_member_and_can_be_made_good(
         patch.setattr(Members, "run", misled)
         bench.create_task()
     told = str(caught.value)
-    assert told.startswith("member 4's join: transaction 0x") and "reverted: UnexpectedTerms(" in told
+    assert told.startswith("member-4's join: transaction 0x") and "reverted: UnexpectedTerms(" in told
     view = bench.client.task_view(bench.ledger._task)
     assert (view.status, len(view.members)) == (TaskStatus.JOINING, 4)
     bench.reopen()
