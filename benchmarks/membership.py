@@ -61,6 +61,7 @@ from flock_ray.training.model import ModelHashes
 
 NUM_MEMBERS, QUICK_MEMBERS = 10_000, 200
 NUM_EPOCHS, QUICK_EPOCHS = 200, 20
+NUM_ROWS = 64  # of a silo
 SETTLED = 0.5  # part of the epochs after which memory counts
 TARGETS = {
     "joins_and_leaves_followed": 4,
@@ -197,14 +198,14 @@ def write_model(folder: Path) -> Path:
 
 
 def write_rows(folder: Path, num_silos: int) -> str:
-    """A file of twelve short conversations for each silo; the glob that finds them."""
+    """A file of short conversations for each silo; the glob that finds them."""
     folder.mkdir(parents=True)
     for silo in range(num_silos):
         draw = random.Random(silo)
         rows = [
             {"conversations": [{"role": "user", "content": " ".join(draw.choices(_WORDS, k=4))},
                                {"role": "assistant", "content": " ".join(draw.choices(_WORDS, k=6))}]}
-            for _ in range(12)
+            for _ in range(NUM_ROWS)
         ]  # fmt: skip
         (folder / f"{silo:05}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     return str(folder / "*.jsonl")
@@ -216,7 +217,7 @@ def many(folder: Path, num_members: int, **alliance: Any) -> Config:
         seed=1,
         model=ModelConfig(source="folder", path=str(write_model(folder / "model")), dtype="float32"),
         data=DataConfig(
-            kind="jsonl", path=write_rows(folder / "rows", num_members), heldout_tokens=64, heldout_fraction=0.3
+            kind="jsonl", path=write_rows(folder / "rows", num_members), heldout_tokens=256, heldout_fraction=0.3
         ),
         lora=LoraConfig(rank=4, alpha=8),
         training=TrainingConfig(steps=1, batch_size=1),
@@ -226,6 +227,12 @@ def many(folder: Path, num_members: int, **alliance: Any) -> Config:
         ),
         cluster=ClusterConfig(nodes=1),
     )  # fmt: skip
+
+
+def random_model(folder: Path, num_silos: int) -> tuple[str, ...]:
+    """Overrides for the model of `write_model` and rows of its words."""
+    model, rows = write_model(folder / "model"), write_rows(folder / "rows", num_silos)
+    return "model=folder", f"model.path={model}", "data=jsonl", f"data.path={rows}"
 
 
 def epoch_of_many(quick: bool, folder: Path) -> dict[str, Any]:
@@ -304,10 +311,11 @@ def comings_and_goings(quick: bool, folder: Path) -> dict[str, Any]:
     """Two owners join a running task and two members leave it on an anvil; counted if the run verifies."""
     with step("a run whose members come and go, and its verification"):
         job(
-            "alliance.py", f"output_dir={folder}", *SMALL, "chain=anvil", "alliance.num_epochs=7",
+            "alliance.py", f"output_dir={folder}", *SMALL, *random_model(folder, 10), "chain=anvil",
+            "alliance.num_epochs=7",
             "alliance.max_unsettled=1", "alliance.candidates=2",
             "alliance.joins=[{epoch:1,silos:[9]},{epoch:2,silos:[8]}]",
-            "alliance.leaves=[{epoch:1,silos:[0]},{epoch:3,silos:[1]}]", "training.steps=1", "data.heldout_tokens=128",
+            "alliance.leaves=[{epoch:1,silos:[0]},{epoch:3,silos:[1]}]", "training.steps=1", "data.heldout_tokens=256",
         )  # fmt: skip
         run = (folder / "latest").resolve()
         verified = "Everything that can be checked holds" in job("verify.py", str(run))
@@ -320,10 +328,11 @@ def comings_and_goings(quick: bool, folder: Path) -> dict[str, Any]:
 def feedback(quick: bool, folder: Path) -> dict[str, Any]:
     """The part of dense updates' gain that bfloat16 with error feedback loses, and the bytes of an update."""
     gains, sizes = {}, {}
+    model = (*random_model(folder, 8), "data.heldout_tokens=256") if quick else ()
     for name in ("dense", "bf16_feedback"):
         with step(f"{2 if quick else 10} epochs with wire_format={name}"):
             epochs = f"alliance.num_epochs={2 if quick else 10}"
-            job("alliance.py", f"output_dir={folder / name}", *SMALL, f"wire_format={name}", epochs)
+            job("alliance.py", f"output_dir={folder / name}", *SMALL, *model, f"wire_format={name}", epochs)
         run = (folder / name / "latest").resolve()
         told = json.loads((run / "summary.json").read_text())["epochs"]
         before, after = told[0]["eval_loss_before"].values(), told[-1]["eval_loss_after"].values()
