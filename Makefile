@@ -17,7 +17,7 @@ PROOFS := Proofs$$|^StakePoolsTest$$
 SKIPPED := skipped: node not found (contract tests and artifact check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-deep lint contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
+.PHONY: help setup demo test test-fast test-deep lint docs contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
   contracts-slither contracts-coverage contracts-mutants lock clean FORCE
 
 help:  ## list the targets
@@ -41,7 +41,10 @@ test-fast: setup  ## the tests that need no Ray, no chain and no model: about a 
 test-deep: setup contracts-deep  ## every test, the long ones too, and all that contracts-deep does (hours; needs node)
 	@$(BIN)/python -m pytest -m ""
 
-lint: setup  ## ruff, mypy and the import layers
+docs: setup  ## build the documentation into site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+lint: setup  ## ruff, mypy, the import layers and the documentation's links
 	@echo "== ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -49,6 +52,8 @@ lint: setup  ## ruff, mypy and the import layers
 	@$(BIN)/mypy
 	@echo "== import layers"
 	@$(BIN)/lint-imports --no-logo
+	@echo "== documentation"
+	@$(MAKE) --no-print-directory docs
 
 contracts: contracts/node_modules/.ready  ## compile the contracts into flock_ray/chain/artifacts (needs node)
 	@cd contracts && node tools/build.mjs
