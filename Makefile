@@ -25,8 +25,8 @@ help:  ## list the targets
 
 setup: $(VENV)/.ready  ## make .venv with the locked dependencies and convert the small model
 
-demo: setup  ## run the main job; Hydra overrides in ARGS="..."
-	@$(BIN)/python jobs/alliance.py $(ARGS)
+demo: setup  ## the main job, in the size that this machine plays within minutes; Hydra overrides in ARGS="..."
+	@$(BIN)/python -m flock_ray demo $(ARGS)
 
 test: export FLOCK_RAY_TEST_ARGS := $(ARGS)
 test: setup  ## run every check and test; Hydra overrides of the end-to-end run in ARGS="..."

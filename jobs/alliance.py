@@ -1,4 +1,4 @@
-"""The main job, `flock-ray run`: an FL Alliance from configuration to report.
+"""The main job, `flock-ray alliance`: an FL Alliance from configuration to report.
 
     python jobs/alliance.py [experiment=default] [key=value ...]        run it here
     ray job submit --working-dir . -- python jobs/alliance.py experiment=default cluster=existing
@@ -9,4 +9,4 @@
 from flock_ray.commands.main import start
 
 if __name__ == "__main__":
-    start("run")
+    start("alliance")

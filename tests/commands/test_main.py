@@ -112,7 +112,7 @@ def test_an_installed_wheel_brings_its_configuration_along(tmp_path: Path) -> No
     empty.mkdir()
     script = str(installed / "bin" / "flock-ray")
     for arguments, told in (
-        (["run", "--cfg", "job"], "alliance:"),
+        (["alliance", "--cfg", "job"], "alliance:"),
         (["deployment", "deploy", "--cfg", "job"], "book:"),
     ):
         ended = subprocess.run(

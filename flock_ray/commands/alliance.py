@@ -1,4 +1,4 @@
-"""`flock-ray run`: an FL Alliance from configuration to report.
+"""`flock-ray alliance`: an FL Alliance from configuration to report.
 
 `--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` continues.
 """
@@ -99,5 +99,5 @@ def run(overrides: Sequence[str]) -> int:
     """Play what the overrides configure; returns the exit code."""
     register()
     return play_each(
-        "flock-ray run", "config", overrides, Config, lambda composed, named: play(to_config(composed), named)
+        "flock-ray alliance", "config", overrides, Config, lambda composed, named: play(to_config(composed), named)
     )
