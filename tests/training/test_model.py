@@ -39,7 +39,7 @@ def refusal(spec: ModelSpec) -> str:
 def test_base_model_is_frozen_and_described(folder: Path) -> None:
     base = load_base(tiny_spec(folder))
     assert base.name == str(folder)
-    assert base.hash == weights_hash(folder) and len(base.hash) == 32
+    assert base.hashes.weights == weights_hash(folder) and len(base.hashes.weights) == 32
     assert base.num_parameters == sum(parameter.numel() for parameter in base.model.parameters()) == 139_584
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert not base.model.training and not base.model.config.use_cache
@@ -127,7 +127,7 @@ def test_hub_copy_serves_offline(folder: Path, tmp_path: Path, monkeypatch: pyte
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("a" * 40)
     base = load_base(ModelSpec("hub", "us/tiny", "main", "float32", "cpu"))
-    assert (base.name, base.hash) == ("us/tiny", weights_hash(folder))
+    assert (base.name, base.hashes.weights) == ("us/tiny", weights_hash(folder))
 
 
 def test_packaged_model_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
