@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 
 from flock_ray.config import (
     CAPTURE_LIMIT,
+    AllianceConfig,
+    AskedChange,
     ChainBackend,
     Config,
     Keep,
@@ -285,3 +287,13 @@ def test_valid_keys_name_every_value_of_the_schema_once() -> None:
 
 def test_fractions_become_integer_basis_points() -> None:
     assert [basis_points(value) for value in (0.5, 0.29, 2.0, 0.0001)] == [5_000, 2_900, 20_000, 1]
+
+
+@pytest.mark.parametrize("leaving", [1, 2])
+def test_nobody_leaves_before_it_has_joined(leaving: int) -> None:
+    config = Config(alliance=AllianceConfig(num_epochs=12, candidates=1))
+    config.alliance.joins, config.alliance.leaves = [AskedChange(2, [8])], [AskedChange(leaving, [8])]
+    with pytest.raises(ConfigError, match=f"alliance.leaves names silo 8 in epoch {leaving}, before it has joined"):
+        check(config)
+    config.alliance.leaves = [AskedChange(3, [8])]
+    check(config)

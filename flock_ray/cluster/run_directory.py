@@ -141,7 +141,7 @@ class RunDirectory:
             "task": to_hex(scope.task),
             "seed": to_hex(state.seed),
             "members": [member.joined_row for member in state.members],
-            "left": [list(change.row) for change in state.left],
+            "before_start": [list(change.row) for change in state.before_start],
             "creator": chain["creator"],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
@@ -215,8 +215,8 @@ class RunDirectory:
                 )
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
         members = tuple(map(MemberState.read_joined, value["members"]))
-        left = [Change(*row) for row in value["left"]]
-        return TaskState.first(terms, scope, members, from_hex(value["seed"]), left)
+        before_start = [Change(*row) for row in value["before_start"]]
+        return TaskState.first(terms, scope, members, from_hex(value["seed"]), before_start)
 
     def signed_epochs(
         self, state: TaskState, domain: Domain, relayer: str, store: BlobStore

@@ -90,15 +90,14 @@ class RunReporter(Observer):
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
         members = [
-            replace(
-                member,
-                loss_after=loss,
-                bits_per_byte=_bits_per_byte(self._facts.get(self._members[member.index][0]), loss),
-            )
+            self._with_loss(member, losses[member.index]) if member.index in losses else member
             for member in view.members
-            for loss in [losses.get(member.index)]
         ]
         return replace(view, members=tuple(members))
+
+    def _with_loss(self, member: MemberEpoch, loss: float) -> MemberEpoch:
+        facts = self._facts.get(self._members[member.index][0])
+        return replace(member, loss_after=loss, bits_per_byte=_bits_per_byte(facts, loss))
 
     def _estimate(self, seconds: float) -> float:
         """Seconds an epoch, from the seconds that one evaluation took."""

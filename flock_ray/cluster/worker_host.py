@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flock_ray.adversary.behaviour import Behaviour
 from flock_ray.adversary.registry import get_behaviour
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
@@ -109,11 +110,15 @@ class WorkerHost:
         name = f"member-{silo}"
         if silo not in self._signers:  # a keystore file takes a second to open
             self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, self._behaviour(silo), spec.reveals)
+
+    def _behaviour(self, silo: int) -> Behaviour:
+        """How the owner of a silo behaves."""
+        spec = self._spec
         kind = spec.behaviours.get(silo, "none")
         accomplices = [one for one, other in spec.behaviours.items() if other == kind]
         secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
-        behaviour = get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
-        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, behaviour, spec.reveals)
+        return get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.

@@ -95,7 +95,7 @@ def _check_membership(config: Config) -> None:
     silos = alliance.num_members + alliance.candidates
     settled = config.chain.backend is not ChainBackend.none
     _require(settled or not alliance.candidates, "alliance.candidates needs a chain, on which they can join")
-    members, since = set(range(alliance.num_members)), alliance.max_unsettled + 2
+    members, since = dict.fromkeys(range(alliance.num_members), 0), alliance.max_unsettled + 2
     for name, planned in (("joins", alliance.joins), ("leaves", alliance.leaves)):
         asked = sorted((change.epoch, silo) for change in planned for silo in change.silos)
         _require(settled or not asked, f"alliance.{name} needs a chain, on which members ask for it")
@@ -110,10 +110,10 @@ def _check_membership(config: Config) -> None:
                 )
                 _require(alliance.num_members <= silo < silos, f"{where}; {candidates} (alliance.candidates)")
                 _require(silo not in members, f"{where}; it joined before")
-                members.add(silo)
+                members[silo] = epoch
             else:
                 _require(silo in members, f"{where}, which is no member, or left before")
-                members.discard(silo)
+                _require(epoch > members.pop(silo), f"{where}, before it has joined")
 
 
 def check(config: Config) -> None:
