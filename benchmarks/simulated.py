@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flock_ray.cluster.trainer import Trainer
+from flock_ray.cluster.trainer import RowsOf, Trainer
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
 from flock_ray.training.data import Example, Silo
@@ -109,8 +109,8 @@ class SimulatedEngine:
 class SimulatedTrainer(Trainer):
     """The real trainer, whose jobs tell the engine whose they are."""
 
-    def _job(self, member: int, epoch: int, start: bytes) -> SimulatedJob:
-        job = super()._job(member, epoch, start)
+    def _job(self, member: int, epoch: int, start: bytes, rows_of: RowsOf | None) -> SimulatedJob:
+        job = super()._job(member, epoch, start, rows_of)
         return SimulatedJob(job.adapter, job.batches, job.settings, member, epoch)
 
 
