@@ -33,6 +33,8 @@ from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
 """Prefixes of the settings that divide work among a node group's ranks."""
+_OF_A_SILO = ("path", "packages", "heldout_sequences", "max_bad_rows")
+"""Settings of `data` that say where a member's data is, and when it is refused."""
 
 
 def uses_rpc(config: Config) -> bool:
@@ -67,6 +69,9 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
                 sequence_length=data.sequence_length,
                 heldout_fraction=data.heldout_fraction,
                 heldout_tokens=data.heldout_tokens,
+                heldout_sequences=data.heldout_sequences,
+                max_bad_rows=data.max_bad_rows,
+                template_date=data.template_date,
                 seed=local_seed(config.seed, "data"),
             ),
             lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
@@ -105,12 +110,14 @@ def configuration_texts(config: Config) -> dict[str, str]:
     """What members agree on about the training, by dotted name; `Terms.configuration` hashes its canonical JSON.
 
     Not in it: the run seed, which the task id covers; the base model's path, whose weights have a hash of their own;
-    paths and packages of the members' data; who cheats; the cluster; what divides work among the ranks of a group.
+    paths and packages of the members' data, and what of it is refused; who cheats; the cluster; what divides work among
+    the ranks of a group. The date that a chat template is told belongs to it where chat templates are used.
     """
+    left_out = _OF_A_SILO if config.data.kind != "stdlib_code" else (*_OF_A_SILO, "template_date")
     training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
     groups: dict[str, dict[str, object]] = {
         "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
-        "data": {name: value for name, value in vars(config.data).items() if name not in ("path", "packages")},
+        "data": {name: value for name, value in vars(config.data).items() if name not in left_out},
         "lora": vars(config.lora),
         "training": training,
     }

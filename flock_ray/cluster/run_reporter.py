@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -22,6 +22,9 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
+
+MAX_SILO_LINES = 32
+"""About silos of whose rows something was left out, at a time."""
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -51,8 +54,16 @@ class RunReporter(Observer):
         self._began: dict[int, float] = {}
 
     def opened(self, silos: Iterable[SiloFacts]) -> None:
-        """Nodes opened silos."""
-        self._facts |= {facts.silo: facts for facts in silos}
+        """Nodes opened silos: tell what was left out of their data."""
+        opened = {facts.silo: facts for facts in silos if facts.silo not in self._facts}
+        self._facts |= opened
+        for facts in opened.values():
+            self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
+        told = [line for facts in opened.values() if (line := _left_out(facts, self._config.data.sequence_length))]
+        for line in told[:MAX_SILO_LINES]:
+            self._console.line(line)
+        if len(told) > MAX_SILO_LINES:
+            self._console.line(f"and {len(told) - MAX_SILO_LINES} more silos like these, in events.jsonl")
 
     def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
@@ -279,9 +290,25 @@ class RunReporter(Observer):
                     stake=money.stake,
                     balance_start=balances_before[account],
                     balance_end=balances_after[account],
+                    rows=asdict(facts.rows) if facts else {},
                 )
             )
         return totals
+
+
+def _left_out(facts: SiloFacts, length: int) -> str:
+    """A line about a silo of whose rows something was left out; empty if nothing was."""
+    rows = facts.rows
+    changed = (
+        (rows.cut, f"cut to {length} tokens"),
+        (rows.dropped, "dropped, without a token to learn"),
+        (rows.bad, "bad ones skipped"),
+        (rows.rewritten, "without white space or thoughts that the chat template leaves out"),
+    )
+    told = [f"{number:,} {what}" for number, what in changed if number]
+    if not told:
+        return ""
+    return f"silo {facts.name}: {rows.read:,} rows read, {', '.join(told)}; {rows.target_tokens:,} tokens to learn"
 
 
 def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:
