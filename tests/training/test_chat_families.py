@@ -205,7 +205,7 @@ WITHOUT_TOOLS = {
 @pytest.mark.parametrize("name", ORIGINAL)
 def test_tool_calls_are_rendered_or_refused(learned: Any, name: str) -> None:
     if name in WITHOUT_TOOLS:
-        with pytest.raises(BadRowError, match="the model's chat template (leaves|does not take)"):
+        with pytest.raises(BadRowError, match=r"the model's chat template (leaves|does not take)"):
             learned(CALL)
         return
     call, answer = learned(CALL)
