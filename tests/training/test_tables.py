@@ -45,9 +45,8 @@ def test_parquet(parquet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert two.messages[0] == {"role": "user", "content": "Rain?", "name": "Ann"}
     call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Oslo"}}}
     assert two.messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
-    assert not [
-        file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"
-    ]  # no copy of the data stays
+    left = [file for file in cache.rglob("*") if file.is_file()]
+    assert {file.suffix for file in left} <= {".lock"}  # no copy of the data stays
 
 
 @pytest.mark.parametrize(("name", "between"), [("silo.csv", ","), ("silo.tsv", "\t")])
