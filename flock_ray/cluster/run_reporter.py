@@ -301,9 +301,9 @@ def _left_out(facts: SiloFacts, length: int) -> str:
     rows = facts.rows
     changed = (
         (rows.cut, f"cut to {length} tokens"),
-        (rows.dropped, "dropped, without a token to learn"),
-        (rows.bad, "bad ones skipped"),
-        (rows.rewritten, "without white space or thoughts that the chat template leaves out"),
+        (rows.dropped, "dropped (no token to learn)"),
+        (rows.bad, "skipped (they cannot be read)"),
+        (rows.rewritten, "rewritten (the chat template leaves out white space or earlier thoughts)"),
     )
     told = [f"{number:,} {what}" for number, what in changed if number]
     if not told:

@@ -56,8 +56,8 @@ def test_what_was_left_out_of_a_silo_is_told_once(tmp_path: Path) -> None:
     rows = RowCounts(read=1_200, bad=3, dropped=42, cut=1_080, rewritten=7, target_tokens=40_331)
     lines, events = told(tmp_path, facts(0, RowCounts(read=60, target_tokens=900)), facts(1, rows))
     assert lines == [
-        "silo owner-1: 1,200 rows read, 1,080 cut to 128 tokens, 42 dropped, without a token to learn, 3 bad ones skipped,"
-        " 7 without white space or thoughts that the chat template leaves out; 40,331 tokens to learn"
+        "silo owner-1: 1,200 rows read, 1,080 cut to 128 tokens, 42 dropped (no token to learn), 3 skipped (they cannot"
+        " be read), 7 rewritten (the chat template leaves out white space or earlier thoughts); 40,331 tokens to learn"
     ]
     assert [(event["kind"], event["silo"]) for event in events] == [("silo_opened", 0), ("silo_opened", 1)]
     assert events[1]["rows"] == {

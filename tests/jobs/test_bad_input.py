@@ -132,7 +132,7 @@ IN_THE_NODES: dict[str, tuple[list[str], type[Exception], list[str]]] = {
         ["data.path={folder}/none-*.jsonl matches no file"],
     ),
     "too few silos": (
-        ["data=jsonl", "data.path={folder}/few/*.jsonl", "data.heldout_tokens=16"],
+        ["data=jsonl", "data.path={folder}/few/*.jsonl", "data.heldout_tokens=16", "data.heldout_sequences=1"],
         DataError,
         ["matches 2 files, none for member 2; lower alliance.num_members"],
     ),
