@@ -20,11 +20,10 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
-from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.table import MAX_ROWS, Console
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
 
-MAX_SILO_LINES = 32
-"""About silos of whose rows something was left out, at a time."""
+DATA_COLUMNS = ("#", "silo", "rows", "cut", "dropped", "bad", "rewritten", "tokens to learn")
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -54,16 +53,21 @@ class RunReporter(Observer):
         self._began: dict[int, float] = {}
 
     def opened(self, silos: Iterable[SiloFacts]) -> None:
-        """Nodes opened silos: tell what was left out of their data."""
+        """Nodes opened silos: tell what became of their rows."""
         opened = {facts.silo: facts for facts in silos if facts.silo not in self._facts}
         self._facts |= opened
         for facts in opened.values():
             self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
-        told = [line for facts in opened.values() if (line := _left_out(facts, self._config.data.sequence_length))]
-        for line in told[:MAX_SILO_LINES]:
-            self._console.line(line)
-        if len(told) > MAX_SILO_LINES:
-            self._console.line(f"and {len(told) - MAX_SILO_LINES} more silos like these, in events.jsonl")
+        if opened and self._config.data.kind != "stdlib_code":
+            self._console.rows(
+                "data", DATA_COLUMNS, [_data_row(facts) for _, facts in sorted(opened.items())][:MAX_ROWS]
+            )
+            if len(opened) > MAX_ROWS:
+                self._console.line(f"and {len(opened) - MAX_ROWS} more silos, in events.jsonl")
+            self._console.line(
+                f"(cut: to {self._config.data.sequence_length} tokens; dropped: no token to learn; bad: cannot be read;"
+                " rewritten: the chat template leaves out white space or earlier thoughts)"
+            )
 
     def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
@@ -296,19 +300,11 @@ class RunReporter(Observer):
         return totals
 
 
-def _left_out(facts: SiloFacts, length: int) -> str:
-    """A line about a silo of whose rows something was left out; empty if nothing was."""
+def _data_row(facts: SiloFacts) -> list[str]:
+    """A silo in the table of `DATA_COLUMNS`."""
     rows = facts.rows
-    changed = (
-        (rows.cut, f"cut to {length} tokens"),
-        (rows.dropped, "dropped (no token to learn)"),
-        (rows.bad, "skipped (they cannot be read)"),
-        (rows.rewritten, "rewritten (the chat template leaves out white space or earlier thoughts)"),
-    )
-    told = [f"{number:,} {what}" for number, what in changed if number]
-    if not told:
-        return ""
-    return f"silo {facts.name}: {rows.read:,} rows read, {', '.join(told)}; {rows.target_tokens:,} tokens to learn"
+    counts = rows.read, rows.cut, rows.dropped, rows.bad, rows.rewritten, rows.target_tokens
+    return [str(facts.silo), facts.name, *map(str, counts)]
 
 
 def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:

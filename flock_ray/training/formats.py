@@ -164,11 +164,12 @@ def _turn(turn: Any, number: int) -> tuple[dict[str, Any], bool]:
     if calls:
         _require(message["role"] == "assistant", f"{where} has tool calls and is not the assistant's")
         message["tool_calls"] = calls
-        message["content"] = message["content"] or ""  # some templates write None
     reasoning = turn.get("reasoning_content") or turn.get("reasoning") or turn.get("thinking")
     if reasoning:
         message["reasoning_content"] = _text(reasoning, f"the reasoning of {where}")
-    _require(message["content"] is not None, f"{where} has neither a text nor tool calls")
+    if message["content"] is None and message["role"] == "assistant":
+        message["content"] = ""  # an answer of no words; some templates write None
+    _require(message["content"] is not None, f"{where} has no text")
     for key in ("tool_call_id", "name"):
         if turn.get(key):
             message[key] = _text(turn[key], f"{key} of {where}")

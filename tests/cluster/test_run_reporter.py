@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.cluster.run_reporter import MAX_SILO_LINES, RunReporter, _rate
+from flock_ray.cluster.run_reporter import DATA_COLUMNS, RunReporter, _rate
 from flock_ray.cluster.spec import SiloFacts
-from flock_ray.config import Config
+from flock_ray.config import Config, DataConfig
 from flock_ray.telemetry.events import EventLog
-from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.table import MAX_ROWS, Console
 from flock_ray.training.data import RowCounts
 
 pytestmark = pytest.mark.model
@@ -42,30 +42,41 @@ def facts(silo: int, rows: RowCounts) -> SiloFacts:
     return SiloFacts(silo, f"owner-{silo}", 900, 10, 4, 60, 200, rows)
 
 
-def told(folder: Path, *opened: SiloFacts) -> tuple[list[str], list[dict[str, object]]]:
+def told(folder: Path, kind: str, *opened: SiloFacts) -> tuple[list[str], list[dict[str, object]]]:
     """Lines of the console, and events."""
     text = io.StringIO()
     with EventLog(folder / "events.jsonl") as events:
-        reporter = RunReporter(Config(), {}, Console(text), events)
+        reporter = RunReporter(Config(data=DataConfig(kind=kind)), {}, Console(text), events)
         reporter.opened(opened)
         reporter.opened(opened)  # by another rank, or a worker that was rebuilt
-    return text.getvalue().splitlines(), [json.loads(line) for line in (folder / "events.jsonl").open()]
+    lines = [line.strip() for line in text.getvalue().splitlines() if line.strip()]
+    return lines, [json.loads(line) for line in (folder / "events.jsonl").open()]
 
 
-def test_what_was_left_out_of_a_silo_is_told_once(tmp_path: Path) -> None:
-    rows = RowCounts(read=1_200, bad=3, dropped=42, cut=1_080, rewritten=7, target_tokens=40_331)
-    lines, events = told(tmp_path, facts(0, RowCounts(read=60, target_tokens=900)), facts(1, rows))
-    assert lines == [
-        "silo owner-1: 1,200 rows read, 1,080 cut to 128 tokens, 42 dropped (no token to learn), 3 skipped (they cannot"
-        " be read), 7 rewritten (the chat template leaves out white space or earlier thoughts); 40,331 tokens to learn"
+ROWS = RowCounts(read=1_200, bad=3, dropped=42, cut=1_080, rewritten=7, target_tokens=40_331)
+
+
+def test_what_became_of_the_rows_is_told_once(tmp_path: Path) -> None:
+    title, head, _, *rows, legend = told(
+        tmp_path, "jsonl", facts(1, ROWS), facts(0, RowCounts(read=60, target_tokens=900))
+    )[0]
+    assert (title, head.split()) == ("data", " ".join(DATA_COLUMNS).split())
+    assert [row.split() for row in rows] == [
+        ["0", "owner-0", "60", "0", "0", "0", "0", "900"],
+        ["1", "owner-1", "1200", "1080", "42", "3", "7", "40331"],
     ]
-    assert [(event["kind"], event["silo"]) for event in events] == [("silo_opened", 0), ("silo_opened", 1)]
-    assert events[1]["rows"] == {
+    assert legend.startswith("(cut: to 128 tokens; dropped: no token to learn; bad: cannot be read;")
+
+
+def test_what_became_of_the_rows_is_an_event(tmp_path: Path) -> None:
+    _, [event] = told(tmp_path, "stdlib_code", facts(1, ROWS))
+    assert (event["kind"], event["silo"], event["name"]) == ("silo_opened", 1, "owner-1")
+    assert event["rows"] == {
         "read": 1_200, "bad": 3, "dropped": 42, "cut": 1_080, "rewritten": 7, "target_tokens": 40_331
     }  # fmt: skip
 
 
 def test_a_thousand_silos_do_not_fill_the_console(tmp_path: Path) -> None:
-    lines, events = told(tmp_path, *(facts(silo, RowCounts(read=9, cut=1)) for silo in range(1_000)))
-    assert len(lines) == MAX_SILO_LINES + 1 and lines[-1].startswith(f"and {1_000 - MAX_SILO_LINES} more silos")
+    lines, events = told(tmp_path, "jsonl", *(facts(silo, RowCounts(read=9, cut=1)) for silo in range(1_000)))
+    assert len(lines) == 3 + MAX_ROWS + 2 and lines[-2] == f"and {1_000 - MAX_ROWS} more silos, in events.jsonl"
     assert len(events) == 1_000

@@ -104,6 +104,11 @@ def test_tool_calls_of_flock() -> None:
     assert read.tools == ({"type": "function", "function": WEATHER},)
 
 
+def test_an_answer_of_no_words() -> None:
+    row = {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]}
+    assert said(row) == [("user", "q"), ("assistant", "")]
+
+
 def test_thoughts_have_one_name() -> None:
     for key in ("reasoning_content", "reasoning", "thinking"):
         read = read_row({"messages": [{"role": "assistant", "content": "4", key: "2 and 2"}]})
@@ -132,7 +137,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "turn is text": ({"conversations": [SECRET]}, "turn 1 is no object"),
     "unknown role": ({"messages": [{"role": "narrator", "content": SECRET}]}, "turn 1 has the role narrator;"),
     "role is a list": ({"messages": [{"role": [SECRET], "content": ""}]}, "turn 1 has the role of another kind;"),
-    "no content": (user(None), "turn 1 has neither a text nor tool calls"),
+    "no content": (user(None), "turn 1 has no text"),
     "content is a number": (user(5), "the content of turn 1 is neither a text nor a list of parts"),
     "an image": (user([{"type": "image_url", "image_url": SECRET}]), "turn 1 has a content part of type image_url;"),
     "part is a number": (user([5]), "a content part of turn 1 is neither a text nor an object"),
