@@ -21,6 +21,7 @@ from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import MAX_ROWS, Console
+from flock_ray.telemetry.text import printable
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
 
 DATA_COLUMNS = ("#", "silo", "rows", "cut", "dropped", "bad", "rewritten", "tokens to learn")
@@ -59,9 +60,8 @@ class RunReporter(Observer):
         for facts in opened.values():
             self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
         if opened and self._config.data.kind != "stdlib_code":
-            self._console.rows(
-                "data", DATA_COLUMNS, [_data_row(facts) for _, facts in sorted(opened.items())][:MAX_ROWS]
-            )
+            shown = [_data_row(opened[silo]) for silo in sorted(opened)[:MAX_ROWS]]
+            self._console.rows("data", DATA_COLUMNS, shown)
             if len(opened) > MAX_ROWS:
                 self._console.line(f"and {len(opened) - MAX_ROWS} more silos, in events.jsonl")
             self._console.line(
@@ -304,7 +304,7 @@ def _data_row(facts: SiloFacts) -> list[str]:
     """A silo in the table of `DATA_COLUMNS`."""
     rows = facts.rows
     counts = rows.read, rows.cut, rows.dropped, rows.bad, rows.rewritten, rows.target_tokens
-    return [str(facts.silo), facts.name, *map(str, counts)]
+    return [str(facts.silo), printable(facts.name), *map(str, counts)]
 
 
 def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:

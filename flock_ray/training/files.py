@@ -32,10 +32,20 @@ def _natural(path: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)]
 
 
+def _uncompressed(file: Path) -> Path:
+    """The name of a file without the suffix of its compression."""
+    return file.with_suffix("") if file.suffix in _COMPRESSED else file
+
+
+def stem(file: Path) -> str:
+    """The name of a file without what its format and its compression add: `ann` of `ann.jsonl.gz`."""
+    return _uncompressed(file).stem
+
+
 def _is_data(file: Path) -> bool:
     """Whether a file in a folder is taken for data, by the end of its name."""
-    name = file.with_suffix("") if file.suffix in _COMPRESSED else file
-    return not file.name.startswith(".") and (name.suffix in _SUFFIXES or file.suffix in TABLES)
+    known = _uncompressed(file).suffix in _SUFFIXES or file.suffix in TABLES
+    return known and not file.name.startswith(".")
 
 
 def files_of(path: str) -> list[Path]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
 from flock_ray.training.data import DataSpec, Example, Reading, RowCounts
-from flock_ray.training.files import entry, resolve, rows
+from flock_ray.training.files import entry, resolve, rows, stem
 from flock_ray.training.formats import BadRowError, Row, read_row
 from flock_ray.training.labels import Encoder
 from flock_ray.training.tables import hub_rows
@@ -26,7 +26,7 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
         DataError: the file is missing or empty, or more of its rows are bad than `max_bad_rows`; names file and line.
     """
     file = resolve(spec.path, member)
-    return _encoded(spec, member, tokenizer, file.name.partition(".")[0], str(file), rows(file))
+    return _encoded(spec, member, tokenizer, stem(file), str(file), rows(file))
 
 
 def read_hub(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Reading:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flock_ray.errors import DataError
-from flock_ray.training.files import files_of, resolve, rows, values
+from flock_ray.training.files import files_of, resolve, rows, stem, values
 from flock_ray.training.formats import BadRowError, PlainText
 
 if sys.version_info >= (3, 14):
@@ -48,6 +48,11 @@ def test_a_folder_stands_for_the_data_in_it(write: Write, tmp_path: Path) -> Non
         write(name)
     (tmp_path / "z.jsonl").mkdir()
     assert [file.name for file in files_of(str(tmp_path))] == names
+
+
+@pytest.mark.parametrize("name", ["ann.v2.jsonl", "ann.v2.jsonl.gz", "ann.v2.json.zst", "ann.v2.csv"])
+def test_the_name_of_a_silo(name: str) -> None:
+    assert stem(Path("/data") / name) == "ann.v2"
 
 
 def test_too_few_files(write: Write, tmp_path: Path) -> None:
