@@ -18,7 +18,7 @@ from flock_ray.training.formats import BadRowError, Conversation
 STAND_IN = re.compile("[\U000f0000-\U000ffffd]")  # for private use: nobody writes, trims or escapes them
 TOOLS = -1
 """Index of the message that a stand-in in the tools is counted to."""
-_THOUGHT = re.compile(r"(.*?<think>)(.*?)(</think>)(.*)", re.DOTALL)
+_THOUGHT = re.compile(r"(?:(.*?)(<think>))?(.*?)(</think>)(.*)", re.DOTALL)
 
 
 class StandIns:
@@ -70,9 +70,10 @@ def message_with_stand_ins(message: Mapping[str, Any], index: int, stand_ins: St
             for part in content
         ]
     elif content and message["role"] == "assistant" and (match := _THOUGHT.fullmatch(content)):
-        before, thought, closed, answer = match.groups()
-        inner = [_core(stand_ins, index, text, thought=one) for text, one in ((thought, True), (answer, False))]
-        replaced["content"] = before + inner[0] + closed + inner[1]
+        before, opened, thought, closed, answer = match.groups(default="")
+        before = _core(stand_ins, index, before, thought=False) if before.strip() else before
+        thought = _core(stand_ins, index, thought, thought=True)
+        replaced["content"] = before + opened + thought + closed + _core(stand_ins, index, answer, thought=False)
     elif content or (content == "" and message["role"] == "assistant" and "tool_calls" not in message):
         replaced["content"] = stand_ins.of(index, content)
     if calls := message.get("tool_calls"):

@@ -242,6 +242,17 @@ def test_earlier_thoughts_that_a_template_leaves_out_are_counted(family: PreTrai
     assert ("Hm 1." in first) != encoded.rewritten
 
 
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think"])
+def test_forms_of_thoughts(learned: Any, name: str) -> None:
+    for content in ("<think>Hm.</think>Yes.", "Hm.</think>Yes.", "<think>\nHm.\n</think>\n\n\nYes."):
+        assert learned(chat(("user", "A?"), ("assistant", content))) == ["<think>\nHm.\n</think>\n\nYes.<|im_end|>\n"]
+    row = {"messages": [{"role": "user", "content": "A?"},
+                        {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}]}  # fmt: skip
+    assert learned(row) == ["<think>\nHm.\n</think>\n\nYes.<|im_end|>\n"]
+    with pytest.raises(BadRowError, match=r"leaves out text or a tool call of message 2 \(role assistant\)"):
+        learned(chat(("user", "A?"), ("assistant", "Well. <think>Hm.</think>Yes.")))
+
+
 @pytest.mark.parametrize("name", ["llama3_2", "gptoss", "llama3_1", "muse_glimmer"])
 def test_a_template_is_told_the_date_of_the_configuration(family: PreTrainedTokenizerBase, name: str) -> None:
     family.chat_template = TEMPLATES[name]
