@@ -114,12 +114,13 @@ def _open(file: Path) -> IO[bytes]:
 def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
     """(where, text) of each row of a JSON file; a file that begins with `[` is one row, the whole of it."""
     with _open(file) as stream:
-        number = 0
+        begun = False
         for number, line in enumerate(stream, start=1):
             if text := line.strip(_BLANK):
-                if number == 1 and text.startswith(b"["):
+                if not begun and text.startswith(b"["):
                     yield "", line + stream.read()
                     return
+                begun = True
                 yield f"{number}", line
 
 

@@ -66,7 +66,7 @@ def _encoded(
             counts["bad"] += 1
             first_bad = first_bad or f"{place}: {bad}"
             if counts["bad"] > spec.max_bad_rows:
-                rows_before = f" ({counts['bad']} such rows; data.max_bad_rows = {spec.max_bad_rows})"
+                rows_before = f" (the first of {counts['bad']} bad rows; data.max_bad_rows = {spec.max_bad_rows})"
                 raise DataError(first_bad + rows_before * (spec.max_bad_rows > 0)) from None
             continue
         example = Example.of(encoded.ids[:length], encoded.has_loss[:length])

@@ -216,11 +216,15 @@ class Encoder:
             following: what stands after it up to the next text.
             prompted: what stands after it where the assistant is to write again.
         """
-        for mark in (at_end, self._without_end(at_end)):
-            if mark and following.startswith(mark):
-                return mark
+        if mark := self.rest_of_turn(at_end, following):
+            return mark
         both = _common(following, prompted)
         return max((token for token in self._special_tokens if both.startswith(token)), key=len, default="")
+
+    def rest_of_turn(self, at_end: str, following: str) -> str:
+        """What `following` begins with of what stands at the end where the turn is the last; empty if that differs."""
+        marks = (mark for mark in (at_end, self._without_end(at_end)) if mark and following.startswith(mark))
+        return next(marks, "")
 
     @cached_property
     def _special_tokens(self) -> tuple[str, ...]:
@@ -265,21 +269,34 @@ class _Turns:
     def _stop(self, index: int, own: Sequence[str]) -> int:
         if index == len(self._marked) - 1:
             return self._end
+        return (
+            self._stop_of_calls(index, own) if "tool_calls" in self._marked[index] else self._stop_of_text(index, own)
+        )
+
+    def _stop_of_text(self, index: int, own: Sequence[str]) -> int:
+        last = max(self._places[char][0] for char in own)
+        text, after = self._pieces[last].text, self._pieces[last + 1]
         _, mark = self._encoder.marks
-        if "tool_calls" not in self._marked[index]:
-            after = self._pieces[max(self._places[char][0] for char in own) + 1]
-            if mark and after.text.startswith(mark):
-                return after.start + len(mark)
-        alone, prompted = (
-            self._encoder.render(self._marked[: index + 1], self._tools, prompt) for prompt in (False, True)
-        )
-        # A template may write the name of a tool again, in the turn or with what the tool answers.
-        inside = [place for char in own for place in self._places[char][: max(1, alone.count(char))]]
-        last = self._pieces[max(inside)].text
-        after = self._pieces[max(inside) + 1]
-        return after.start + len(
-            self._encoder.end_mark(alone.rpartition(last)[2], after.text, prompted.rpartition(last)[2])
-        )
+        if not (mark and after.text.startswith(mark)):
+            at_end, prompted = (
+                _after(self._encoder.render(self._marked[: index + 1], self._tools, prompt), text)
+                for prompt in (False, True)
+            )
+            mark = self._encoder.end_mark(at_end, after.text, prompted)
+        return after.start + len(mark)
+
+    def _stop_of_calls(self, index: int, own: Sequence[str]) -> int:
+        """Where the turn ends whose last text is the name of a tool, with its arguments and the end mark after it.
+
+        A template may write that name more than once in the turn, and again with what the tool answers.
+        """
+        alone = self._encoder.render(self._marked[: index + 1], self._tools)
+        last = max(place for char in own for place in self._places[char][: max(1, alone.count(char))])
+        text, after = self._pieces[last].text, self._pieces[last + 1]
+        rest = self._encoder.rest_of_turn(alone.rpartition(text)[2], after.text)
+        if not rest:
+            raise BadRowError(f"it cannot be told where the model's chat template ends message {index + 1}")
+        return after.start + len(rest)
 
 
 def _common(first: str, second: str) -> str:

@@ -73,7 +73,8 @@ def _learned(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> str:
     return ", ".join(f"`{json.dumps(text, ensure_ascii=False)}`" for text in texts)
 
 
-def _format(row: dict[str, Any]) -> str:
+def format_name(row: dict[str, Any]) -> str:
+    """Of the format that a row is read as."""
     try:
         return format_of(row).name
     except BadRowError:
@@ -88,7 +89,7 @@ def table() -> str:
     for template, row in ROWS:
         tokenizer.chat_template = TEMPLATES[template] if template else own
         cells = (
-            _format(row),
+            format_name(row),
             f"`{json.dumps(row, ensure_ascii=False)}`",
             template or "SmolLM2",
             _learned(tokenizer, row),

@@ -18,4 +18,4 @@ def test_the_page_shows_what_is_learned_of_every_format(monkeypatch: pytest.Monk
 
 
 def test_the_table_has_every_format() -> None:
-    assert {one.name for one in FORMATS} <= {documented._format(row) for _, row in documented.ROWS}
+    assert {one.name for one in FORMATS} <= {documented.format_name(row) for _, row in documented.ROWS}

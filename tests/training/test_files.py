@@ -95,6 +95,7 @@ ARRAY = b' [{"text": "a"},\n {"text": "b"}]\n'
         ("lines.jsonl", LINES),
         ("lines.json", LINES),
         ("array.json", ARRAY),
+        ("later.json", b"\n\n" + ARRAY),
         ("array.jsonl", b"\xef\xbb\xbf" + ARRAY.lstrip()),
         ("lines.jsonl.gz", gzip.compress(LINES)),
         ("array.json.gz", gzip.compress(ARRAY)),

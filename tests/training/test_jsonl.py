@@ -139,7 +139,7 @@ def test_too_many_bad_rows_name_the_first(tokenizer: PreTrainedTokenizerBase, wr
     assert read(replace(SPEC, path=path, max_bad_rows=3), 0, tokenizer).counts.bad == 3
     with pytest.raises(DataError) as refusal:
         read(replace(SPEC, path=path, max_bad_rows=2), 0, tokenizer)
-    told = "a row must be a JSON object (3 such rows; data.max_bad_rows = 2)"
+    told = "a row must be a JSON object (the first of 3 bad rows; data.max_bad_rows = 2)"
     assert str(refusal.value) == f"{path}:2: {told}"
 
 
