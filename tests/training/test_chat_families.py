@@ -15,6 +15,7 @@ from flock_ray.training.chat_template import ChatTemplate
 from flock_ray.training.formats import BadRowError, read_row
 from flock_ray.training.labels import Encoder
 from tests.training.labelled import answers, smollm2_tokenizer
+from tests.training.school import FORMATS, questions
 
 pytestmark = pytest.mark.model
 
@@ -286,3 +287,13 @@ def test_several_calls_in_a_turn_and_several_turns_of_calls(learned: Any, name: 
         assert whole.count(said) == 1, said
     for heard in ("Rain?", "It does", "Thanks."):
         assert heard not in whole
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_every_format_gives_the_same_ids_and_labels(family: PreTrainedTokenizerBase, name: str) -> None:
+    family.chat_template = TEMPLATES[name]
+    encoder = Encoder(family, TODAY)
+    [(question, answer)] = questions(1, 1)
+    first, *others = (encoder.encode(read_row(form(question, answer))) for form in FORMATS.values())
+    assert others == [first] * (len(FORMATS) - 1)
+    assert answers(family, first) == [LEARNED[name][1].format(answer)]
