@@ -43,9 +43,32 @@ def uses_rpc(config: Config) -> bool:
     return chain.backend is ChainBackend.rpc or (chain.backend is ChainBackend.auto and bool(chain_urls(chain)))
 
 
+def model_spec(config: Config, device: str) -> ModelSpec:
+    """Which base model, on `cpu` or `cuda`."""
+    model = config.model
+    return ModelSpec(model.source, model.path, model.revision, model.dtype, device)
+
+
+def data_spec(config: Config) -> DataSpec:
+    """Where the members' data is and how it is split."""
+    data = config.data
+    return DataSpec(
+        kind=data.kind,
+        path=data.path,
+        packages=tuple(data.packages),
+        sequence_length=data.sequence_length,
+        heldout_fraction=data.heldout_fraction,
+        heldout_tokens=data.heldout_tokens,
+        seed=local_seed(config.seed, "data"),
+        heldout_sequences=data.heldout_sequences,
+        max_bad_rows=data.max_bad_rows,
+        template_date=data.template_date,
+    )
+
+
 def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[GroupSpec]:
     """One description a node group of the plan."""
-    training, data = config.training, config.data
+    training = config.training
     return [
         GroupSpec(
             index=node.index,
@@ -55,25 +78,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             evaluate=evaluated_others(config.alliance),
             preload=frozenset(range(config.alliance.num_members) if evaluated_others(config.alliance) is None else ()),
             store_url=store_url,
-            model=ModelSpec(
-                source=config.model.source,
-                path=config.model.path,
-                revision=config.model.revision,
-                dtype=config.model.dtype,
-                device="cuda" if plan.gpus else "cpu",
-            ),
-            data=DataSpec(
-                kind=data.kind,
-                path=data.path,
-                packages=tuple(data.packages),
-                sequence_length=data.sequence_length,
-                heldout_fraction=data.heldout_fraction,
-                heldout_tokens=data.heldout_tokens,
-                heldout_sequences=data.heldout_sequences,
-                max_bad_rows=data.max_bad_rows,
-                template_date=data.template_date,
-                seed=local_seed(config.seed, "data"),
-            ),
+            model=model_spec(config, "cuda" if plan.gpus else "cpu"),
+            data=data_spec(config),
             lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
             settings=TrainSettings(
                 steps=training.steps,

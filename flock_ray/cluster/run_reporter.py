@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
+from flock_ray.cluster.data_table import show_rows
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
@@ -20,11 +21,8 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
-from flock_ray.telemetry.table import MAX_ROWS, Console
-from flock_ray.telemetry.text import printable
+from flock_ray.telemetry.table import Console
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
-
-DATA_COLUMNS = ("#", "silo", "rows", "cut", "dropped", "bad", "rewritten", "tokens to learn")
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -59,15 +57,9 @@ class RunReporter(Observer):
         self._facts |= opened
         for facts in opened.values():
             self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
-        if opened and self._config.data.kind != "stdlib_code":
-            shown = [_data_row(opened[silo]) for silo in sorted(opened)[:MAX_ROWS]]
-            self._console.rows("data", DATA_COLUMNS, shown)
-            if len(opened) > MAX_ROWS:
-                self._console.line(f"and {len(opened) - MAX_ROWS} more silos, in events.jsonl")
-            self._console.line(
-                f"(cut: to {self._config.data.sequence_length} tokens; dropped: no token to learn; bad: cannot be read;"
-                " rewritten: the chat template leaves out white space or earlier thoughts)"
-            )
+        if self._config.data.kind != "stdlib_code":
+            shown = [(silo, facts.name, facts.rows) for silo, facts in sorted(opened.items())]
+            show_rows(self._console, shown, self._config.data.sequence_length)
 
     def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
@@ -298,13 +290,6 @@ class RunReporter(Observer):
                 )
             )
         return totals
-
-
-def _data_row(facts: SiloFacts) -> list[str]:
-    """A silo in the table of `DATA_COLUMNS`."""
-    rows = facts.rows
-    counts = rows.read, rows.cut, rows.dropped, rows.bad, rows.rewritten, rows.target_tokens
-    return [str(facts.silo), printable(facts.name), *map(str, counts)]
 
 
 def _rate(noted: Collection[Mapping[str, Any]]) -> TrainingRate | None:

@@ -9,7 +9,8 @@ from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import Terms
-from flock_ray.training.data import DataSpec, RowCounts
+from flock_ray.training.counts import RowCounts
+from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelHashes, ModelSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
 from flock_ray.protocol.hashing import sha256
+from flock_ray.training.counts import RowCounts
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -75,27 +76,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class RowCounts:
-    """What became of a silo's rows.
-
-    Attributes:
-        read: all rows, the bad ones too.
-        bad: that could not be read, and were skipped.
-        dropped: of which no token is learned: nobody answers, or only beyond `sequence_length`.
-        cut: kept, and cut to `sequence_length`.
-        rewritten: kept, without white space or earlier thoughts that the chat template leaves out.
-        target_tokens: that the kept rows predict, held-out ones included.
-    """
-
-    read: int = 0
-    bad: int = 0
-    dropped: int = 0
-    cut: int = 0
-    rewritten: int = 0
-    target_tokens: int = 0
-
-
-@dataclass(frozen=True)
 class Reading:
     """What a source reads of a member.
 
@@ -124,7 +104,7 @@ class Silo:
     name: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
-    counts: RowCounts = RowCounts()
+    counts: RowCounts = field(default_factory=RowCounts)
 
     @property
     def num_train_tokens(self) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
-from flock_ray.training.data import DataSpec, Example, Reading, RowCounts
+from flock_ray.training.counts import RowCounts
+from flock_ray.training.data import DataSpec, Example, Reading
 from flock_ray.training.files import entry, resolve, rows, stem
 from flock_ray.training.formats import BadRowError, Row, read_row
 from flock_ray.training.labels import Encoder

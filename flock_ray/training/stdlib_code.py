@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
-from flock_ray.training.data import DataSpec, Example, Reading, RowCounts
+from flock_ray.training.counts import RowCounts
+from flock_ray.training.data import DataSpec, Example, Reading
 
 _TESTS = {"test", "tests", "idle_test"}
 

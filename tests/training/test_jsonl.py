@@ -13,7 +13,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
-from flock_ray.training.data import DataSpec, Example, RowCounts, load_silo
+from flock_ray.training.counts import RowCounts
+from flock_ray.training.data import DataSpec, Example, load_silo
 from flock_ray.training.jsonl import read, read_hub
 
 pytestmark = pytest.mark.model
