@@ -76,8 +76,7 @@ class Session:
             ledger = self._ledger(accounts)
             owners = {account: silo for silo, account in accounts.items()}
             reporter = RunReporter(self.config, owners, self.console, self.events)
-            for report in reports:
-                reporter.opened(report.opened)
+            reporter.opened(facts for report in reports for facts in report.opened)
             state, earlier, balances = self._task(reports, ledger, groups, reporter)
             silos = {n: owners[member.account] for n, member in enumerate(state.members) if member.account in owners}
             task = RunningTask(state, ledger.domain, ledger.relayer, silos)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
+from flock_ray.cluster.data_table import show_rows
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
@@ -51,8 +52,14 @@ class RunReporter(Observer):
         self._began: dict[int, float] = {}
 
     def opened(self, silos: Iterable[SiloFacts]) -> None:
-        """Nodes opened silos."""
-        self._facts |= {facts.silo: facts for facts in silos}
+        """Nodes opened silos: tell what became of their rows."""
+        opened = {facts.silo: facts for facts in silos if facts.silo not in self._facts}
+        self._facts |= opened
+        for facts in opened.values():
+            self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
+        if self._config.data.kind != "stdlib_code":
+            shown = [(silo, facts.name, facts.rows) for silo, facts in sorted(opened.items())]
+            show_rows(self._console, shown, self._config.data.sequence_length)
 
     def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
@@ -278,6 +285,7 @@ class RunReporter(Observer):
                     stake=money.stake,
                     balance_start=balances_before[account],
                     balance_end=balances_after[account],
+                    rows=asdict(facts.rows) if facts else {},
                 )
             )
         return totals

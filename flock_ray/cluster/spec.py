@@ -9,6 +9,7 @@ from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import Terms
+from flock_ray.training.counts import RowCounts
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelHashes, ModelSpec
@@ -84,7 +85,7 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class SiloFacts:
-    """What a node tells of a silo: counts and names, never data."""
+    """What a node tells of a silo: counts and names, never data; `rows` is what became of its rows."""
 
     silo: int
     name: str
@@ -93,6 +94,7 @@ class SiloFacts:
     num_heldout: int
     num_heldout_tokens: int
     num_heldout_bytes: int
+    rows: RowCounts
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class WorkerHost:
                 num_heldout=len(silo.heldout),
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
                 num_heldout_bytes=num_target_bytes(tokenizer, silo.heldout),
+                rows=silo.counts,
             )
             for number, silo in self._bench.silos.take_opened().items()
         )

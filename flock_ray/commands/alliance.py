@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flock_ray.cluster.data_plan import show_data
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, load_config
@@ -56,6 +57,7 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
     """The placement and the committee's odds, before anything starts."""
     console.plan(plan.describe())
     console.line(describe_risk(config))
+    show_data(config, console)
     if config.cluster.mode is ClusterMode.local:
         plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import date
 from math import inf
 from operator import attrgetter
 
@@ -24,12 +26,13 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
         "alliance.min_stake", "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
         "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
         "lora.rank", "lora.alpha",
-        "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
-        "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
+        "data.sequence_length", "data.heldout_tokens", "data.heldout_sequences", "cluster.nodes",
+        "cluster.workers_per_node", "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),
     (1, 7 * 86_400): ("chain.epoch_deadline",),  # the contracts' limit
     (0, inf): (
-        "alliance.band_z", "alliance.candidates", "training.weight_decay", "chain.chain_id", "chain.claim_every",
+        "alliance.band_z", "alliance.candidates", "data.max_bad_rows", "training.weight_decay", "chain.chain_id",
+        "chain.claim_every",
     ),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
@@ -116,6 +119,13 @@ def _check_membership(config: Config) -> None:
                 _require(epoch > members.pop(silo), f"{where}, before it has joined")
 
 
+def _check_date(text: str) -> None:
+    with suppress(ValueError):
+        date.fromisoformat(text)
+        return
+    raise ConfigError(f"data.template_date is {text!r}; it must be a date such as 2025-01-01")
+
+
 def check(config: Config) -> None:
     """Refuse values that do not fit together.
 
@@ -124,6 +134,7 @@ def check(config: Config) -> None:
         CaptureRiskError: dishonest seats would capture a committee too often.
     """
     _check_ranges(config)
+    _check_date(config.data.template_date)
     alliance, cluster = config.alliance, config.cluster
     slots = alliance.num_members * alliance.slots_per_member
     seats = alliance.num_voters + alliance.num_proposers

@@ -42,14 +42,18 @@ class DataConfig:
     """The members' private silos.
 
     Attributes:
-        kind: `stdlib_code` (source code of Python standard library packages, one package per member) or `jsonl`
-            (one file of conversations per member).
-        path: for `jsonl`: a glob (sorted; file i belongs to member i) or a mapping member -> file. Resolved only in
-            the process that hosts the member.
+        kind: `stdlib_code` (source code of Python standard library packages, one package per member), `jsonl` (one
+            file of conversations or texts per member) or `hub` (one data set of the Hugging Face hub per member).
+        path: for `jsonl`: a folder, a glob (in natural order; file i belongs to member i) or a mapping member -> file;
+            for `hub`: a mapping member -> ORG/NAME, ORG/NAME:SPLIT or ORG/NAME:CONFIG:SPLIT. Read only in the process
+            that hosts the member.
         packages: for `stdlib_code`: the packages, one per member, in this order.
         sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
         heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.
         heldout_tokens: held-out tokens a score and an evaluation use, from the held-out part.
+        heldout_sequences: fewest sequences that these tokens may lie in: with few, scores say little.
+        max_bad_rows: rows of a member that are skipped and counted because they cannot be read; one more is an error.
+        template_date: the date that a chat template is told that asks for one, YYYY-MM-DD: never the clock's.
     """
 
     kind: str = "stdlib_code"
@@ -64,6 +68,9 @@ class DataConfig:
     sequence_length: int = 128
     heldout_fraction: float = 0.1
     heldout_tokens: int = 1024
+    heldout_sequences: int = 1
+    max_bad_rows: int = 10
+    template_date: str = "2025-01-01"
 
 
 @dataclass

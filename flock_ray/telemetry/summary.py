@@ -89,6 +89,7 @@ def _member(member: MemberTotal) -> dict[str, object]:
         "silo": member.silo,
         "adversary": member.adversary,
         "num_tokens": member.num_tokens,
+        "rows": dict(member.rows),
         "times_proposer": member.times_proposer,
         "times_voter": member.times_voter,
         "mean_score": member.mean_score,

@@ -6,8 +6,8 @@ times seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 PHASES = ("load", "train", "encode", "transfer", "vote", "aggregate", "settle", "evaluate", "overhead")
@@ -119,6 +119,8 @@ class MemberTotal:
 
     Attributes:
         num_tokens: size of its train part.
+        rows: what became of the rows of its data, by name: `read`, `bad`, `dropped`, `cut`, `rewritten` and
+            `target_tokens`.
         mean_score: mean over its scored proposals, micro-nats a token; None without one.
         stake: what is left of it at the end.
     """
@@ -136,6 +138,7 @@ class MemberTotal:
     stake: int
     balance_start: int
     balance_end: int
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gain(self) -> int:

@@ -264,6 +264,20 @@ def _from_hub(path: str, revision: str) -> Path:
         ) from error
 
 
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer alone.
+
+    Raises:
+        ModelError: the model is missing, or its tokenizer does not load.
+    """
+    logging.set_verbosity_error()
+    folder, _ = _folder(spec)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # untrusted files: transformers raises anything
+        raise ModelError(f"the tokenizer of the model in {folder} does not load: {_reason(error)}") from error
+
+
 def load_base(spec: ModelSpec) -> BaseModel:
     """Load and freeze the base model.
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
-from flock_ray.training.data import DataSpec, Example
+from flock_ray.training.counts import RowCounts
+from flock_ray.training.data import DataSpec, Example, Reading
 
 _TESTS = {"test", "tests", "idle_test"}
 
 
-def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Example]]:
+def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Reading:
     """Chunks that predict `sequence_length` tokens each of the member's package, files in sorted order.
 
     A chunk begins with the last token of the previous one, so that each token is predicted once.
@@ -38,4 +39,5 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> tup
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     length = spec.sequence_length
     chunks = [ids[start : start + length + 1] for start in range(0, len(ids) - length, length)]
-    return package, [Example.of(chunk, [False] + [True] * length) for chunk in chunks]
+    examples = [Example.of(chunk, [False] + [True] * length) for chunk in chunks]
+    return Reading(package, examples, RowCounts(read=len(chunks), target_tokens=len(chunks) * length))

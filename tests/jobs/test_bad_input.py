@@ -132,7 +132,7 @@ IN_THE_NODES: dict[str, tuple[list[str], type[Exception], list[str]]] = {
         ["data.path={folder}/none-*.jsonl matches no file"],
     ),
     "too few silos": (
-        ["data=jsonl", "data.path={folder}/few/*.jsonl", "data.heldout_tokens=16"],
+        ["data=jsonl", "data.path={folder}/few/*.jsonl", "data.heldout_tokens=16", "data.heldout_sequences=1"],
         DataError,
         ["matches 2 files, none for member 2; lower alliance.num_members"],
     ),
@@ -142,9 +142,20 @@ IN_THE_NODES: dict[str, tuple[list[str], type[Exception], list[str]]] = {
         ["{folder}/empty.jsonl (member 0) is empty"],
     ),
     "malformed line": (
-        ["data=jsonl", "data.path={folder}/silo-*.jsonl", "data.heldout_tokens=16"],
+        [
+            "data=jsonl",
+            "data.path={folder}/silo-*.jsonl",
+            "data.heldout_tokens=16",
+            "data.heldout_sequences=1",
+            "data.max_bad_rows=0",
+        ],
         DataError,
         ["{folder}/silo-7.jsonl:3: malformed JSON; each line is one JSON object"],
+    ),
+    "too few held-out sequences": (
+        ["data=jsonl", "data.path={folder}/silo-*.jsonl", "data.heldout_tokens=16"],
+        DataError,
+        ["held-out sequences for data.heldout_tokens = 16; it must be at least 16 (data.heldout_sequences)"],
     ),
     "no such package": (
         ["data.packages=[json,html,dbm,wsgiref,urllib,nosuchpackage,re,logging]"],

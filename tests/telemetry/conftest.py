@@ -108,6 +108,7 @@ def members(epochs: list[EpochView]) -> list[MemberTotal]:
                 stake=3_000 * TOKEN - slashed,
                 balance_start=3_100 * TOKEN,
                 balance_end=3_100 * TOKEN + earned - slashed,
+                rows={"read": 60 + index, "bad": 1, "dropped": 2, "cut": 3, "rewritten": 4, "target_tokens": 12_345},
             )
         )
     return totals

@@ -51,12 +51,13 @@ def test_the_report_needs_nothing_outside_it_and_is_the_same_each_time(
     assert "@import" not in html
     assert page.tags.count("svg") == len(CHARTS)
     assert len(page.ids) == len(set(page.ids)), "the charts share one page"
-    assert page.tags.count("tr") == 1 + 8 + 3 * (1 + 8)
+    assert page.tags.count("tr") == 2 * (1 + 8) + 3 * (1 + 8)
     for fact in (
         summary["run_id"],
         summary["task_id"],
         epochs[0].settlement_tx,
         "312,845",
+        "12,345",
         "contracts.settlement",
         "-7.68%",
     ):
