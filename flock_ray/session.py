@@ -71,6 +71,8 @@ class Session:
         config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
+            for note in dict.fromkeys(note for report in reports for note in report.notes):
+                self.console.line(note)
             self._probe_store(groups)
             accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger = self._ledger(accounts)

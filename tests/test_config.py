@@ -15,6 +15,7 @@ from flock_ray.config import (
     CAPTURE_LIMIT,
     ChainBackend,
     Config,
+    Engine,
     Keep,
     basis_points,
     chain_urls,
@@ -117,6 +118,11 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         (
             {"alliance__band_ceiling": 999},
             ["alliance.band_ceiling is 999", "at least alliance.band_floor = 1000"],
+        ),
+        ({"training__engine": Engine.torch, "training__zero_stage": 3}, ["training.zero_stage is 3", "deepspeed"]),
+        (
+            {"training__engine": Engine.torch, "cluster__workers_per_node": 2},
+            ["cluster.workers_per_node is 2", "engine=deepspeed or auto"],
         ),
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),

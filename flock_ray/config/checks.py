@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.choices import ChainBackend, Keep
+from flock_ray.config.choices import ChainBackend, Engine, Keep
 from flock_ray.config.schema import Config, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
@@ -145,6 +145,17 @@ def check(config: Config) -> None:
         alliance.band_floor <= alliance.band_ceiling,
         f"alliance.band_ceiling is {alliance.band_ceiling}; it must be at least alliance.band_floor ="
         f" {alliance.band_floor}",
+    )
+    torch_only = config.training.engine is Engine.torch
+    _require(
+        not torch_only or cluster.workers_per_node == 1,
+        f"training.engine=torch trains on one worker, and cluster.workers_per_node is {cluster.workers_per_node};"
+        " take training.engine=deepspeed or auto",
+    )
+    _require(
+        not torch_only or config.training.zero_stage == 0,
+        f"training.zero_stage is {config.training.zero_stage}, and training.engine=torch shards nothing; take"
+        " training.engine=deepspeed or auto",
     )
     mechanism = config.mechanism
     _require(

@@ -55,7 +55,7 @@ def test_cfg_prints_every_key_with_its_value(tmp_path: Path) -> None:
 def test_the_plan_alone(tmp_path: Path) -> None:
     ended = run_job(tmp_path, "plan_only=true", "cluster=existing", "cluster.nodes=2", "cluster.gpus_per_worker=1")
     assert ended.output.splitlines()[:4] == [
-        "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
+        "Placement plan: 2 node groups, each 1 worker x (1 CPU, 1 GPU, 1 thread), engine deepspeed, members auto",
         "  node 0: hosts 0-1, silos 0-3",
         "  node 1: hosts 2-3, silos 4-7",
         "  in all 2 CPU, 2 GPU; the coordinator and the chain actor take none",
