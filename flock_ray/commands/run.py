@@ -5,22 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.pruning import prune
-from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
-from flock_ray.config import ClusterMode, Config, check, describe_risk, register, to_config
+from flock_ray.commands.resumed import open_run
+from flock_ray.config import ClusterMode, Config, describe_risk, register, to_config
 from flock_ray.telemetry.table import Console
-
-MOVABLE = (
-    "mode", "address", "nodes", "cpus_per_worker", "placement_timeout", "load_timeout", "phase_floor", "head_timeout",
-    "hosts_move",
-)  # fmt: skip
-"""Settings of `cluster` that the command line may change for a resumed run: the others shape its bytes."""
 
 
 def output_root(config: Config) -> Path:
@@ -28,23 +23,6 @@ def output_root(config: Config) -> Path:
     if config.output_dir:
         return Path(config.output_dir).expanduser().resolve()
     return Path.home() / "flock_ray_outputs" if in_ray_job() else Path.cwd() / "outputs"
-
-
-def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirectory]:
-    """The run to resume, with its own configuration except for the place and the RPC that are named now.
-
-    Args:
-        config: as composed now, with `resume`.
-        named: keys and groups that the command line overrides.
-    """
-    run = RunDirectory.open(Path(config.resume).expanduser())
-    earlier = load_config(run.path)
-    moved = [name for name in MOVABLE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
-    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in moved})
-    chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
-    resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)
-    check(resumed)
-    return resumed, run
 
 
 def on_own_cluster(config: Config) -> Config:
@@ -60,8 +38,8 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
         plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
 
 
-def play(config: Config, named: Collection[str]) -> None:
-    """Plan, run and print where the results are; `named` are the keys and groups that the command line overrides."""
+def play(config: Config, named: Mapping[str, bool]) -> None:
+    """Plan, run and print where the results are; `named` are the keys that the command line sets, see `open_run`."""
     console = Console()
     config, run = open_run(config, named) if config.resume else (config, None)
     config = on_own_cluster(config)

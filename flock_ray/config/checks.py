@@ -17,25 +17,29 @@ from flock_ray.protocol.roles import quorum
 CAPTURE_LIMIT = 1e-3
 YEAR = 365 * 86_400
 MAX_LIFE = 10 * YEAR  # seconds in which all epochs are settled or abandoned (TaskTerms.MAX_LIFE)
+MAX_TOKENS = 2**96 // 10**18  # whole ones in the 96 bits that the contracts count with
 
 _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (1, inf): (
-        "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs", "alliance.pool",
-        "alliance.min_stake", "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
+        "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs",
+        "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
         "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
         "lora.rank", "lora.alpha",
         "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
         "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),
+    (1, MAX_TOKENS): ("alliance.pool", "alliance.min_stake"),
     (1, 7 * 86_400): ("chain.epoch_deadline",),  # the contracts' limit
     (0, inf): (
-        "alliance.band_z", "alliance.candidates", "training.weight_decay", "chain.chain_id", "chain.claim_every",
+        "alliance.band_z", "alliance.candidates", "training.weight_decay", "training.zero_persistence_threshold",
+        "chain.chain_id", "chain.claim_every",
     ),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
     (0, 10_000): ("mechanism.slash_fraction",),
     (0, 65_535): ("chain.port",),
     (0, 2**63 - 1): ("seed",),
+    (-1_000_000, 1_000_000): ("adversary.scale",),
     (1, 96): ("alliance.num_voters",),  # the contracts' limit
     (1, 256): ("alliance.slots_per_member",),
 }  # fmt: skip

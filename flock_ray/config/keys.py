@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, InterpolationValidationError
+
 from flock_ray.config.schema import Config
 from flock_ray.errors import ConfigError
 
@@ -25,6 +27,9 @@ def valid_keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
 def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
     """A one-line text for an error of Hydra or OmegaConf; for an unknown key it lists the valid ones of its group."""
     text = " ".join(str(error.__cause__ or error).split())
+    if isinstance(error, InterpolationResolutionError | InterpolationKeyError | InterpolationValidationError):
+        reason = text.partition(" full_key:")[0].rpartition("interpolation: ")[2].strip('"')
+        return f"{error.full_key}: {reason}"
     if option := re.search(r"Could not find '(\w+)/(\S*)' Available options in '\w+': ([\w ]+) Config search", text):
         group, choice, options = option.groups()
         return f"there is no {group}={choice}; it must be one of {', '.join(options.split())}"
