@@ -9,7 +9,7 @@ from typing import Any
 
 from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
 
-COMPOSED = {("run",): "run:run", ("deployment", "deploy"): "deploy:deploy"}
+COMPOSED = {("run",): "run:run", ("check",): "check:check", ("deployment", "deploy"): "deploy:deploy"}
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
 
 
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = _sub_parsers(parser)
     commands.add_parser("run", help="train: an alliance from configuration to report", add_help=False)
+    commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     _add_verify(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))

@@ -1,20 +1,22 @@
 """`flock-ray run`: an FL Alliance from configuration to report.
 
-`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` continues.
+`--help` lists the groups, `--cfg job` the configuration; `plan_only=true` shows the placement and looks whether the run
+will work, as `flock-ray check` does; `resume=RUN_DIR` continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flock_ray.cluster.finding import Finding
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
 from flock_ray.commands.resumed import open_run
-from flock_ray.config import ClusterMode, Config, describe_risk, register, to_config
+from flock_ray.config import ClusterMode, Config, describe_risk, problems, register, typed
 from flock_ray.telemetry.table import Console
 
 
@@ -38,15 +40,39 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
         plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
 
 
+def tell(findings: Iterable[Finding], console: Console) -> None:
+    """Print a line for each thing that was looked at.
+
+    Raises:
+        FlockRayError: something is wrong; of the first such thing.
+    """
+    told = []
+    for finding in findings:
+        console.line(finding.line())
+        told.append(finding)
+    wrong = [(finding.what, finding.error) for finding in told if finding.error]
+    for what, error in wrong[:1]:
+        others = f"{len(wrong)} of {len(told)} things are wrong, {what} first: " if len(wrong) > 1 else ""
+        raise type(error)(f"{others}{error}")
+
+
 def play(config: Config, named: Mapping[str, bool]) -> None:
     """Plan, run and print where the results are; `named` are the keys that the command line sets, see `open_run`."""
     console = Console()
+    wrong = [] if config.resume else problems(config)
+    if wrong and config.plan_only:
+        tell([Finding("configuration", "", error) for error in wrong], console)
+    for error in wrong:
+        raise error
     config, run = open_run(config, named) if config.resume else (config, None)
     config = on_own_cluster(config)
     plan = make_plan(config)
-    show_plan(plan, config, console)
     if config.plan_only:
-        return
+        from flock_ray.cluster.checkup import checkup  # imports torch and Ray, as those below do
+
+        console.plan(plan.describe())
+        return tell(checkup(config, plan, run.path if run else output_root(config)), console)
+    show_plan(plan, config, console)
     if run and run.whole:
         prune(run, config.store, console.line)  # as far as an interrupted one did not
         console.line(f"The run in {run.path} is complete already; nothing to do.")
@@ -73,9 +99,12 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
     console.line(f"Run folder: {run.path}")
 
 
-def run(overrides: Sequence[str]) -> int:
-    """Play what the overrides configure; returns the exit code."""
+def compose_and_play(command: str, overrides: Sequence[str]) -> int:
+    """Play what the overrides configure; returns the exit code. `command` is what the user called."""
     register()
-    return play_each(
-        "flock-ray run", "config", overrides, Config, lambda composed, named: play(to_config(composed), named)
-    )
+    return play_each(command, "config", overrides, Config, lambda composed, named: play(typed(composed), named))
+
+
+def run(overrides: Sequence[str]) -> int:
+    """Train what the overrides configure; returns the exit code."""
+    return compose_and_play("flock-ray run", overrides)

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk
+from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk, problems
 from flock_ray.config.choices import (
     Backend,
     ChainBackend,
@@ -77,6 +77,7 @@ __all__ = [
     "describe_risk",
     "evaluated_others",
     "explain_bad_key",
+    "problems",
     "refuse_unknown",
     "register",
     "to_config",

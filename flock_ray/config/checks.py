@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from operator import attrgetter
 
@@ -74,16 +74,18 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _check_ranges(config: Config) -> None:
+def _out_of_range(config: Config) -> Iterator[ConfigError]:
     for (low, high), keys in _RANGES.items():
         limits = f"{low} or more" if high == inf else f"between {low} and {high}"
         for key in keys:
             value = attrgetter(key)(config)
-            _require(low <= value <= high and value < inf, f"{key} is {value}; it must be {limits}")
+            if not (low <= value <= high and value < inf):
+                yield ConfigError(f"{key} is {value}; it must be {limits}")
     for key, limit in _ABOVE_0_AND_BELOW.items():
         value = attrgetter(key)(config)
-        limits = "above 0 and finite" if limit == inf else f"above 0 and below {limit}"
-        _require(0 < value < limit, f"{key} is {value}; it must be {limits}")
+        if not 0 < value < limit:
+            limits = "above 0 and finite" if limit == inf else f"above 0 and below {limit}"
+            yield ConfigError(f"{key} is {value}; it must be {limits}")
 
 
 def _check_parameters(where: str, declared: Mapping[str, Parameter], given: Mapping[str, int]) -> None:
@@ -127,7 +129,23 @@ def check(config: Config) -> None:
         ConfigError: the text names the key, its value and the valid values.
         CaptureRiskError: dishonest seats would capture a committee too often.
     """
-    _check_ranges(config)
+    for error in problems(config):
+        raise error
+
+
+def problems(config: Config) -> list[ConfigError]:
+    """All values that are out of range; if none is, all that do not fit together. See `check`."""
+    if found := list(_out_of_range(config)):
+        return found
+    for part in (_check_sizes, _check_engine, _check_names, _check_chain, _check_membership, _check_risk):
+        try:
+            part(config)
+        except ConfigError as error:
+            found.append(error)
+    return found
+
+
+def _check_sizes(config: Config) -> None:
     alliance, cluster = config.alliance, config.cluster
     slots = alliance.num_members * alliance.slots_per_member
     seats = alliance.num_voters + alliance.num_proposers
@@ -150,6 +168,11 @@ def check(config: Config) -> None:
         f"alliance.band_ceiling is {alliance.band_ceiling}; it must be at least alliance.band_floor ="
         f" {alliance.band_floor}",
     )
+
+
+def _check_engine(config: Config) -> None:
+    """An engine that can do what the cluster and the stage of ZeRO ask of it."""
+    cluster = config.cluster
     torch_only = config.training.engine is Engine.torch
     _require(
         not torch_only or cluster.workers_per_node == 1,
@@ -161,6 +184,11 @@ def check(config: Config) -> None:
         f"training.zero_stage is {config.training.zero_stage}, and training.engine=torch shards nothing; take"
         " training.engine=deepspeed or auto",
     )
+
+
+def _check_names(config: Config) -> None:
+    """The mechanism and its parameters, and who cheats."""
+    alliance = config.alliance
     mechanism = config.mechanism
     _require(
         mechanism.name in MECHANISMS,
@@ -174,6 +202,11 @@ def check(config: Config) -> None:
         mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
         "mechanism.parameters.solvent=0 promises more than the pool holds; it needs chain.backend=none",
     )
+
+
+def _check_chain(config: Config) -> None:
+    """The chain's address, the life of a task on it, and what a store keeps."""
+    alliance = config.alliance
     _require(
         bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,
         "chain.backend=rpc needs chain.url, the address of the chain's RPC",
@@ -187,12 +220,15 @@ def check(config: Config) -> None:
         " chain.epoch_deadline",
     )
     evaluated_others(alliance)
-    _check_membership(config)
     store = config.store
     _require(
         store.keep is not Keep.adapter or not store.url or not store.shared,
         "store.keep=adapter would remove nothing: other runs may use store.url; add store.shared=false if none does",
     )
+
+
+def _check_risk(config: Config) -> None:
+    alliance = config.alliance
     risk = committee_risk(config)
     if max(risk.median, risk.quorum) > CAPTURE_LIMIT and not alliance.force:
         raise CaptureRiskError(

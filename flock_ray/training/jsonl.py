@@ -117,7 +117,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> t
     return ids, has_loss
 
 
-def _example(line: bytes, where: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Example:
+def example(line: bytes, where: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Example:
     """The example in a line, cut to `length` tokens; errors name the place and contain none of its text."""
     turns = _turns(line, where)
     try:
@@ -139,7 +139,7 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> tup
     try:
         with file.open("rb") as lines:
             rows = [
-                _example(line, f"{file}:{number}", tokenizer, spec.sequence_length)
+                example(line, f"{file}:{number}", tokenizer, spec.sequence_length)
                 for number, line in enumerate(lines, start=1)
                 if line.strip()
             ]
