@@ -104,7 +104,7 @@ def test_of_a_large_silo_the_first_rows_are_read(check, tmp_path_factory: pytest
 
 
 def test_all_values_out_of_range_are_told(check) -> None:  # type: ignore[no-untyped-def]
-    code, lines, errors = check("lora.rank=0", "training.learning_rate=nan", "data.heldout_fraction=1")
+    code, _, errors = check("lora.rank=0", "training.learning_rate=nan", "data.heldout_fraction=1")
     assert code == ConfigError.exit_code and "3 of 3 things are wrong, configuration first: lora.rank is 0" in errors
     code, _, errors = check("alliance.num_members=6", "training.engine=torch", "training.zero_stage=3")
     assert code == ConfigError.exit_code and "2 of 2 things are wrong" in errors
