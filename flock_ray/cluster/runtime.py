@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flock_ray.cluster.interrupts import forget_pending, is_pending, raise_in_waiting, teardown_is_stuck
@@ -64,6 +65,20 @@ def ray_cluster(config: ClusterConfig) -> Iterator[HeadWatchdog]:
         if not within(SHUTDOWN_SECONDS if watchdog.silent < SILENCE else LOST_SHUTDOWN_SECONDS, ray.shutdown):
             teardown_is_stuck()
         watchdog.stop()
+
+
+@contextmanager
+def ray_failures() -> Iterator[None]:
+    """Around what talks to Ray: what Ray itself raises, and nobody dealt with, becomes an error of ours.
+
+    Raises:
+        ClusterError: in place of a RayError.
+    """
+    try:
+        yield
+    except RayError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ClusterError(f"Ray failed ({type(error).__name__}: {reason}); go on with resume=RUN_DIR") from error
 
 
 def _require_listener(address: str) -> None:

@@ -15,6 +15,7 @@ from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_p
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
+from flock_ray.commands.outcome import explained
 from flock_ray.commands.resumed import open_run
 from flock_ray.config import ClusterMode, Config, describe_risk, problems, register, typed
 from flock_ray.telemetry.table import Console
@@ -82,8 +83,9 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
     from flock_ray.session import run_alliance
 
     check_before_start(config)
+    if run:
+        console.line(f"Run folder: {run.path}")
     run = run or RunDirectory.create(output_root(config), config)
-    console.line(f"Run folder: {run.path}")
     try:
         summary = run_alliance(config, run, plan, console)
     except KeyboardInterrupt:
@@ -91,6 +93,12 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
         if run.started:
             console.line(f"Interrupted; go on with: resume={run.path}")
         raise
+    except Exception as error:
+        console.close()
+        told = explained(error, run.path if run.started else None)
+        if told is error:
+            raise
+        raise told from error
     finally:
         if not (run.started or config.resume):
             run.discard()
