@@ -15,6 +15,7 @@ from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_p
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
+from flock_ray.commands.guard import lead
 from flock_ray.commands.outcome import explained
 from flock_ray.commands.resumed import open_run
 from flock_ray.config import ClusterMode, Config, describe_risk, problems, register, typed
@@ -86,6 +87,8 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
     if run:
         console.line(f"Run folder: {run.path}")
     run = run or RunDirectory.create(output_root(config), config)
+    if run.started or not config.resume:
+        lead(run.path)
     try:
         summary = run_alliance(config, run, plan, console)
     except KeyboardInterrupt:
