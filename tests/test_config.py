@@ -240,7 +240,7 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
             OmegaConf.update(composed, f"{group}.{name}", value, force_add=True)
     with pytest.raises(ConfigError) as caught:
         to_config(composed)
-    assert str(caught.value).startswith(f"unknown configuration key {key!r}; valid here: ")
+    assert str(caught.value).startswith(f"unknown configuration key {key!r}")
     assert valid in str(caught.value).partition("valid here: ")[2].split(", ")
 
 
@@ -259,6 +259,10 @@ def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:
         ("training.steps=many", ["training.steps: ", "'many'", "Integer"]),
         ("chain.backend=coin", ["chain.backend: ", "'coin'", "anvil"]),
         ("chain=coin", ["there is no chain=coin; it must be one of anvil, auto, eth_tester, none, rpc"]),
+        ("chain=anvill", ["there is no chain=anvill (did you mean chain=anvil?); it must be one of"]),
+        ("chian=anvil", ["unknown configuration key 'chian' (did you mean chain?)"]),
+        ("lora.rnak=4", ["unknown configuration key 'lora.rnak' (did you mean lora.rank?)"]),
+        ("lora.zzz=4", ["unknown configuration key 'lora.zzz'; valid here: lora.rank"]),
     ],
 )
 def test_what_hydra_refuses_is_told_in_one_line(override: str, parts: list[str]) -> None:

@@ -71,13 +71,16 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be written, as whatever is written to it later.
         """
+        made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+        with run_folder_errors(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         now = datetime.now()
         name = now.strftime("%Y-%m-%d/%H-%M-%S")
         path, attempt = output_dir / name, 1
         while path.exists():
             attempt += 1
             path = output_dir / f"{name}-{attempt}"
-        run = cls(path, [folder for folder in path.parents if not folder.exists()])
+        run = cls(path, made)
         try:
             with run_folder_errors(path):
                 for folder in ("records", "receipts"):

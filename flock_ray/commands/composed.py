@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,12 +75,21 @@ def _compose(
         composed.append((config, cast(list[str], task)))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = [command, *overrides]  # Hydra reads its command line there and nowhere else
-    try:
-        keep()
-    except Exception as error:
-        raise ConfigError(explain_bad_key(error, schema)) from None
+    with tempfile.TemporaryDirectory(prefix="flock-ray-") as scratch:
+        # Hydra reads its command line there and nowhere else
+        sys.argv = [command, *_kept_out_of_sight(overrides, scratch)]
+        try:
+            keep()
+        except Exception as error:
+            raise ConfigError(explain_bad_key(error, schema)) from None
     return composed
+
+
+def _kept_out_of_sight(overrides: Sequence[str], scratch: str) -> list[str]:
+    """The command line with a place for what Hydra itself writes of several runs; ours go where `output_dir` says."""
+    first = next((index for index, word in enumerate(overrides) if "=" in word and word[0] != "-"), len(overrides))
+    sweeps = {"-m", "--multirun"}.intersection(overrides)
+    return [*overrides[:first], *([f"hydra.sweep.dir={scratch}"] if sweeps else []), *overrides[first:]]
 
 
 def _named(overrides: Sequence[str]) -> dict[str, bool]:

@@ -43,19 +43,20 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
-    group, siblings = key.rpartition(".")[0], list[str]()
-    while group and not siblings:
-        siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{group}.")]
-        group = group.rpartition(".")[0]
+    above, siblings = key.rpartition(".")[0], list[str]()
+    while above and not siblings:
+        siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
+        above = above.rpartition(".")[0]
     valid = siblings or dict.fromkeys(known.partition(".")[0] for known in valid_keys(schema))
-    meant = _nearest(key, [*valid, *valid_keys(schema)])
+    group, _, name = key.rpartition(".")
+    meant = _nearest(name, [other.rpartition(".")[2] for other in valid], f"{group}." if group else "")
     return f"unknown configuration key {key!r}{meant}; valid here: {', '.join(valid)}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
     """A suggestion of the known word that is most like this one; nothing if none is like it."""
     like = get_close_matches(word, known, 1)
-    return f", did you mean {prefix}{like[0]}?" if like else ""
+    return f" (did you mean {prefix}{like[0]}?)" if like else ""
 
 
 def refuse_unknown(values: Mapping[Any, Any], schema: type[Any] = Config) -> None:
