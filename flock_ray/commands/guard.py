@@ -22,11 +22,13 @@ from flock_ray.errors import FlockRayError, RayLostError, WorkerMemoryError
 _PR_SET_PDEATHSIG = 1
 _ENDED = "ended"
 _LONGEST = 1 << 16
+_RAY_GAVE_UP = 1
+"""Exit code of a process that Ray ends because its raylet is gone."""
 _channel: list[int] = []
 
 
-def guarded(act: Callable[[], NoReturn]) -> int:
-    """Do `act`, which ends its process, in a child of this process; returns the exit code for this one.
+def guarded(act: Callable[[], int], end: Callable[[int], NoReturn]) -> int:
+    """Do `act` in a child of this process, which `end` ends with its exit code; returns the exit code for this one.
 
     Ctrl-C and SIGTERM are passed on to the child, which is killed when this process is.
     """
@@ -40,9 +42,10 @@ def guarded(act: Callable[[], NoReturn]) -> int:
         os.setpgid(0, 0)  # the terminal's Ctrl-C comes once: through the parent
         _channel.append(write)
         try:
-            act()
+            code = act()
         finally:
             _tell(_ENDED)
+        end(code)
     os.close(write)
 
     def pass_on(number: int, _: FrameType | None) -> None:
@@ -53,8 +56,8 @@ def guarded(act: Callable[[], NoReturn]) -> int:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.set_blocking(read, False)  # a process that the child had started may still hold the other end
     told = os.read(read, _LONGEST).decode().splitlines() if select.select([read], [], [], 0)[0] else []
-    if told[-1:] == [_ENDED]:
-        return status
+    if told[-1:] == [_ENDED] or status not in (_RAY_GAVE_UP, *range(-signal.NSIG, 0)):
+        return status  # by itself, or by our own watchdog, which has told why
     return _ended_by_others(status, Path(told[-1]) if told else None)
 
 

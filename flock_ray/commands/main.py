@@ -18,13 +18,13 @@ def start(*words: str) -> NoReturn:
     """Run the command line of this process, with these words before it, and end the process."""
     arguments = [*words, *sys.argv[1:]]
 
-    def run() -> NoReturn:
+    def run() -> int:
         stop_on_signals()
-        end_process(main(arguments))
+        return main(arguments)
 
     if arguments[:1] == ["run"]:
-        sys.exit(guarded(run))
-    run()
+        sys.exit(guarded(run, end_process))
+    end_process(run())
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -60,10 +60,12 @@ def explained(error: Exception, run: Path | None) -> Exception:
     text = " ".join(str(error).split())
     if run is None:
         hinted = _GO_ON.sub("", text)
-    elif isinstance(error, TaskClosedError) or (f"resume={run}" in text):
+    elif isinstance(error, TaskClosedError) or f"resume={run}" in text:
         hinted = text
+    elif _GO_ON.search(text):
+        hinted = text.replace("RUN_DIR", str(run))
     else:
-        hinted = f"{_GO_ON.sub('', text)}; resume={run} continues"
+        hinted = f"{text}; resume={run} continues"
     if isinstance(error, FlockRayError):
         return type(error)(hinted)
     error.add_note(hinted.removeprefix(text).removeprefix("; "))

@@ -18,7 +18,7 @@ START = "import os, signal, sys, time\nfrom pathlib import Path\nfrom flock_ray.
 
 def guard(act: str, folder: Path) -> subprocess.Popen[str]:
     body = "\n".join(f"    {line}" for line in act.splitlines())
-    code = f"{START}def act():\n{body}\nsys.exit(guarded(act))"
+    code = f"{START}def act():\n{body}\nsys.exit(guarded(act, sys.exit))"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -28,6 +28,11 @@ def ended(act: str, folder: Path) -> tuple[int, str, str]:
     process = guard(act, folder)
     output, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, output, errors
+
+
+@pytest.mark.parametrize("code", [0, 33])
+def test_what_our_own_watchdog_ends_is_not_told_twice(tmp_path: Path, code: int) -> None:
+    assert ended(f"os._exit({code})", tmp_path) == (code, "", "")
 
 
 @pytest.mark.parametrize("code", [0, 7, 130])
