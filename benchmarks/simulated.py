@@ -136,6 +136,12 @@ class SimulatedBench(Workbench):
             num_parameters=0,
         )
 
+    def _look_at_model(self) -> tuple[str, tuple[str, ...]]:
+        return "stacked", ()
+
+    def try_step(self) -> None:
+        """Nothing: there is no model to try."""
+
     def _load_silo(self, member: int) -> Silo:
         train, *heldout = (Example.of([member, token], [True, True]) for token in (2, 3, 4))
         return Silo(f"simulated {member}", (train,), tuple(heldout))

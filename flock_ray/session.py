@@ -23,7 +23,14 @@ from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
+from flock_ray.cluster.runtime import (
+    TEARDOWN_SECONDS,
+    frozen_garbage_collection,
+    machines,
+    ray_cluster,
+    ray_failures,
+    within,
+)
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
@@ -71,6 +78,8 @@ class Session:
         config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
+            for note in dict.fromkeys(note for report in reports for note in report.notes):
+                self.console.line(note)
             self._probe_store(groups)
             accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger = self._ledger(accounts)
@@ -162,6 +171,7 @@ class Session:
             self.events.emit(
                 "task_created", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
             )
+            self.console.line(f"Run folder: {run.path}")
             self.console.line(f"Anchor of the run, for jobs/verify.py: {to_hex(anchor)}")
             return state, [], balances
         _, _, balances = run.read_task()
@@ -239,9 +249,14 @@ def run_alliance(
     Raises:
         FlockRayError: whatever a user can repair, one class a cause.
     """
-    with ray_cluster(config.cluster) as watchdog, EventLog(run.events) as events:
+    with ray_cluster(config.cluster) as watchdog, ray_failures(), EventLog(run.events) as events:
         plan.check_fit(machines())
-        watchdog.describe = lambda: f"{run.num_signed} of {config.alliance.num_epochs} epochs of {run.path} are signed"
+        num_epochs = config.alliance.num_epochs
+        watchdog.describe = lambda: (
+            f"{run.num_signed} of {num_epochs} epochs of {run.path} are signed"
+            if run.started
+            else "no task was created"
+        )
         summary = Session(config, run, plan, console, events, worker, watchdog.stand_down).play(arrivals)
     prune(run, config.store, console.line)
     return summary

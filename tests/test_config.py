@@ -17,6 +17,7 @@ from flock_ray.config import (
     AskedChange,
     ChainBackend,
     Config,
+    Engine,
     Keep,
     basis_points,
     chain_urls,
@@ -63,8 +64,11 @@ def test_the_defaults_pass() -> None:
         ("alliance__num_members", 0, "it must be 1 or more"),
         ("alliance__num_proposers", 0, "it must be 1 or more"),
         ("alliance__num_epochs", 0, "it must be 1 or more"),
-        ("alliance__pool", 0, "it must be 1 or more"),
-        ("alliance__min_stake", -1, "it must be 1 or more"),
+        ("alliance__pool", 0, "it must be between 1 and 79228162514"),
+        ("alliance__min_stake", 10**11, "it must be between 1 and 79228162514"),
+        ("adversary__scale", nan, "it must be between -1000000 and 1000000"),
+        ("training__zero_persistence_threshold", -1, "it must be 0 or more"),
+        ("alliance__min_stake", -1, "it must be between 1 and 79228162514"),
         ("alliance__max_unsettled", 0, "it must be 1 or more"),
         ("alliance__band_floor", 0, "it must be 1 or more"),
         ("alliance__harmful_factor", 0, "it must be 1 or more"),
@@ -123,6 +127,11 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
             ["alliance.band_ceiling is 999", "at least alliance.band_floor = 1000"],
         ),
         ({"data__template_date": "1 May"}, ["data.template_date is '1 May'", "a date such as 2025-01-01"]),
+        ({"training__engine": Engine.torch, "training__zero_stage": 3}, ["training.zero_stage is 3", "deepspeed"]),
+        (
+            {"training__engine": Engine.torch, "cluster__workers_per_node": 2},
+            ["cluster.workers_per_node is 2", "engine=deepspeed or auto"],
+        ),
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
         ({"adversary__members": {3: "nan", 9: "nan"}}, ["adversary.members names [9]", "0 to 7"]),
@@ -236,7 +245,7 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
             OmegaConf.update(composed, f"{group}.{name}", value, force_add=True)
     with pytest.raises(ConfigError) as caught:
         to_config(composed)
-    assert str(caught.value).startswith(f"unknown configuration key {key!r}; valid here: ")
+    assert str(caught.value).startswith(f"unknown configuration key {key!r}")
     assert valid in str(caught.value).partition("valid here: ")[2].split(", ")
 
 
@@ -255,6 +264,10 @@ def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:
         ("training.steps=many", ["training.steps: ", "'many'", "Integer"]),
         ("chain.backend=coin", ["chain.backend: ", "'coin'", "anvil"]),
         ("chain=coin", ["there is no chain=coin; it must be one of anvil, auto, eth_tester, none, rpc"]),
+        ("chain=anvill", ["there is no chain=anvill (did you mean chain=anvil?); it must be one of"]),
+        ("chian=anvil", ["unknown configuration key 'chian' (did you mean chain?)"]),
+        ("lora.rnak=4", ["unknown configuration key 'lora.rnak' (did you mean lora.rank?)"]),
+        ("lora.zzz=4", ["unknown configuration key 'lora.zzz'; valid here: lora.rank"]),
     ],
 )
 def test_what_hydra_refuses_is_told_in_one_line(override: str, parts: list[str]) -> None:

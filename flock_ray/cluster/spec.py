@@ -29,7 +29,7 @@ class GroupSpec:
         store_url: of the blob store.
         engine: `torch` or `deepspeed`.
         zero_stage, zero_persistence_threshold: for `deepspeed`.
-        backend: `sequential`, `stacked` or `grouped`.
+        backend: `sequential`, `stacked`, `grouped`, or `auto`: as the model allows.
         solo: every member is a cohort of its own.
         cohort_tokens: budget of a cohort's step.
         rank_split: what the ranks of a group share out, `members` or `rows`.
@@ -109,6 +109,7 @@ class GroupInfo:
         model_dtype: `bfloat16` or `float32`.
         num_parameters: of the base model.
         adapter: hash of the initial adapter, which is in the store.
+        notes: what people should know of how this model trains here, a line each.
     """
 
     accounts: Mapping[int, str]
@@ -118,6 +119,7 @@ class GroupInfo:
     model_dtype: str
     num_parameters: int
     adapter: bytes
+    notes: tuple[str, ...] = ()
 
 
 def with_model(terms: Terms, creator: str, hashes: ModelHashes, adapter: bytes) -> Terms:

@@ -57,7 +57,7 @@ class WorkerHost:
         return self._listener.host, self._listener.port
 
     def load(self, host: str, port: int, world: int) -> GroupInfo:
-        """Load base model and silos, make the engine, open the members' keys (rank 0).
+        """Load base model and silos, make the engine and try it, open the members' keys (rank 0).
 
         Raises:
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
@@ -69,10 +69,11 @@ class WorkerHost:
         base = self._bench.base
         accounts = {silo: owner.signer.address for silo, owner in self._hosting.owners.items()}
         self._adapter = self._bench.initial_adapter()
+        self._bench.try_step()
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
-            base.num_parameters, self._adapter,
+            base.num_parameters, self._adapter, self._bench.notes,
         )  # fmt: skip
 
     def _opened(self) -> tuple[SiloFacts, ...]:

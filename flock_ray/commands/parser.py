@@ -9,7 +9,12 @@ from typing import Any
 
 from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
 
-COMPOSED = {("alliance",): "alliance:run", ("demo",): "demo:run", ("deployment", "deploy"): "deploy:deploy"}
+COMPOSED = {
+    ("alliance",): "alliance:run",
+    ("demo",): "demo:run",
+    ("check",): "check:check",
+    ("deployment", "deploy"): "deploy:deploy",
+}
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
 
 
@@ -24,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = _sub_parsers(parser)
     commands.add_parser("alliance", help="train: an alliance from configuration to report", add_help=False)
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
+    commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     _add_verify(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))

@@ -38,9 +38,17 @@ class LoraSpec:
 
 
 def target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
-    """Dotted name -> targeted layer, sorted by name; a name that matches nothing is a ModelError."""
+    """Dotted name -> targeted layer, sorted by name.
+
+    Raises:
+        ModelError: a name matches nothing, or nothing in the model can be targeted.
+    """
     head = model.get_output_embeddings()
     linear = {n: m for n, m in sorted(model.named_modules()) if isinstance(m, nn.Linear) and m is not head}
+    if not linear:
+        others = sum(type(module).__name__ == "Conv1D" for module in model.modules())
+        instead = f": its weights are in {others} Conv1D layers, as in GPT-2, which are not supported" if others else ""
+        raise ModelError(f"the model has no nn.Linear layer but its output head{instead}; take another model.path")
     if tuple(target_modules) == (ALL_LINEAR,):
         return linear
     suffixes = tuple(f".{target}" for target in target_modules)

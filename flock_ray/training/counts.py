@@ -24,3 +24,10 @@ class RowCounts:
     cut: int = 0
     rewritten: int = 0
     target_tokens: int = 0
+
+    @property
+    def told(self) -> str:
+        """The counts for people, those that are zero left out."""
+        others = {name: getattr(self, name) for name in ("bad", "dropped", "cut", "rewritten")}
+        kinds = "".join(f", {count} {name}" for name, count in others.items() if count)
+        return f"{self.read} rows{kinds}, {self.target_tokens} tokens to learn"

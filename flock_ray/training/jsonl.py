@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,12 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
     """
     file = resolve(spec.path, member)
     return _encoded(spec, member, tokenizer, stem(file), str(file), rows(file))
+
+
+def read_first(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase, count: int) -> Reading:
+    """As `read`, of at most `count` rows."""
+    file = resolve(spec.path, member)
+    return _encoded(spec, member, tokenizer, stem(file), str(file), islice(rows(file), count))
 
 
 def read_hub(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Reading:

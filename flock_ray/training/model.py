@@ -234,8 +234,16 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _folder(spec: ModelSpec) -> tuple[Path, str]:
-    """Where the model's files are on this machine, and its name."""
+def locate(spec: ModelSpec, weights: bool = True) -> tuple[Path, str]:
+    """Where the model's files are on this machine, and its name.
+
+    Args:
+        spec: which model.
+        weights: whether to fetch those too, if it comes from the hub.
+
+    Raises:
+        ModelError: it is not there.
+    """
     if spec.source == "packaged":
         return prepare_packaged(), PACKAGED_NAME
     if spec.source == "folder":
@@ -245,14 +253,14 @@ def _folder(spec: ModelSpec) -> tuple[Path, str]:
         return folder, str(folder.resolve())
     if spec.source != "hub":
         raise ModelError(f"model.source is {spec.source!r}; it must be packaged, folder or hub")
-    return _from_hub(spec.path, spec.revision), spec.path
+    return _from_hub(spec.path, spec.revision, weights), spec.path
 
 
-def _from_hub(path: str, revision: str) -> Path:
+def _from_hub(path: str, revision: str, weights: bool) -> Path:
     """Fetch the missing files of a hub model; if the hub does not answer, use what was fetched before."""
     from huggingface_hub import HfApi, snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         commit = HfApi().model_info(path, revision=revision, timeout=_HUB_TIMEOUT).sha
         return Path(snapshot_download(path, revision=commit, allow_patterns=wanted))
@@ -264,18 +272,14 @@ def _from_hub(path: str, revision: str) -> Path:
         ) from error
 
 
-def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer alone.
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
 
     Raises:
-        ModelError: the model is missing, or its tokenizer does not load.
+        ModelError: torch sees no GPU.
     """
-    logging.set_verbosity_error()
-    folder, _ = _folder(spec)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # untrusted files: transformers raises anything
-        raise ModelError(f"the tokenizer of the model in {folder} does not load: {_reason(error)}") from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("cluster.gpus_per_worker is 1, but torch sees no GPU here; install a GPU build of torch")
 
 
 def load_base(spec: ModelSpec) -> BaseModel:
@@ -286,9 +290,8 @@ def load_base(spec: ModelSpec) -> BaseModel:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("cluster.gpus_per_worker is 1, but torch sees no GPU here; install a GPU build of torch")
-    folder, name = _folder(spec)
+    require_device(spec.device)
+    folder, name = locate(spec)
     dtype = choose_dtype(spec.dtype, spec.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)

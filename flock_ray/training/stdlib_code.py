@@ -22,6 +22,21 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
     Raises:
         DataError: there is no package for this member, or the interpreter lacks it.
     """
+    files = files_of(spec, member)
+    text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    length = spec.sequence_length
+    chunks = [ids[start : start + length + 1] for start in range(0, len(ids) - length, length)]
+    examples = [Example.of(chunk, [False] + [True] * length) for chunk in chunks]
+    return Reading(spec.packages[member], examples, RowCounts(read=len(chunks), target_tokens=len(chunks) * length))
+
+
+def files_of(spec: DataSpec, member: int) -> list[Path]:
+    """The source files of the member's package, sorted.
+
+    Raises:
+        DataError: there is no package for this member, or the interpreter lacks it.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     if member >= len(spec.packages):
         raise DataError(
@@ -35,9 +50,4 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
         raise DataError(
             f"data.packages: the standard library in {library} has no package {package!r} (member {member})"
         )
-    text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    length = spec.sequence_length
-    chunks = [ids[start : start + length + 1] for start in range(0, len(ids) - length, length)]
-    examples = [Example.of(chunk, [False] + [True] * length) for chunk in chunks]
-    return Reading(package, examples, RowCounts(read=len(chunks), target_tokens=len(chunks) * length))
+    return files

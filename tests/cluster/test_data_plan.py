@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flock_ray.cluster.data_plan import MAX_SILOS, count_rows, show_data
-from flock_ray.config import AllianceConfig, ClusterConfig, ClusterMode, Config, DataConfig, ModelConfig
+from flock_ray.cluster.data_plan import MAX_SILOS, show_data
+from flock_ray.config import AllianceConfig, ClusterConfig, ClusterMode, Config, DataConfig
 from flock_ray.errors import DataError
 from flock_ray.telemetry.table import Console
-from tests.training.school import FORMATS, lines, questions
 
 
 def configured(path: object, members: int = 3, mode: ClusterMode = ClusterMode.local) -> Config:
@@ -49,20 +48,3 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
 
 def test_other_kinds_of_data_have_no_files() -> None:
     assert told(Config()) == told(Config(plan_only=True)) == []
-
-
-def test_a_plan_counts_rows_in_another_process(tiny_model_dir: Path, tmp_path: Path) -> None:
-    for member, form in enumerate(FORMATS):
-        (tmp_path / f"{member}.jsonl").write_text(lines(form, questions(member, 30)) + "not JSON\n" * (member == 2))
-    config = configured(str(tmp_path), members=4)
-    config.model = ModelConfig(source="folder", path=str(tiny_model_dir))
-    config.data.sequence_length = 1024
-    config.plan_only = True
-    rows = [line.split() for line in told(config)[-5:-1]]
-    assert [row[:-1] for row in rows] == [
-        [str(member), str(member), str(30 + (member == 2)), "0", "0", str(int(member == 2)), "0"] for member in range(4)
-    ]
-    assert all(int(row[-1]) > 30 * 20 for row in rows)
-    config.data.max_bad_rows = 0
-    with pytest.raises(DataError, match=r"2\.jsonl:31: malformed JSON"):
-        count_rows(config, [2])
