@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 from flock_ray.chain.keys import load_signer
 from flock_ray.cluster.finding import Finding, look
+from flock_ray.cluster.placement import spans
 from flock_ray.cluster.spec import GroupSpec
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.first_look import ModelLook, look_at_data, look_at_model
 from flock_ray.wire_format.registry import wire_format_of
 
 STORE = "store"
+MANY = 32
+"""Members whose data is read, and told in a line each; of more of them it is only seen that their files are there."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ def look_from_here(specs: Sequence[GroupSpec], token: str) -> NodeLook:
     seen: list[ModelLook] = []
     accounts: dict[int, str] = {}
     findings = [look("model", lambda: _at_model(spec, seen))]
-    findings += [look(f"data of member {member}", _at_data(spec, member, seen)) for member in members]
+    read, only_found = members[:MANY], members[MANY:]
+    findings += [look(f"data of member {member}", _at_data(spec, member, seen)) for member in read]
+    findings += _summed("data", only_found, [look(f"data of member {n}", _at_data(spec, n, ())) for n in only_found])
     if not spec.embedded:
         findings += [look(f"key of member {member}", _at_key(spec, member, accounts)) for member in members]
     if spec.store_url:
@@ -62,7 +67,14 @@ def _at_model(spec: GroupSpec, seen: list[ModelLook]) -> str:
     return "; ".join((found.told, *found.notes))
 
 
-def _at_data(spec: GroupSpec, member: int, seen: list[ModelLook]) -> Callable[[], str]:
+def _summed(what: str, members: Sequence[int], findings: Sequence[Finding]) -> list[Finding]:
+    """What is wrong, a line each, and one line for all that is fine."""
+    wrong = [finding for finding in findings if finding.error]
+    fine = len(findings) - len(wrong)
+    return [*wrong, *([Finding(f"{what} of members {spans(members)}", f"{fine} are there, not read")] if fine else [])]
+
+
+def _at_data(spec: GroupSpec, member: int, seen: Sequence[ModelLook]) -> Callable[[], str]:
     return lambda: look_at_data(spec.data, member, seen[0].tokenizer if seen else None)
 
 

@@ -76,8 +76,9 @@ def _compose(
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with tempfile.TemporaryDirectory(prefix="flock-ray-") as scratch:
-        # Hydra reads its command line there and nowhere else
-        sys.argv = [command, *_kept_out_of_sight(overrides, scratch)]
+        if {"-m", "--multirun"}.intersection(overrides):  # Hydra's own notes; our runs go where `output_dir` says
+            overrides = with_override(overrides, f"hydra.sweep.dir={scratch}")
+        sys.argv = [command, *overrides]  # Hydra reads its command line there and nowhere else
         try:
             keep()
         except Exception as error:
@@ -85,11 +86,10 @@ def _compose(
     return composed
 
 
-def _kept_out_of_sight(overrides: Sequence[str], scratch: str) -> list[str]:
-    """The command line with a place for what Hydra itself writes of several runs; ours go where `output_dir` says."""
-    first = next((index for index, word in enumerate(overrides) if "=" in word and word[0] != "-"), len(overrides))
-    sweeps = {"-m", "--multirun"}.intersection(overrides)
-    return [*overrides[:first], *([f"hydra.sweep.dir={scratch}"] if sweeps else []), *overrides[first:]]
+def with_override(words: Sequence[str], override: str) -> list[str]:
+    """A command line with one override more, beside those that it has: Hydra takes them in one piece only."""
+    first = next((index for index, word in enumerate(words) if "=" in word and word[0] != "-"), len(words))
+    return [*words[:first], override, *words[first:]]
 
 
 def _named(overrides: Sequence[str]) -> dict[str, bool]:

@@ -51,8 +51,8 @@ def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDire
     kept = [f"{key} is {_shown(attrgetter(key)(earlier))}" for key in differing if key not in FREE]
     if kept:
         raise ConfigError(
-            f"a resumed run keeps its settings: {', '.join(kept)} in {run.path}; leave out what differs, or start a new"
-            " run with it"
+            f"a resumed run keeps its settings: {', '.join(kept)} in this run ({run.path}); leave out what differs, or"
+            " start a new run with it"
         )
     taken = [key for key in differing if by_itself[key] or key == "cluster.mode"]
     resumed = reduce(lambda changed, key: _with(changed, key, attrgetter(key)(config)), taken, earlier)

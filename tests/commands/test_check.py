@@ -103,6 +103,24 @@ def test_of_a_large_silo_the_first_rows_are_read(check, tmp_path_factory: pytest
     assert code == DataError.exit_code and "silo-0.jsonl:61: " in lines["data of member 4"]
 
 
+def test_of_very_many_members_the_data_of_the_last_ones_is_only_found(  # type: ignore[no-untyped-def]
+    check, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    for member in range(39):
+        (folder / f"silo-{member:02}.jsonl").write_text("{")
+    many = ["alliance.num_members=40", "alliance.force=true", "data=jsonl", f"data.path={folder}/*.jsonl"]
+    code, lines, _ = check(*many)
+    assert code == DataError.exit_code and "malformed JSON" in lines["data of member 31"]
+    assert "none for member 39" in lines["data of member 39"] and "data of member 33" not in lines
+    assert lines["data of members 32-39"] == "ok     data of members 32-39: 7 are there, not read"
+
+
+def test_a_check_shows_the_configuration_as_a_run_does(check) -> None:  # type: ignore[no-untyped-def]
+    code, lines, errors = check("--cfg", "job")
+    assert (code, lines, errors) == (0, {}, "")
+
+
 def test_all_values_out_of_range_are_told(check) -> None:  # type: ignore[no-untyped-def]
     code, _, errors = check("lora.rank=0", "training.learning_rate=nan", "data.heldout_fraction=1")
     assert code == ConfigError.exit_code and "3 of 3 things are wrong, configuration first: lora.rank is 0" in errors

@@ -59,7 +59,7 @@ def test_what_the_run_would_ignore_is_refused_with_its_value(run: Path, override
     with pytest.raises(ConfigError) as refused:
         resume(run, *overrides)
     assert str(refused.value).startswith(f"a resumed run keeps its settings: {kept}")
-    assert str(refused.value).endswith(f"in {run}; leave out what differs, or start a new run with it")
+    assert str(refused.value).endswith(f"in this run ({run}); leave out what differs, or start a new run with it")
 
 
 def test_what_is_said_again_is_no_change(run: Path) -> None:
