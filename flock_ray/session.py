@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.cluster.adapter_folder import write_adapter_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
@@ -27,12 +28,10 @@ from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collectio
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
-from flock_ray.lora.peft_io import LoraSpec, save_peft
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
-from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import write_json
 from flock_ray.store.retry import retried
 from flock_ray.telemetry.events import EventLog
@@ -183,9 +182,6 @@ class Session:
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
         adapter = _patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
-        spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
-        with run_folder_errors(run.adapter):
-            save_peft(run.adapter, adapter, spec, base.model_name)
         totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
         summary = build_summary(
@@ -208,6 +204,8 @@ class Session:
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             },
         )
+        anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
+        write_adapter_folder(run.adapter, adapter, config, base, summary, totals, anchor, self.console.line)
         write_report(run.report, summary, reporter.views, totals)
         write_json(run.summary, summary)
         self.on_whole()

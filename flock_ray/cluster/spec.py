@@ -106,7 +106,9 @@ class GroupInfo:
         hashes: of its files.
         model_dtype: `bfloat16` or `float32`.
         num_parameters: of the base model.
-        adapter: hash of the initial adapter, which is in the store.
+        adapter: hash of the adapter that the run starts from, which is in the store.
+        model_folder: where the base model's files are on the node.
+        targets: names of the adapter's layers, as short as they can be; see `shortest_targets`.
     """
 
     accounts: Mapping[int, str]
@@ -116,6 +118,8 @@ class GroupInfo:
     model_dtype: str
     num_parameters: int
     adapter: bytes
+    model_folder: str
+    targets: tuple[str, ...]
 
 
 def with_model(terms: Terms, creator: str, hashes: ModelHashes, adapter: bytes) -> Terms:

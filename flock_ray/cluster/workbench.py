@@ -17,7 +17,7 @@ from flock_ray.cluster.spec import GroupSpec
 from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
 from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.peft_io import adapter_shapes
+from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.data import Silo, load_silo
 from flock_ray.training.device import set_deterministic
@@ -40,6 +40,7 @@ class Workbench:
         progress: of the phase that runs.
         base: the base model.
         silos: data of the hosts that it carries.
+        targets: names of the layers with factors; see `shortest_targets`.
         updates: adapters and updates.
         aggregator, trainer, scorer: updates to candidate, silos to updates, adapters to losses.
     """
@@ -57,6 +58,7 @@ class Workbench:
         self.silos = HostedSilos(self._load_silo, spec.preload, spec.solo, budget, self.progress)
         self.silos.assign(spec.hosts)
         shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self.targets = shortest_targets(self.base.model, spec.lora.target_modules)
         self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), shapes, self.progress)
         self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
         flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)

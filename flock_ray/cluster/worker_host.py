@@ -71,7 +71,7 @@ class WorkerHost:
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
-            base.num_parameters, self._adapter,
+            base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets,
         )  # fmt: skip
 
     def _opened(self) -> tuple[SiloFacts, ...]:
