@@ -26,6 +26,7 @@ from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
 from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.start_adapter import keep_start_adapter, require_same_base
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
@@ -70,6 +71,8 @@ class Session:
         config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
+            if not self.run_directory.started:
+                require_same_base(config, reports[0].hashes.weights)
             self._probe_store(groups)
             accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger = self._ledger(accounts)
@@ -99,7 +102,8 @@ class Session:
 
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
-        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url)
+        start = _patiently(keep_start_adapter, self.config, self.run_directory, BlobStore(self.store_url))
+        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url, start)
         cluster = self.config.cluster
         groups = NodeGroups(
             specs,
@@ -159,6 +163,8 @@ class Session:
             reporter.members_are(state)
             run.write_task(state, ledger.relayer, ledger.facts(), balances, configuration_texts(self.config))
             anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
+            if self.config.start_from:
+                self.console.line(f"Starts from the adapter {to_hex(state.adapter)} of {self.config.start_from}")
             self.events.emit(
                 "task_created", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
             )

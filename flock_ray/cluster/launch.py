@@ -41,8 +41,10 @@ def uses_rpc(config: Config) -> bool:
     return chain.backend is ChainBackend.rpc or (chain.backend is ChainBackend.auto and bool(chain_urls(chain)))
 
 
-def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[GroupSpec]:
-    """One description a node group of the plan."""
+def group_specs(
+    config: Config, plan: Plan, run_dir: Path, store_url: str, start_adapter: bytes = b""
+) -> list[GroupSpec]:
+    """One description a node group of the plan; they start from a new adapter, or from one in the store."""
     training, data = config.training, config.data
     return [
         GroupSpec(
@@ -94,6 +96,7 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             embedded=not uses_rpc(config),
             threads=plan.threads,
             deterministic=training.deterministic,
+            start_adapter=start_adapter,
             terms=terms_of(config),
             chain_terms=chain_terms(config, terms_of(config)),
         )

@@ -9,6 +9,7 @@ from flock_ray.chain.anvil import claim_port, find_anvil
 from flock_ray.chain.keys import load_signer
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.cluster.launch import terms_of, uses_rpc
+from flock_ray.cluster.start_adapter import read_start_adapter
 from flock_ray.config import ChainBackend, ClusterMode, Config, behaviours, chain_urls
 from flock_ray.errors import ConfigError, FundsError
 from flock_ray.training.data import sources
@@ -21,7 +22,7 @@ def check_before_start(config: Config) -> None:
     Raises:
         ConfigError: an unknown rule, wire format, behaviour or kind of data, or a parameter that a rule or format does
             not have; the text lists those that exist.
-        ModelError: an unknown `model.dtype`.
+        ModelError: an unknown `model.dtype`, or `start_from` names no adapter of this rank.
         ChainError: one of its kinds: the RPC does not answer or is another chain, a key is missing or its account
             empty, the port is taken.
     """
@@ -32,6 +33,8 @@ def check_before_start(config: Config) -> None:
     if config.data.kind not in sources():
         raise ConfigError(f"data.kind is {config.data.kind!r}; it must be one of {', '.join(sources())}")
     choose_dtype(config.model.dtype, "cpu")
+    if not config.resume:
+        read_start_adapter(config)
     _check_chain(config)
 
 

@@ -41,6 +41,7 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
+        start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
         terms: what the members agree on; the group fills in who created the task, and what it loads.
         chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
@@ -73,6 +74,7 @@ class GroupSpec:
     embedded: bool
     threads: int
     deterministic: bool
+    start_adapter: bytes
     terms: Terms
     chain_terms: TaskTerms
 

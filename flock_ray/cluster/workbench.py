@@ -17,7 +17,9 @@ from flock_ray.cluster.spec import GroupSpec
 from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
 from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.peft_import import require_start
 from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.data import Silo, load_silo
 from flock_ray.training.device import set_deterministic
@@ -100,7 +102,15 @@ class Workbench:
         self.silos.assign(hosts)
 
     def initial_adapter(self) -> bytes:
-        """Hash of the adapter that the run starts from; puts it into the store."""
+        """Hash of the adapter that the run starts from; a new one is put into the store.
+
+        Raises:
+            ModelError: the one of `start_from` does not fit the base model and `lora.target_modules`.
+        """
+        if digest := self.spec.start_adapter:
+            require_start(self.updates.store.get(digest, MAX_ADAPTER_BYTES), self.updates.shapes)
+            self.updates.adapter(digest)
+            return digest
         seed = local_seed(self.spec.run_seed, "adapter")
         digest = self.updates.remember(initial_adapter(self.updates.shapes, seed))
         self.updates.publish(digest)

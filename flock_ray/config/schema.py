@@ -305,9 +305,15 @@ class StoreConfig:
 
 @dataclass
 class Config:
-    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it."""
+    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it.
+
+    Attributes:
+        start_from: an adapter to go on from, instead of a new one: a folder of PEFT's, or that of a finished run, where
+            the run is started. Its hash stands in the terms.
+    """
 
     seed: int = 10
+    start_from: str = ""
     output_dir: str = ""
     resume: str = ""
     plan_only: bool = False

@@ -19,7 +19,7 @@ def write_for_older_readers(folder: Path) -> None:
     """Say in a saved model folder what older transformers need, beside what today's reads.
 
     `rope_theta` at the top level: before version 5 the base of the rotary embedding is read there, and is 10,000
-    without it, in silence. A tokenizer class that they know, its template within its configuration, and merges as texts.
+    without it, in silence. A tokenizer class that they know, its template within its configuration, merges as texts.
     `without_older_spellings` takes all of it back.
     """
     path = folder / "config.json"

@@ -56,9 +56,7 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
         require(fits, f"adapter/adapter_config.json.target_modules lacks the layer {layer[1:]}")
     for target in targets:
         fits = any(layer.endswith(f".{target}") for layer in layers)
-        require(
-            fits, f"adapter/adapter_config.json.target_modules names {target!r}, which the adapter has no layer for"
-        )
+        require(fits, f"adapter/adapter_config.json.target_modules names {target!r}, and the adapter has no such layer")
 
 
 def check_summary(
