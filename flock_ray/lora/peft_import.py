@@ -34,9 +34,7 @@ def adapter_folder(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / _CONFIG).is_file():
             return folder
-    raise ModelError(
-        f"start_from={path} is neither an adapter folder ({_CONFIG}) nor a finished run (adapter/{_CONFIG})"
-    )
+    raise ModelError(f"start_from={path} is neither an adapter folder nor a finished run: there is no {_CONFIG}")
 
 
 def read_peft(folder: Path, spec: LoraSpec, seed: int) -> Adapter:
@@ -58,7 +56,8 @@ def read_peft(folder: Path, spec: LoraSpec, seed: int) -> Adapter:
     rank, scaling = _rank_and_scaling(folder, config)
     if rank > spec.rank:
         raise ModelError(
-            f"start_from: the adapter in {folder} has rank {rank}, more than lora.rank = {spec.rank}; set lora.rank={rank}"
+            f"start_from: the adapter in {folder} has rank {rank}, more than lora.rank = {spec.rank}; set"
+            f" lora.rank={rank}"
         )
     factors = _factors(folder, rank)
     shapes = {
