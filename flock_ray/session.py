@@ -29,6 +29,7 @@ from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.start_adapter import keep_start_adapter, require_same_base
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
+from flock_ray.errors import FlockRayError
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
@@ -39,6 +40,7 @@ from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.views import Answer
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
 
@@ -98,7 +100,22 @@ class Session:
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
-            return self._results(final, ledger, reporter, reports[0], balances)
+            answers = self._answers(groups, final)
+            return self._results(final, ledger, reporter, reports[0], balances, answers)
+
+    def _answers(self, groups: NodeGroups, final: TaskState) -> list[Answer]:
+        """The report's prompts, answered before and after; a run that is settled does not fail for want of them."""
+        report = self.config.report
+        if not report.prompts:
+            return []
+        try:
+            found = groups.answer((final.terms.start_adapter, final.adapter), report.prompts, report.answer_tokens)
+        except FlockRayError as error:
+            found = str(error)
+        if isinstance(found, str):
+            self.console.line(f"No answers to report.prompts: {found}")
+            return []
+        return [Answer(*each) for each in zip(report.prompts, *found, strict=True)]
 
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
@@ -175,7 +192,8 @@ class Session:
         ledger.adopt(state)
         store = BlobStore(self.store_url)
         earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
-        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out")]
+        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out"),
+                 *run.logged("trained")]  # fmt: skip
         reporter.members_are(state)
         reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
@@ -183,8 +201,9 @@ class Session:
         return state, earlier, balances
 
     def _results(
-        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[str, int]
-    ) -> dict[str, Any]:
+        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[str, int],
+        answers: list[Answer],
+    ) -> dict[str, Any]:  # fmt: skip
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
         adapter = _patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
@@ -207,12 +226,14 @@ class Session:
                 "placement": self.plan.describe(),
                 "load_seconds": round(reporter.load_seconds, 3),
                 "abandoned_epochs": run.abandoned_epochs,
+                "start_from": config.start_from or None,
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             },
+            answers=answers,
         )
         anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
         write_adapter_folder(run.adapter, adapter, config, base, summary, totals, anchor, self.console.line)
-        write_report(run.report, summary, reporter.views, totals)
+        write_report(run.report, summary, reporter.views, totals, answers)
         write_json(run.summary, summary)
         self.on_whole()
         return summary

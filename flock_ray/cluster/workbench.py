@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from flock_ray.cluster.silos import HostedSilos
 from flock_ray.cluster.spec import GroupSpec
 from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
+from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_import import require_start
 from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
@@ -23,7 +24,7 @@ from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.data import Silo, load_silo
 from flock_ray.training.device import set_deterministic
-from flock_ray.training.engine import Engine, Rendezvous
+from flock_ray.training.engine import AnsweringEngine, Engine, Rendezvous
 from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -115,6 +116,22 @@ class Workbench:
         digest = self.updates.remember(initial_adapter(self.updates.shapes, seed))
         self.updates.publish(digest)
         return digest
+
+    def answers(self, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int) -> list[list[str]]:
+        """The likeliest answers under each of these adapters, one to each prompt.
+
+        Raises:
+            TrainingError: this engine or model gives none.
+        """
+        if not isinstance(self._engine, AnsweringEngine) or self.spec.compiled:
+            raise TrainingError("this training engine gives no answers")
+        self.progress.begin("answer", len(adapters))
+        given = [self.updates.adapter(digest) for digest in adapters]
+        try:
+            return self._engine.answers(given, self.base.tokenizer, prompts, max_tokens)
+        except Exception as error:  # generation is another library's, and models come from anywhere
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise TrainingError(f"the model gives no answers: {reason}") from error
 
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""

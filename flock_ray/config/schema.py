@@ -304,6 +304,26 @@ class StoreConfig:
 
 
 @dataclass
+class ReportConfig:
+    """What the report shows beside figures.
+
+    Attributes:
+        prompts: answered by the adapter that the run starts from and by the final one; public texts, none of anybody's
+            data. Empty for none.
+        answer_tokens: longest answer.
+    """
+
+    prompts: list[str] = field(
+        default_factory=lambda: [
+            "Write a Python function that reads a JSON file and returns its keys, sorted.",
+            "What is the difference between a thread and a process?",
+            "Explain in two sentences what a hash function is.",
+        ]
+    )
+    answer_tokens: int = 48
+
+
+@dataclass
 class Config:
     """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it.
 
@@ -330,6 +350,7 @@ class Config:
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 def behaviours(adversary: AdversaryConfig) -> dict[int, str]:

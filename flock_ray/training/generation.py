@@ -71,6 +71,39 @@ def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     )  # fmt: skip
 
 
+def batched_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], members: int, how: Sampling
+) -> list[list[str]]:
+    """Answers to single messages, in one batch: for each member, one to each prompt.
+
+    Args:
+        model: the rows of a batch are its members', member after member; one that has no members has 1.
+        tokenizer: of the model.
+        prompts: each the only message of a conversation.
+        members: how many answer.
+        how: tokens are chosen.
+
+    Raises:
+        DataError: the model's chat template does not take a message.
+    """
+    config = generation_config(model, tokenizer, how)
+    ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}])[0] for prompt in prompts]
+    longest = max(len(row) for row in ids)
+    rows = torch.full((len(ids), longest), config.pad_token_id or 0)
+    mask = torch.zeros_like(rows)
+    for row, seen, prompt in zip(rows, mask, ids, strict=True):  # on the left, so that all end where the answers begin
+        row[longest - len(prompt) :], seen[longest - len(prompt) :] = prompt, 1
+    torch.manual_seed(how.seed)
+    with torch.no_grad():
+        made = model.generate(
+            input_ids=rows.repeat(members, 1).to(model.device),
+            attention_mask=mask.repeat(members, 1).to(model.device),
+            generation_config=config,
+        )
+    texts = [str(text) for text in tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)]
+    return [texts[first : first + len(ids)] for first in range(0, len(texts), len(ids))]
+
+
 class Generator:
     """A base model with an adapter, which can be left out."""
 

@@ -28,8 +28,8 @@ Emit = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: losses and bits per byte (only who holds the data can measure them), factor averaging"
-    " errors, wall times, training rates, silo and model names, who the adversaries are, events.jsonl, report.html,"
-    " members/."
+    " errors, wall times, training rates, answers to prompts, silo and model names, who the adversaries are,"
+    " events.jsonl, report.html, members/."
 )
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,24 @@ def test_the_report_stands_alone(whole_run: Run) -> None:
     assert whole_run.hash[2:10] in report
     assert 'src="http' not in report and 'href="http' not in report
     assert (whole_run.path.parents[1] / "latest").resolve() == whole_run.path
+
+
+def test_prompts_are_answered_before_and_after(whole_run: Run, tiny_model_dir: Path) -> None:
+    """By the likeliest tokens, as plain PEFT finds them; the run starts from an adapter that changes nothing."""
+    answers, report = whole_run.summary["answers"], (whole_run.path / "report.html").read_text()
+    assert [answer["prompt"] for answer in answers] == load_config(whole_run.path).report.prompts and len(answers) == 3
+    assert "What the model says" in report and "Local training" in report and "learning rate" in report
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, whole_run.path / "adapter").eval()
+    for answer in answers:
+        turns = [{"role": "user", "content": answer["prompt"]}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        for when, setting in (("after", nullcontext()), ("before", model.disable_adapter())):
+            with setting:
+                made = model.generate(**ids, max_new_tokens=48, do_sample=False)
+            told = tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            assert answer[when] == told, when
 
 
 def test_the_adapter_hash_is_that_of_the_saved_file(whole_run: Run) -> None:
