@@ -6,7 +6,7 @@ import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
+from flock_ray.cluster.observer import Observers
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
@@ -27,6 +28,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.cluster.start_adapter import keep_start_adapter, require_same_base
+from flock_ray.cluster.tracking import Tracking
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
 from flock_ray.errors import FlockRayError
@@ -40,6 +42,7 @@ from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.tracking.tracker import TrackedRun
 from flock_ray.telemetry.views import Answer
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
@@ -91,17 +94,27 @@ class Session:
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             reporter.estimated = groups.expect
+            tracking = self._tracking(reporter)
             coordinators = coordinator_actors(groups.deadlines, config.cluster.load_timeout, reporter.line)
+            observers = Observers([reporter, tracking])
             alliance = Alliance(
-                groups, coordinators, ledger, self.run_directory, reporter, config.alliance, owners, arrivals
+                groups, coordinators, ledger, self.run_directory, observers, config.alliance, owners, arrivals
             )
-            with frozen_garbage_collection():
+            with frozen_garbage_collection(), closing(tracking):
                 final = alliance.run(task, earlier)
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
             answers = self._answers(groups, final)
             return self._results(final, ledger, reporter, reports[0], balances, answers)
+
+    def _tracking(self, reporter: RunReporter) -> Tracking:
+        """The trackers of the run; they are told figures, and what its members agreed on."""
+        config, run = self.config, self.run_directory
+        tracked = TrackedRun(run.path, run.run_id, config.tracking.project, configuration_texts(config))
+        return Tracking(
+            config.tracking.trackers, tracked, reporter.member_name, config.training.steps, self.console.line
+        )
 
     def _answers(self, groups: NodeGroups, final: TaskState) -> list[Answer]:
         """The report's prompts, answered before and after; a run that is settled does not fail for want of them."""

@@ -12,6 +12,7 @@ from flock_ray.cluster.launch import terms_of, uses_rpc
 from flock_ray.cluster.start_adapter import read_start_adapter
 from flock_ray.config import ChainBackend, ClusterMode, Config, behaviours, chain_urls
 from flock_ray.errors import ConfigError, FundsError
+from flock_ray.telemetry.tracking.registry import require_trackers
 from flock_ray.training.data import sources
 from flock_ray.training.model import choose_dtype
 
@@ -20,8 +21,8 @@ def check_before_start(config: Config) -> None:
     """Look up every name, and look whether the chain can be used.
 
     Raises:
-        ConfigError: an unknown rule, wire format, behaviour or kind of data, or a parameter that a rule or format does
-            not have; the text lists those that exist.
+        ConfigError: an unknown rule, wire format, behaviour, tracker or kind of data, or a parameter that a rule or
+            format does not have; the text lists those that exist.
         ModelError: an unknown `model.dtype`, or `start_from` names no adapter of this rank.
         ChainError: one of its kinds: the RPC does not answer or is another chain, a key is missing or its account
             empty, the port is taken.
@@ -32,6 +33,7 @@ def check_before_start(config: Config) -> None:
         get_behaviour(name, f"adversary.members.{member}")
     if config.data.kind not in sources():
         raise ConfigError(f"data.kind is {config.data.kind!r}; it must be one of {', '.join(sources())}")
+    require_trackers(config.tracking.trackers)
     choose_dtype(config.model.dtype, "cpu")
     if not config.resume:
         read_start_adapter(config)

@@ -264,6 +264,10 @@ class RunReporter(Observer):
         ).of_epoch(epoch, self._config.alliance.num_epochs)
         return tuple(map(settings.rate, range(settings.steps)))
 
+    def member_name(self, number: int) -> str:
+        """Name of a member's silo."""
+        return self._name(self._members[number][0]) if number in self._members else f"member {number}"
+
     def _name(self, silo: int) -> str:
         """Of a silo; its number while no node has opened it."""
         facts = self._facts.get(silo)

@@ -304,6 +304,19 @@ class StoreConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where figures go while a run goes on, beside `events.jsonl` and the report.
+
+    Attributes:
+        trackers: names in `flock_ray/telemetry/tracking`; more than one may be asked.
+        project: what trackers file the run under, where they keep runs apart.
+    """
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "flock_ray"
+
+
+@dataclass
 class ReportConfig:
     """What the report shows beside figures.
 
@@ -333,9 +346,9 @@ class Config:
     """
 
     seed: int = 10
-    start_from: str = ""
     output_dir: str = ""
     resume: str = ""
+    start_from: str = ""
     plan_only: bool = False
     traceback: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -350,6 +363,7 @@ class Config:
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
 

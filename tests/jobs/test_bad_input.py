@@ -72,6 +72,12 @@ AT_ONCE: dict[str, tuple[list[str], type[Exception], list[str]]] = {
         ConfigError,
         ["wire_format.name is 'zip'; it must be one of bf16_feedback, dense"],
     ),
+    "unknown tracker": (
+        ["tracking.trackers=[aim]"],
+        ConfigError,
+        ["tracking.trackers names 'aim'; it may name tensorboard, csv, mlflow, wandb"],
+    ),
+    "no such start": (["start_from=/nowhere"], ModelError, ["start_from=/nowhere is neither an adapter folder nor"]),
     "unknown attack": (["adversary.attack=nuke"], ConfigError, ["adversary.attack is 'nuke'", "none, sign_flip"]),
     "no RPC there": (["chain.url=http://127.0.0.1:{free}"], ChainUnreachableError, ["no answer from the RPC at"]),
     "port taken": (
