@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="train: an alliance from configuration to report", add_help=False)
     _add_verify(commands)
     _add_results(commands)
+    _add_compare(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))
     _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
@@ -148,6 +149,15 @@ def _add_results(commands: Any) -> None:
         parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(schema).replace("%", "%%"))
         if schema is EvaluateSettings:
             parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_compare(commands: Any) -> None:
+    help = "compare finished runs: a table here, and a page with a chart"
+    parser = commands.add_parser("compare", help=help, description=_sentence(help))
+    parser.set_defaults(act="compare:compare")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--to", type=Path, default=Path("compare.html"), metavar="FILE", help="the page to write")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_task(group: _Group) -> None:

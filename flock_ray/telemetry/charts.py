@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from statistics import fmean
 from typing import Any
@@ -148,6 +148,31 @@ def step_chart(epochs: Sequence[EpochView]) -> str:
         _cover(right, "y")
 
     return _svg("steps", draw, height=3.2)
+
+
+def runs_chart(losses: Mapping[str, Sequence[float | None]]) -> str:
+    """Mean held-out loss of several runs, {label: before the first epoch, and after each}, nats a token."""
+
+    def draw(axes: Axes) -> None:
+        ends: list[tuple[float, str, str]] = []
+        longest = max((len(values) for values in losses.values()), default=1) - 1
+        for position, (label, values) in enumerate(losses.items()):
+            points = [(x, loss) for x, loss in enumerate(values) if loss is not None]
+            if not points:
+                continue
+            colour = _STAND_IN[f"c{position % MAX_COLOURED + 1}"]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
+            ends.append((points[-1][1], label, colour))
+        _label_ends(axes, max(longest, 1), ends)
+        names = ["start", *(f"epoch {epoch}" for epoch in range(1, longest + 1))]
+        step = -(-len(names) // MAX_TICKS)
+        axes.set_xticks(range(0, len(names), step), names[::step])
+        axes.set_xlim(-0.15, max(longest, 1) * 1.4)
+        axes.set_ylabel("mean held-out loss, nats a token")
+        axes.grid(axis="y")
+        _cover(axes, "y")
+
+    return _svg("runs", draw, height=3.8)
 
 
 def score_chart(epochs: Sequence[EpochView]) -> str:
