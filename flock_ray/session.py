@@ -121,14 +121,15 @@ class Session:
         report = self.config.report
         if not report.prompts:
             return []
+        adapters = list(dict.fromkeys((final.terms.start_adapter, final.adapter)))  # one, if nothing was accepted
         try:
-            found = groups.answer((final.terms.start_adapter, final.adapter), report.prompts, report.answer_tokens)
+            found = groups.answer(adapters, report.prompts, report.answer_tokens)
         except FlockRayError as error:
             found = str(error)
         if isinstance(found, str):
             self.console.line(f"No answers to report.prompts: {found}")
             return []
-        return [Answer(*each) for each in zip(report.prompts, *found, strict=True)]
+        return [Answer(*each) for each in zip(report.prompts, found[0], found[-1], strict=True)]
 
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:

@@ -11,7 +11,7 @@ from typing import TextIO
 from flock_ray.commands.settings import ChatSettings, read_settings
 from flock_ray.commands.trained import load_trained
 from flock_ray.errors import DataError
-from flock_ray.telemetry.text import printable
+from flock_ray.telemetry.text import printable, spoken
 from flock_ray.training.generation import Generator, Sampling
 
 HELP = """\
@@ -81,7 +81,7 @@ class Conversation:
         return answer
 
     def _emit(self, text: str) -> None:
-        self._output.write("".join(char if char in "\n\t" else printable(char) for char in text))
+        self._output.write(spoken(text))
         self._output.flush()
 
     def _say(self, text: str) -> None:
@@ -104,7 +104,7 @@ def chat(asked: Namespace) -> None:
     """Load a run's model and answer line by line."""
     settings = read_settings(ChatSettings, asked.settings)
     how = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
-    trained = load_trained(settings.run)
+    trained = load_trained(settings.run, settings.threads)
     generator = Generator(trained.base, trained.spec, trained.adapter)
     if sys.stdin.isatty():
         print(f"{trained.base.name} with the adapter of {settings.run}; /help tells what else there is.", flush=True)

@@ -61,7 +61,7 @@ def evaluate(asked: Namespace) -> None:
     files = sorted(glob.glob(os.path.expanduser(settings.data), recursive=True))
     if not files:
         raise DataError(f"data={settings.data} matches no file; give a file of conversations, or a glob of such files")
-    trained = load_trained(settings.run)
+    trained = load_trained(settings.run, settings.threads)
     config = trained.config
     spec = replace(group_specs(config, make_plan(config), settings.run, "")[0].data, kind="jsonl")
     engine = TorchEngine(trained.base, trained.spec)

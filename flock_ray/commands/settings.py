@@ -33,6 +33,9 @@ class ChatSettings:
         metadata=about("draw among the likeliest tokens with this share of the odds", low=0.01, high=1),
     )
     seed: int = field(default=0, metadata=about("of what is drawn", low=0))
+    threads: int = field(
+        default=0, metadata=about("CPU threads; 0 for those of a worker of the run, the best for a small model", low=0)
+    )
     system: str = field(default="", metadata=about("what the conversation begins with, as the system"))
 
 
@@ -44,6 +47,9 @@ class EvaluateSettings:
     data: str = field(metadata=about("file of conversations, or a glob of such files, each a row of the table"))
     average: str = field(
         default="token", metadata=about("each token counts the same, or each row", choices=("token", "row"))
+    )
+    threads: int = field(
+        default=0, metadata=about("CPU threads; 0 for those of a worker of the run, which give its losses", low=0)
     )
     length: int = field(
         default=1024, metadata=about("longest row, in tokens; what is beyond is cut, and counted", low=2)

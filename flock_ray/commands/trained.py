@@ -51,8 +51,12 @@ def finished_run(path: Path) -> RunDirectory:
     return run
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, threads: int = 0) -> Trained:
     """Load the base model of a run, on a GPU if there is one, and its adapter.
+
+    Args:
+        path: folder of the run.
+        threads: of the CPU; 0 for those of a worker of the run.
 
     Raises:
         RunDirectoryError: there is no finished run.
@@ -60,6 +64,7 @@ def load_trained(path: Path) -> Trained:
     """
     run = finished_run(path)
     config = load_config(run.path)
+    torch.set_num_threads(threads or config.cluster.threads_per_worker)  # more than there are free cores spin
     model = config.model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed, which transformers imports, says what it guesses

@@ -42,6 +42,7 @@ def write_report(
     )
     environment.filters |= {
         "tokens": text.tokens, "loss": text.loss, "score": text.score, "short": text.short, "seconds": text.seconds,
+        "spoken": text.spoken,
     }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         summary=summary,

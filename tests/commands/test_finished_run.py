@@ -19,7 +19,7 @@ from flock_ray.commands.chat import Conversation
 from flock_ray.commands.main import main
 from flock_ray.commands.trained import load_trained
 from flock_ray.errors import ConfigError, DataError, ModelError, RunDirectoryError, StoreError
-from flock_ray.telemetry.text import printable
+from flock_ray.telemetry.text import spoken
 from flock_ray.training.generation import Generator, Sampling
 from tests.runs import ROOT, Run
 from tests.waiting import PATIENCE
@@ -89,7 +89,7 @@ def test_a_conversation(generator: Generator) -> None:
     first = take("import json\n")
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "import json"}]
     answer = generator.answer(turns, Sampling(8))
-    assert first == "".join(char if char in "\n\t" else printable(char) for char in answer) + "\n"
+    assert first == spoken(answer) + "\n"
     base = take("/base")
     assert base.startswith("base: ") and base != f"base: {first}"
     assert take("/history") == f"system: Be brief.\nuser: import json\nassistant: {first}"
