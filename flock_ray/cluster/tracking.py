@@ -15,6 +15,9 @@ from flock_ray.telemetry.tracking.registry import get_tracker
 from flock_ray.telemetry.tracking.tracker import TrackedRun, Tracker
 
 EPOCH, LOCAL_STEP = "epoch", "local_step"
+MAX_MEMBERS = 64
+"""Members whose own figures are handed on, those of the lowest numbers: what a thousand cost would slow the driver."""
+
 _TOKEN = 10**18
 
 
@@ -46,8 +49,9 @@ class Tracking(Observer):
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
         """The steps of a proposer's local training."""
         losses, epoch = fields.get("losses"), fields.get("epoch")
-        if kind == "trained" and isinstance(losses, list | tuple) and isinstance(epoch, int):
-            name = self._name(int(str(fields["member"])))
+        member = fields.get("member")
+        if kind == "trained" and isinstance(losses, list | tuple) and isinstance(epoch, int) and _shown(member):
+            name = self._name(int(str(member)))
             for step, loss in enumerate(losses, start=(epoch - 1) * self._local_steps + 1):
                 self._log(LOCAL_STEP, step, {f"training_loss/{name}": loss})
 
@@ -58,10 +62,12 @@ class Tracking(Observer):
         if candidate:
             values["score/candidate"] = candidate.score / 1e6
         for proposal in record.proposals:
-            if proposal.consensus:
+            if proposal.consensus and _shown(proposal.member):
                 values[f"score/{self._name(proposal.member)}"] = proposal.consensus.score / 1e6
-        values |= {f"reward/{self._name(member)}": wei / _TOKEN for member, wei in record.rewards.items()}
-        values |= {f"slash/{self._name(slash.member)}": slash.amount / _TOKEN for slash in record.slashes}
+        rewards = {member: wei for member, wei in record.rewards.items() if _shown(member)}
+        values |= {f"reward/{self._name(member)}": wei / _TOKEN for member, wei in rewards.items()}
+        slashes = [slash for slash in record.slashes if _shown(slash.member)]
+        values |= {f"slash/{self._name(slash.member)}": slash.amount / _TOKEN for slash in slashes}
         values |= {f"seconds/{phase}": seconds for phase, seconds in wall_seconds.items()}
         self._log(EPOCH, record.epoch, values)
 
@@ -77,7 +83,7 @@ class Tracking(Observer):
         self._trackers.clear()
 
     def _of_losses(self, losses: Mapping[int, float]) -> dict[str, float]:
-        values = {f"loss/{self._name(member)}": loss for member, loss in losses.items()}
+        values = {f"loss/{self._name(member)}": loss for member, loss in losses.items() if _shown(member)}
         return values | ({"loss/mean": fmean(losses.values())} if losses else {})
 
     def _name(self, member: int) -> str:
@@ -99,3 +105,7 @@ class Tracking(Observer):
             self._trackers.pop(name, None)
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             self._tell(f"tracker {name} failed and is left out from here on: {reason}")
+
+
+def _shown(member: object) -> bool:
+    return isinstance(member, int) and member < MAX_MEMBERS

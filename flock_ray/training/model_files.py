@@ -26,15 +26,16 @@ def write_for_older_readers(folder: Path) -> None:
     config = _object(path)
     _write_object(path, config | _older_rope(config))
     path = folder / "tokenizer_config.json"
-    tokenizer = _object(path)
-    if tokenizer.get("tokenizer_class") == _CLASS:
-        tokenizer["tokenizer_class"] = _OLDER_CLASS
-    template = _template(folder)
-    _write_object(path, tokenizer | ({} if template is None else {"chat_template": template}))
+    if path.is_file():
+        tokenizer = _object(path)
+        if tokenizer.get("tokenizer_class") == _CLASS:
+            tokenizer["tokenizer_class"] = _OLDER_CLASS
+        template = _template(folder)
+        _write_object(path, tokenizer | ({} if template is None else {"chat_template": template}))
     path = folder / "tokenizer.json"
-    vocabulary = _object(path)
+    vocabulary = _object(path) if path.is_file() else {"model": {}}
     merges = vocabulary["model"].get("merges", [])
-    if not any(isinstance(pair, str) or " " in "".join(pair) for pair in merges):
+    if merges and not any(isinstance(pair, str) or " " in "".join(pair) for pair in merges):
         vocabulary["model"]["merges"] = [" ".join(pair) for pair in merges]
         _write_object(path, vocabulary)
 

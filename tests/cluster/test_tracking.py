@@ -45,6 +45,15 @@ def test_figures_have_names_that_every_tracker_takes(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_of_many_members_each_is_not_shown(tmp_path: Path) -> None:
+    watching = opened(tmp_path, ["csv"], [])
+    watching.evaluated(0, dict.fromkeys(range(1_000), 2.0), 0.1)
+    watching.event("trained", {"epoch": 1, "member": tracking.MAX_MEMBERS, "losses": (1.5,)})
+    watching.close()
+    names = [name for _, _, name in figures(tmp_path)]
+    assert len(names) == tracking.MAX_MEMBERS + 1 and names[-1] == "loss/mean"
+
+
 def test_a_tracker_that_fails_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(name: str) -> type[Tracker]:
         if name == "broken":

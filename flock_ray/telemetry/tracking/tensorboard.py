@@ -22,7 +22,8 @@ class TensorBoard(Tracker):
         """See `Tracker`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        if axis == "epoch":
+            self._writer.flush()
 
     def close(self) -> None:
         """See `Tracker`."""
