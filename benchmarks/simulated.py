@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,6 +135,7 @@ class SimulatedBench(Workbench):
             dtype=torch.float32,
             device=torch.device("cpu"),
             num_parameters=0,
+            folder=Path(),
         )
 
     def _look_at_model(self) -> tuple[str, tuple[str, ...]]:

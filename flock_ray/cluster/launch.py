@@ -66,8 +66,10 @@ def data_spec(config: Config) -> DataSpec:
     )
 
 
-def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[GroupSpec]:
-    """One description a node group of the plan."""
+def group_specs(
+    config: Config, plan: Plan, run_dir: Path, store_url: str, start_adapter: bytes = b""
+) -> list[GroupSpec]:
+    """One description a node group of the plan; they start from a new adapter, or from one in the store."""
     training = config.training
     return [
         GroupSpec(
@@ -105,6 +107,7 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             embedded=not uses_rpc(config),
             threads=plan.threads,
             deterministic=training.deterministic,
+            start_adapter=start_adapter,
             terms=terms_of(config),
             chain_terms=chain_terms(config, terms_of(config)),
         )

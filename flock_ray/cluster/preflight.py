@@ -10,8 +10,10 @@ from flock_ray.chain.keys import load_signer
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.cluster.launch import terms_of, uses_rpc
 from flock_ray.cluster.placement import num_silos
+from flock_ray.cluster.start_adapter import read_start_adapter
 from flock_ray.config import ChainBackend, ClusterMode, Config, behaviours, chain_urls
 from flock_ray.errors import ConfigError, DataError, FundsError
+from flock_ray.telemetry.tracking.registry import require_trackers
 from flock_ray.training.data import sources
 from flock_ray.training.model import choose_dtype
 
@@ -20,10 +22,10 @@ def check_before_start(config: Config) -> None:
     """Look up every name, and look whether the chain can be used.
 
     Raises:
-        ConfigError: an unknown rule, wire format, behaviour or kind of data, or a parameter that a rule or format does
-            not have; the text lists those that exist.
+        ConfigError: an unknown rule, wire format, behaviour, tracker or kind of data, or a parameter that a rule or
+            format does not have; the text lists those that exist.
         DataError: there are fewer packages than members.
-        ModelError: an unknown `model.dtype`.
+        ModelError: an unknown `model.dtype`, or `start_from` names no adapter of this rank.
         ChainError: one of its kinds: the RPC does not answer or is another chain, a key is missing or its account
             empty, the port is taken.
     """
@@ -47,7 +49,10 @@ def check_names(config: Config) -> None:
             f"data.packages names {len(config.data.packages)} packages, none for member {len(config.data.packages)};"
             " lower alliance.num_members or name more"
         )
+    require_trackers(config.tracking.trackers)
     choose_dtype(config.model.dtype, "cpu")
+    if not config.resume:
+        read_start_adapter(config)
 
 
 def _check_rpc(config: Config) -> None:

@@ -23,6 +23,7 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
+from flock_ray.training.engine import TrainSettings
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -46,6 +47,7 @@ class RunReporter(Observer):
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
+        self._steps: dict[int, dict[int, tuple[float, ...]]] = {}
         self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
@@ -146,6 +148,8 @@ class RunReporter(Observer):
             self._averaging_error[epoch] = value
         elif kind == "local_training" and isinstance(epoch, int):
             self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
+        elif kind == "trained" and isinstance(epoch, int) and isinstance(losses := fields.get("losses"), list | tuple):
+            self._steps.setdefault(epoch, {})[int(str(fields["member"]))] = tuple(losses)
         elif kind == "sat_out" and isinstance(epoch, int):
             self._sat_out.setdefault(epoch, set()).add(int(str(fields["member"])))
 
@@ -254,7 +258,21 @@ class RunReporter(Observer):
             adapter_hash=to_hex(record.adapter),
             wall_seconds=dict(wall_seconds),
             training=_rate(self._training.get(record.epoch, {}).values()),
+            steps=self._steps.get(record.epoch, {}),
+            rates=self._learning_rates(record.epoch),
         )
+
+    def _learning_rates(self, epoch: int) -> tuple[float, ...]:
+        """Of each local step."""
+        training = self._config.training
+        settings = TrainSettings(
+            training.steps, training.batch_size, training.learning_rate, training.weight_decay, training.max_grad_norm
+        ).of_epoch(epoch, self._config.alliance.num_epochs)
+        return tuple(map(settings.rate, range(settings.steps)))
+
+    def member_name(self, number: int) -> str:
+        """Name of a member's silo."""
+        return self._name(self._members[number][0]) if number in self._members else f"member {number}"
 
     def _name(self, silo: int) -> str:
         """Of a silo; its number while no node has opened it."""

@@ -42,6 +42,7 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
+        start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
         terms: what the members agree on; the group fills in who created the task, and what it loads.
         chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
@@ -74,6 +75,7 @@ class GroupSpec:
     embedded: bool
     threads: int
     deterministic: bool
+    start_adapter: bytes
     terms: Terms
     chain_terms: TaskTerms
 
@@ -108,7 +110,9 @@ class GroupInfo:
         hashes: of its files.
         model_dtype: `bfloat16` or `float32`.
         num_parameters: of the base model.
-        adapter: hash of the initial adapter, which is in the store.
+        adapter: hash of the adapter that the run starts from, which is in the store.
+        model_folder: where the base model's files are on the node.
+        targets: names of the adapter's layers, as short as they can be; see `shortest_targets`.
         notes: what people should know of how this model trains here, a line each.
     """
 
@@ -119,6 +123,8 @@ class GroupInfo:
     model_dtype: str
     num_parameters: int
     adapter: bytes
+    model_folder: str
+    targets: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -19,12 +19,14 @@ from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
 from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.peft_io import adapter_shapes
+from flock_ray.lora.peft_import import require_start
+from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.architecture import architecture_errors, choose_backend, left_out
 from flock_ray.training.data import Example, Silo, load_silo
 from flock_ray.training.device import set_deterministic
-from flock_ray.training.engine import Engine, MemberJob, Rendezvous
+from flock_ray.training.engine import AnsweringEngine, Engine, MemberJob, Rendezvous
 from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -44,6 +46,7 @@ class Workbench:
         base: the base model.
         notes: what people should know of how it trains here, a line each.
         silos: data of the hosts that it carries.
+        targets: names of the layers with factors; see `shortest_targets`.
         updates: adapters and updates.
         aggregator, trainer, scorer: updates to candidate, silos to updates, adapters to losses.
     """
@@ -62,6 +65,7 @@ class Workbench:
         self.silos = HostedSilos(self._load_silo, spec.preload, spec.solo, budget, self.progress)
         self.silos.assign(spec.hosts)
         shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self.targets = shortest_targets(self.base.model, spec.lora.target_modules)
         self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), shapes, self.progress)
         self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
         rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
@@ -120,7 +124,15 @@ class Workbench:
         self.silos.assign(hosts)
 
     def initial_adapter(self) -> bytes:
-        """Hash of the adapter that the run starts from; puts it into the store."""
+        """Hash of the adapter that the run starts from; a new one is put into the store.
+
+        Raises:
+            ModelError: the one of `start_from` does not fit the base model and `lora.target_modules`.
+        """
+        if digest := self.spec.start_adapter:
+            require_start(self.updates.store.get(digest, MAX_ADAPTER_BYTES), self.updates.shapes)
+            self.updates.adapter(digest)
+            return digest
         seed = local_seed(self.spec.run_seed, "adapter")
         digest = self.updates.remember(initial_adapter(self.updates.shapes, seed))
         self.updates.publish(digest)
@@ -140,6 +152,22 @@ class Workbench:
             [tried] = self._engine.train([MemberJob(start, [[example]], replace(self.spec.settings, steps=1))])
         if isinstance(tried, TrainingError):
             raise TrainingError(f"a step of {self._model_and_backend}, tried before the task begins, fails: {tried}")
+
+    def answers(self, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int) -> list[list[str]]:
+        """The likeliest answers under each of these adapters, one to each prompt.
+
+        Raises:
+            TrainingError: this engine or model gives none.
+        """
+        if not isinstance(self._engine, AnsweringEngine) or self.spec.compiled:
+            raise TrainingError("this training engine gives no answers")
+        self.progress.begin("answer", len(adapters))
+        given = [self.updates.adapter(digest) for digest in adapters]
+        try:
+            return self._engine.answers(given, self.base.tokenizer, prompts, max_tokens)
+        except Exception as error:  # generation is another library's, and models come from anywhere
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise TrainingError(f"the model gives no answers: {reason}") from error
 
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""

@@ -97,7 +97,8 @@ class Worker(WorkerHost):
                     kept = self._encoder.kept[number]
                     signing.add(member, Kind.COMMITMENT, self._commitment(member), kept.private)
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
-                            "last_loss": update.losses[-1], "payload_bytes": kept.size}  # fmt: skip
+                            "last_loss": update.losses[-1], "losses": update.losses,
+                            "payload_bytes": kept.size}  # fmt: skip
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, SiloFacts, with_model
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import Workbench
-from flock_ray.errors import ChainError
+from flock_ray.errors import ChainError, TrainingError
 from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore
@@ -73,7 +73,7 @@ class WorkerHost:
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
-            base.num_parameters, self._adapter, self._bench.notes,
+            base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets, self._bench.notes,
         )  # fmt: skip
 
     def _opened(self) -> tuple[SiloFacts, ...]:
@@ -131,6 +131,17 @@ class WorkerHost:
         if self._rank == 0:
             self._bench.updates.store.probe_read(token)
             self._bench.updates.store.probe_write(f"{token}{self._spec.index:04x}")
+
+    def answer(
+        self, group: int, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]] | str | None:
+        """Answers to prompts under each adapter, of one node group, or why there are none; None of the other groups."""
+        if self._spec.index != group:
+            return None
+        try:
+            return self._bench.answers(adapters, prompts, max_tokens)
+        except TrainingError as error:
+            return str(error)
 
     def vitals(self) -> Vitals:
         """What the worker does just now, and what it has used so far; asked while a phase runs."""

@@ -26,7 +26,7 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
         "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs",
         "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
         "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
-        "lora.rank", "lora.alpha",
+        "lora.rank", "lora.alpha", "report.answer_tokens",
         "data.sequence_length", "data.heldout_tokens", "data.heldout_sequences", "cluster.nodes",
         "cluster.workers_per_node", "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),

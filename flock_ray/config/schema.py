@@ -311,12 +311,51 @@ class StoreConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where figures go while a run goes on, beside `events.jsonl` and the report.
+
+    Attributes:
+        trackers: names in `flock_ray/telemetry/tracking`; more than one may be asked.
+        project: what trackers file the run under, where they keep runs apart.
+    """
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "flock_ray"
+
+
+@dataclass
+class ReportConfig:
+    """What the report shows beside figures.
+
+    Attributes:
+        prompts: answered by the adapter that the run starts from and by the final one; public texts, none of anybody's
+            data. Empty for none.
+        answer_tokens: longest answer.
+    """
+
+    prompts: list[str] = field(
+        default_factory=lambda: [
+            "Write a Python function that reads a JSON file and returns its keys, sorted.",
+            "What is the difference between a thread and a process?",
+            "Explain in two sentences what a hash function is.",
+        ]
+    )
+    answer_tokens: int = 48
+
+
+@dataclass
 class Config:
-    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it."""
+    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it.
+
+    Attributes:
+        start_from: an adapter to go on from, instead of a new one: a folder of PEFT's, or that of a finished run, where
+            the run is started. Its hash stands in the terms.
+    """
 
     seed: int = 10
     output_dir: str = ""
     resume: str = ""
+    start_from: str = ""
     plan_only: bool = False
     traceback: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -331,6 +370,8 @@ class Config:
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 def behaviours(adversary: AdversaryConfig) -> dict[int, str]:

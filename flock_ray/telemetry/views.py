@@ -84,6 +84,8 @@ class EpochView:
         adapter_hash: of the global adapter that the epoch ended with.
         wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.
         training: None where nobody trained, or nobody noted how fast.
+        steps: {member: its training loss before each local step, nats a token}.
+        rates: learning rate of each local step.
     """
 
     epoch: int
@@ -97,6 +99,8 @@ class EpochView:
     adapter_hash: str
     wall_seconds: dict[str, float]
     training: TrainingRate | None = None
+    steps: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
     @property
     def honest_loss_before(self) -> float | None:
@@ -111,6 +115,15 @@ class EpochView:
     def _honest_mean(self, loss: Callable[[MemberEpoch], float | None]) -> float | None:
         losses = [value for member in self.members if not member.adversary and (value := loss(member)) is not None]
         return fmean(losses) if losses else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to a prompt, with the adapter that the run started from and with its final one."""
+
+    prompt: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)

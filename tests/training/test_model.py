@@ -16,7 +16,8 @@ import torch
 
 from flock_ray.errors import ModelError
 from flock_ray.training import model as model_module
-from flock_ray.training.model import ModelSpec, choose_dtype, load_base, prepare_packaged, weights_hash
+from flock_ray.training.model import ModelSpec, choose_dtype, load_base, model_hashes, prepare_packaged, weights_hash
+from flock_ray.training.model_files import licence_of, write_for_older_readers
 from tests.training.samples import tiny_spec
 
 pytestmark = pytest.mark.model
@@ -102,6 +103,50 @@ def test_hub_offline_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
     assert "cannot be fetched from the hub: " in refusal(ModelSpec("hub", "nobody/no-model", "v1", "auto", "cpu"))
     assert asked == []
+
+
+def test_what_older_readers_need_is_no_other_model(folder: Path) -> None:
+    before, ids = model_hashes(folder), load_base(tiny_spec(folder)).tokenizer("def f(): return 12")["input_ids"]
+    write_for_older_readers(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["chat_template"] == (folder / "chat_template.jinja").read_text()
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges and all(isinstance(pair, str) for pair in merges)
+    assert model_hashes(folder) == before
+    assert load_base(tiny_spec(folder)).tokenizer("def f(): return 12")["input_ids"] == ids
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 77.0}))
+    assert model_hashes(folder).config != before.config
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": "another"}))
+    assert model_hashes(folder).tokenizer != before.tokenizer
+
+
+@pytest.mark.deep
+def test_a_conversion_of_an_earlier_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOCK_RAY_CACHE", str(tmp_path))
+    earlier = tmp_path / f"{model_module.PACKAGED_NAME}-v1"
+    earlier.mkdir()
+    (earlier / "config.json").write_text("{}")
+    folder = prepare_packaged()
+    assert folder != earlier
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlibrary_name: x\nlicense: apache-2.0\ntags: [y]\n---\n# A model\n", "apache-2.0"),
+        ("---\nlibrary_name: x\n---\nlicense: mit\n", ""),
+        ("license: mit\n", ""),
+    ],
+)
+def test_the_licence_that_a_model_card_names(tmp_path: Path, card: str, licence: str) -> None:
+    assert licence_of(tmp_path) == ""
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == licence
 
 
 @pytest.fixture
