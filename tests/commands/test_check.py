@@ -30,6 +30,8 @@ pytestmark = pytest.mark.model
 
 Lines = dict[str, str]
 
+LITTLE = ["data.heldout_tokens=64", "data.heldout_sequences=1"]
+
 
 @pytest.fixture
 def check(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
@@ -70,7 +72,7 @@ def test_all_that_is_wrong_is_told_and_the_first_thing_is_the_exit_code(  # type
         silo(folder, member, rows=2 if member == 5 else 40)
     (folder / "silo-3.jsonl").write_text("{not json\n")
     code, lines, errors = check(
-        "data=jsonl", f"data.path={folder}/*.jsonl", "data.heldout_tokens=64", "lora.target_modules=[w_proj]",
+        "data=jsonl", f"data.path={folder}/*.jsonl", *LITTLE, "lora.target_modules=[w_proj]",
         "store.url=gopher://there", "output_dir=/proc/nothing",
     )  # fmt: skip
     assert code == RunDirectoryError.exit_code
@@ -82,7 +84,7 @@ def test_all_that_is_wrong_is_told_and_the_first_thing_is_the_exit_code(  # type
     [line] = errors.splitlines()
     assert line.startswith("error: 4 of ") and "things are wrong, output folder first: /proc/nothing" in line
 
-    code, lines, errors = check("data=jsonl", f"data.path={folder}/*.jsonl", "data.heldout_tokens=64")
+    code, lines, errors = check("data=jsonl", f"data.path={folder}/*.jsonl", *LITTLE)
     assert code == DataError.exit_code
     assert list(what for what, line in lines.items() if line.startswith("WRONG")) == [
         "data of member 3", "data of member 5", "data of member 7"
@@ -96,10 +98,12 @@ def test_of_a_large_silo_the_first_rows_are_read(check, tmp_path_factory: pytest
     silo(folder, 0, rows=10_000)
     paths = ",".join(f"{member}:{folder}/silo-0.jsonl" for member in range(8))
     code, lines, _ = check("data=jsonl", f"data.path={{{paths}}}")
-    assert code == 0 and "its first 100 rows are fine" in lines["data of member 4"]
+    assert code == 0 and "1.4 MB, begins with 100 rows, 1900 tokens to learn" in lines["data of member 4"]
     text = (folder / "silo-0.jsonl").read_text().splitlines()
     (folder / "silo-0.jsonl").write_text("\n".join([*text[:60], "{}", *text]))
     code, lines, _ = check("data=jsonl", f"data.path={{{paths}}}")
+    assert code == 0 and "begins with 100 rows, 1 bad, 1881 tokens to learn" in lines["data of member 4"]
+    code, lines, _ = check("data=jsonl", f"data.path={{{paths}}}", "data.max_bad_rows=0")
     assert code == DataError.exit_code and "silo-0.jsonl:61: " in lines["data of member 4"]
 
 
@@ -158,13 +162,13 @@ def test_a_cluster_is_asked_what_it_sees(  # type: ignore[no-untyped-def]
     for member in range(8):
         silo(folder, member)
     there = ["cluster=existing", f"cluster.address={head.address}", "data=jsonl", f"data.path={folder}/*.jsonl"]
-    code, lines, errors = check(*there, "data.heldout_tokens=64")
+    code, lines, errors = check(*there, *LITTLE)
     assert (code, errors) == (0, "") and not ray.is_initialized()
     assert list(lines)[:5] == ["configuration", "output folder", "cluster", "machines", "model"]
     assert "silo-7.jsonl: " in lines["data of member 7"] and lines["store"].endswith("written and read")
     (folder / "silo-4.jsonl").write_text("[]")
-    code, lines, _ = check(*there, "data.heldout_tokens=64", "cluster.cpus_per_worker=2")
-    assert code == DataError.exit_code and "silo-4.jsonl:1: " in lines["data of member 4"]
+    code, lines, _ = check(*there, *LITTLE, "cluster.cpus_per_worker=2")
+    assert code == DataError.exit_code and "silo-4.jsonl (member 4) is empty" in lines["data of member 4"]
     code, lines, _ = check(*there, "cluster.cpus_per_worker=4000")
     assert code == PlacementError.exit_code and lines["machines"] == "ok     machines: none could host members"
     code, lines, _ = check(*there, f"cluster.address=127.0.0.1:{free_ports(1)[0]}")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from flock_ray.errors import ModelError
-from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, save_peft
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, save_peft, shortest_targets
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.lora.stacked import Ownership, StackedAdapters, StackedLinear, grouped_product
 from tests.lora.test_peft_io import ALL, llama, logits, random_adapter
@@ -58,7 +58,7 @@ def test_exported_member_opens_in_peft(tmp_path: Path) -> None:
     model = llama()
     stack = StackedAdapters(model, ALL)
     stack.load([random_adapter(adapter_shapes(llama(), ALL.target_modules, ALL.rank))])
-    save_peft(tmp_path, canonical_bytes(stack.read()[0]), ALL, "base")
+    save_peft(tmp_path, canonical_bytes(stack.read()[0]), ALL, shortest_targets(llama(), ALL.target_modules), "base")
     assert torch.allclose(logits(PeftModel.from_pretrained(llama(), tmp_path)), logits(model), atol=1e-5)
 
 
