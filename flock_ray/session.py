@@ -84,7 +84,7 @@ class Session:
         with self._node_groups() as groups:
             reports = groups.start()
             if not self.run_directory.started:
-                require_same_base(config, reports[0].hashes.weights)
+                require_same_base(config, reports[0].hashes)
             for note in dict.fromkeys(note for report in reports for note in report.notes):
                 self.console.line(note)
             self._probe_store(groups)

@@ -14,10 +14,8 @@ from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import write_text
 from flock_ray.telemetry.model_card import Base, model_card
 from flock_ray.telemetry.views import MemberTotal
-from flock_ray.training.model import PACKAGED_HUB_NAME
+from flock_ray.training.model import PACKAGED_HUB_NAME, PACKAGED_LICENCE
 from flock_ray.training.model_files import copy_tokenizer, licence_of
-
-_PACKAGED_LICENCE = "apache-2.0"
 
 
 def write_adapter_folder(
@@ -50,7 +48,7 @@ def write_adapter_folder(
     name = hub_name if model.source == "hub" or (hub_name and not here) else str(local)
     revision = model.revision if model.source == "hub" and model.revision != "main" else ""
     spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
-    licence = _PACKAGED_LICENCE if model.source == "packaged" else licence_of(local)
+    licence = PACKAGED_LICENCE if model.source == "packaged" else licence_of(local)
     base = Base(loaded.model_name, hub_name, to_hex(loaded.hashes.weights), licence)
     with run_folder_errors(folder):
         save_peft(folder, adapter, spec, loaded.targets, name, revision)

@@ -10,9 +10,10 @@ from flock_ray.errors import ModelError, RunDirectoryError
 from flock_ray.lora.peft_import import adapter_folder, read_peft
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.lora.serialization import canonical_bytes
-from flock_ray.protocol.encoding import from_hex, to_hex
+from flock_ray.protocol.encoding import from_hex
 from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobStore
+from flock_ray.training.model import ModelHashes
 
 
 def read_start_adapter(config: Config) -> bytes:
@@ -40,12 +41,12 @@ def keep_start_adapter(config: Config, run: RunDirectory, store: BlobStore) -> b
     return store.put(read_start_adapter(config))
 
 
-def require_same_base(config: Config, weights: bytes) -> None:
+def require_same_base(config: Config, hashes: ModelHashes) -> None:
     """Check that the run that the adapter is from, if it is from one, had the same base model.
 
     Args:
         config: of this run.
-        weights: hash of its base model's weights.
+        hashes: of its base model.
 
     Raises:
         ModelError: it had another.
@@ -56,11 +57,10 @@ def require_same_base(config: Config, weights: bytes) -> None:
     if not earlier.started:
         return
     try:
-        trained_on = earlier.read_task()[0]["terms"]["base_model"]
-    except (RunDirectoryError, KeyError, TypeError):
+        differing = hashes.differing(earlier.read_task()[0]["terms"])
+    except (RunDirectoryError, KeyError, TypeError, AttributeError):
         return  # a folder that only looks like a run's
-    if trained_on != to_hex(weights):
+    if differing:
         raise ModelError(
-            f"start_from: the adapter in {earlier.path} was trained on another base model (weights {trained_on[:12]}…,"
-            f" here {to_hex(weights)[:12]}…)"
+            f"start_from: the adapter in {earlier.path} was trained on another base model: its {differing} differ"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ from flock_ray.training.data import Example, Silo, load_silo
 from flock_ray.training.device import set_deterministic
 from flock_ray.training.engine import AnsweringEngine, Engine, MemberJob, Rendezvous
 from flock_ray.training.flops import FlopCounter, gemm_rate
+from flock_ray.training.generation import prompt_ids
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
@@ -163,8 +165,10 @@ class Workbench:
             raise TrainingError("this training engine gives no answers")
         self.progress.begin("answer", len(adapters))
         given = [self.updates.adapter(digest) for digest in adapters]
+        tokenizer, today = self.base.tokenizer, date.fromisoformat(self.spec.data.template_date)
         try:
-            return self._engine.answers(given, self.base.tokenizer, prompts, max_tokens)
+            asked = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}], today) for prompt in prompts]
+            return self._engine.answers(given, tokenizer, asked, max_tokens)
         except Exception as error:  # generation is another library's, and models come from anywhere
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TrainingError(f"the model gives no answers: {reason}") from error

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import date
+from io import TextIOWrapper
 from typing import TextIO
 
 from flock_ray.commands.settings import ChatSettings, read_settings
 from flock_ray.commands.trained import load_trained
-from flock_ray.errors import DataError
+from flock_ray.errors import ConfigError, DataError
 from flock_ray.telemetry.text import printable, spoken
 from flock_ray.training.generation import Generator, Sampling
 
+LEAST_TEMPERATURE = 0.01
+"""Below it the odds overflow, and the likeliest token is what one wants."""
 HELP = """\
 /base         answer the last message once more, without the adapter
 /base TEXT    answer TEXT with the adapter, and without it
@@ -53,15 +58,17 @@ class Conversation:
             self._ask(line.strip())
         return True
 
-    def _ask(self, text: str, label: str = "") -> None:
+    def _ask(self, text: str, label: str = "") -> bool:
+        """Whether there was an answer."""
         asked = [*self._turns, {"role": "user", "content": text}]
         answer = self._answer(asked, True, label)
         if answer is not None:
             self._turns = [*asked, {"role": "assistant", "content": answer}]
+        return answer is not None
 
     def _compare(self, text: str) -> None:
-        if text:
-            self._ask(text, "adapter: ")
+        if text and not self._ask(text, "adapter: "):
+            return
         asked = self._turns[:-1]
         if not asked or asked[-1]["role"] != "user":
             self._say("Nothing was asked yet.")
@@ -91,7 +98,7 @@ class Conversation:
 def _lines() -> Iterator[str]:
     """What is typed, or piped in; with a line editor and its history on a terminal."""
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        yield from TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
         return
     with suppress(ImportError):
         import readline  # noqa: F401 - `input` uses it from then on
@@ -103,12 +110,18 @@ def _lines() -> Iterator[str]:
 def chat(asked: Namespace) -> None:
     """Load a run's model and answer line by line."""
     settings = read_settings(ChatSettings, asked.settings)
+    if 0 < settings.temperature < LEAST_TEMPERATURE:
+        raise ConfigError(f"temperature is {settings.temperature}; it must be 0, or at least {LEAST_TEMPERATURE}")
     how = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
     trained = load_trained(settings.run, settings.threads)
-    generator = Generator(trained.base, trained.spec, trained.adapter)
+    today = date.fromisoformat(trained.config.data.template_date)
+    generator = Generator(trained.base, trained.spec, trained.adapter, today)
     if sys.stdin.isatty():
         print(f"{trained.base.name} with the adapter of {settings.run}; /help tells what else there is.", flush=True)
     conversation = Conversation(generator, how, settings.system, sys.stdout)
-    for line in _lines():
-        if not conversation.take(line):
-            break
+    try:
+        for line in _lines():
+            if not conversation.take(line):
+                break
+    except BrokenPipeError:  # nobody reads on: `| head`, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed there at the end

@@ -14,11 +14,11 @@ import torch
 from flock_ray.cluster.launch import data_spec
 from flock_ray.commands.output import Output
 from flock_ray.commands.settings import EvaluateSettings, read_settings
-from flock_ray.commands.trained import load_trained
+from flock_ray.commands.trained import Trained, load_trained
 from flock_ray.errors import DataError
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.training.counts import RowCounts
-from flock_ray.training.data import Reading, num_target_bytes
+from flock_ray.training.data import DataSpec, Reading, num_target_bytes
 from flock_ray.training.engine import LossJob, SequenceLoss
 from flock_ray.training.files import files_of
 from flock_ray.training.jsonl import read
@@ -51,7 +51,7 @@ def evaluate(asked: Namespace) -> None:
     nothing = {key: torch.zeros_like(factor) for key, factor in trained.adapter.items()}
     found = []
     for file in files:
-        reading = read(replace(spec, path={0: file}), 0, trained.base.tokenizer)
+        reading = _read(replace(spec, path={0: file}), file, trained)
         rows = reading.examples
         base, adapted = engine.losses([LossJob(nothing, rows), LossJob(trained.adapter, rows)])
         sizes = [num_target_bytes(trained.base.tokenizer, [row]) for row in rows]
@@ -62,6 +62,15 @@ def evaluate(asked: Namespace) -> None:
         {"run": str(settings.run), "model": trained.base.name, "average": settings.average, "length": settings.length,
          "files": found if asked.json else [_readable(row) for row in found]}
     )  # fmt: skip
+
+
+def _read(spec: DataSpec, file: Path, trained: Trained) -> Reading:
+    """The rows of a file; what is wrong with it is told in the words of this command."""
+    try:
+        return read(spec, 0, trained.base.tokenizer)
+    except DataError as error:
+        told = str(error).replace("data.path", "data").replace("data.sequence_length", "length")
+        raise DataError(told.replace(f"{file} (member 0)", str(file))) from None
 
 
 def _row(file: Path, reading: Reading, before: tuple[float, float], after: tuple[float, float]) -> dict[str, Any]:

@@ -8,17 +8,18 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 from transformers import PreTrainedModel
 
 from flock_ray.cluster.run_directory import RunDirectory, load_config
 from flock_ray.commands.settings import ExportSettings, read_settings
 from flock_ray.commands.trained import Trained, finished_run, load_trained
-from flock_ray.errors import ConfigError, StoreError
+from flock_ray.errors import ConfigError, RunDirectoryError, StoreError
 from flock_ray.lora.peft_io import inject, load_adapter
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import read_json, write_json
-from flock_ray.training.model import PACKAGED_HUB_NAME
-from flock_ray.training.model_files import copy_tokenizer, write_for_older_readers
+from flock_ray.training.model import PACKAGED_HUB_NAME, PACKAGED_LICENCE
+from flock_ray.training.model_files import copy_tokenizer, licence_of, write_for_older_readers
 
 
 def merged_model(trained: Trained) -> PreTrainedModel:
@@ -56,13 +57,40 @@ def _export_merged(settings: ExportSettings) -> Path:
             merged_model(trained).save_pretrained(draft)
             copy_tokenizer(trained.base.folder, draft)
             write_for_older_readers(draft)
-            shutil.copyfile(run.adapter / "README.md", draft / "README.md")
-            draft.chmod(0o755)
+            (draft / "README.md").write_text(_merged_card(run, trained))
+            _readable_by_all(draft)
             shutil.rmtree(target, ignore_errors=True)  # an empty one
             draft.rename(target)
+        except safetensors.SafetensorError as error:  # the disk is full, say: it wraps what the system said
+            raise RunDirectoryError(f"{target} cannot be written: {error}") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _merged_card(run: RunDirectory, trained: Trained) -> str:
+    """README.md of the folder; the adapter's own card says what it was trained on."""
+    summary = read_json(run.path / "summary.json")
+    licence = PACKAGED_LICENCE if trained.config.model.source == "packaged" else licence_of(trained.base.folder)
+    head = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"license: {licence}"] if licence else []),
+    ]
+    return (
+        "\n".join(("---", *head, "---"))
+        + f"\n\n# {trained.base.name}, with an adapter merged in\n\nThe weights of {trained.base.name} with the LoRA"
+        f" adapter of run {run.run_id} added, in {trained.base.dtype}. Hash of the adapter:"
+        f" `{summary['final_adapter_hash']}`; its own card, with data, losses and members, is `adapter/README.md` of"
+        " the run.\n"
+    )
+
+
+def _readable_by_all(folder: Path) -> None:
+    """As files are that are not written as drafts."""
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def _export_to_hub(settings: ExportSettings) -> str:

@@ -16,7 +16,6 @@ from flock_ray.config import Config
 from flock_ray.errors import ModelError, RunDirectoryError
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, require_fit
 from flock_ray.lora.serialization import Adapter
-from flock_ray.protocol.encoding import to_hex
 from flock_ray.training.model import BaseModel, ModelSpec, load_base
 
 
@@ -70,9 +69,9 @@ def load_trained(path: Path, threads: int = 0) -> Trained:
     os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed, which transformers imports, says what it guesses
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # it warns of PEFT's use of it
     base = load_base(ModelSpec(model.source, model.path, model.revision, model.dtype, device))
-    trained_on, here = run.read_task()[0]["terms"]["base_model"], to_hex(base.hashes.weights)
-    if trained_on != here:
-        raise ModelError(f"{base.name} is another base model than that of the run in {path}: its weights differ")
+    differing = base.hashes.differing(run.read_task()[0]["terms"])
+    if differing:
+        raise ModelError(f"{base.name} is another base model than that of the run in {path}: its {differing} differ")
     spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
     try:
         adapter = safetensors.torch.load_file(run.adapter / "adapter_model.safetensors")

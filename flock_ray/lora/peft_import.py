@@ -18,11 +18,18 @@ from flock_ray.lora.peft_io import PEFT_PREFIX, LoraSpec
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
 
 _CONFIG, _FACTORS = "adapter_config.json", "adapter_model.safetensors"
-_PLAIN = {
-    "bias": "none", "use_dora": False, "fan_in_fan_out": False, "modules_to_save": None, "rank_pattern": {},
-    "alpha_pattern": {}, "layer_replication": None, "lora_bias": False,
-}  # fmt: skip
-"""Options that make an adapter more than W + alpha / r B A of one rank, with the value that turns them off."""
+_HARMLESS = frozenset(
+    ("peft_type", "task_type", "base_model_name_or_path", "revision", "peft_version", "auto_mapping", "r", "lora_alpha",
+     "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+     "inference_mode", "megatron_config", "megatron_core", "runtime_config", "loftq_config", "eva_config",
+     "corda_config", "ensure_weight_tying", "qalora_group_size")
+)  # fmt: skip
+"""Options that leave an adapter W + alpha / r B A: read here, said by the factors themselves, or of its training."""
+_OFF: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),  # others change the base weights as well
+}
+"""Other options are off as null, false, empty, or as said here."""
 
 
 def adapter_folder(path: Path) -> Path:
@@ -104,9 +111,9 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"start_from: {folder / _CONFIG} does not read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ModelError(f"start_from: {folder} holds no LoRA adapter (peft_type of {_CONFIG})")
-    for name, off in _PLAIN.items():
-        if config.get(name, off) not in (off, None, [], {}):
-            raise ModelError(f"start_from: the adapter in {folder} has {name} = {config[name]}, which runs do not know")
+    for name, value in config.items():
+        if name not in _HARMLESS and value and value not in _OFF.get(name, ()):
+            raise ModelError(f"start_from: the adapter in {folder} has {name} = {value}, which runs do not know")
     return config
 
 

@@ -47,6 +47,7 @@ from flock_ray.training.engine import (
     one_by_one,
     require_finite,
 )
+from flock_ray.training.generation import Prompts
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
 from flock_ray.training.model import BaseModel, ModelSpec, choose_dtype, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -300,7 +301,7 @@ class StackedRanks:
         return results
 
     def answers(
-        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_tokens: int
     ) -> list[list[str]]:
         """See `AnsweringEngine`; every rank finds the same."""
         return self._engine.answers(adapters, tokenizer, prompts, max_tokens)

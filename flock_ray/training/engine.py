@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from flock_ray.lora.serialization import Adapter
     from flock_ray.training.data import Example
+    from flock_ray.training.generation import Prompts
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class AnsweringEngine(Protocol):
     """An engine that can also let its model speak; one that shards the base model cannot."""
 
     def answers(
-        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_tokens: int
     ) -> list[list[str]]:
-        """The likeliest answers under each adapter, one to each prompt."""
+        """The likeliest answers under each adapter, one to each prompt of `prompt_ids`."""
 
 
 def one_by_one(jobs: Sequence[MemberJob], train: Callable[[MemberJob], TrainOutcome]) -> list[Result]:

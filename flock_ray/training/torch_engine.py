@@ -21,7 +21,7 @@ from flock_ray.training.engine import (
     one_by_one,
     require_finite,
 )
-from flock_ray.training.generation import Sampling, batched_answers
+from flock_ray.training.generation import Prompts, Sampling, batched_answers
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
 from flock_ray.training.model import BaseModel
 
@@ -71,7 +71,7 @@ class TorchEngine:
         return losses
 
     def answers(
-        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_tokens: int
     ) -> list[list[str]]:
         """See `AnsweringEngine`."""
         found = []

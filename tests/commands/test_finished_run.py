@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generator(whole_run: Run) -> Generator:
     trained = load_trained(whole_run.path)
-    return Generator(trained.base, trained.spec, trained.adapter)
+    return Generator(trained.base, trained.spec, trained.adapter, date(2025, 1, 1))
 
 
 def plain(run: Run, model: Path) -> PeftModel:
@@ -100,16 +101,20 @@ def test_a_conversation(generator: Generator) -> None:
     assert take("/history") == "system: Be brief.\n"
     assert "more than the 512 that the model takes; /reset" in take("x y z " * 200)
     assert take("/history") == "system: Be brief.\n"
+    conversation.take("def g(x):")
+    refused = take("/base " + "x y z " * 200)
+    assert "more than the 512" in refused and "\nbase: " not in refused
     assert not conversation.take("/exit")
 
 
 def test_lines_may_be_piped_in(whole_run: Run) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "flock_ray", "chat", f"run={whole_run.path}", "max_new_tokens=4"],
-        input="hello\n/exit\nnever\n", cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        input=b"hello \xff\n/exit\nnever\n", cwd=ROOT, capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.endswith("\n") and 1 <= len(ended.stdout.splitlines()) <= 3 and "never" not in ended.stdout
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    said = ended.stdout.decode()
+    assert said.endswith("\n") and 1 <= len(said.splitlines()) <= 3 and "never" not in said
 
 
 def test_losses_are_those_of_plain_peft(
@@ -161,6 +166,9 @@ def test_a_merged_model_is_the_base_with_its_adapter(
         torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
     config = json.loads((folder / "config.json").read_text())
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    card = (folder / "README.md").read_text()
+    assert "library_name: transformers\n" in card and whole_run.hash in card and "AutoPeft" not in card
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
     assert sorted(path.name for path in folder.parent.iterdir()) == ["merged"]
     assert main(["export", f"run={whole_run.path}", "to=merged", f"path={folder}"]) == ConfigError.exit_code
     assert "is there already" in capsys.readouterr().err
@@ -194,9 +202,11 @@ def test_runs_that_cannot_be_used(whole_run: Run, tmp_path: Path, capsys: pytest
     assert "matches no file" in missing
     copy = shutil.copytree(whole_run.path, tmp_path / "run")
     task = json.loads((copy / "task.json").read_text())
-    task["terms"]["base_model"] = "0x" + "12" * 32
-    (copy / "task.json").write_text(json.dumps(task))
-    assert "another base model" in refusal(ModelError.exit_code, "chat", f"run={copy}")
+    for term, told in (("base_model", "weights"), ("model_config", "config.json"), ("tokenizer", "tokenizer")):
+        other = task | {"terms": task["terms"] | {term: "0x" + "12" * 32}}
+        (copy / "task.json").write_text(json.dumps(other))
+        line = refusal(ModelError.exit_code, "chat", f"run={copy}")
+        assert f"another base model than that of the run in {copy}: its {told}" in line
     shutil.rmtree(copy / "adapter")
     assert "it has no adapter yet; resume=" in refusal(
         RunDirectoryError.exit_code, "export", f"run={copy}", "to=merged"

@@ -60,6 +60,7 @@ def test_what_a_run_saved_comes_back_bit_by_bit(tmp_path: Path) -> None:
         (2, 32, {}, 16.0),
         (1, 3, {}, 3.0),
         (4, 8, {"use_rslora": True}, 8 / math.sqrt(4)),
+        (4, 8, {"init_lora_weights": "gaussian", "lora_dropout": 0.1, "megatron_core": "megatron.core"}, 2.0),
     ],
 )
 def test_scaling_and_rank_change_and_the_products_stay(
@@ -94,6 +95,10 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
         ({"bias": "all"}, "has bias = all"),
         ({"modules_to_save": ["lm_head"]}, "has modules_to_save = ['lm_head']"),
         ({"rank_pattern": {"q_proj": 2}}, "has rank_pattern"),
+        ({"init_lora_weights": "pissa"}, "has init_lora_weights = pissa"),
+        ({"alora_invocation_tokens": [1, 2]}, "has alora_invocation_tokens = [1, 2]"),
+        ({"trainable_token_indices": [5]}, "has trainable_token_indices"),
+        ({"an_option_to_come": {"x": 1}}, "has an_option_to_come"),
         ({"r": 0}, "r = 0"),
         ({"lora_alpha": "x"}, "lora_alpha = 'x'"),
         ({"r": 3}, "is not of rank 3"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.training.samples import LORA, adapters_of, random_examples, tiny_spec
 
 pytestmark = pytest.mark.model
 
+TODAY = date(2025, 1, 1)
 PROMPTS = ["import json", "def f(x):\n    return x + 1\n", "z"]
 
 
@@ -24,20 +26,24 @@ def base(tiny_model_dir: Path) -> BaseModel:
     return load_base(tiny_spec(tiny_model_dir))
 
 
+def asked(base: BaseModel) -> list[torch.Tensor]:
+    return [prompt_ids(base.tokenizer, [{"role": "user", "content": prompt}], TODAY) for prompt in PROMPTS]
+
+
 def test_every_engine_gives_the_answers_of_one_conversation_alone(base: BaseModel, tiny_model_dir: Path) -> None:
     adapters = adapters_of(base, 2)
     alone = []
     for adapter in adapters:
-        speaker = Generator(load_base(tiny_spec(tiny_model_dir)), LORA, adapter)
+        speaker = Generator(load_base(tiny_spec(tiny_model_dir)), LORA, adapter, TODAY)
         alone.append([speaker.answer([{"role": "user", "content": prompt}], Sampling(12)) for prompt in PROMPTS])
     assert alone[0] != alone[1] and len(set(alone[0])) == 3
     for grouped in (False, True):
         engine = StackedEngine(load_base(tiny_spec(tiny_model_dir)), LORA, StackedOptions(grouped))
         jobs = [LossJob(adapter, random_examples(3)) for adapter in adapters]
         before = engine.losses(jobs)
-        assert engine.answers(adapters, base.tokenizer, PROMPTS, 12) == alone
+        assert engine.answers(adapters, base.tokenizer, asked(base), 12) == alone
         assert engine.losses(jobs) == before, "it attends within packed sequences again"
-    assert TorchEngine(base, LORA).answers(adapters, base.tokenizer, PROMPTS, 12) == alone
+    assert TorchEngine(base, LORA).answers(adapters, base.tokenizer, asked(base), 12) == alone
 
 
 def test_engines_that_shard_the_base_model_are_not_asked() -> None:
@@ -47,16 +53,22 @@ def test_engines_that_shard_the_base_model_are_not_asked() -> None:
 
 def test_a_model_without_a_chat_template_takes_chatml(base: BaseModel) -> None:
     turns = [{"role": "user", "content": "import json"}]
-    templated = prompt_ids(base.tokenizer, turns)
+    templated = prompt_ids(base.tokenizer, turns, TODAY)
     base.tokenizer.chat_template = None
-    assert torch.equal(prompt_ids(base.tokenizer, turns), templated), "the tiny model's template is ChatML"
-    assert len(batched_answers(base.model, base.tokenizer, PROMPTS, 1, Sampling(4))[0]) == 3
+    assert torch.equal(prompt_ids(base.tokenizer, turns, TODAY), templated), "the tiny model's template is ChatML"
+    assert len(batched_answers(base.model, base.tokenizer, asked(base), 1, Sampling(4))[0]) == 3
     base.tokenizer.chat_template = "{{ raise_exception('no such turn') }}"
-    with pytest.raises(DataError, match="does not take this conversation: no such turn"):
-        prompt_ids(base.tokenizer, turns)
+    with pytest.raises(DataError, match="does not take this conversation"):
+        prompt_ids(base.tokenizer, turns, TODAY)
+
+
+def test_a_template_is_told_the_date_of_the_terms_and_not_of_the_clock(base: BaseModel) -> None:
+    base.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    ids = prompt_ids(base.tokenizer, [{"role": "user", "content": "Today?"}], TODAY)
+    assert base.tokenizer.decode(ids[0]) == "01 Jan 2025 Today?"
 
 
 def test_a_conversation_longer_than_the_model_takes_is_refused(base: BaseModel) -> None:
-    speaker = Generator(base, LORA, adapters_of(base, 1)[0])
+    speaker = Generator(base, LORA, adapters_of(base, 1)[0], TODAY)
     with pytest.raises(DataError, match=r"with max_new_tokens = 510 more than the 512 that the model takes"):
         speaker.answer([{"role": "user", "content": "import json"}], Sampling(510))

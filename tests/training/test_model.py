@@ -17,7 +17,7 @@ import torch
 from flock_ray.errors import ModelError
 from flock_ray.training import model as model_module
 from flock_ray.training.model import ModelSpec, choose_dtype, load_base, model_hashes, prepare_packaged, weights_hash
-from flock_ray.training.model_files import licence_of, write_for_older_readers
+from flock_ray.training.model_files import copy_tokenizer, licence_of, tokenizer_files, write_for_older_readers
 from tests.training.samples import tiny_spec
 
 pytestmark = pytest.mark.model
@@ -123,6 +123,20 @@ def test_what_older_readers_need_is_no_other_model(folder: Path) -> None:
     assert model_hashes(folder).tokenizer != before.tokenizer
 
 
+def test_templates_for_occasions_count_and_travel_along(folder: Path, tmp_path: Path) -> None:
+    before = model_hashes(folder)
+    templates = folder / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ tools }}")
+    hashes = model_hashes(folder)
+    assert hashes.tokenizer != before.tokenizer and hashes.weights == before.weights
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    copy_tokenizer(folder, copied)
+    assert (copied / "additional_chat_templates/tool_use.jinja").read_text() == "{{ tools }}"
+    assert sorted(tokenizer_files(copied)) == sorted(tokenizer_files(folder))
+
+
 @pytest.mark.deep
 def test_a_conversion_of_an_earlier_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOCK_RAY_CACHE", str(tmp_path))
@@ -140,6 +154,7 @@ def test_a_conversion_of_an_earlier_version_is_made_anew(tmp_path: Path, monkeyp
     [
         ("---\nlibrary_name: x\nlicense: apache-2.0\ntags: [y]\n---\n# A model\n", "apache-2.0"),
         ("---\nlibrary_name: x\n---\nlicense: mit\n", ""),
+        ("---\nlibrary_name: x\n---\nlicense: mit\n---\n", ""),
         ("license: mit\n", ""),
     ],
 )
