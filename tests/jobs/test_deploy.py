@@ -128,7 +128,11 @@ def test_what_is_wrong_is_told_in_one_line(url: str, tmp_path: Path) -> None:
         (["chain.chain_id=1"], WrongChainError, "serves chain id 4711, chain.chain_id is 1"),
         (["timelock.proposers=[0x12]"], ConfigError, "timelock.proposers holds no address of 20 bytes: 0x12"),
         (["activation_delay=0"], ConfigError, "guardian has nothing to disable"),
-        (["timelock.delayy=1"], ConfigError, "unknown configuration key 'timelock.delayy'; valid here: timelock.delay"),
+        (
+            ["timelock.delayy=1"],
+            ConfigError,
+            "'timelock.delayy' (did you mean timelock.delay?); valid here: timelock.delay, ",
+        ),
     ]
 
     def play(number: int) -> Ended:

@@ -76,9 +76,9 @@ def test_a_run_that_keeps_its_adapter_is_whole_and_can_no_more_be_verified(
     resumed = replace(load_config(run.path), resume=str(run.path))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(BlobStore, "remove", broken)
-        command.play(resumed, ())
+        command.play(resumed, {})
     for _ in range(2):
-        command.play(resumed, ())
+        command.play(resumed, {})
     told = file.getvalue()
     assert told.count("complete already; nothing to do") == 2 and told.count("Store pruned (store.keep=adapter)") == 1
     after = blobs(run.path)
