@@ -14,7 +14,6 @@ from flock_ray.lora.serialization import Shapes
 from flock_ray.training import jsonl, stdlib_code
 from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, skeleton
 from flock_ray.training.data import DataSpec, load_silo
-from flock_ray.training.files import resolve
 from flock_ray.training.model import ModelSpec, choose_dtype, locate, require_device
 
 ROWS = 100
@@ -107,7 +106,7 @@ def look_at_data(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase
         )
     if spec.kind != "jsonl":
         return f"data.kind={spec.kind} is read when the run begins"
-    file = resolve(spec.path, member)
+    file = spec.files.of(member)
     size = file.stat().st_size
     if tokenizer is None:
         return f"{file}, {size / 1e3:,.0f} kB, not read without the model's tokenizer"

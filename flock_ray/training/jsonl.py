@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from flock_ray.errors import DataError
 from flock_ray.training.counts import RowCounts
 from flock_ray.training.data import DataSpec, Example, Reading
-from flock_ray.training.files import entry, resolve, rows, stem
+from flock_ray.training.files import entry, rows, stem
 from flock_ray.training.formats import BadRowError, Row, read_row
 from flock_ray.training.labels import Encoder
 from flock_ray.training.tables import hub_rows
@@ -27,13 +27,13 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
     Raises:
         DataError: the file is missing or empty, or more of its rows are bad than `max_bad_rows`; names file and line.
     """
-    file = resolve(spec.path, member)
+    file = spec.files.of(member)
     return _encoded(spec, member, tokenizer, stem(file), str(file), rows(file))
 
 
 def read_first(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase, count: int) -> Reading:
     """As `read`, of at most `count` rows."""
-    file = resolve(spec.path, member)
+    file = spec.files.of(member)
     return _encoded(spec, member, tokenizer, stem(file), str(file), islice(rows(file), count))
 
 
