@@ -111,7 +111,8 @@ def _content(value: object, where: str) -> str | list[dict[str, str]] | None:
         kind = part.get("type", "text")
         _require(kind == "text", f"{where} has a content part of type {_name(kind)}; only text is read")
         parts.append({"type": "text", "text": _text(part.get("text"), f"a content part of {where}")})
-    return parts if len(parts) > 1 else "".join(part["text"] for part in parts)
+    texts = [part["text"] for part in parts]
+    return parts if len(parts) > 1 and any(texts) else "".join(texts)
 
 
 def _json(value: Any, what: str) -> Any:

@@ -166,6 +166,17 @@ def test_an_empty_answer_is_its_end_mark(learned: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
+def test_an_answer_of_empty_parts_is_an_empty_answer(learned: Any, name: str) -> None:
+    parts = [{"type": "text", "text": ""}] * 2
+    row = chat(("user", "Ask me."), ("assistant", parts), ("user", "Again."), ("assistant", "And last"))
+    if name == "glm4moe":  # as above
+        with pytest.raises(BadRowError, match="the model's chat template changes message 1"):
+            learned(row)
+        return
+    assert learned(row) == [form.format(text) for form, text in zip(LEARNED[name], ("", "And last"), strict=True)]
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
 def test_a_conversation_may_begin_with_the_assistant(learned: Any, name: str) -> None:
     row = chat(("assistant", "First of all"), ("user", "Again."), ("assistant", "And last"))
     if name in ("cohere", "cohere2", "gemma", "gemma3", "llava_next"):  # they want turns to alternate
