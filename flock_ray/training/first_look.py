@@ -108,7 +108,8 @@ def look_at_data(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase
     else:
         return f"data.kind={spec.kind} is read when the run begins"
     if tokenizer is None:
-        return f"{where}, {size / 1e3:,.0f} kB, not read without the model's tokenizer"
+        unread = ", not read without the model's tokenizer" if spec.kind == "jsonl" else ""
+        return f"{where}, {size / 1e3:,.0f} kB{unread}"
     if size <= SMALL:
         silo = load_silo(spec, member, tokenizer)
         parts = f"{len(silo.train)} sequences to train on, {len(silo.heldout)} held out to score with"
