@@ -128,6 +128,7 @@ class Encoder:
         tools = [tool_with_stand_ins(tool, stand_ins) for tool in row.tools]
         skeleton, _ = self._template.render(marked, tools)
         left_out = self._left_out(skeleton, stand_ins, messages)
+        self._require_numbers(text, messages, marked, row.tools)
         pieces, trimmed = aligned(skeleton, text, stand_ins)
         if generated and all(row.learned[i] for i, m in enumerate(messages) if m["role"] == "assistant"):
             spans: Spans = generated
@@ -161,6 +162,19 @@ class Encoder:
                     f" (role {messages[index]['role']})"
                 )
         return bool(missing)
+
+    def _require_numbers(self, text: str, messages: Messages, marked: Messages, tools: Sequence[Any]) -> None:
+        """Refuse a template that leaves out arguments of a call which hold no text, and so have no stand-in."""
+        for index, message in enumerate(messages):
+            for place, call in enumerate(message.get("tool_calls", ())):
+                arguments = call["function"]["arguments"]
+                if arguments in ({}, "{}") or marked[index]["tool_calls"][place]["function"]["arguments"] != arguments:
+                    continue
+                none = {**call["function"], "arguments": "{}" if isinstance(arguments, str) else {}}
+                calls = [{**call, "function": none} if each is call else each for each in message["tool_calls"]]
+                without = [*messages[:index], {**message, "tool_calls": calls}, *messages[index + 1 :]]
+                if self.render(without, tools) == text:
+                    raise BadRowError(f"the model's chat template leaves out the arguments of message {index + 1}")
 
     # -- what the template is like, learned from a small conversation ------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
@@ -216,6 +217,17 @@ def test_arguments_that_a_template_leaves_out_are_refused(own: PreTrainedTokeniz
     with pytest.raises(BadRowError, match=r"leaves out text or a tool call of message 2 \(role assistant\)") as refusal:
         learned(own, CALLED, WITH_CALLS.replace("ARGUMENTS", ""))
     assert SECRET not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.parametrize("arguments", [{"day": 5}, {"dry": True, "days": [1, 2]}, {"city": None}, {"city": ""}, {}])
+def test_arguments_without_a_text_are_missed_too(own: PreTrainedTokenizerBase, arguments: dict[str, Any]) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": arguments}]}
+    row = {"messages": [CALLED["messages"][0], call]}
+    written = WITH_CALLS.replace("ARGUMENTS", "{{ c['function']['arguments'] | tojson }}")
+    assert learned(own, row, written) == [f"weather{json.dumps(arguments)}<|im_end|>\n"]
+    if arguments:
+        with pytest.raises(BadRowError, match="leaves out the arguments of message 2"):
+            learned(own, row, WITH_CALLS.replace("ARGUMENTS", ""))
 
 
 def test_arguments_that_a_template_wants_as_text(own: PreTrainedTokenizerBase) -> None:
