@@ -5,7 +5,7 @@ from __future__ import annotations
 from flock_ray.cluster.placement import num_silos
 from flock_ray.config import ClusterMode, Config
 from flock_ray.telemetry.table import Console
-from flock_ray.training.files import resolve
+from flock_ray.training.files import SiloFiles
 
 MAX_SILOS = 64
 """In a plan."""
@@ -22,7 +22,7 @@ def show_data(config: Config, console: Console) -> None:
     if config.cluster.mode is not ClusterMode.local:
         console.line(f"Data: data.path={config.data.path} is looked up on the nodes that host the members")
         return
-    silos = range(num_silos(config))
-    files = [f"  member {silo}: {resolve(config.data.path, silo)}" for silo in silos]
+    found = SiloFiles(config.data.path)
+    files = [f"  member {silo}: {found.of(silo)}" for silo in range(num_silos(config))]
     more = [f"  and {len(files) - MAX_SILOS} more"] if len(files) > MAX_SILOS else []
     console.line("\n".join(["Data:", *files[:MAX_SILOS], *more]))

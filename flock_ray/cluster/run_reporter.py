@@ -109,14 +109,19 @@ class RunReporter(Observer):
         return replace(member, loss_after=loss, bits_per_byte=_bits_per_byte(facts, loss))
 
     def _estimate(self, seconds: float) -> float:
-        """Seconds an epoch, from the seconds that one evaluation took."""
-        alliance, training, data = self._config.alliance, self._config.training, self._config.data
+        """Seconds an epoch, from those of an evaluation and the tokens of the silos that are known; 0 if none is."""
+        alliance, training, silos = self._config.alliance, self._config.training, self._facts.values()
+        if not silos:
+            return 0.0
         others = evaluated_others(alliance)
         drawn = min(alliance.num_members, alliance.num_voters + alliance.num_proposers)
         evaluating = alliance.num_members if others is None else min(alliance.num_members, drawn + others)
-        evaluated = evaluating * data.heldout_tokens
-        trained = alliance.num_proposers * training.steps * training.batch_size * data.sequence_length
-        scored = (alliance.num_voters * alliance.num_proposers + evaluating) * data.heldout_tokens
+        heldout = fmean(facts.num_heldout_inputs for facts in silos)
+        sequence = fmean(facts.num_train_inputs / facts.num_train for facts in silos)
+        evaluated = evaluating * heldout
+        trained = alliance.num_proposers * training.steps * training.batch_size * sequence
+        votes = alliance.num_voters * (alliance.num_proposers + 1)  # on each update, and on the candidate
+        scored = (votes + evaluating) * heldout
         return seconds / evaluated * (TRAIN_COST * trained + scored)
 
     def epoch_begins(self, state: TaskState) -> None:

@@ -87,14 +87,25 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class SiloFacts:
-    """What a node tells of a silo: counts and names, never data; `rows` is what became of its rows."""
+    """What a node tells of a silo: counts and names, never data.
+
+    Attributes:
+        silo, name: which.
+        num_train, num_heldout: sequences to train on, and to score with.
+        num_train_tokens, num_heldout_tokens: that these predict.
+        num_train_inputs, num_heldout_inputs: that these hold, predicted or not.
+        num_heldout_bytes: of the text that is predicted.
+        rows: what became of its rows.
+    """
 
     silo: int
     name: str
-    num_train_tokens: int
     num_train: int
+    num_train_tokens: int
+    num_train_inputs: int
     num_heldout: int
     num_heldout_tokens: int
+    num_heldout_inputs: int
     num_heldout_bytes: int
     rows: RowCounts
 

@@ -83,10 +83,12 @@ class WorkerHost:
             SiloFacts(
                 silo=number,
                 name=silo.name,
-                num_train_tokens=silo.num_train_tokens,
                 num_train=len(silo.train),
+                num_train_tokens=silo.num_train_tokens,
+                num_train_inputs=sum(len(example.input_ids) for example in silo.train),
                 num_heldout=len(silo.heldout),
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
+                num_heldout_inputs=sum(len(example.input_ids) for example in silo.heldout),
                 num_heldout_bytes=num_target_bytes(tokenizer, silo.heldout),
                 rows=silo.counts,
             )

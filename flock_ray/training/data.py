@@ -6,6 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from flock_ray.errors import DataError
 from flock_ray.protocol.hashing import sha256
 from flock_ray.training.counts import RowCounts
+from flock_ray.training.files import SiloFiles
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -46,6 +48,18 @@ class DataSpec:
     heldout_sequences: int
     max_bad_rows: int
     template_date: str
+
+    @cached_property
+    def files(self) -> SiloFiles:
+        """Whose file is whose (`jsonl`), as it was when this was first asked for; another machine looks itself.
+
+        Raises:
+            DataError: as `SiloFiles`.
+        """
+        return SiloFiles(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "files"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,13 @@ else:
 
 _COMPRESSED = {".gz", ".zst"}
 _SUFFIXES = {".jsonl", ".ndjson", ".json"}
+_ENDS = {*_SUFFIXES, *TABLES}
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
-def _natural(path: str) -> list[tuple[int, int | str]]:
-    """Sort key by which member-2 comes before member-10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)]
+def _natural(path: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key by which member-2 comes before member-10; m01 and m1, equal numbers, are told apart by the letters."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)], path
 
 
 def _uncompressed(file: Path) -> Path:
@@ -43,21 +44,32 @@ def stem(file: Path) -> str:
 
 
 def _is_data(file: Path) -> bool:
-    """Whether a file in a folder is taken for data, by the end of its name."""
+    """Whether a file that nobody names is taken for data, by the end of its name."""
     known = _uncompressed(file).suffix in _SUFFIXES or file.suffix in TABLES
-    return known and not file.name.startswith(".")
+    return known and not file.name.startswith(".") and not file.is_dir()
 
 
 def files_of(path: str) -> list[Path]:
     """The files that a glob or a folder stands for, in natural order: file i is member i's.
 
     Of a folder these are the files whose names end as data does (.jsonl, .json, .csv, .parquet, … also .gz and .zst).
+
+    Raises:
+        DataError: a glob matches something else as well.
     """
     expanded = os.path.expanduser(path)
     if os.path.isdir(expanded):
-        found = [str(file) for file in Path(expanded).iterdir() if file.is_file() and _is_data(file)]
+        found = [str(file) for file in Path(expanded).iterdir() if _is_data(file) and file.is_file()]
+    elif os.path.isfile(expanded):
+        found = [expanded]
     else:
         found = glob.glob(expanded, recursive=True)
+        if other := min((name for name in found if not _is_data(Path(name))), default=""):
+            raise DataError(
+                f"{path} matches {other}, which is no file of a name that ends as data does"
+                f" ({', '.join(sorted(_ENDS))}); narrow it, as in '/data/*.jsonl', or give the folder, of which only"
+                " data is taken"
+            )
     return [Path(name) for name in sorted(found, key=_natural)]
 
 
@@ -73,26 +85,41 @@ def entry(path: Mapping[Any, Any], member: int) -> str:
     return str(named[str(member)])
 
 
-def resolve(path: Any, member: int) -> Path:
-    """The member's file: file number `member` of a glob or a folder, or the entry of a mapping.
+class SiloFiles:
+    """Whose file is whose: file number i of a glob or a folder, or the entry of a mapping, is member i's.
 
-    Raises:
-        DataError: there is none.
+    A glob or a folder is looked through once, here: a file that comes later moves nobody's.
     """
-    if isinstance(path, Mapping):
-        file = Path(os.path.expanduser(entry(path, member)))
-    else:
-        files = files_of(str(path))
-        if not files:
+
+    def __init__(self, path: Any) -> None:
+        """Look through the path.
+
+        Raises:
+            DataError: as `files_of`.
+        """
+        self._path = path
+        self._files = [] if isinstance(path, Mapping) else files_of(str(path))
+
+    def of(self, member: int) -> Path:
+        """The member's file.
+
+        Raises:
+            DataError: there is none.
+        """
+        path, files = self._path, self._files
+        if isinstance(path, Mapping):
+            file = Path(os.path.expanduser(entry(path, member)))
+        elif not files:
             raise DataError(f"data.path={path!s} matches no file; give a folder, or a glob such as '/data/*.jsonl'")
-        if member >= len(files):
+        elif member >= len(files):
             raise DataError(
                 f"data.path={path!s} matches {len(files)} files, none for member {member}; lower alliance.num_members"
             )
-        file = files[member]
-    if not file.is_file():
-        raise DataError(f"data.path: {file} (member {member}) is no file")
-    return file
+        else:
+            file = files[member]
+        if not file.is_file():
+            raise DataError(f"data.path: {file} (member {member}) is no file")
+        return file
 
 
 def _value(text: bytes) -> Any:

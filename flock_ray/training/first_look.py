@@ -14,7 +14,6 @@ from flock_ray.lora.serialization import Shapes
 from flock_ray.training import jsonl, stdlib_code
 from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, skeleton
 from flock_ray.training.data import DataSpec, load_silo
-from flock_ray.training.files import resolve
 from flock_ray.training.model import ModelSpec, choose_dtype, locate, require_device
 
 ROWS = 100
@@ -102,18 +101,22 @@ def look_at_data(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase
     """
     if spec.kind == "stdlib_code":
         files = stdlib_code.files_of(spec, member)
-        return (
-            f"{spec.packages[member]}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e3:,.0f} kB"
-        )
-    if spec.kind != "jsonl":
+        size, where = sum(file.stat().st_size for file in files), f"{spec.packages[member]}, {len(files)} files"
+    elif spec.kind == "jsonl":
+        file = spec.files.of(member)
+        size, where = file.stat().st_size, str(file)
+    else:
         return f"data.kind={spec.kind} is read when the run begins"
-    file = resolve(spec.path, member)
-    size = file.stat().st_size
     if tokenizer is None:
-        return f"{file}, {size / 1e3:,.0f} kB, not read without the model's tokenizer"
+        unread = ", not read without the model's tokenizer" if spec.kind == "jsonl" else ""
+        return f"{where}, {size / 1e3:,.0f} kB{unread}"
     if size <= SMALL:
         silo = load_silo(spec, member, tokenizer)
         parts = f"{len(silo.train)} sequences to train on, {len(silo.heldout)} held out to score with"
-        return f"{file}: {silo.counts.told}; {parts}"
+        return f"{where}: {silo.counts.told}; {parts}"
+    told = f"{where}, {size / 1e6:,.1f} MB"
+    if spec.kind == "stdlib_code":
+        return told
     counts = jsonl.read_first(spec, member, tokenizer, ROWS).counts
-    return f"{file}, {size / 1e6:,.1f} MB, begins with {counts.told}"
+    nothing = f" (none with an assistant's token within data.sequence_length = {spec.sequence_length})"
+    return f"{told}, begins with {counts.told}{nothing * (not counts.target_tokens)}"

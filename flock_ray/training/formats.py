@@ -62,6 +62,9 @@ _TURN_KEYS = {
     "role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "function_call", "reasoning_content",
     "reasoning", "thinking", "weight",
 }  # fmt: skip
+_CALL_KEYS, _FUNCTION_KEYS = {"id", "type", "index", "function"}, {"name", "arguments", "parameters"}
+_BESIDE_TURNS = ("system", "tools", "functions")
+"""Keys of a row that a conversation takes, and a text that stands as it is cannot."""
 _NOT_TEXT = ("images", "image", "videos", "audios", "audio", "documents", "chat_template_kwargs")
 """Keys of a row that would change what the model reads, and are refused rather than left out."""
 
@@ -69,6 +72,25 @@ _NOT_TEXT = ("images", "image", "videos", "audios", "audio", "documents", "chat_
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise BadRowError(message)
+
+
+def _filled(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that say something: a table has nulls, and others have nothing, for what is not there."""
+    return {key: item for key, item in value.items() if item not in (None, "", [])}
+
+
+def _only_known(value: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Refuse what would be left out in silence."""
+    unknown = sorted(_name(key) for key in _filled(value) if key not in known)
+    _require(not unknown, f"{where} has a field that is not read: {', '.join(unknown)}")
+
+
+def _one_of(value: Mapping[str, Any], keys: Sequence[str], where: str) -> Any:
+    """The value of whichever of these keys, other names of the same, says something; None or nothing if none does."""
+    told = [key for key in keys if key in _filled(value)]
+    _require(all(value[key] == value[told[0]] for key in told), f"{where} has both {' and '.join(told)}, which differ")
+    present = told or [key for key in keys if value.get(key) is not None]
+    return value[present[0]] if present else None
 
 
 def _name(value: object) -> str:
@@ -111,7 +133,8 @@ def _content(value: object, where: str) -> str | list[dict[str, str]] | None:
         kind = part.get("type", "text")
         _require(kind == "text", f"{where} has a content part of type {_name(kind)}; only text is read")
         parts.append({"type": "text", "text": _text(part.get("text"), f"a content part of {where}")})
-    return parts if len(parts) > 1 else "".join(part["text"] for part in parts)
+    texts = [part["text"] for part in parts]
+    return parts if len(parts) > 1 and any(texts) else "".join(texts)
 
 
 def _json(value: Any, what: str) -> Any:
@@ -128,9 +151,12 @@ def _call(value: Any, where: str) -> dict[str, Any]:
     """A tool call as chat templates take it: its arguments an object."""
     what = f"a tool call of {where}"
     _require(isinstance(value, dict), f"{what} is no object")
-    function = value.get("function", value)
+    bare = value.get("function") is None
+    function = value if bare else value["function"]
     _require(isinstance(function, dict), f"{what} has no function")
-    arguments = _json(function.get("arguments") or {}, f"the arguments of {what}")
+    _only_known(value, _CALL_KEYS | _FUNCTION_KEYS if bare else _CALL_KEYS, what)
+    _only_known({} if bare else function, _FUNCTION_KEYS, what)
+    arguments = _json(_one_of(function, ("arguments", "parameters"), what) or {}, f"the arguments of {what}")
     _require(isinstance(arguments, dict), f"the arguments of {what} are no object")
     _texts_within(arguments, what)
     name = _text(function.get("name"), f"the name of {what}")
@@ -150,22 +176,21 @@ def _turn(turn: Any, number: int) -> tuple[dict[str, Any], bool]:
     """A message, and whether it may carry loss."""
     where = f"turn {number}"
     _require(isinstance(turn, dict), f"{where} is no object")
-    unknown = sorted(_name(key) for key, value in turn.items() if key not in _TURN_KEYS and value not in (None, "", []))
-    _require(not unknown, f"{where} has a field that is not read: {', '.join(unknown)}")
-    role = turn.get("role", turn.get("from"))
+    _only_known(turn, _TURN_KEYS, where)
+    role = _one_of(turn, ("role", "from"), where)
     known = isinstance(role, str) and role in ROLES
     _require(known, f'{where} has the role {_name(role)}; "role" or "from" must be one of {", ".join(ROLES)}')
-    content = _content(turn.get("content", turn.get("value")), where)
+    content = _content(_one_of(turn, ("content", "value"), where), where)
     message: dict[str, Any] = {"role": ROLES[str(role)], "content": content}
-    calls = _calls(turn.get("tool_calls") or turn.get("function_call") or [], where)
+    calls = _calls(_one_of(turn, ("tool_calls", "function_call"), where) or [], where)
     if role == "function_call":
+        _require(not calls, f"{where} is a function_call and has others beside it")
         _require(isinstance(content, str), f"{where} is a function_call without a text")
         calls, message["content"] = _calls(content, where), ""
     if calls:
         _require(message["role"] == "assistant", f"{where} has tool calls and is not the assistant's")
         message["tool_calls"] = calls
-    reasoning = turn.get("reasoning_content") or turn.get("reasoning") or turn.get("thinking")
-    if reasoning:
+    if reasoning := _one_of(turn, ("reasoning_content", "reasoning", "thinking"), where):
         message["reasoning_content"] = _text(reasoning, f"the reasoning of {where}")
     if message["content"] is None and message["role"] == "assistant":
         message["content"] = ""  # an answer of no words; some templates write None
@@ -201,7 +226,7 @@ def _conversation(row: Mapping[str, Any], turns: Sequence[Any], first_learned: i
     if row.get("system"):
         messages.insert(0, {"role": "system", "content": _text(row["system"], '"system"')})
         learned.insert(0, False)
-    return Conversation(tuple(messages), _tools(row.get("tools") or row.get("functions")), tuple(learned))
+    return Conversation(tuple(messages), _tools(_one_of(row, ("tools", "functions"), "the row")), tuple(learned))
 
 
 def _list(row: Mapping[str, Any], key: str) -> list[Any]:
@@ -223,7 +248,13 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         return _conversation(row, [*prompt, *completion], first_learned=len(prompt))
-    return PlainText(_text(prompt, '"prompt"'), _text(completion, '"completion"'))
+    return _as_it_stands(row, _text(prompt, '"prompt"'), _text(completion, '"completion"'))
+
+
+def _as_it_stands(row: Mapping[str, Any], prompt: str, text: str) -> PlainText:
+    beside = [key for key in _BESIDE_TURNS if key in _filled(row)]
+    _require(not beside, f"a text that is taken as it stands has {', '.join(beside)} beside it; put all into the text")
+    return PlainText(prompt, text)
 
 
 def _alpaca(row: Mapping[str, Any]) -> Row:
@@ -239,7 +270,7 @@ def _alpaca(row: Mapping[str, Any]) -> Row:
 
 
 def _plain_text(row: Mapping[str, Any]) -> Row:
-    return PlainText("", _text(row["text"], '"text"'))
+    return _as_it_stands(row, "", _text(row["text"], '"text"'))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from itertools import islice
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
 from flock_ray.training.counts import RowCounts
 from flock_ray.training.data import DataSpec, Example, Reading
-from flock_ray.training.files import entry, resolve, rows, stem
+from flock_ray.training.files import entry, rows, stem
 from flock_ray.training.formats import BadRowError, Row, read_row
 from flock_ray.training.labels import Encoder
 from flock_ray.training.tables import hub_rows
@@ -27,14 +26,14 @@ def read(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Rea
     Raises:
         DataError: the file is missing or empty, or more of its rows are bad than `max_bad_rows`; names file and line.
     """
-    file = resolve(spec.path, member)
-    return _encoded(spec, member, tokenizer, stem(file), str(file), rows(file))
+    file = spec.files.of(member)
+    return _whole(spec, member, tokenizer, stem(file), str(file), rows(file))
 
 
 def read_first(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase, count: int) -> Reading:
-    """As `read`, of at most `count` rows."""
-    file = resolve(spec.path, member)
-    return _encoded(spec, member, tokenizer, stem(file), str(file), islice(rows(file), count))
+    """As `read`, of at most `count` rows; these may have no token to learn, as those after them may."""
+    file = spec.files.of(member)
+    return _encoded(spec, tokenizer, stem(file), islice(rows(file), count))[0]
 
 
 def read_hub(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Reading:
@@ -46,7 +45,7 @@ def read_hub(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) ->
     if not isinstance(spec.path, Mapping):
         raise DataError("data.path must name each member's data set: data.path={0:ORG/NAME:train,1:…}")
     name = entry(spec.path, member)
-    return _encoded(spec, member, tokenizer, name, name, _hub_rows(name))
+    return _whole(spec, member, tokenizer, name, name, _hub_rows(name))
 
 
 def _hub_rows(name: str) -> Iterator[tuple[str, Row | BadRowError]]:
@@ -58,10 +57,28 @@ def _hub_rows(name: str) -> Iterator[tuple[str, Row | BadRowError]]:
             yield where, bad
 
 
-def _encoded(
+def _whole(
     spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase, name: str, where: str,
     read_rows: Iterable[tuple[str, Row | BadRowError]],
 ) -> Reading:  # fmt: skip
+    reading, first_bad = _encoded(spec, tokenizer, name, read_rows)
+    if not reading.examples:
+        raise DataError(
+            first_bad
+            or f"{where} (member {member}) is empty: {reading.counts.read} rows, none with an assistant's token within"
+            f" data.sequence_length = {spec.sequence_length}"
+        )
+    return reading
+
+
+def _encoded(
+    spec: DataSpec, tokenizer: PreTrainedTokenizerBase, name: str, read_rows: Iterable[tuple[str, Row | BadRowError]]
+) -> tuple[Reading, str]:
+    """The rows as examples, and where and what the first bad one is.
+
+    Raises:
+        DataError: there are more of these than `max_bad_rows`.
+    """
     encoder, length = Encoder(tokenizer, date.fromisoformat(spec.template_date)), spec.sequence_length
     examples: list[Example] = []
     counts = dict.fromkeys(("read", "bad", "dropped", "cut", "rewritten"), 0)
@@ -84,19 +101,11 @@ def _encoded(
         counts["cut"] += len(encoded.ids) > length
         counts["rewritten"] += encoded.rewritten
         examples.append(example)
-    if not examples:
-        raise DataError(first_bad or _nothing_learned(where, member, counts, length))
-    return Reading(name, examples, RowCounts(**counts, target_tokens=sum(one.num_labels for one in examples)))
+    counted = RowCounts(**counts, target_tokens=sum(one.num_labels for one in examples))
+    return Reading(name, examples, counted), first_bad
 
 
 def _good(row: Row | BadRowError) -> Row:
     if isinstance(row, BadRowError):
         raise row
     return row
-
-
-def _nothing_learned(where: str, member: int, counts: Mapping[str, Any], length: int) -> str:
-    return (
-        f"{where} (member {member}) is empty: {counts['read']} rows, none with an assistant's token within"
-        f" data.sequence_length = {length}"
-    )

@@ -28,7 +28,7 @@ from flock_ray.training.stand_ins import (
     aligned,
     arguments_as_text,
     message_with_stand_ins,
-    tool_with_stand_in,
+    tool_with_stand_ins,
 )
 
 _ASKED, _ANSWERED, _ASKED_AGAIN, _LAST = (chr(0xF0000 + index) for index in range(4))  # of a small conversation
@@ -102,17 +102,20 @@ class Encoder:
     # -- conversations ---------------------------------------------------------------------------------------------
 
     def _chat(self, row: Conversation) -> Encoded:
+        has_calls = any("tool_calls" in message for message in row.messages)
         try:
             return self._rendered(row)
         except TemplateRefusal:
-            if not any("tool_calls" in message for message in row.messages):
-                raise BadRowError(
-                    "the model's chat template does not take this conversation: its roles, their order or its parts"
-                ) from None
+            what = " with tool calls" if has_calls else ": its roles, their order or its parts"
+            refused = BadRowError("the model's chat template does not take this conversation" + what)
+        except BadRowError as bad:
+            refused = bad
+        if not has_calls:
+            raise refused
         try:  # some templates want the arguments of a call as JSON text
             return self._rendered(arguments_as_text(row))
         except TemplateRefusal:
-            raise BadRowError("the model's chat template does not take this conversation with tool calls") from None
+            raise refused from None
 
     def _rendered(self, row: Conversation) -> Encoded:
         if any(isinstance(message["content"], list) for message in row.messages) and not self._takes_parts:
@@ -122,9 +125,10 @@ class Encoder:
         everything = json.dumps([messages, row.tools], ensure_ascii=False) + text
         stand_ins = StandIns(everything)
         marked = [message_with_stand_ins(message, index, stand_ins) for index, message in enumerate(messages)]
-        tools = [tool_with_stand_in(tool, stand_ins) for tool in row.tools]
+        tools = [tool_with_stand_ins(tool, stand_ins) for tool in row.tools]
         skeleton, _ = self._template.render(marked, tools)
         left_out = self._left_out(skeleton, stand_ins, messages)
+        self._require_numbers(text, messages, marked, row.tools)
         pieces, trimmed = aligned(skeleton, text, stand_ins)
         if generated and all(row.learned[i] for i, m in enumerate(messages) if m["role"] == "assistant"):
             spans: Spans = generated
@@ -158,6 +162,19 @@ class Encoder:
                     f" (role {messages[index]['role']})"
                 )
         return bool(missing)
+
+    def _require_numbers(self, text: str, messages: Messages, marked: Messages, tools: Sequence[Any]) -> None:
+        """Refuse a template that leaves out arguments of a call which hold no text, and so have no stand-in."""
+        for index, message in enumerate(messages):
+            for place, call in enumerate(message.get("tool_calls", ())):
+                arguments = call["function"]["arguments"]
+                if arguments in ({}, "{}") or marked[index]["tool_calls"][place]["function"]["arguments"] != arguments:
+                    continue
+                none = {**call["function"], "arguments": "{}" if isinstance(arguments, str) else {}}
+                calls = [{**call, "function": none} if each is call else each for each in message["tool_calls"]]
+                without = [*messages[:index], {**message, "tool_calls": calls}, *messages[index + 1 :]]
+                if self.render(without, tools) == text:
+                    raise BadRowError(f"the model's chat template leaves out the arguments of message {index + 1}")
 
     # -- what the template is like, learned from a small conversation ------------------------------------------------
 
@@ -202,24 +219,26 @@ class Encoder:
         alone = self._without_end(_after(self.render(messages[:1], ()), _ASKED))  # the user's own end mark
         header = header.removeprefix(_common(header, alone)) or header
         prompted = _after(self.render(messages[:2], (), prompt=True), _ANSWERED)
-        return header, self.end_mark(_after(whole, _LAST), _between(whole, _ANSWERED, _ASKED_AGAIN), prompted)
+        return header, self.end_mark(_after(whole, _LAST), _between(whole, _ANSWERED, _ASKED_AGAIN), prompted, header)
 
     def _without_end(self, text: str) -> str:
         """The text without the tokenizer's end mark, which some templates put after a whole conversation."""
         return text.removesuffix(self._tokenizer.eos_token or "")
 
-    def end_mark(self, at_end: str, following: str, prompted: str) -> str:
+    def end_mark(self, at_end: str, following: str, prompted: str, header: str) -> str:
         """The end mark with which `following` begins.
 
         Args:
             at_end: what stands after the turn where it is the last.
             following: what stands after it up to the next text.
             prompted: what stands after it where the assistant is to write again.
+            header: how an answer begins, which may follow at once and ends nothing.
         """
         if mark := self.rest_of_turn(at_end, following):
             return mark
         both = _common(following, prompted)
-        return max((token for token in self._special_tokens if both.startswith(token)), key=len, default="")
+        tokens = (token for token in self._special_tokens if not header.startswith(token))
+        return max((token for token in tokens if both.startswith(token)), key=len, default="")
 
     def rest_of_turn(self, at_end: str, following: str) -> str:
         """What `following` begins with of what stands at the end where the turn is the last; empty if that differs."""
@@ -276,13 +295,13 @@ class _Turns:
     def _stop_of_text(self, index: int, own: Sequence[str]) -> int:
         last = max(self._places[char][0] for char in own)
         text, after = self._pieces[last].text, self._pieces[last + 1]
-        _, mark = self._encoder.marks
+        header, mark = self._encoder.marks
         if not (mark and after.text.startswith(mark)):
             at_end, prompted = (
                 _after(self._encoder.render(self._marked[: index + 1], self._tools, prompt), text)
                 for prompt in (False, True)
             )
-            mark = self._encoder.end_mark(at_end, after.text, prompted)
+            mark = self._encoder.end_mark(at_end, after.text, prompted, header)
         return after.start + len(mark)
 
     def _stop_of_calls(self, index: int, own: Sequence[str]) -> int:

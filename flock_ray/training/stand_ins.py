@@ -38,7 +38,9 @@ class StandIns:
 
     def of(self, index: int, text: str, thought: bool = False) -> str:
         """A new stand-in for a text of a message."""
-        char = next(self._unused)
+        char = next(self._unused, "")
+        if not char:
+            raise BadRowError("its messages, tools and tool calls hold too many texts")
         self.texts[char] = index, text
         if thought:
             self.thoughts.add(char)
@@ -78,8 +80,7 @@ def message_with_stand_ins(message: Mapping[str, Any], index: int, stand_ins: St
         replaced["content"] = stand_ins.of(index, content)
     if calls := message.get("tool_calls"):
         replaced["tool_calls"] = [
-            {**call, "function": {**call["function"], "name": stand_ins.of(index, call["function"]["name"])}}
-            for call in calls
+            {**call, "function": _function_with_stand_ins(call["function"], index, stand_ins)} for call in calls
         ]
     return replaced
 
@@ -93,10 +94,31 @@ def _core(stand_ins: StandIns, index: int, text: str, thought: bool) -> str:
     return before + stand_ins.of(index, core, thought) + after
 
 
-def tool_with_stand_in(tool: Mapping[str, Any], stand_ins: StandIns) -> dict[str, Any]:
-    """The tool with a stand-in for its name."""
-    function = tool["function"]
-    return {**tool, "function": {**function, "name": stand_ins.of(TOOLS, function["name"])}}
+def _function_with_stand_ins(function: Mapping[str, Any], index: int, stand_ins: StandIns) -> dict[str, Any]:
+    """What is called, with stand-ins for its name and for the texts in its arguments."""
+    name, arguments = stand_ins.of(index, function["name"]), function["arguments"]
+    if isinstance(arguments, str):
+        texts = _with_stand_ins(json.loads(arguments), index, stand_ins)
+        return {**function, "name": name, "arguments": json.dumps(texts, ensure_ascii=False)}
+    return {**function, "name": name, "arguments": _with_stand_ins(arguments, index, stand_ins)}
+
+
+def _with_stand_ins(value: Any, index: int, stand_ins: StandIns) -> Any:
+    """A JSON value with a stand-in for each text in it; keys stay, as templates sort by them."""
+    if isinstance(value, str):
+        return stand_ins.of(index, value) if value else value
+    if isinstance(value, Mapping):
+        return {key: _with_stand_ins(item, index, stand_ins) for key, item in value.items()}
+    return [_with_stand_ins(item, index, stand_ins) for item in value] if isinstance(value, list) else value
+
+
+def tool_with_stand_ins(tool: Mapping[str, Any], stand_ins: StandIns) -> dict[str, Any]:
+    """The tool with stand-ins for its name and its description; some templates leave out what parts of it are for."""
+    function = dict(tool["function"])
+    for key in ("name", "description"):
+        if isinstance(text := function.get(key), str) and text:
+            function[key] = stand_ins.of(TOOLS, text)
+    return {**tool, "function": function}
 
 
 def arguments_as_text(row: Conversation) -> Conversation:
@@ -156,11 +178,12 @@ def _split(skeleton: str) -> Iterator[str]:
 def _size_of(original: str, text: str, at: int, following: str) -> int:
     """How long a message's text is in the rendering, where `following` must come next; -1 if it is not there.
 
-    It may stand there as it is, without white space around it, or as it is written inside JSON.
+    It may stand there as it is, without white space around it, or as it is written inside JSON or Python's '…'.
     """
-    escaped = json.dumps(original, ensure_ascii=False)[1:-1]
+    in_json = json.dumps(original, ensure_ascii=False)[1:-1]
+    in_python = original.translate({ord("\\"): "\\\\", ord("'"): "\\'", ord("\n"): "\\n", ord("\r"): "\\r"})
     forms = (original, original.lstrip("\n"), original.rstrip("\n"), original.strip("\n"), original.lstrip(),
-             original.rstrip(), original.strip(), escaped)  # fmt: skip
+             original.rstrip(), original.strip(), in_json, in_python)  # fmt: skip
     for form in forms:
         if text.startswith(form + following, at):
             return len(form)

@@ -1,7 +1,8 @@
-"""Rows of tables and of data sets of the Hugging Face hub, through the optional package `datasets`."""
+"""Rows of tables, and of data sets of the Hugging Face hub; all but csv and tsv by the optional package `datasets`."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,8 +10,9 @@ from typing import Any
 
 from flock_ray.errors import DataError
 
-TABLES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-"""Suffixes of tables, and what `datasets` calls their kind."""
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*_SEPARATORS, ".parquet")
+"""Suffixes of tables."""
 
 
 def _datasets(what: str) -> ModuleType:
@@ -26,6 +28,7 @@ def _datasets(what: str) -> ModuleType:
             f"{what} is read through the package datasets, which is not installed: pip install 'flock-ray[datasets]'"
         ) from None
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs of a failure may hold some of the data
     module: ModuleType = datasets
     return module
 
@@ -35,16 +38,35 @@ def table_rows(file: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         DataError: the package is missing, or the file does not read.
+        OSError: it cannot be opened.
     """
+    if separator := _SEPARATORS.get(file.suffix):
+        yield from _separated(file, separator)
+        return
     datasets = _datasets(f"data.path: {file}")
-    options = {"sep": "\t"} if file.suffix == ".tsv" else {}
     try:
-        table = datasets.load_dataset(
-            TABLES[file.suffix], data_files=str(file), split="train", streaming=True, **options
-        )
-        yield from table
-    except Exception as error:  # of pandas, pyarrow, datasets: their texts may hold some of the data
-        raise DataError(f"data.path: {file} does not read as {TABLES[file.suffix]} ({type(error).__name__})") from None
+        yield from datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
+    except Exception as error:  # of pyarrow, datasets: their texts may hold some of the data
+        raise DataError(f"data.path: {file} does not read as parquet ({type(error).__name__})") from None
+
+
+def _separated(file: Path, separator: str) -> Iterator[dict[str, Any]]:
+    """Rows of a csv or tsv file. Every cell is a text, `7` and `NA` as well; an empty one is not there."""
+    csv.field_size_limit(2**31 - 1)
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        table = csv.reader(stream, delimiter=separator, strict=True)
+        try:
+            names = next(table, [])
+            if len(set(names)) < len(names):
+                raise DataError(f"data.path: {file} has several columns of one name")
+            for cells in filter(None, table):
+                if any(cells[len(names) :]):
+                    raise DataError(f"data.path: {file}:{table.line_num} has more cells than the first line has names")
+                yield {name: cell or None for name, cell in zip(names, cells, strict=False)}
+        except UnicodeDecodeError:
+            raise DataError(f"data.path: {file} does not read as csv: it is not UTF-8 text") from None
+        except csv.Error as error:  # its texts hold none of the data
+            raise DataError(f"data.path: {file}:{table.line_num} does not read as csv: {error}") from None
 
 
 def hub_rows(name: str) -> Iterator[dict[str, Any]]:

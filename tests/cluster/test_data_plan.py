@@ -34,6 +34,13 @@ def test_which_file_goes_to_whom(tmp_path: Path) -> None:
         told(configured(str(tmp_path), members=4))
 
 
+def test_a_plan_looks_through_the_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr("flock_ray.training.files.files_of", lambda path: looks.append(path) or [tmp_path / "x"] * 3)
+    (tmp_path / "x").touch()
+    assert len(told(configured(str(tmp_path)))) == 4 and len(looks) == 1
+
+
 def test_nothing_is_looked_up_where_other_machines_host_the_members() -> None:
     [line] = told(configured("/nowhere/*.jsonl", mode=ClusterMode.existing))
     assert line == "Data: data.path=/nowhere/*.jsonl is looked up on the nodes that host the members"

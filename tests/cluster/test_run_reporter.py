@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flock_ray.cluster.data_table import COLUMNS
-from flock_ray.cluster.run_reporter import RunReporter, _rate
+from flock_ray.cluster.run_reporter import TRAIN_COST, RunReporter, _rate
 from flock_ray.cluster.spec import SiloFacts
-from flock_ray.config import Config, DataConfig
+from flock_ray.config import AllianceConfig, Config, DataConfig, TrainingConfig
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import MAX_ROWS, Console
 from flock_ray.training.counts import RowCounts
@@ -40,7 +40,7 @@ def test_a_fast_node_that_trained_less_weighs_less() -> None:
 
 
 def facts(silo: int, rows: RowCounts) -> SiloFacts:
-    return SiloFacts(silo, f"owner-{silo}", 900, 10, 4, 60, 200, rows)
+    return SiloFacts(silo, f"owner-{silo}", 10, 900, 1_000, 4, 60, 100, 200, rows)
 
 
 def told(folder: Path, kind: str, *opened: SiloFacts) -> tuple[list[str], list[dict[str, object]]]:
@@ -52,6 +52,28 @@ def told(folder: Path, kind: str, *opened: SiloFacts) -> tuple[list[str], list[d
         reporter.opened(opened)  # by another rank, or a worker that was rebuilt
     lines = [line.strip() for line in text.getvalue().splitlines() if line.strip()]
     return lines, [json.loads(line) for line in (folder / "events.jsonl").open()]
+
+
+@pytest.mark.parametrize("sequence", [30, 1_024])
+def test_the_estimate_is_of_the_rows_that_there_are(tmp_path: Path, sequence: int) -> None:
+    """Of 4 members 2 propose and 2 vote; a token's evaluation takes a millisecond, its training `TRAIN_COST` of it."""
+    alliance = AllianceConfig(num_members=4, num_proposers=2, num_voters=2)
+    config = Config(
+        data=DataConfig(kind="jsonl", sequence_length=1_024, heldout_tokens=500),
+        alliance=alliance,
+        training=TrainingConfig(steps=5, batch_size=4),
+    )
+    silos = [
+        SiloFacts(n, f"owner-{n}", 90, 90, 90 * sequence, 20, 500, 20 * sequence, 900, RowCounts()) for n in range(4)
+    ]
+    estimates: list[float] = []
+    with EventLog(tmp_path / "events.jsonl") as events:
+        reporter = RunReporter(config, {}, Console(io.StringIO()), events)
+        reporter.estimated = estimates.append
+        reporter.opened(silos)
+        reporter.evaluated(0, {}, 4 * 20 * sequence / 1e3)
+    trained, scored = 2 * 5 * 4 * sequence, (2 * 2 + 2 + 4) * 20 * sequence
+    assert estimates == [pytest.approx((TRAIN_COST * trained + scored) / 1e3)]
 
 
 ROWS = RowCounts(read=1_200, bad=3, dropped=42, cut=1_080, rewritten=7, target_tokens=40_331)

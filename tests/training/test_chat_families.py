@@ -166,6 +166,17 @@ def test_an_empty_answer_is_its_end_mark(learned: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
+def test_an_answer_of_empty_parts_is_an_empty_answer(learned: Any, name: str) -> None:
+    parts = [{"type": "text", "text": ""}] * 2
+    row = chat(("user", "Ask me."), ("assistant", parts), ("user", "Again."), ("assistant", "And last"))
+    if name == "glm4moe":  # as above
+        with pytest.raises(BadRowError, match="the model's chat template changes message 1"):
+            learned(row)
+        return
+    assert learned(row) == [form.format(text) for form, text in zip(LEARNED[name], ("", "And last"), strict=True)]
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
 def test_a_conversation_may_begin_with_the_assistant(learned: Any, name: str) -> None:
     row = chat(("assistant", "First of all"), ("user", "Again."), ("assistant", "And last"))
     if name in ("cohere", "cohere2", "gemma", "gemma3", "llava_next"):  # they want turns to alternate
@@ -174,6 +185,21 @@ def test_a_conversation_may_begin_with_the_assistant(learned: Any, name: str) ->
         return
     expected = [form.format(text) for form, text in zip(LEARNED[name], ("First of all", "And last"), strict=True)]
     assert learned(row) == expected
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_two_answers_in_a_row(learned: Any, name: str) -> None:
+    """The header of the second is not the end mark of the first; some write none, or empty thoughts to both."""
+    row = chat(("user", "Ask me."), ("assistant", "First of all"), ("assistant", "And last"))
+    if name in ("cohere", "cohere2", "gemma", "gemma3", "diffusion_gemma", "gemma4_v5"):
+        with pytest.raises(BadRowError, match="the model's chat template"):
+            learned(row)
+        return
+    forms = zip(LEARNED[name], ("First of all", "And last"), strict=True)
+    expected = "".join(form.format(text) for form, text in forms)
+    texts = "".join(learned(row))
+    thoughts = "<think>\n\n</think>\n\n"
+    assert squeezed(texts.replace(thoughts, "")) == squeezed(expected.replace(thoughts, ""))
 
 
 @pytest.mark.parametrize("name", ORIGINAL)
@@ -212,6 +238,17 @@ def test_tool_calls_are_rendered_or_refused(learned: Any, name: str) -> None:
     call, answer = learned(CALL)
     assert "weather" in call and "Oslo" in call and "Rain?" not in call and "It does." not in call
     assert squeezed(answer) == squeezed(LEARNED[name][1].format("Yes."))
+
+
+@pytest.mark.parametrize("name", sorted(set(ORIGINAL) - WITHOUT_TOOLS))
+def test_arguments_are_whole(family: PreTrainedTokenizerBase, name: str) -> None:
+    family.chat_template = TEMPLATES[name]
+    arguments = {"city": "O\"s'lo\n x\\", "unit": "C", "where": {"a": "b", "l": ["x", "y"]}, "n": 5, "e": ""}
+    call = {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": arguments}]}
+    row = {**CALL, "messages": [CALL["messages"][0], call, *CALL["messages"][2:]]}
+    encoded = Encoder(family, TODAY).encode(read_row(row))
+    first, _ = answers(family, encoded)
+    assert not encoded.rewritten and all(text in first for text in ("weather", "lo", "C", "b", "x", "y", "5"))
 
 
 @pytest.mark.parametrize("name", ORIGINAL)

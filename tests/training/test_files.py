@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flock_ray.errors import DataError
-from flock_ray.training.files import files_of, resolve, rows, stem, values
+from flock_ray.training.files import SiloFiles, files_of, rows, stem, values
 from flock_ray.training.formats import BadRowError, PlainText
 
 if sys.version_info >= (3, 14):
@@ -38,8 +38,8 @@ def test_natural_order(write: Write, tmp_path: Path) -> None:
     names = [f"member-{number}.jsonl" for number in range(12)]
     for name in sorted(names):
         write(name)
-    assert [resolve(f"{tmp_path}/*.jsonl", member).name for member in range(12)] == names
-    assert [resolve(str(tmp_path), member).name for member in range(12)] == names
+    assert [SiloFiles(f"{tmp_path}/*.jsonl").of(member).name for member in range(12)] == names
+    assert [SiloFiles(str(tmp_path)).of(member).name for member in range(12)] == names
 
 
 def test_a_folder_stands_for_the_data_in_it(write: Write, tmp_path: Path) -> None:
@@ -50,6 +50,23 @@ def test_a_folder_stands_for_the_data_in_it(write: Write, tmp_path: Path) -> Non
     assert [file.name for file in files_of(str(tmp_path))] == names
 
 
+@pytest.mark.parametrize("other", ["a.py", "notes.txt", "z.csv.gz"])
+def test_a_glob_that_matches_something_else_is_refused(write: Write, tmp_path: Path, other: str) -> None:
+    write("b.jsonl"), write(other)
+    with pytest.raises(DataError, match=rf"matches .*{other}, which is no file of a name that ends as") as refusal:
+        SiloFiles(f"{tmp_path}/*")
+    assert "\n" not in str(refusal.value)
+    assert files_of(f"{tmp_path}/*.jsonl") == [tmp_path / "b.jsonl"]
+    assert files_of(str(tmp_path / other)) == [tmp_path / other]  # who names a file means it
+
+
+def test_the_order_is_not_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["m001.jsonl", "m01.jsonl", "m1.jsonl", "m2.jsonl"]
+    for listed in (names, names[::-1]):
+        monkeypatch.setattr("glob.glob", lambda *_, now=listed, **__: now)
+        assert files_of("*.jsonl") == [Path(name) for name in names]
+
+
 @pytest.mark.parametrize("name", ["ann.v2.jsonl", "ann.v2.jsonl.gz", "ann.v2.json.zst", "ann.v2.csv"])
 def test_the_name_of_a_silo(name: str) -> None:
     assert stem(Path("/data") / name) == "ann.v2"
@@ -58,30 +75,31 @@ def test_the_name_of_a_silo(name: str) -> None:
 def test_too_few_files(write: Write, tmp_path: Path) -> None:
     write("a.jsonl"), write("b.jsonl")
     with pytest.raises(DataError, match=r"matches 2 files, none for member 2; lower alliance\.num_members"):
-        resolve(f"{tmp_path}/*.jsonl", 2)
+        SiloFiles(f"{tmp_path}/*.jsonl").of(2)
 
 
 def test_mapping_names_each_members_file(write: Write, tmp_path: Path) -> None:
     mapping = {1: str(write("silo.jsonl")), "0": str(tmp_path / "gone.jsonl"), 2: str(tmp_path)}
-    assert resolve(mapping, 1) == tmp_path / "silo.jsonl"
+    assert SiloFiles(mapping).of(1) == tmp_path / "silo.jsonl"
     with pytest.raises(DataError, match=r"gone\.jsonl \(member 0\) is no file"):
-        resolve(mapping, 0)
+        SiloFiles(mapping).of(0)
     with pytest.raises(DataError, match=r"\(member 2\) is no file"):
-        resolve(mapping, 2)
+        SiloFiles(mapping).of(2)
     with pytest.raises(DataError, match="no entry for member 3; it names members 0, 1, 2"):
-        resolve(mapping, 3)
+        SiloFiles(mapping).of(3)
 
 
 def test_home_folder_is_understood(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("silo.jsonl")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve("~/silo.jsonl", 0) == resolve({0: "~/silo.jsonl"}, 0) == resolve("~", 0) == tmp_path / "silo.jsonl"
+    for path in ("~/silo.jsonl", {0: "~/silo.jsonl"}, "~"):
+        assert SiloFiles(path).of(0) == tmp_path / "silo.jsonl"
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/*.jsonl", "~nobody-by-this-name/x.jsonl", None, ["a.jsonl"]])
 def test_no_files(path: Any) -> None:
     with pytest.raises(DataError, match="matches no file; give a folder, or a glob such as") as refusal:
-        resolve(path, 0)
+        SiloFiles(path).of(0)
     assert "\n" not in str(refusal.value)
 
 

@@ -109,6 +109,18 @@ def test_an_answer_of_no_words() -> None:
     assert said(row) == [("user", "q"), ("assistant", "")]
 
 
+@pytest.mark.parametrize("other", [{"content": None}, {"content": ""}, {}, {"content": "hello"}])
+def test_a_text_under_either_name_is_read(other: dict[str, Any]) -> None:
+    row = {"conversations": [{"role": None, "from": "gpt", "value": "hello", **other}]}
+    assert said(row) == [("assistant", "hello")]
+
+
+def test_arguments_under_either_name_are_read() -> None:
+    for call in ({"name": "weather", "parameters": {"city": "Oslo"}}, {"function": dict(CALL["function"])}):  # type: ignore[call-overload]
+        read = read_row(called([call]))
+        assert isinstance(read, Conversation) and read.messages[0]["tool_calls"] == [CALL]
+
+
 def test_thoughts_have_one_name() -> None:
     for key in ("reasoning_content", "reasoning", "thinking"):
         read = read_row({"messages": [{"role": "assistant", "content": "4", key: "2 and 2"}]})
@@ -160,6 +172,38 @@ BAD: dict[str, tuple[Any, str]] = {
         {"conversations": [{"role": "function_call", "content": SECRET}]},
         "the tool calls of turn 1 is a text that is no JSON",
     ),
+    "two texts of a turn": (user("x", value=SECRET), "turn 1 has both content and value, which differ"),
+    "two roles": (user("x", **{"from": "gpt"}), "turn 1 has both role and from, which differ"),
+    "two thoughts": (user("x", reasoning="a", thinking=SECRET), "turn 1 has both reasoning and thinking, which differ"),
+    "two lists of tools": (
+        {**user("x"), "tools": [{"name": "f"}], "functions": [{"name": SECRET}]},
+        "the row has both tools and functions, which differ",
+    ),
+    "two arguments of a call": (
+        called([{"name": "f", "arguments": {"a": 1}, "parameters": {"a": SECRET}}]),
+        "a tool call of turn 1 has both arguments and parameters, which differ",
+    ),
+    "a field of a call": (
+        called([{"name": "f", "input": {"a": SECRET}}]),
+        "a tool call of turn 1 has a field that is not read: input",
+    ),
+    "arguments beside a call's function": (
+        called([{"function": {"name": "f"}, "arguments": {"a": SECRET}}]),
+        "a tool call of turn 1 has a field that is not read: arguments",
+    ),
+    "a field of a call's function": (
+        called([{"function": {"name": "f", "args": SECRET}}]),
+        "a tool call of turn 1 has a field that is not read: args",
+    ),
+    "calls beside a function_call": (
+        {"conversations": [{"role": "function_call", "content": '{"name": "f"}', "tool_calls": [{"name": SECRET}]}]},
+        "turn 1 is a function_call and has others beside it",
+    ),
+    "tools beside a text": (
+        {"prompt": SECRET, "completion": "x", "tools": [{"name": SECRET}]},
+        "a text that is taken as it stands has tools beside it",
+    ),
+    "a system text beside a text": ({"text": SECRET, "system": SECRET}, "has system beside it; put all into the text"),
     "weight": (user("x", weight=0.5), "turn 1 has a weight that is neither 0 nor 1"),
     "history": ({"instruction": "x", "output": "y", "history": [SECRET]}, '"history" is no list of pairs'),
     "text is a number": ({"text": 5}, '"text" is no text'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,6 +97,17 @@ def test_what_the_template_leaves_out_is_counted(tiny_model_dir: Path, write: Wr
     trimming.chat_template = CHATML.replace("message['content']", "message['content'] | trim")
     path = write(line(user("a "), assistant("b")), line(user("a"), assistant("b")))
     assert read(replace(SPEC, path=path), 0, trimming).counts.rewritten == 1
+
+
+def test_a_folder_is_looked_through_once(write: Write, tmp_path: Path) -> None:
+    """A file that comes later moves nobody's; whoever gets the spec, on another machine, looks itself."""
+    spec = replace(SPEC, path=str(tmp_path))
+    write(GOOD, name="b.jsonl")
+    assert spec.files.of(0).name == "b.jsonl"
+    write(GOOD, name="a.jsonl")
+    assert spec.files.of(0).name == "b.jsonl"
+    assert pickle.loads(pickle.dumps(spec)).files.of(0).name == "a.jsonl"
+    assert replace(spec, path={0: str(tmp_path / "a.jsonl")}).files.of(0).name == "a.jsonl"
 
 
 def test_windows_files(tokenizer: PreTrainedTokenizerBase, write: Write) -> None:

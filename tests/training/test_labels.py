@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
@@ -196,6 +197,58 @@ def test_a_template_of_its_own_for_tools(own: PreTrainedTokenizerBase) -> None:
     assert learned(own, {**TWO, "tools": tools}) == ["BBB<|im_end|>\n", "DDD<|im_end|>\n"]
     with pytest.raises(BadRowError, match="leaves the tools out"):
         learned(own, {**TWO, "tools": tools}, CHATML)
+
+
+CALLS = "{% for c in m['tool_calls'] or [] %}{{ c['function']['name'] }}ARGUMENTS{% endfor %}"
+TOOLS = "{% for t in tools or [] %}{{ t['function']['name'] }}DESCRIPTION\n{% endfor %}"
+WITH_CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}" + CALLS + "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLED: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": {"city": SECRET}}]},
+    ]
+}
+
+
+def test_arguments_that_a_template_leaves_out_are_refused(own: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(BadRowError, match=r"leaves out text or a tool call of message 2 \(role assistant\)") as refusal:
+        learned(own, CALLED, WITH_CALLS.replace("ARGUMENTS", ""))
+    assert SECRET not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.parametrize("arguments", [{"day": 5}, {"dry": True, "days": [1, 2]}, {"city": None}, {"city": ""}, {}])
+def test_arguments_without_a_text_are_missed_too(own: PreTrainedTokenizerBase, arguments: dict[str, Any]) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": arguments}]}
+    row = {"messages": [CALLED["messages"][0], call]}
+    written = WITH_CALLS.replace("ARGUMENTS", "{{ c['function']['arguments'] | tojson }}")
+    assert learned(own, row, written) == [f"weather{json.dumps(arguments)}<|im_end|>\n"]
+    if arguments:
+        with pytest.raises(BadRowError, match="leaves out the arguments of message 2"):
+            learned(own, row, WITH_CALLS.replace("ARGUMENTS", ""))
+
+
+def test_arguments_that_a_template_wants_as_text(own: PreTrainedTokenizerBase) -> None:
+    """It takes an object as well, and would write it as Python does."""
+    template = WITH_CALLS.replace("ARGUMENTS", "{{ c['function']['arguments'] }}")
+    assert learned(own, CALLED, template) == [f'weather{{"city": "{SECRET}"}}<|im_end|>\n']
+
+
+def test_a_description_that_a_template_leaves_out_is_refused(own: PreTrainedTokenizerBase) -> None:
+    row = {**TWO, "tools": [{"name": "weather", "description": SECRET}]}
+    described = TOOLS.replace("DESCRIPTION", "{{ t['function']['description'] }}")
+    assert learned(own, row, described + CHATML) == ["BBB<|im_end|>\n", "DDD<|im_end|>\n"]
+    with pytest.raises(BadRowError, match="leaves the tools out"):
+        learned(own, row, TOOLS.replace("DESCRIPTION", "") + CHATML)
+
+
+def test_more_texts_than_there_are_stand_ins(own: PreTrainedTokenizerBase) -> None:
+    call = {"name": "weather", "arguments": {"cities": ["x"] * 70_000}}
+    row = {"messages": [CALLED["messages"][0], {"role": "assistant", "tool_calls": [call]}]}
+    with pytest.raises(BadRowError, match="hold too many texts"):
+        learned(own, row, WITH_CALLS.replace("ARGUMENTS", "{{ c['function']['arguments'] | tojson }}"))
 
 
 def test_a_tokenizer_that_cannot_tell_places(own: PreTrainedTokenizerBase) -> None:

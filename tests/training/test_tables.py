@@ -56,12 +56,40 @@ def test_csv(tmp_path: Path, name: str, between: str) -> None:
     assert [row for _, row in rows(tmp_path / name)] == [PlainText("2+2, say", "four"), PlainText("3+3", "six")]
 
 
-@pytest.mark.parametrize("name", ["silo.parquet", "silo.csv"])
-def test_a_table_that_does_not_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"zanzibar\xff\x00\n\xff,1")
-    with pytest.raises(DataError, match=rf"{name} does not read as {name.partition('.')[2]} \(\w+\)$") as refusal:
-        list(rows(tmp_path / name))
-    assert "zanzibar" not in str(refusal.value)
+def test_cells_of_a_csv_are_texts(tmp_path: Path) -> None:
+    """Whatever they look like; an empty one is not there."""
+    cells = ["4", "007", "1e5", "NA", "None", "NULL", "nan", "true", " x ", '"a ""b"",\nc"', "#"]
+    file = tmp_path / "silo.csv"
+    file.write_text(
+        "\ufeffprompt,completion,text\r\n" + "".join(f"7,{cell},\r\n\r\n" for cell in cells) + ",,alone\r\n"
+    )
+    read = [row for _, row in rows(file)]
+    texts = [*cells[:-2], 'a "b",\nc', "#"]
+    assert read == [*(PlainText("7", text) for text in texts), PlainText("", "alone")]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"zanzibar\xff\n", ".csv does not read as csv: it is not UTF-8 text"),
+        (b'text\na\n"zanzibar', ".csv:3 does not read as csv: unexpected end of data"),
+        (b"text\nzanzibar,zanzibar\n", ".csv:2 has more cells than the first line has names"),
+        (b"zanzibar,zanzibar\na,b\n", ".csv has several columns of one name"),
+    ],
+)
+def test_a_csv_that_does_not_read(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "silo.csv").write_bytes(data)
+    with pytest.raises(DataError) as refusal:
+        list(rows(tmp_path / "silo.csv"))
+    assert str(refusal.value).endswith(message) and "zanzibar" not in str(refusal.value)
+
+
+def test_a_parquet_file_that_does_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    """One line: the library's own is not told."""
+    (tmp_path / "silo.parquet").write_bytes(b"zanzibar\xff\x00\n\xff,1")
+    with pytest.raises(DataError, match=r"silo\.parquet does not read as parquet \(\w+\)$"):
+        list(rows(tmp_path / "silo.parquet"))
+    assert not caplog.records and "".join(capfd.readouterr()) == ""
 
 
 def test_a_data_set_by_name_split_and_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
