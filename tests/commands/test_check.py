@@ -125,6 +125,11 @@ def test_a_check_shows_the_configuration_as_a_run_does(check) -> None:  # type: 
     assert (code, lines, errors) == (0, {}, "")
 
 
+def test_a_check_starts_nothing_whatever_is_said(check) -> None:  # type: ignore[no-untyped-def]
+    code, lines, errors = check("plan_only=false")
+    assert (code, errors) == (0, "") and "model" in lines
+
+
 def test_all_values_out_of_range_are_told(check) -> None:  # type: ignore[no-untyped-def]
     code, _, errors = check("lora.rank=0", "training.learning_rate=nan", "data.heldout_fraction=1")
     assert code == ConfigError.exit_code and "3 of 3 things are wrong, configuration first: lora.rank is 0" in errors
