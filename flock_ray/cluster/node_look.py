@@ -62,7 +62,7 @@ def look_from_here(specs: Sequence[GroupSpec], token: str) -> NodeLook:
 
 
 def _at_model(spec: GroupSpec, seen: list[ModelLook]) -> str:
-    found = look_at_model(spec.model, spec.lora, spec.backend, spec.data.sequence_length + 1)
+    found = look_at_model(spec.model, spec.lora, spec.backend, spec.data)
     seen.append(found)
     return "; ".join((found.told, *found.notes))
 

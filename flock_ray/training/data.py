@@ -47,6 +47,11 @@ class DataSpec:
     max_bad_rows: int
     template_date: str
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: a chunk of code that predicts `sequence_length` of them has one more."""
+        return self.sequence_length + (self.kind == "stdlib_code")
+
 
 @dataclass(frozen=True, eq=False)
 class Example:
