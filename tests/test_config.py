@@ -249,6 +249,15 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
     assert valid in str(caught.value).partition("valid here: ")[2].split(", ")
 
 
+def test_every_group_of_options_is_among_the_valid_keys() -> None:
+    composed = OmegaConf.structured(Config)
+    OmegaConf.update(composed, "typo", 4, force_add=True)
+    with pytest.raises(ConfigError) as caught:
+        to_config(composed)
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    assert groups <= set(str(caught.value).partition("valid here: ")[2].split(", "))
+
+
 def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:
     composed = OmegaConf.structured(Config)
     composed.data.path = {"0": "a.jsonl", "1": "b.jsonl"}
@@ -266,6 +275,8 @@ def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:
         ("chain=coin", ["there is no chain=coin; it must be one of anvil, auto, eth_tester, none, rpc"]),
         ("chain=anvill", ["there is no chain=anvill (did you mean chain=anvil?); it must be one of"]),
         ("chian=anvil", ["unknown configuration key 'chian' (did you mean chain?)"]),
+        ("experimnt=tiny", ["'experimnt' (did you mean experiment?)", "report, experiment"]),
+        ("experiment.steps=4", ["unknown configuration key 'experiment'; valid here: seed"]),
         ("lora.rnak=4", ["unknown configuration key 'lora.rnak' (did you mean lora.rank?)"]),
         ("lora.zzz=4", ["unknown configuration key 'lora.zzz'; valid here: lora.rank"]),
     ],

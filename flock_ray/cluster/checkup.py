@@ -21,8 +21,10 @@ from flock_ray.cluster.placement import Plan, available_cpus
 from flock_ray.cluster.preflight import check_names
 from flock_ray.cluster.runtime import machines, ray_cluster
 from flock_ray.cluster.spec import GroupSpec
+from flock_ray.cluster.start_adapter import read_start_adapter, require_same_base
 from flock_ray.config import ClusterMode, Config, describe_risk
 from flock_ray.errors import ClusterError, FlockRayError, PlacementError, RunDirectoryError
+from flock_ray.lora.peft_import import require_start
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.training.device import GPU_ENVIRONMENT, num_gpus
@@ -52,9 +54,12 @@ def checkup(config: Config, plan: Plan, folder: Path) -> Iterator[Finding]:
                 store = ""
         specs = group_specs(config, plan, folder, store)
         if config.cluster.mode is ClusterMode.local:
-            yield from _at_this_machine(plan, specs, token, seen)
+            yield from _at_this_machine(config, plan, specs, token, seen)
         else:
             yield from _at_cluster(config, plan, specs, token, seen)
+        if config.start_from and not config.resume:
+            knows = next((each for each in seen if each.shapes), NodeLook(()))
+            yield look("start adapter", lambda: _at_start(config, knows))
         if place and seen and seen[0].update_bytes:
             yield look("free disk", lambda: _at_disk(config, place[0], seen[0]))
     yield from look_at_chain(config, {number: account for each in seen for number, account in each.accounts.items()})
@@ -97,9 +102,11 @@ def _unmark(store: BlobStore, token: str) -> None:
         store.probe_remove(token)
 
 
-def _at_this_machine(plan: Plan, specs: Sequence[GroupSpec], token: str, seen: list[NodeLook]) -> Iterator[Finding]:
+def _at_this_machine(
+    config: Config, plan: Plan, specs: Sequence[GroupSpec], token: str, seen: list[NodeLook]
+) -> Iterator[Finding]:
     yield look("machine", lambda: _fit(plan, [{"CPU": float(available_cpus()), "GPU": float(num_gpus())}]))
-    seen.append(look_from_here(specs, token))
+    seen.append(look_from_here(specs, token, bool(config.start_from)))
     yield from seen[0].findings
 
 
@@ -142,7 +149,7 @@ def _ask(config: Config, plan: Plan, specs: Sequence[GroupSpec], token: str, loo
         if node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in plan.bundle().items()):
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[node["NodeManagerAddress"]] = remote(look_from_here).options(scheduling_strategy=there)
-    pending = {address: task.remote(specs, token) for address, task in asked.items()}
+    pending = {address: task.remote(specs, token, bool(config.start_from)) for address, task in asked.items()}
     for address, reference in pending.items():
         try:
             looks[address] = ray.get(reference, timeout=config.cluster.placement_timeout)
@@ -152,7 +159,7 @@ def _ask(config: Config, plan: Plan, specs: Sequence[GroupSpec], token: str, loo
                 " that it has is taken, or it is slow"
             ) from error
         except RayError as error:
-            raise ClusterError(f"{address} cannot look: {next(iter(str(error).splitlines()), '')}") from error
+            raise ClusterError(f"{address} cannot look: {(str(error).splitlines() or [''])[-1]}") from error
     return f"{', '.join(looks) or 'none'} could host members"
 
 
@@ -175,6 +182,22 @@ def _merged(looks: Mapping[str, NodeLook]) -> Iterator[Finding]:
         yield Finding(what, "", type(finding.error)(f"{finding.error} (on {address})"))
 
 
+def _at_start(config: Config, seen: NodeLook) -> str:
+    """Read the adapter that the run starts from, and compare it with the model, as far as that is known.
+
+    Raises:
+        ModelError: it does not read, or is of another model or of other layers.
+    """
+    data = read_start_adapter(config)
+    if not seen.shapes:
+        return f"{config.start_from}, not compared without the model"
+    require_start(data, seen.shapes)
+    if seen.hashes is None:
+        return f"{config.start_from} fits the layers; the base model that it was trained on is compared in the run"
+    require_same_base(config, seen.hashes)
+    return f"{config.start_from} fits the model"
+
+
 def _at_disk(config: Config, folder: Path, seen: NodeLook) -> str:
     """Compare what a run writes to its folder with what is free there.
 
@@ -183,8 +206,9 @@ def _at_disk(config: Config, folder: Path, seen: NodeLook) -> str:
     """
     alliance = config.alliance
     updates = alliance.num_epochs * alliance.num_proposers * seen.update_bytes
-    adapters = (alliance.num_epochs + 2) * seen.adapter_bytes
-    need, free = _BESIDE + updates + adapters, shutil.disk_usage(folder).free
+    adapters = (alliance.num_epochs + 1) * seen.adapter_bytes
+    stored = 0 if config.store.url else updates + adapters
+    need, free = _BESIDE + seen.adapter_bytes + stored, shutil.disk_usage(folder).free
     sizes = f"about {need / 1e6:,.0f} MB for {alliance.num_epochs} epochs, {free / 1e6:,.0f} MB are free"
     if free < need:
         raise RunDirectoryError(f"{folder.parent}: the run needs {sizes}; free some, or set output_dir")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
 from flock_ray.chain.keys import load_signer
 from flock_ray.cluster.finding import Finding, look
 from flock_ray.cluster.placement import spans
 from flock_ray.cluster.spec import GroupSpec
+from flock_ray.errors import DataError
+from flock_ray.lora.serialization import Shapes
 from flock_ray.store.blob_store import BlobStore
+from flock_ray.training.files import entry
 from flock_ray.training.first_look import ModelLook, look_at_data, look_at_model
+from flock_ray.training.model import ModelHashes, model_hashes
 from flock_ray.wire_format.registry import wire_format_of
 
 STORE = "store"
@@ -26,27 +32,33 @@ class NodeLook:
     Attributes:
         findings: model, data and key of each member, store.
         accounts: {member: address of its key}, where members bring keys of their own.
+        shapes: of an adapter; empty if the model is not known.
+        hashes: of the model's files, if they were asked for and are there.
         adapter_bytes, update_bytes: of an adapter, and of an update as it travels; 0 if the model is not known.
     """
 
     findings: tuple[Finding, ...]
     accounts: Mapping[int, str] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
+    hashes: ModelHashes | None = None
     adapter_bytes: int = 0
     update_bytes: int = 0
 
 
-def look_from_here(specs: Sequence[GroupSpec], token: str) -> NodeLook:
+def look_from_here(specs: Sequence[GroupSpec], token: str, hashed: bool = False) -> NodeLook:
     """Look at all that members of these groups need on this machine, as it is, and start nothing.
 
     Args:
         specs: of all node groups, which differ in their silos only; without a `store_url` that is not looked at.
         token: mark that the driver left in the store.
+        hashed: whether to hash the model's files too: seconds for each gigabyte, the first time.
     """
     spec = specs[0]
     members = sorted(silo for each in specs for silo in each.silos)
     seen: list[ModelLook] = []
+    hashes: list[ModelHashes] = []
     accounts: dict[int, str] = {}
-    findings = [look("model", lambda: _at_model(spec, seen))]
+    findings = [look("model", lambda: _at_model(spec, seen, hashes if hashed else None))]
     read, only_found = members[:MANY], members[MANY:]
     findings += [look(f"data of member {member}", _at_data(spec, member, seen)) for member in read]
     findings += _summed("data", only_found, [look(f"data of member {n}", _at_data(spec, n, ())) for n in only_found])
@@ -58,12 +70,15 @@ def look_from_here(specs: Sequence[GroupSpec], token: str) -> NodeLook:
         return NodeLook(tuple(findings), accounts)
     shapes = seen[0].shapes
     entries = sum(rows * columns for rows, columns in shapes.values())
-    return NodeLook(tuple(findings), accounts, 4 * entries, wire_format_of(spec.terms).max_bytes(shapes))
+    update_bytes = wire_format_of(spec.terms).max_bytes(shapes)
+    return NodeLook(tuple(findings), accounts, shapes, next(iter(hashes), None), 4 * entries, update_bytes)
 
 
-def _at_model(spec: GroupSpec, seen: list[ModelLook]) -> str:
-    found = look_at_model(spec.model, spec.lora, spec.backend, spec.data.sequence_length + 1)
+def _at_model(spec: GroupSpec, seen: list[ModelLook], hashes: list[ModelHashes] | None) -> str:
+    found = look_at_model(spec.model, spec.lora, spec.backend, spec.data)
     seen.append(found)
+    if hashes is not None and spec.model.source != "hub":  # of that, a look fetches no weights
+        hashes.append(model_hashes(found.folder))
     return "; ".join((found.told, *found.notes))
 
 
@@ -75,7 +90,28 @@ def _summed(what: str, members: Sequence[int], findings: Sequence[Finding]) -> l
 
 
 def _at_data(spec: GroupSpec, member: int, seen: Sequence[ModelLook]) -> Callable[[], str]:
+    if spec.data.kind == "hub":
+        return lambda: _at_hub(spec.data.path, member)
     return lambda: look_at_data(spec.data, member, seen[0].tokenizer if seen else None)
+
+
+def _at_hub(path: Any, member: int) -> str:
+    """The data set that is named for a member; the hub is not asked.
+
+    Raises:
+        DataError: none is named, or the package that fetches it is missing.
+    """
+    if not isinstance(path, Mapping):
+        raise DataError(
+            f"data.path is {path!r}; it must name each member's data set: data.path={{0:ORG/NAME:train,1:…}}"
+        )
+    name = entry(path, member)
+    if find_spec("datasets") is None:
+        raise DataError(
+            f"data.path: {name} is read through the package datasets, which is not installed: pip install"
+            " 'flock-ray[datasets]'"
+        )
+    return f"{name}, fetched when the run begins"
 
 
 def _at_key(spec: GroupSpec, member: int, accounts: dict[int, str]) -> Callable[[], str]:

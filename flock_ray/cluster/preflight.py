@@ -30,6 +30,8 @@ def check_before_start(config: Config) -> None:
             empty, the port is taken.
     """
     check_names(config)
+    if not config.resume:
+        read_start_adapter(config)
     if uses_rpc(config):
         _check_rpc(config)
     else:
@@ -51,8 +53,6 @@ def check_names(config: Config) -> None:
         )
     require_trackers(config.tracking.trackers)
     choose_dtype(config.model.dtype, "cpu")
-    if not config.resume:
-        read_start_adapter(config)
 
 
 def _check_rpc(config: Config) -> None:

@@ -57,7 +57,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
         """A folder; `made` are those above it that were made for it, and go with it if the run comes to nothing."""
-        self.path, self._made = path, made
+        self.path, self.made = path, made
         self.store = path / "store"
         self.adapter = path / "adapter"
         self.events = path / "events.jsonl"
@@ -95,7 +95,7 @@ class RunDirectory:
         """Remove the folder of a run that came to nothing, and those above it that were made for it and are empty."""
         shutil.rmtree(self.path, ignore_errors=True)  # a dying actor may still hold it
         with suppress(OSError):
-            for folder in (self.path.parent, *self._made):
+            for folder in (self.path.parent, *self.made):
                 if folder.exists():
                     folder.rmdir()
 

@@ -24,7 +24,7 @@ from flock_ray.lora.peft_import import require_start
 from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.seed import local_seed
-from flock_ray.training.architecture import architecture_errors, choose_backend, left_out
+from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, require_positions
 from flock_ray.training.data import Example, Silo, load_silo
 from flock_ray.training.device import set_deterministic
 from flock_ray.training.engine import AnsweringEngine, Engine, MemberJob, Rendezvous
@@ -89,15 +89,11 @@ class Workbench:
 
     def _look_at_model(self) -> tuple[str, tuple[str, ...]]:
         """The backend that the model allows, and what is to be said about both."""
-        model, longest = self.base.model, self._longest
+        model, longest = self.base.model, self.spec.data.longest
+        require_positions(model, longest, self.spec.data.sequence_length)
         backend, reason = choose_backend(model, self.spec.backend, longest)
         because = f"Members train one after the other (training.backend=sequential): {reason}" if reason else ""
         return backend, tuple(note for note in (because, left_out(model, self.spec.lora)) if note)
-
-    @property
-    def _longest(self) -> int:
-        """Tokens of the longest sequence: one that predicts `sequence_length` of them has one more."""
-        return self.spec.data.sequence_length + 1
 
     @property
     def _model_and_backend(self) -> str:
@@ -147,8 +143,8 @@ class Workbench:
             ModelError: the engine cannot train this model.
             TrainingError: its loss or its gradient is not finite.
         """
-        vocabulary = self.base.model.config.get_text_config().vocab_size
-        example = Example.of([token % vocabulary for token in range(self._longest)], [True] * self._longest)
+        vocabulary, longest = self.base.model.config.get_text_config().vocab_size, self.spec.data.longest
+        example = Example.of([token % vocabulary for token in range(longest)], [True] * longest)
         start = initial_adapter(self.updates.shapes, local_seed(self.spec.run_seed, "adapter"))
         with architecture_errors(self._model_and_backend):
             [tried] = self._engine.train([MemberJob(start, [[example]], replace(self.spec.settings, steps=1))])

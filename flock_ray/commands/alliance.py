@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from flock_ray.cluster.data_plan import show_data
 from flock_ray.cluster.finding import Finding
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
@@ -90,7 +92,7 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
         console.line(f"Run folder: {run.path}")
     run = run or RunDirectory.create(output_root(config), config)
     if run.started or not config.resume:
-        lead(run.path)
+        lead(run.path, run.made)
     try:
         summary = run_alliance(config, run, plan, console)
     except KeyboardInterrupt:
@@ -112,10 +114,21 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
     console.line(f"Run folder: {run.path}")
 
 
-def compose_and_play(command: str, overrides: Sequence[str]) -> int:
-    """Play what the overrides configure; returns the exit code. `command` is what the user called."""
+def compose_and_play(command: str, overrides: Sequence[str], plan_only: bool = False) -> int:
+    """Play what the overrides configure; returns the exit code.
+
+    Args:
+        command: what the user called.
+        overrides: its command line.
+        plan_only: start nothing, whatever the overrides say.
+    """
+
+    def play_one(composed: DictConfig, named: Mapping[str, bool]) -> None:
+        config = typed(composed)
+        play(replace(config, plan_only=plan_only or config.plan_only), named)
+
     register()
-    return play_each(command, "config", overrides, Config, lambda composed, named: play(typed(composed), named))
+    return play_each(command, "config", overrides, Config, play_one)
 
 
 def run(overrides: Sequence[str]) -> int:

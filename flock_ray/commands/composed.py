@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -95,25 +96,29 @@ def with_override(words: Sequence[str], override: str) -> list[str]:
 def _named(overrides: Sequence[str]) -> dict[str, bool]:
     """{key that these overrides set: whether by itself, and not as part of a group's option}."""
     named: dict[str, bool] = {}
-    for override in overrides:
-        name, _, value = override.lstrip("+~").partition("=")
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        name, value = override.key_or_group, override.value()
         if (conf_folder() / name / f"{value}.yaml").is_file():
-            named = dict.fromkeys(_keys_of(name, value), False) | named
+            named = dict.fromkeys(_keys_of(name), False) | named
         else:
-            named[name] = True
+            inside = dict.fromkeys(_leaves(value, f"{name}."), True) if isinstance(value, Mapping) else {}
+            named |= inside or {name: True}
     return named
 
 
-def _keys_of(group: str, option: str) -> Iterator[str]:
-    """Dotted keys that an option of a group sets: in its group, or anywhere if its file says `@package _global_`."""
-    file = conf_folder() / group / f"{option}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(file)) or {}
-    assert isinstance(content, dict)
-    for overridden in content.pop("defaults", ()):
-        [(name, other)] = overridden.items()
-        yield from _keys_of(name.rpartition("/")[2], other)
-    everywhere = "@package _global_" in file.read_text().partition("\n")[0]
-    yield from _leaves(content, "" if everywhere else f"{group}.")
+def _keys_of(group: str) -> Iterator[str]:
+    """Dotted keys that the options of a group set: in it, or anywhere if their files say `@package _global_`.
+
+    An option says something of all of them: one that it leaves out has its default.
+    """
+    for file in sorted((conf_folder() / group).glob("*.yaml")):
+        content = OmegaConf.to_container(OmegaConf.load(file)) or {}
+        assert isinstance(content, dict)
+        for overridden in content.pop("defaults", ()):
+            for name in overridden:
+                yield from _keys_of(name.rpartition("/")[2])
+        everywhere = "@package _global_" in file.read_text().partition("\n")[0]
+        yield from _leaves(content, "" if everywhere else f"{group}.")
 
 
 def _leaves(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:

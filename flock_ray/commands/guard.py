@@ -7,11 +7,12 @@ to its own end; if it is gone without that, the parent says in one line what hap
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -58,12 +59,15 @@ def guarded(act: Callable[[], int], end: Callable[[int], NoReturn]) -> int:
     told = os.read(read, _LONGEST).decode().splitlines() if select.select([read], [], [], 0)[0] else []
     if told[-1:] == [_ENDED] or status not in (_RAY_GAVE_UP, *range(-signal.NSIG, 0)):
         return status  # by itself, or by our own watchdog, which has told why
-    return _ended_by_others(status, Path(told[-1]) if told else None)
+    return _ended_by_others(status, [Path(folder) for folder in json.loads(told[-1])] if told else [])
 
 
-def lead(run: Path) -> None:
-    """In the process that leads a run: tell where its folder is, which goes if the process is gone before the task."""
-    _tell(str(run))
+def lead(run: Path, made: Sequence[Path] = ()) -> None:
+    """In the process that leads a run: tell its folder, and those above it that were made for it.
+
+    They go if the process is gone before the task.
+    """
+    _tell(json.dumps([str(run), *map(str, made)]))
 
 
 def _tell(line: str) -> None:
@@ -71,17 +75,18 @@ def _tell(line: str) -> None:
         os.write(channel, f"{line}\n".encode())
 
 
-def _ended_by_others(status: int, run: Path | None) -> int:
-    """Tell how the leading process was ended; returns the exit code."""
+def _ended_by_others(status: int, folders: Sequence[Path]) -> int:
+    """Tell how the leading process was ended; returns the exit code. `folders` are those of `lead`, if it told any."""
     error: FlockRayError = RayLostError("Ray ended this run, because its raylet on this machine died")
     if status == -signal.SIGKILL:
         error = WorkerMemoryError("the process that leads the run was killed (SIGKILL): by the kernel for memory, say")
     elif status < 0:
         error = FlockRayError(f"the process that leads the run was ended by {signal.Signals(-status).name}")
     sys.stdout.flush()
+    run = next(iter(folders), None)
     if run and not (run / "task.json").is_file():
         from flock_ray.cluster.run_directory import RunDirectory  # slow to import
 
-        RunDirectory(run).discard()
+        RunDirectory(run, folders[1:]).discard()
         run = None
     return fail(f"error: {explained(error, run)}", error.exit_code)

@@ -30,6 +30,9 @@ The weights of `model.path` have a hash of their own, which is compared. All oth
 agreed on by its members: the number of torch threads or of a group's ranks, for example, changes the last bits of sums.
 """
 
+SHOWN = 4
+"""Of the settings that differ from the run's."""
+
 
 def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDirectory]:
     """The run to resume, with its own configuration except for what is named now and may differ.
@@ -50,9 +53,10 @@ def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDire
     differing = [key for key in asked if attrgetter(key)(config) != attrgetter(key)(earlier)]
     kept = [f"{key} is {_shown(attrgetter(key)(earlier))}" for key in differing if key not in FREE]
     if kept:
+        more = f" and {len(kept) - SHOWN} more" if len(kept) > SHOWN else ""
         raise ConfigError(
-            f"a resumed run keeps its settings: {', '.join(kept)} in this run ({run.path}); leave out what differs, or"
-            " start a new run with it"
+            f"a resumed run keeps its settings: {', '.join(kept[:SHOWN])}{more} in this run ({run.path}); leave out"
+            " what differs, or start a new run with it"
         )
     taken = [key for key in differing if by_itself[key] or key == "cluster.mode"]
     resumed = reduce(lambda changed, key: _with(changed, key, attrgetter(key)(config)), taken, earlier)
@@ -62,8 +66,8 @@ def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDire
 
 
 def _by_itself(key: str, named: Mapping[str, bool]) -> bool | None:
-    """Whether this key, or one inside of its mapping, is set by itself; None if nothing sets it."""
-    how = [alone for name, alone in named.items() if name == key or name.startswith(f"{key}.")]
+    """Whether this key, one inside of its mapping or its group is set by itself; None if nothing sets it."""
+    how = [alone for name, alone in named.items() if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.")]
     return any(how) if how else None
 
 

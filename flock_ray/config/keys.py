@@ -13,6 +13,9 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from flock_ray.config.schema import Config
 from flock_ray.errors import ConfigError
 
+_OTHER_GROUPS = ("experiment",)
+"""Groups of `conf/` that are no part of the schema: their options set keys of the others."""
+
 
 def valid_keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the configuration, for an error message that lists them."""
@@ -47,7 +50,8 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
     while above and not siblings:
         siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
         above = above.rpartition(".")[0]
-    valid = siblings or dict.fromkeys(known.partition(".")[0] for known in valid_keys(schema))
+    groups = [group for group in _OTHER_GROUPS if schema is Config and group != key]
+    valid = siblings or dict.fromkeys([*(known.partition(".")[0] for known in valid_keys(schema)), *groups])
     group, _, name = key.rpartition(".")
     meant = _nearest(name, [other.rpartition(".")[2] for other in valid], f"{group}." if group else "")
     return f"unknown configuration key {key!r}{meant}; valid here: {', '.join(valid)}"

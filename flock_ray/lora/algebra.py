@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from flock_ray.lora.fixed_point import dequantize, quantize
-from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
+from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes, require_storable
 
 _PRODUCTS = 10**9  # multiplications to spend on a figure that is only displayed
 
@@ -25,7 +25,11 @@ def initial_adapter(shapes: Shapes, seed: int) -> Adapter:
     Args:
         shapes: PEFT key -> shape, as returned by `peft_io.adapter_shapes`.
         seed: 0 <= seed < 2^63; keys draw from one generator in sorted order.
+
+    Raises:
+        ModelError: it would be too large; see `require_storable`.
     """
+    require_storable(shapes)
     generator = torch.Generator().manual_seed(seed)
     adapter: Adapter = {}
     for key, shape in sorted(shapes.items()):

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flock_ray.errors import ModelError
-from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes
+from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, Shapes, require_storable
 
 ALL_LINEAR = "all-linear"
 PEFT_PREFIX = "base_model.model."
@@ -69,12 +69,18 @@ def adapter_shapes(model: PreTrainedModel, target_modules: Sequence[str], rank: 
         PEFT's saved key -> shape, sorted by key: `...lora_A.weight` [rank, in], `...lora_B.weight` [out, rank].
 
     Raises:
-        ModelError: a target module does not exist; the text lists the linear layers that do.
+        ModelError: a target module does not exist; the text lists the linear layers that do. Or the rank is above the
+            full rank of every layer, where factors have more entries than the weights, or makes it too large to store.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, layer in target_layers(model, target_modules).items():
+    layers = target_layers(model, target_modules)
+    full = max(min(layer.in_features, layer.out_features) for layer in layers.values())
+    if rank > full:
+        raise ModelError(f"lora.rank is {rank}; it must be at most {full}, the full rank of the largest targeted layer")
+    for name, layer in layers.items():
         shapes[f"{PEFT_PREFIX}{name}{LORA_A}"] = (rank, layer.in_features)
         shapes[f"{PEFT_PREFIX}{name}{LORA_B}"] = (layer.out_features, rank)
+    require_storable(shapes)
     return dict(sorted(shapes.items()))
 
 

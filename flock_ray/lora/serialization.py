@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import safetensors.torch
 import torch
+
+from flock_ray.errors import ModelError
 
 Adapter = dict[str, torch.Tensor]
 """PEFT state dict key -> factor: float32, CPU, contiguous; `lora_A` is [rank, in], `lora_B` is [out, rank]."""
@@ -20,6 +21,9 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 MAX_ADAPTER_BYTES = 1 << 34
 """More than any adapter has: a reader of a store or a folder reads no further."""
+
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+"""What safetensors calls the types of entries."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """PEFT state dict key -> shape of its factor."""
@@ -47,11 +51,31 @@ def layout(shapes: Shapes, dtype: torch.dtype = torch.float32) -> Layout:
 
 @lru_cache(maxsize=8)
 def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: torch.dtype) -> Layout:
-    blank = safetensors.torch.save({key: torch.zeros(shape, dtype=dtype) for key, shape in shapes})
-    end = 8 + int.from_bytes(blank[:8], "little")
-    entries = json.loads(blank[8:end])
-    places = {key: (entries[key]["data_offsets"][0] // dtype.itemsize, shape) for key, shape in shapes}
-    return Layout(blank[:end], len(blank), places)
+    entries: dict[str, dict[str, object]] = {}
+    places, end = dict[str, tuple[int, tuple[int, ...]]](), 0
+    for key, shape in shapes:
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[key] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        places[key] = (begin // dtype.itemsize, shape)
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return Layout(header, len(header) + end, places)
+
+
+def require_storable(shapes: Shapes) -> None:
+    """Check the size of an adapter before memory is taken for it.
+
+    Raises:
+        ModelError: readers would refuse it; the text has the largest rank that they do not.
+    """
+    size = layout(shapes).size
+    if size > MAX_ADAPTER_BYTES:
+        rank = next(shape[0] for key, shape in shapes.items() if key.endswith(LORA_A))
+        raise ModelError(
+            f"lora.rank is {rank}: an adapter of this model would have {size / 1e9:,.1f} GB; it must be at most"
+            f" {rank * MAX_ADAPTER_BYTES // size}, with which it has {MAX_ADAPTER_BYTES / 1e9:.1f} GB"
+        )
 
 
 def _parts(adapter: Adapter) -> Iterator[bytes | memoryview]:

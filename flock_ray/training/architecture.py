@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -65,6 +65,31 @@ def choose_backend(model: PreTrainedModel, asked: str, longest: int) -> tuple[st
             f"{reason}, which training.backend={asked} does not do: take training.backend=sequential, or auto"
         )
     return asked, ""
+
+
+def require_positions(model: PreTrainedModel, longest: int, sequence_length: int) -> None:
+    """Check that the model has a position for every token of a sequence.
+
+    Args:
+        model: with or without weights.
+        longest: tokens of the longest sequence.
+        sequence_length: `data.sequence_length`, which that comes of.
+
+    Raises:
+        ModelError: sequences are longer than its `max_position_embeddings`, or what YaRN and the like extend these to.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    for scaling in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
+        if isinstance(scaling, Mapping) and scaling.get("original_max_position_embeddings"):
+            extended = scaling["original_max_position_embeddings"] * (scaling.get("factor") or 1)
+            positions = max(positions, extended)
+    if longest > positions:
+        most = int(positions) - (longest - sequence_length)
+        raise ModelError(
+            f"data.sequence_length is {sequence_length}; it must be at most {most}: the model has {int(positions)}"
+            " positions (max_position_embeddings)"
+        )
 
 
 def why_not_stacked(model: PreTrainedModel, longest: int) -> str:

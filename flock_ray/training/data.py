@@ -61,6 +61,11 @@ class DataSpec:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "files"}
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: a chunk of code that predicts `sequence_length` of them has one more."""
+        return self.sequence_length + (self.kind == "stdlib_code")
+
 
 @dataclass(frozen=True, eq=False)
 class Example:

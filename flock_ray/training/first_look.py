@@ -12,7 +12,7 @@ from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, target_layers
 from flock_ray.lora.serialization import Shapes
 from flock_ray.training import jsonl, stdlib_code
-from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, skeleton
+from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, require_positions, skeleton
 from flock_ray.training.data import DataSpec, load_silo
 from flock_ray.training.model import ModelSpec, choose_dtype, locate, require_device
 
@@ -28,25 +28,27 @@ class ModelLook:
 
     Attributes:
         tokenizer: of the model.
+        folder: with its files.
         shapes: of an adapter of it.
         told: what it is, for people.
         notes: how it trains, and what it leaves out, a line each.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    folder: Path
     shapes: Shapes
     told: str
     notes: tuple[str, ...]
 
 
-def look_at_model(spec: ModelSpec, lora: LoraSpec, backend: str, longest: int) -> ModelLook:
+def look_at_model(spec: ModelSpec, lora: LoraSpec, backend: str, data: DataSpec) -> ModelLook:
     """Read configuration, tokenizer and the headers of the weight files; make the model without weights.
 
     Args:
         spec: which model.
         lora: of the adapter.
         backend: `training.backend`.
-        longest: tokens of the longest sequence.
+        data: of the members, whose sequences it has to hold.
 
     Raises:
         ModelError: it is not there, or cannot train as configured.
@@ -59,7 +61,8 @@ def look_at_model(spec: ModelSpec, lora: LoraSpec, backend: str, longest: int) -
         config = AutoConfig.from_pretrained(folder)
     model = skeleton(config)
     note = left_out(model, lora)
-    chosen, reason = choose_backend(model, backend, longest)
+    require_positions(model, data.longest, data.sequence_length)
+    chosen, reason = choose_backend(model, backend, data.longest)
     shapes = adapter_shapes(model, lora.target_modules, lora.rank)
     layers = target_layers(model, lora.target_modules)
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -70,7 +73,7 @@ def look_at_model(spec: ModelSpec, lora: LoraSpec, backend: str, longest: int) -
         f" {', '.join(sorted({layer.rpartition('.')[2] for layer in layers}))}; members {chosen}"
     )
     because = f"members train one after the other: {reason}" if reason else ""
-    return ModelLook(tokenizer, shapes, told, tuple(text for text in (because, note) if text))
+    return ModelLook(tokenizer, folder, shapes, told, tuple(text for text in (because, note) if text))
 
 
 def _weights(folder: Path) -> str:

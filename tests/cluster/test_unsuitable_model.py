@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, Mixtral
 from flock_ray.cluster.launch import group_specs
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.spec import GroupInfo
-from flock_ray.config import Backend
+from flock_ray.config import Backend, Config
 from flock_ray.errors import ModelError, TrainingError
 from tests.cluster.plain_alliance import load_node, tiny_config
 from tests.training.test_architecture import GPT2, SMALL
@@ -34,8 +34,8 @@ def folder_of(config: Any, tokenizer: Path, folder: Path, spoil: bool = False) -
     return folder
 
 
-def load(model: Path, folder: Path, backend: Backend = Backend.auto) -> GroupInfo:
-    config = tiny_config(model)
+def load(model: Path, folder: Path, backend: Backend = Backend.auto, config: Config | None = None) -> GroupInfo:
+    config = config or tiny_config(model)
     config.training.backend = backend
     spec = group_specs(config, make_plan(config), folder, str(folder / "store"))[0]
     settings, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
@@ -64,6 +64,18 @@ def test_experts_that_do_not_train_are_told(tiny_model_dir: Path, tmp_path: Path
 def test_a_model_without_linear_layers_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no nn\.Linear layer but its output head"):
         load(folder_of(GPT2Config(**GPT2), tiny_model_dir, tmp_path / "model"), tmp_path)
+
+
+def test_a_rank_and_a_length_that_do_not_fit_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Before memory is taken for adapters or for a sequence."""
+    config = tiny_config(tiny_model_dir)
+    config.data.sequence_length = 512
+    with pytest.raises(ModelError, match=r"data\.sequence_length is 512; it must be at most 511"):
+        load(tiny_model_dir, tmp_path, config=config)
+    config = tiny_config(tiny_model_dir)
+    config.lora.rank = 100_000
+    with pytest.raises(ModelError, match=r"lora\.rank is 100000; it must be at most 64"):
+        load(tiny_model_dir, tmp_path, config=config)
 
 
 def test_weights_that_are_no_numbers_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from transformers import AutoConfig
 
 from flock_ray.chain.anvil import AnvilProcess
 from flock_ray.chain.embedded import GAS_MONEY, GENESIS_TIME
 from flock_ray.chain.journal import Genesis
 from flock_ray.chain.keys import run_signer
+from flock_ray.chain.values import Addresses
+from flock_ray.cluster import node_look
 from flock_ray.commands.main import main
 from flock_ray.errors import (
     ClusterError,
@@ -24,6 +27,12 @@ from flock_ray.errors import (
     RunDirectoryError,
     StoreError,
 )
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, save_peft, shortest_targets
+from flock_ray.lora.serialization import canonical_bytes
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.training.architecture import skeleton
+from flock_ray.training.model import model_hashes
 from tests.runs import Head, free_ports, tiny
 
 pytestmark = pytest.mark.model
@@ -125,6 +134,11 @@ def test_a_check_shows_the_configuration_as_a_run_does(check) -> None:  # type: 
     assert (code, lines, errors) == (0, {}, "")
 
 
+def test_a_check_starts_nothing_whatever_is_said(check) -> None:  # type: ignore[no-untyped-def]
+    code, lines, errors = check("plan_only=false")
+    assert (code, errors) == (0, "") and "model" in lines
+
+
 def test_all_values_out_of_range_are_told(check) -> None:  # type: ignore[no-untyped-def]
     code, _, errors = check("lora.rank=0", "training.learning_rate=nan", "data.heldout_fraction=1")
     assert code == ConfigError.exit_code and "3 of 3 things are wrong, configuration first: lora.rank is 0" in errors
@@ -155,6 +169,69 @@ def test_a_disk_that_is_too_full(check, monkeypatch: pytest.MonkeyPatch) -> None
     assert code == RunDirectoryError.exit_code and "the run needs about" in lines["free disk"]
 
 
+def test_of_a_store_elsewhere_the_disk_of_the_run_needs_little(  # type: ignore[no-untyped-def]
+    check, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = f"store.url={tmp_path_factory.mktemp('store')}"
+    code, lines, errors = check("alliance.num_epochs=300000", "chain.epoch_deadline=60", store)
+    assert (code, errors) == (0, "") and "about 50 MB for 300000 epochs" in lines["free disk"]
+
+
+def test_a_rank_and_a_length_that_do_not_fit_the_model(check) -> None:  # type: ignore[no-untyped-def]
+    for override, told in (
+        ("lora.rank=100000", "lora.rank is 100000; it must be at most 64, the full rank of the largest"),
+        (
+            "data.sequence_length=512",
+            "data.sequence_length is 512; it must be at most 511: the model has 512 positions",
+        ),
+    ):
+        code, lines, errors = check(override)
+        assert code == ModelError.exit_code and told in lines["model"] and told in errors
+
+
+def test_a_start_that_does_not_fit_the_model(  # type: ignore[no-untyped-def]
+    check, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    base, spec = skeleton(AutoConfig.from_pretrained(tiny_model_dir)), LoraSpec(8, 16, ("all-linear",))
+    adapter = initial_adapter(adapter_shapes(base, spec.target_modules, spec.rank), 0)
+    save_peft(run / "adapter", canonical_bytes(adapter), spec, shortest_targets(base, spec.target_modules), "base")
+    (run / "config.yaml").touch()
+    terms = {"base_model": to_hex(model_hashes(tiny_model_dir).weights)}
+    (run / "task.json").write_text(
+        json.dumps({"terms": terms, "contracts": vars(Addresses("", "", "")), "balances": {}})
+    )
+    code, lines, errors = check(f"start_from={run}")
+    assert (code, errors) == (0, "") and lines["start adapter"].endswith(f"{run} fits the model")
+    code, lines, errors = check(f"start_from={run}", "lora.target_modules=[q_proj]")
+    assert code == ModelError.exit_code and "the adapter has also factors of down_proj" in lines["start adapter"]
+    code, lines, _ = check(f"start_from={run}", "model.path=/nowhere")
+    assert code == ModelError.exit_code and lines["start adapter"].endswith("not compared without the model")
+    terms["base_model"] = "11" * 32
+    (run / "task.json").write_text(
+        json.dumps({"terms": terms, "contracts": vars(Addresses("", "", "")), "balances": {}})
+    )
+    code, lines, errors = check(f"start_from={run}")
+    assert code == ModelError.exit_code and "was trained on another base model" in lines["start adapter"]
+    code, lines, errors = check("start_from=/nowhere")
+    assert code == ModelError.exit_code and "neither an adapter folder nor" in lines["start adapter"]
+
+
+def test_data_sets_of_the_hub_are_named_for_each_member(  # type: ignore[no-untyped-def]
+    check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, lines, _ = check("data=hub", "data.path=foo")
+    told = "data.path is 'foo'; it must name each member's data set: data.path={0:ORG/NAME:train,1:"
+    assert code == DataError.exit_code and all(told in lines[f"data of member {member}"] for member in range(8))
+    named = ",".join(f"{member}:org/name:train" for member in range(7))
+    code, lines, _ = check("data=hub", f"data.path={{{named}}}")
+    assert code == DataError.exit_code and "has no entry for member 7" in lines["data of member 7"]
+    assert lines["data of member 6"].endswith("org/name:train, fetched when the run begins")
+    monkeypatch.setattr(node_look, "find_spec", lambda name: None)
+    code, lines, _ = check("data=hub", f"data.path={{{named}}}")
+    assert "package datasets, which is not installed: pip install" in lines["data of member 6"]
+
+
 def test_a_cluster_is_asked_what_it_sees(  # type: ignore[no-untyped-def]
     check, head: Head, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -163,7 +240,8 @@ def test_a_cluster_is_asked_what_it_sees(  # type: ignore[no-untyped-def]
         silo(folder, member)
     there = ["cluster=existing", f"cluster.address={head.address}", "data=jsonl", f"data.path={folder}/*.jsonl"]
     code, lines, errors = check(*there, *LITTLE)
-    assert (code, errors) == (0, "") and not ray.is_initialized()
+    assert (code, errors) == (0, ""), lines
+    assert not ray.is_initialized()
     assert list(lines)[:5] == ["configuration", "output folder", "cluster", "machines", "model"]
     assert "silo-7.jsonl: " in lines["data of member 7"] and lines["store"].endswith("written and read")
     (folder / "silo-4.jsonl").write_text("[]")

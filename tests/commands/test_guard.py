@@ -56,6 +56,11 @@ def test_of_a_run_that_never_began_nothing_stays(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     code, _, errors = ended(f"lead(Path({str(run)!r}))\nos._exit(1)", tmp_path)
     assert code == RayLostError.exit_code and str(run) not in errors and not (tmp_path / "day").exists()
+    run = tmp_path / "made" / "too" / "day" / "time"
+    run.mkdir(parents=True)
+    made = f"Path({str(tmp_path / 'made' / 'too')!r}), Path({str(tmp_path / 'made')!r})"
+    code, _, _ = ended(f"lead(Path({str(run)!r}), [{made}])\nos._exit(1)", tmp_path)
+    assert code == RayLostError.exit_code and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

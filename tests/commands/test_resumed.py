@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from flock_ray.commands.composed import play_each
+from flock_ray.commands.main import main
 from flock_ray.commands.resumed import FREE, open_run
 from flock_ray.config import ChainBackend, ClusterMode, Config, register, to_config, valid_keys
 from flock_ray.errors import ConfigError, RunDirectoryError
@@ -49,7 +51,12 @@ def resume(run: Path, *overrides: str) -> Config:
         (["mechanism=flock"], "mechanism.name is marginal, mechanism.parameters is {'voter_share': 3000}"),
         (["mechanism.parameters.voter_share=1"], "mechanism.parameters is {'voter_share': 3000}"),
         (["chain=anvil"], "chain.backend is eth_tester"),
-        (["experiment=default"], "adversary.attack is none"),
+        (["training={steps:41,batch_size:2}"], "training.steps is 40 in"),
+        (["mechanism={parameters:{voter_share:1}}"], "mechanism.parameters is {'voter_share': 3000}"),
+        (["experiment='tiny'"], "training.steps is 40, adversary.attack is none"),
+        (["~adversary", "adversary.attack=sign_flip"], "adversary.attack is none"),
+        (["wire_format=bf16_feedback"], "wire_format.name is dense"),
+        (["lora=attention"], "lora.target_modules is ['all-linear']"),
         (["cluster.threads_per_worker=2"], "cluster.threads_per_worker is 1"),
         (["store.url=/elsewhere"], "store.url is empty"),
         (["output_dir=/elsewhere"], "output_dir is empty"),
@@ -60,6 +67,38 @@ def test_what_the_run_would_ignore_is_refused_with_its_value(run: Path, override
         resume(run, *overrides)
     assert str(refused.value).startswith(f"a resumed run keeps its settings: {kept}")
     assert str(refused.value).endswith(f"in this run ({run}); leave out what differs, or start a new run with it")
+
+
+def test_an_experiment_says_what_it_leaves_at_the_defaults_too(run: Path) -> None:
+    """Of that the first settings are named; an option of another group says the same of what its group can set."""
+    with pytest.raises(ConfigError) as refused:
+        resume(run, "experiment=default")
+    assert str(refused.value).startswith(
+        "a resumed run keeps its settings: data.sequence_length is 64, data.heldout_tokens is 256, training.steps is"
+        f" 40, training.batch_size is 2 and 5 more in this run ({run}); leave out"
+    )
+    again = ["experiment=tiny", "training.steps=40", "adversary=none"]
+    assert resume(run, *again).cluster.nodes == 1
+    wider, _ = composed("lora=attention")
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(wider)))
+    with pytest.raises(ConfigError, match=r"lora\.target_modules is \['q_proj', 'k_proj', 'v_proj', 'o_proj'\] in"):
+        resume(run, "lora=all_linear")
+
+
+def test_a_mapping_sets_what_is_in_it_and_no_more(run: Path) -> None:
+    resumed = resume(run, "training={steps:40}", "data={path:{0:/a.jsonl,1:/b.jsonl}}", "cluster={nodes:2}")
+    assert resumed == replace(
+        resume(run), data=replace(resume(run).data, path=resumed.data.path), cluster=resumed.cluster
+    )
+    assert resumed.data.path == {0: "/a.jsonl", 1: "/b.jsonl"} and resumed.cluster.nodes == 2
+
+
+@pytest.mark.model
+def test_the_demonstration_keeps_them_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for differing in ("training={steps:41}", "experiment=small"):
+        assert main(["demo", f"resume={run}", differing]) == ConfigError.exit_code
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: a resumed run keeps its settings: ") and "training.steps is 40" in line
 
 
 def test_what_is_said_again_is_no_change(run: Path) -> None:

@@ -34,6 +34,7 @@ RUN: dict[str, list[str]] = {
     "a key forced in": ["+alliance.typo=1"],
     "a group of options that is misspelt": ["chian=anvil"],
     "an option that is misspelt": ["chain=anvill"],
+    "the group of experiments misspelt": ["experimnt=tiny"],
     "no such experiment": ["experiment=moon"],
     "no override at all": ["nonsense"],
     "a word for a number": ["training.steps=many"],
@@ -66,6 +67,8 @@ RUN: dict[str, list[str]] = {
     "a folder that cannot be written": ["chain=none", "output_dir=/proc/nothing"],
     "no run to resume": ["resume={folder}"],
     "another setting for a resumed run": ["resume={folder}/run", "training.steps=41"],
+    "the same in a mapping": ["resume={folder}/run", "training={steps:41}"],
+    "another experiment for a resumed run": ["resume={folder}/run", "experiment=tiny"],
 }  # fmt: skip
 LITTLE = ["data.heldout_tokens=16", "data.heldout_sequences=1"]
 CHECKED: dict[str, list[str]] = {
@@ -77,6 +80,9 @@ CHECKED: dict[str, list[str]] = {
     "too little data": ["data=jsonl", "'data.path={folder}/small/*.jsonl'"],
     "no such package": ["data.packages=[json,html,dbm,wsgiref,urllib,nosuchpackage,re,logging]"],
     "no such layer": ["lora.target_modules=[q_proj,w_proj]"],
+    "a rank too large": ["lora.rank=100000"],
+    "a sequence longer than the model's positions": ["data.sequence_length=512"],
+    "no data sets named": ["data=hub", "data.path=foo"],
     "no model": ["model.path={folder}/nowhere"],
     "a model file that was cut off": ["model.path={folder}/cut"],
     "a model without linear layers": ["model.path={folder}/gpt2"],

@@ -17,6 +17,7 @@ from flock_ray.lora.peft_io import (
     read_adapter,
     save_peft,
     shortest_targets,
+    target_layers,
 )
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 
@@ -63,6 +64,14 @@ def test_all_linear_takes_every_linear_layer_but_the_head() -> None:
     layers = {key.rpartition(".lora_")[0].rpartition(".")[2] for key in adapter_shapes(llama(), ("all-linear",), 2)}
     assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert len(adapter_shapes(llama(), ("all-linear",), 2)) == 2 * 7 * 2
+
+
+def test_a_rank_above_the_full_rank_of_every_layer_is_refused() -> None:
+    layers = target_layers(llama(), ("all-linear",)).values()
+    full = max(min(layer.in_features, layer.out_features) for layer in layers)
+    assert adapter_shapes(llama(), ("all-linear",), full)
+    with pytest.raises(ModelError, match=rf"lora\.rank is {full + 1}; it must be at most {full}, the full rank of"):
+        adapter_shapes(llama(), ("all-linear",), full + 1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,14 @@ from transformers import (
 
 from flock_ray.errors import ModelError, WorkerMemoryError
 from flock_ray.lora.peft_io import LoraSpec
-from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, skeleton, why_not_stacked
+from flock_ray.training.architecture import (
+    architecture_errors,
+    choose_backend,
+    left_out,
+    require_positions,
+    skeleton,
+    why_not_stacked,
+)
 
 pytestmark = pytest.mark.model
 
@@ -84,3 +91,32 @@ def test_what_other_libraries_raise_becomes_one_line_and_memory_stays_what_it_is
     for error in (ModelError("ours"), WorkerMemoryError("ours"), MemoryError(), torch.OutOfMemoryError()):
         with pytest.raises(type(error)), architecture_errors("m"):
             raise error
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (LlamaConfig(**SMALL, max_position_embeddings=64), 64),
+        (GPT2Config(**GPT2, n_positions=64), 64),
+        (LlamaConfig(**SMALL, max_position_embeddings=64, rope_parameters=YARN), 256),
+        (LlamaConfig(**SMALL, max_position_embeddings=256, rope_parameters=YARN), 256),
+        (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=512), None),
+    ],
+)
+def test_a_sequence_is_no_longer_than_the_positions_of_the_model(config: Any, positions: int | None) -> None:
+    model = skeleton(config)
+    if positions is None:
+        require_positions(model, 1_000_001, 1_000_000)
+        return
+    require_positions(model, positions, positions)
+    require_positions(model, positions, positions - 1)
+    for longest, length, most in ((positions + 1, positions + 1, positions), (positions + 1, positions, positions - 1)):
+        with pytest.raises(ModelError) as refused:
+            require_positions(model, longest, length)
+        assert str(refused.value) == (
+            f"data.sequence_length is {length}; it must be at most {most}: the model has {positions} positions"
+            " (max_position_embeddings)"
+        )
