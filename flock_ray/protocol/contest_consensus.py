@@ -37,17 +37,17 @@ def consensus_score(voices: Mapping[int, Voice], rule: str) -> int:
 
     `median`: lower median over seats, which no minority of them moves beyond the honest scores. `trimmed`: floored mean
     over seats without a fifth, floored, at either end. `mean`: floored stake-weighted mean, the rule that FLock
-    documents.
+    documents, over seats where nobody has stake.
 
     Args:
-        voices: {validator: its say}, at least one, each with a seat; stakes are not all 0 under `mean`.
+        voices: {validator: its say}, at least one, each with a seat.
         rule: one of RULES.
     """
     assert voices and rule in RULES
     if rule == "mean":
-        stake = sum(voice.stake for voice in voices.values())
-        assert stake > 0
-        return sum(voice.score * voice.stake for voice in voices.values()) // stake
+        staked = any(voice.stake for voice in voices.values())
+        weights = {member: voice.stake if staked else voice.seats for member, voice in voices.items()}
+        return sum(voice.score * weights[member] for member, voice in voices.items()) // sum(weights.values())
     seats = sorted(voice.score for voice in voices.values() for _ in range(voice.seats))
     if rule == "median":
         return lower_median(seats)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Self
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
@@ -210,7 +211,7 @@ class TaskState:
         members: tuple[MemberState, ...],
         seed: bytes,
         left: Sequence[Change] = (),
-    ) -> TaskState:
+    ) -> Self:
         """The state of epoch 1.
 
         Args:
@@ -228,7 +229,7 @@ class TaskState:
             num_changes=len(left), left=tuple(left), num_before=len(members),
         )  # fmt: skip
 
-    def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:
+    def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> Self:
         """The state after changes of its members that are due in its epoch.
 
         Args:

@@ -46,4 +46,5 @@ def test_seats_and_stakes_weigh() -> None:
     voices = {0: Voice(0, 1, 9), 1: Voice(100, 3, 1)}
     assert consensus_score(voices, "median") == 100
     assert consensus_score(voices, "mean") == 10
+    assert consensus_score({0: Voice(0, 1, 0), 1: Voice(100, 3, 0)}, "mean") == 75
     assert consensus_score(voices, "trimmed") == 75

@@ -1,0 +1,71 @@
+"""Days on which most members are honest and any may be silent, wrong, lazy or contradict itself."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import strategies as st
+
+from flock_ray.protocol.contest_consensus import RULES
+from flock_ray.protocol.contest_message import ContestKind, ContestMessage, Finding
+from flock_ray.protocol.contest_state import PARAMETERS, ContestState
+from flock_ray.protocol.encoding import to_hex
+from flock_ray.protocol.hashing import keccak
+from tests.protocol.contest_players import ContestPlay, graded, message, new_contest, payload_of
+
+
+@st.composite
+def contests(draw: st.DrawFn) -> ContestState:
+    """A contest with terms, stakes and parameters of many kinds."""
+    random = draw(st.randoms(use_true_random=False))
+    num_nodes, validators = random.choice([0, 1, 6, 9]), random.choice([6, 7, 9])
+    names = [name for name in PARAMETERS if name != "audit_tolerance" and random.random() < 0.3]
+    parameters = {
+        name: random.choice([PARAMETERS[name].low, PARAMETERS[name].default, PARAMETERS[name].high]) for name in names
+    }
+    return new_contest(
+        num_nodes,
+        validators,
+        slots=random.choice([1, 2]),
+        seed=random.randrange(1_000),
+        days=random.choice([1, 2, 3]),
+        num_rows=64,
+        stakes={node: random.choice([0, 1, 10**21, 10**23]) for node in range(validators, validators + num_nodes)},
+        parameters=parameters,
+        rung_rows=random.choice([(64,), (2, 64), (1, 4, 64)]),
+        rule=draw(st.sampled_from(RULES)),
+        scorer=random.choice(["strict", "flock"]),
+        pool=random.choice([0, 1, 999, 10**21]),
+        slash_fraction_bp=random.choice([0, 1_000, 6_000, 10_000]),
+        band_z_bp=random.choice([0, 20_000]),
+    )
+
+
+def mischief(random: Random, state: ContestState) -> list[ContestMessage]:
+    """The messages of a day."""
+    rate = random.choice([0.0, 0.05, 0.25])
+    nodes = [number for number, member in enumerate(state.members) if not member.slots]
+    liars = {number for number in range(len(state.members)) if random.random() < rate}
+    lie = random.choice([-(10**6), 10**6, 10**12])
+    known = [one.payload for one in state.earlier] + [payload_of(state.epoch, node) for node in nodes]
+    copies = {payload_of(state.epoch, node): random.choice(known) for node in nodes if random.random() < rate}
+    bad = {payload_of(state.epoch, node): random.choice(list(Finding)) for node in nodes if random.random() < rate}
+    play = ContestPlay(
+        quality=graded(state),
+        payloads={node: random.choice(known) for node in nodes if known and random.random() < rate},
+        measures=lambda v, payload, rung, i, loss: (
+            (None if lie == 10**12 else min(10**12, max(0, loss + lie))) if v in liars else loss
+        ),
+        gates=lambda v, payload: bad.get(payload, Finding.VALID),
+        copy_of=copies.get,
+        lists=lambda v, node: (v * node) % 7 != 0 if v in liars else True,
+        rescores=[v for v in range(len(state.members)) if random.random() < 0.5],
+        silent={(kind, v) for kind in ContestKind for v in range(len(state.members)) if random.random() < rate / 4},
+        manifests={node: {"salt": to_hex(keccak(b"other"))} for node in nodes if random.random() < rate},
+    )
+    sent = play.messages(state)
+    for member in sorted(liars):
+        if random.random() < 0.3:
+            digests = [to_hex(keccak(b"contradiction %d" % i)) for i in range(2)]
+            sent += [message(state, ContestKind.COMMITMENT, member, {"commitment": digest}) for digest in digests]
+    return sent
