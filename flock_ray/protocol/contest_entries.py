@@ -83,7 +83,6 @@ class Entry:
         """Whether nothing has refused or eliminated it."""
         return self.step.state not in ("refused", "eliminated")
 
-
     def at(self, schedule: Mapping[str, int], elapsed: int) -> Status:
         """What its owner is told at a time of the day, whatever else is known already.
 

@@ -36,7 +36,7 @@ PARAMETERS: dict[str, Parameter] = {
     "end_share_bp": Parameter(2_000, 0, 10_000),
     "vested_bp": Parameter(1_000, 0, 10_000),
     "keep_one_in": Parameter(4, 2, 64),
-    "copy_distance": Parameter(50_000, 0, 1_000_000),
+    "copy_distance": Parameter(200_000, 0, 1_000_000),
     "copy_z_bp": Parameter(20_000, 0, 1_000_000),
     "audit_rows": Parameter(4, 1, 64),
     "audit_tolerance": Parameter(1_000, 0, MAX_SCORE),
@@ -48,8 +48,8 @@ max_submissions: scored a day, of more those with the largest stakes. max_rank: 
 top_validators (k2): that are paid. pool_floor_bp (gamma), rank_ratio (q, millionths), node_exponent_bp and
 validator_exponent_bp (alpha), distance_rate (lambda, per nat): of the rewards. delegation_bp (eps): weight of delegated
 stake. end_share_bp: part of the pool that set B decides. vested_bp: part of a node's income that is held until the end.
-keep_one_in: what a rung keeps. copy_distance: relative distance of sketches, millionths, below which a submission is a
-copy; copy_z_bp: standard errors by which a copy must be better to be paid. audit_rows: opened of each ballot;
+keep_one_in: what a rung keeps. copy_distance: of sketches, millionths (sine of an angle), within which a submission is
+a copy; copy_z_bp: standard errors by which a copy must be better to be paid. audit_rows: opened of each ballot;
 audit_tolerance: micro-nats a token. absence_bp: part of the stake that an absent validator loses.
 """
 
