@@ -74,6 +74,8 @@ def note(entries: Entries, result: RungResult) -> None:
         assert entry.payload is not None
         if entry.payload not in result.scores:
             entry.steps.append(Step("refused", phase, "unscored"))
+        elif not result.finite(entry.payload):
+            entry.steps.append(Step("refused", phase, "no_loss"))
         elif entry.payload in result.eliminated:
             entry.steps.append(Step("eliminated", phase, "worse"))
         else:
@@ -141,7 +143,8 @@ class Performance:
     """A validator's day.
 
     Attributes:
-        work: seats that it held in rungs where its ballot counts; under the rule `mean`, its stake.
+        work: losses in its ballots that count, times its seats; under the rule `mean` the part of its stake that is
+            the part of the losses that it was asked for.
         distance: mean distance of its scores from the joint ones, in the scorer's micro-units.
         failed: whether an audit found one of its ballots outside the tolerance: it is unpaid.
     """
@@ -153,25 +156,28 @@ class Performance:
 
 def performances(state: ContestState, results: Iterable[RungResult]) -> dict[int, Performance]:
     """{validator: performance} of everybody whose ballot counts in a rung with a quorum."""
-    seats: dict[int, int] = {}
+    done, asked = dict[int, int](), dict[int, int]()
     distances: dict[int, list[int]] = {}
     failed: set[int] = set()
     for result in results:
         if result.complete:
             failed |= set(result.failed)
-            for validator in result.ballots:
-                seats[validator] = seats.get(validator, 0) + result.seats.voter_seats[validator]
+            for validator, columns in result.ballots.items():
+                seats, rows = result.seats.voter_seats[validator], len(result.rung.rows)
+                measured = sum(column is not None for column in columns)
+                done[validator] = done.get(validator, 0) + seats * rows * measured
+                asked[validator] = asked.get(validator, 0) + seats * rows * len(columns)
             for payload, joint in result.scores.items():
                 for validator, own in own_scores(state, result, payload).items():
                     distances.setdefault(validator, []).append(abs(own - joint))
     by_stake = state.terms.rule == "mean"
     return {
         validator: Performance(
-            state.effective_stake(state.members[validator]) if by_stake else seats[validator],
+            work * state.effective_stake(state.members[validator]) // asked[validator] if by_stake else work,
             sum(distances[validator]) // len(distances[validator]) if validator in distances else 0,
             validator in failed or validator not in distances,
         )
-        for validator in sorted(seats)
+        for validator, work in sorted(done.items())
     }
 
 

@@ -32,18 +32,24 @@ def lower_median(values: Sequence[int]) -> int:
     return sorted(values)[quantile_index(len(values), _HALF_BP)]
 
 
-def consensus_score(voices: Mapping[int, Voice], rule: str) -> int:
+def consensus_score(voices: Mapping[int, Voice], rule: str, worst: int) -> int:
     """The joint score of one submission.
 
     `median`: lower median over seats, which no minority of them moves beyond the honest scores. `trimmed`: floored mean
     over seats without a fifth, floored, at either end. `mean`: floored stake-weighted mean, the rule that FLock
-    documents, over seats where nobody has stake.
+    documents, over seats where nobody has stake. Those who found no finite loss are heard only if they hold more than
+    half of the seats; then there is none.
 
     Args:
         voices: {validator: its say}, at least one, each with a seat.
         rule: one of RULES.
+        worst: the score that stands for no finite loss.
     """
     assert voices and rule in RULES
+    finite = {member: voice for member, voice in voices.items() if voice.score < worst}
+    if 2 * sum(voice.seats for voice in finite.values()) < sum(voice.seats for voice in voices.values()):
+        return worst
+    voices = finite
     if rule == "mean":
         staked = any(voice.stake for voice in voices.values())
         weights = {member: voice.stake if staked else voice.seats for member, voice in voices.items()}

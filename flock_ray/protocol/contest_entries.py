@@ -28,6 +28,7 @@ REASONS = {
     "wrong_keys": "its payload names layers that the base model does not have, or none",
     "wrong_shapes": "its factors do not have the base model's shapes",
     "unscored": "no quorum of a rung's seats scored it",
+    "no_loss": "it has no finite loss on some row",
     "no_quorum": "a rung ended without a quorum of ballots",
     "worse": "it was worse than the last one kept, beyond the band",
     "copy": "it lies within the copy distance of an earlier submission and is not better beyond the error",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from flock_ray.protocol.contest_consensus import Voice, consensus_score, lower_median
 from flock_ray.protocol.contest_message import BallotBody, ContestInbox, ContestKind, RescoreBody
-from flock_ray.protocol.contest_scores import Difference, Row, paired_difference, score
+from flock_ray.protocol.contest_scores import WORST, Difference, Row, paired_difference, score
 from flock_ray.protocol.contest_state import ContestState
 from flock_ray.protocol.encoding import canonical_json, from_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, tagged, word
@@ -112,11 +112,12 @@ class RungResult:
         ballots: {validator: columns} of the ballots that count.
         reveals: {validator: preimage} of the last rung's ballots.
         complete: whether a quorum of seats counts; without one nothing below is known.
-        audited: positions of the rows that the seed opened.
+        audited: positions of the rows that the seed chose to be scored again where a ballot is off.
         failed: {validator: whether a quorum confirmed it by scoring again} of ballots outside the tolerance.
         scores: {payload: joint score} of the contenders that a quorum of seats scored.
         eliminated: {payload: why}.
         next_seed: of whatever follows.
+        worst: the score of a contender without a finite loss.
     """
 
     rung: Rung
@@ -125,6 +126,7 @@ class RungResult:
     reveals: Mapping[int, bytes]
     complete: bool
     next_seed: bytes
+    worst: int
     audited: tuple[int, ...] = ()
     failed: Mapping[int, bool] = field(default_factory=dict)
     scores: Mapping[bytes, int] = field(default_factory=dict)
@@ -135,6 +137,10 @@ class RungResult:
         at = self.rung.contenders.index(payload)
         found = {validator: columns[at] for validator, columns in self.ballots.items()}
         return {validator: column for validator, column in found.items() if column is not None}
+
+    def finite(self, payload: bytes) -> bool:
+        """Whether a quorum of seats scored a contender, and it has a finite loss."""
+        return self.scores.get(payload, self.worst) < self.worst
 
     def held(self, validators: Sequence[int]) -> int:
         """Seats of these validators."""
@@ -185,10 +191,11 @@ def _salts_digest(ballots: Mapping[int, BallotBody]) -> bytes:
 def _audit(
     state: ContestState, inbox: ContestInbox, rung: Rung, seats: Roles, ballots: Mapping[int, BallotBody], seed: bytes
 ) -> tuple[tuple[int, ...], dict[int, bool]]:
-    """The rows that the seed opens, and the ballots that are off on one of them.
+    """The rows that the seed chooses, and the ballots that are off on any row.
 
-    A loss is off if it lies further from the seats' median than the tolerance allows. It is confirmed if a quorum of
-    the day's committee scored the same cell again and the loss is off from their median too.
+    A loss is off if it lies further from the seats' median than the tolerance allows. It is confirmed if its row is one
+    of those that the seed chose, a quorum of the day's committee scored the same cell again, and the loss is off from
+    their median too.
     """
     drawn = draw_seats(
         seed, state.scope.task, state.epoch, len(rung.rows), min(len(rung.rows), state.parameter("audit_rows"))
@@ -200,12 +207,12 @@ def _audit(
         columns = {validator: column for validator, ballot in ballots.items() if (column := ballot.columns[at])}
         if sum(seats.voter_seats[validator] for validator in columns) < seats.quorum:
             continue
-        for row in audited:
+        for row in range(len(rung.rows)):
             tolerance = state.parameter("audit_tolerance") * rung.rows[row].num_tokens
             middle = lower_median([columns[validator][row] for validator in seats.voters if validator in columns])
             for validator, column in columns.items():
                 if abs(column[row] - middle) > tolerance:
-                    truth = again.get((at, row))
+                    truth = again.get((at, row)) if row in audited else None
                     confirmed = truth is not None and abs(column[row] - truth) > tolerance
                     failed[validator] = failed.get(validator, False) or confirmed
     return audited, dict(sorted(failed.items()))
@@ -241,7 +248,7 @@ def run_rung(state: ContestState, inbox: ContestInbox, rung: Rung, submitted: fr
     columns = {validator: ballot.columns for validator, ballot in ballots.items()}
     reveals = {one: from_hex(ballot.reveal) for one, ballot in ballots.items() if ballot.reveal}
     complete = sum(seats.voter_seats[validator] for validator in ballots) >= seats.quorum
-    counted = RungResult(rung, seats, columns, reveals, complete, following)
+    counted = RungResult(rung, seats, columns, reveals, complete, following, WORST[state.terms.scorer])
     if not complete:
         return counted
     audited, failed = _audit(state, inbox, rung, seats, ballots, following)
@@ -270,14 +277,14 @@ def _scores(state: ContestState, result: RungResult) -> dict[bytes, int]:
                 )
                 for validator, value in own.items()
             }
-            scores[payload] = consensus_score(voices, state.terms.rule)
+            scores[payload] = consensus_score(voices, state.terms.rule, WORST[state.terms.scorer])
     return scores
 
 
 def best_first(result: RungResult, payloads: frozenset[bytes]) -> list[bytes]:
-    """Scored payloads among these by ascending loss; ties in the order of the columns, which the seed shuffled."""
+    """Payloads among these that have a loss, by ascending loss; ties in the shuffled order of the columns."""
     return sorted(
-        (payload for payload in result.rung.contenders if payload in payloads and payload in result.scores),
+        (payload for payload in result.rung.contenders if payload in payloads and result.finite(payload)),
         key=lambda payload: result.scores[payload],
     )
 
@@ -300,7 +307,7 @@ def _eliminate(state: ContestState, result: RungResult, submitted: frozenset[byt
 def beats(state: ContestState, results: Sequence[RungResult], copy: bytes, original: bytes) -> bool:
     """Whether a copy is better than its original by z paired standard errors in the last rung that scored both."""
     for result in reversed(results):
-        if copy in result.scores and original in result.scores:
+        if result.finite(copy) and result.finite(original):
             seats = result.differences(copy, original)
             if seats is not None:
                 worse = lower_median([seat.value for seat in seats])

@@ -19,7 +19,7 @@ from flock_ray.protocol.hashing import sha256
 SCORERS = ("strict", "flock")
 MICRO = 1_000_000
 FLOCK_WORST = 999 * MICRO
-"""What FLock's service is told where there is no loss: 999.0. It stands in for one submission's score, in no mean."""
+"""What FLock's service is told where there is no loss: 999.0."""
 
 _CONTEXT_DIGITS = 50
 
@@ -58,13 +58,15 @@ def row_micro_nats(nll: float) -> int:
 
 
 def strict_score(losses: Sequence[int], rows: Sequence[Row]) -> int:
-    """Micro mean over all target tokens: micro-nats a token, floored.
+    """Micro mean over all target tokens: micro-nats a token, floored; MAX_SCORE if a row has no finite loss.
 
     Args:
         losses: micro-nats of each row.
         rows: the same rows.
     """
     assert len(losses) == len(rows) > 0
+    if MAX_SCORE in losses:
+        return MAX_SCORE
     return sum(losses) // sum(row.num_tokens for row in rows)
 
 
@@ -93,6 +95,10 @@ def micro_bits_per_byte(losses: Sequence[int], rows: Sequence[Row]) -> int:
 def _bits(micro_nats: Decimal, num_bytes: int, context: Context) -> int:
     bits = context.divide(micro_nats, context.multiply(context.ln(Decimal(2)), Decimal(num_bytes)))
     return int(bits.to_integral_value(rounding=ROUND_HALF_EVEN, context=context))
+
+
+WORST = {"strict": MAX_SCORE, "flock": FLOCK_WORST}
+"""By scorer: the score of a submission without a finite loss. It is no number, so it enters no mean."""
 
 
 def score(scorer: str, losses: Sequence[int], rows: Sequence[Row]) -> int:

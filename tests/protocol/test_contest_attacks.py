@@ -202,6 +202,33 @@ def test_a_lazy_validator_that_scores_a_tenth_of_the_rows_is_not_paid(knows_the_
     assert total == 0
 
 
+def test_a_validator_is_paid_for_the_losses_that_it_measured() -> None:
+    """It says that it could not get most payloads: it earns about that part of what it would have earned."""
+    sloth = honest().results[0].seats.voters[0]
+
+    def idle(validator: int, payload: bytes, rung: Rung, position: int, loss: int) -> int | None:
+        return None if validator == sloth and payload[0] % 4 else loss
+
+    record = ContestPlay(quality=graded(STATE), measures=idle).record(STATE)
+    assert record.validators[sloth][0] < 0.6 * honest().validators[sloth][0]
+    assert income(record, sloth) < 0.7 * income(honest(), sloth)
+    assert record.ranking == honest().ranking
+
+
+def test_an_adapter_without_a_finite_loss_is_refused_in_the_first_rung_and_spoils_nothing() -> None:
+    def blown(validator: int, payload: bytes, rung: Rung, position: int, loss: int) -> int:
+        return 10**12 if payload == payload_of(1, LEADER) and position == 1 else loss
+
+    record = ContestPlay(quality=graded(STATE), measures=blown).record(STATE)
+    assert (entry_of(record, LEADER).step.reason, income(record, LEADER)) == ("no_loss", 0)
+    assert record.ranking[:3] == NODES[1:4] and len(record.results[1].rung.contenders) < 9
+    liar = ContestPlay(
+        quality=graded(STATE),
+        measures=lambda v, payload, r, i, loss: 10**12 if v == 1 and payload == payload_of(1, LEADER) else loss,
+    ).record(new_contest(rule="mean"))
+    assert liar.ranking[0] == LEADER and not entry_of(liar, LEADER).step.reason
+
+
 def test_a_validator_that_seals_a_ballot_before_it_sees_another_cannot_copy_it() -> None:
     """The copied ballot opens the copier's commitment only if it was known then: an opened copy does not count."""
     sent = ContestPlay(quality=graded(STATE)).messages(STATE)
