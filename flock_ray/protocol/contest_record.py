@@ -90,6 +90,21 @@ class ContestRecord:
         return self.state.epoch
 
     @property
+    def task(self) -> bytes:
+        """The contest's id."""
+        return self.state.scope.task
+
+    @property
+    def seed(self) -> bytes:
+        """Seed of the day."""
+        return self.state.seed
+
+    @property
+    def previous_report(self) -> bytes:
+        """Struct hash of the report of the day before, zero before the first."""
+        return self.state.previous_report
+
+    @property
     def leaves(self) -> tuple[tuple[str, int], ...]:
         """The cumulative reward table: (account, wei earned so far) of every member that earned anything."""
         return tuple((member.account, member.earned) for member in self.members if member.earned)

@@ -7,19 +7,24 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 
+from flock_ray.errors import VerificationError
 from flock_ray.protocol.contest_message import ContestKind, ContestMessage
 from flock_ray.protocol.contest_state import ContestState, Earlier
-from flock_ray.protocol.encoding import Json, canonical_json, to_hex
+from flock_ray.protocol.encoding import Json, canonical_json, parse_canonical, to_hex
 from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import Slash
 from flock_ray.verify.accounting import Accounting, settle_accounts
-from flock_ray.verify.contest_entries import DayMessages, Submission, enter_field, stake_of
+from flock_ray.verify.compare import require, require_equal
+from flock_ray.verify.contest_entries import DayMessages, Submission, enter_field, open_contest_message, stake_of
 from flock_ray.verify.contest_numbers import faded, next_factor, product, raised, whole_weights
 from flock_ray.verify.contest_race import Rung, outdoes, own_scores, race, ranked
 from flock_ray.verify.draw import digest_of_reveals, seats_of, seed_after, seed_after_skip
 from flock_ray.verify.payment import shares
+from flock_ray.verify.report import Report, SigningDomain, merkle_root
 
 _MOST_SLASHES = 16
+_MAX_RECORD_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,24 @@ class DayReplay:
         """The record's canonical bytes."""
         return canonical_json(self.fields)
 
+    def report(self, domain: SigningDomain, relayer: bytes) -> Report:
+        """The report that carries the record to the contract at `domain`; `relayer` is an account of 20 bytes."""
+        state, task = self.state, self.state.scope.task
+        leaves = [(member.account, member.earned) for member in self.accounting.members if member.earned]
+        return Report(
+            task=task,
+            epoch=state.epoch,
+            previous_report=state.previous_report,
+            seed=state.seed,
+            reveals_digest=digest_of_reveals(self.reveals),
+            rewards_root=merkle_root(domain.leaf(task, account, wei) for account, wei in leaves),
+            rewards_total=sum(wei for _, wei in leaves),
+            slashes=tuple((slash.member, slash.amount) for slash in self.accounting.slashes),
+            model_hash=self.adapter,
+            record_hash=sha256(self.record),
+            relayer=relayer,
+        )
+
     def following(self, report_hash: bytes) -> ContestState:
         """The state after the day, once its report was signed."""
         money, known = self.accounting, {one.payload for one in self.state.earlier}
@@ -159,6 +182,28 @@ def replay_day(state: ContestState, messages: Iterable[ContestMessage]) -> DayRe
     return DayReplay(
         state, sent, entered.submissions, rungs, ranking, final_ranking, validators, rewards, accounting, held
     )
+
+
+def check_day(state: ContestState, signed: Iterable[SignedMessage], domain: SigningDomain, claimed: bytes) -> DayReplay:
+    """Replay a day from what its members signed, and compare the record that is claimed of it.
+
+    Args:
+        state: before the day, with its rows.
+        signed: messages and signatures.
+        domain: where signatures are valid.
+        claimed: the record's bytes.
+
+    Raises:
+        VerificationError: a signature does not hold, or the record says something else; the text names the first thing.
+    """
+    replay = replay_day(state, [open_contest_message(one, state, domain) for one in signed])
+    try:
+        record = parse_canonical(claimed, _MAX_RECORD_BYTES)
+    except ValueError as error:
+        raise VerificationError(f"day {state.epoch}: the record is not canonical: {error}") from None
+    require_equal(record, replay.fields, f"day {state.epoch}: record")
+    require(claimed == replay.record, f"day {state.epoch}: the record has fields that no rule gives it")
+    return replay
 
 
 def skipped_day(state: ContestState) -> ContestState:

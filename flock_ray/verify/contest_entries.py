@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from flock_ray.chain.keys import recover
+from flock_ray.errors import VerificationError
 from flock_ray.protocol.contest_message import ContestKind, ContestMessage, Finding, GateBody, ManifestBody
 from flock_ray.protocol.contest_state import ContestState
 from flock_ray.protocol.encoding import from_hex
 from flock_ray.protocol.hashing import keccak, tag, tagged, word
-from flock_ray.protocol.message import AcknowledgementBody, CommitmentBody
+from flock_ray.protocol.message import AcknowledgementBody, CommitmentBody, SignedMessage
 from flock_ray.verify.draw import Seats, seats_of
+from flock_ray.verify.report import SigningDomain
 
 _ORDER = tuple(ContestKind)
 
@@ -49,6 +52,26 @@ class DayMessages:
     def members(self, kind: ContestKind) -> list[int]:
         """Who sent a message of a kind, or several."""
         return sorted(member for sent, member in self.sent if sent is kind)
+
+
+def open_contest_message(signed: SignedMessage, state: ContestState, domain: SigningDomain) -> ContestMessage:
+    """The message that a member signed for the day that `state` starts.
+
+    Raises:
+        VerificationError: the bytes do not parse, are of another contest or day, or are not signed by their member.
+    """
+    try:
+        message = ContestMessage.parse(signed.data)
+    except ValueError as error:
+        raise VerificationError(f"no message of the schema: {error}") from None
+    if message.task != state.scope.task or message.epoch != state.epoch:
+        raise VerificationError(f"a {message.kind} of day {message.epoch} of contest 0x{message.task.hex()}")
+    if message.member >= len(state.members):
+        raise VerificationError(f"a {message.kind} of member {message.member}, whom the contest does not have")
+    digest = domain.message_digest(message.task, message.epoch, state.seed, str(message.kind), message.digest)
+    if recover(digest, signed.signature) != state.members[message.member].account:
+        raise VerificationError(f"member {message.member} did not sign this {message.kind}")
+    return message
 
 
 @dataclass

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.cluster.attestation import report_of
 from flock_ray.protocol import (
     contest,
     contest_consensus,
@@ -20,14 +22,16 @@ from flock_ray.protocol import (
 from flock_ray.protocol.contest import advance_day, derive_day, skip_day
 from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.contest_state import ContestState
-from flock_ray.protocol.hashing import keccak
 from flock_ray.verify import contest as second
 from flock_ray.verify import contest_entries as second_entries
 from flock_ray.verify import contest_numbers as second_numbers
 from flock_ray.verify import contest_race as second_race
 from flock_ray.verify.contest import DayReplay, replay_day, skipped_day
+from flock_ray.verify.report import SigningDomain
 from tests.protocol.contest_mischief import contests, mischief
 from tests.protocol.contest_players import ContestPlay, graded, new_contest, opened
+
+RELAYER = "0x" + "11" * 20
 
 
 def agree(state: ContestState, theirs: ContestRecord, ours: DayReplay) -> ContestState:
@@ -36,9 +40,12 @@ def agree(state: ContestState, theirs: ContestRecord, ours: DayReplay) -> Contes
     assert [(account, wei) for account, wei in theirs.leaves] == [
         (member.account, member.earned) for member in ours.accounting.members if member.earned
     ]
-    report = keccak(theirs.data)
-    following = ours.following(report)
-    assert following == advance_day(state, theirs, report)
+    domain = Domain(state.scope.chain_id, "0x" + state.scope.contract.hex(), RELAYER)
+    signing_domain = SigningDomain(state.scope.chain_id, state.scope.contract, bytes.fromhex(RELAYER[2:]))
+    report = ours.report(signing_domain, bytes.fromhex(RELAYER[2:]))
+    assert report.hash == report_hash(report_of(theirs, domain, RELAYER))  # type: ignore[arg-type]
+    following = ours.following(report.hash)
+    assert following == advance_day(state, theirs, report.hash)
     return opened(following)
 
 
