@@ -119,6 +119,17 @@ def with_rank(shapes: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
     return {key: (rank, shape[1]) if key.endswith(LORA_A) else (shape[0], rank) for key, shape in shapes.items()}
 
 
+def padded(adapter: Adapter, rank: int) -> Adapter:
+    """The same products with factors of a larger rank, filled up with zeros; under the scaling 1."""
+    shapes = with_rank({key: tuple(factor.shape) for key, factor in adapter.items()}, rank)
+    result = {key: torch.zeros(shape) for key, shape in sorted(shapes.items())}
+    for key, factor in adapter.items():
+        rows, columns = factor.shape
+        assert rows <= shapes[key][0] and columns <= shapes[key][1]
+        result[key][:rows, :columns] = factor
+    return result
+
+
 def _declared(folder: Path) -> _Declared:
     path = folder / CONFIG
     if not path.is_file():

@@ -52,7 +52,7 @@ def new_contest(
         "start_adapter": sha256(b"initial adapter"),
         "num_epochs": days,
         "num_voters": 5,
-        "num_proposers": 0,
+        "num_proposers": 1,
         "max_unsettled": 1,
         "pool": 3_000 * TOKEN,
         "min_stake": SLOT,

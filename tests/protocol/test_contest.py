@@ -52,6 +52,11 @@ def test_the_best_are_ranked_first_and_only_the_top_are_paid() -> None:
     assert not record.slashes
 
 
+def test_the_bytes_of_terms_and_record_change_only_with_the_protocol() -> None:
+    assert STATE.terms.digest().hex() == ("4402ab165ff822fd911e148eaa48b5bd2ad2ec7e2a66240e04334f460506165b")
+    assert honest().digest.hex() == "6e8e0617c5f91139ed5d1825bfb46c207a3845342644e586c75e6c97ef1ef154"
+
+
 def test_rungs_spend_rows_where_they_matter() -> None:
     """Sixteen submissions on 4 rows, then the kept ones on 16 and 64: a third of all rows on all submissions."""
     first, second, third = honest().results
