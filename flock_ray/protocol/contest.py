@@ -5,7 +5,7 @@ Every signer of a day's record calls `derive_day` on the signed messages and sig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flock_ray.protocol.contest_entries import SLASHED_FINDINGS, Entries, Entry, Status, Step, enter
@@ -82,28 +82,37 @@ def note(entries: Entries, result: RungResult) -> None:
             entry.steps.append(Step("scored", phase))
 
 
+def _order(results: Sequence[RungResult], payloads: Collection[bytes]) -> list[bytes]:
+    """Payloads in the order of pay: who came furthest first, then by the joint score in the last rung of each."""
+    placed: dict[bytes, None] = {}
+    for result in reversed(results):
+        placed |= dict.fromkeys(one for one in best_first(result, payloads) if one not in placed)
+    return list(placed)
+
+
 def _finish(state: ContestState, entries: Entries, results: Sequence[RungResult], phase: str) -> None:
-    """Rank who was not eliminated, and say which copies are unpaid."""
-    for entry in entries.all:
-        if entry.step.state == "refused" or entry.payload is None:
-            continue
-        if not results:
+    """Rank who was not eliminated, and say which copies are unpaid: of one original's at most the best is paid."""
+    standing = {entry.payload: entry for entry in entries.all if entry.step.state != "refused" and entry.payload}
+    if not results:
+        for entry in standing.values():
             entry.steps.append(Step("refused", phase, "no_quorum"))
-            continue
-        entry.unpaid = entry.copy_of is not None and not beats(state, results, entry.payload, entry.copy_of)
-        if entry.running:
-            entry.steps.append(Step("ranked", phase, "copy" if entry.unpaid else ""))
+        return
+    rewarded: set[bytes] = set()
+    for payload in _order(results, standing):
+        for entry in entries.all:
+            if entry.payload == payload and entry.copy_of is not None and entry.step.state != "refused":
+                entry.unpaid = entry.copy_of in rewarded or not beats(state, results, payload, entry.copy_of)
+                if not entry.unpaid:
+                    rewarded.add(entry.copy_of)
+    for entry in entries.running():
+        entry.steps.append(Step("ranked", phase, "copy" if entry.unpaid else ""))
 
 
 def _ranking(entries: Entries, results: Sequence[RungResult]) -> tuple[Entry, ...]:
-    """Paid submissions: who came furthest first, then by the joint score in the last rung that each was in."""
+    """Paid submissions in the order of pay; of the same bytes the one with the lowest id."""
     paid = [entry for entry in entries.all if entry.step.state in ("ranked", "eliminated") and not entry.unpaid]
     owners = {entry.payload: entry for entry in sorted(paid, key=lambda entry: -(entry.number or 0)) if entry.payload}
-    placed: dict[bytes, Entry] = {}
-    for result in reversed(results):
-        for payload in best_first(result, frozenset(owners)):
-            placed.setdefault(payload, owners[payload])
-    return tuple(placed.values())
+    return tuple(owners[payload] for payload in _order(results, owners))
 
 
 def play_day(state: ContestState, inbox: ContestInbox) -> Day:
@@ -112,8 +121,7 @@ def play_day(state: ContestState, inbox: ContestInbox) -> Day:
     entries = enter(state, inbox)
     results: list[RungResult] = []
     while rung := next_rung(state, entries, results):
-        submitted = frozenset(entry.payload for entry in entries.running() if entry.payload)
-        results.append(run_rung(state, inbox, rung, submitted))
+        results.append(run_rung(state, inbox, rung, entries.racing()))
         if results[-1].complete:
             note(entries, results[-1])
     complete = [result for result in results if result.complete]

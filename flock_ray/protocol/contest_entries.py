@@ -139,6 +139,14 @@ class Entries:
         """Those in the race: let through the gate, and not refused or eliminated since."""
         return [entry for entry in self.all if entry.running]
 
+    def racing(self) -> dict[bytes, bool]:
+        """{payload: whether one of its submissions is no copy} of those in the race."""
+        racing: dict[bytes, bool] = {}
+        for entry in self.running():
+            assert entry.payload is not None
+            racing[entry.payload] = racing.get(entry.payload, False) or entry.copy_of is None
+        return racing
+
 
 def _committed(state: ContestState, inbox: ContestInbox) -> list[Entry]:
     """An entry for each node's commitment; those that no quorum of seats listed are refused."""

@@ -7,7 +7,7 @@ seats eliminates anybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flock_ray.protocol.contest_consensus import Voice, consensus_score, lower_median
@@ -233,14 +233,14 @@ def _rescored(state: ContestState, inbox: ContestInbox, rung: Rung) -> dict[tupl
     return agreed
 
 
-def run_rung(state: ContestState, inbox: ContestInbox, rung: Rung, submitted: frozenset[bytes]) -> RungResult:
+def run_rung(state: ContestState, inbox: ContestInbox, rung: Rung, racing: Mapping[bytes, bool]) -> RungResult:
     """Count, audit and score a rung's ballots, and eliminate.
 
     Args:
         state: of the day.
         inbox: its messages.
         rung: what was asked.
-        submitted: contenders that are submissions of the day, no mere references.
+        racing: {payload: whether it is no copy} of the submissions of the day; other contenders are mere references.
     """
     seats = rung.committee(state)
     ballots = _counting(state, inbox, rung, seats)
@@ -255,7 +255,7 @@ def run_rung(state: ContestState, inbox: ContestInbox, rung: Rung, submitted: fr
     scored = replace(counted, audited=audited, failed=failed, scores=_scores(state, counted))
     if rung.name in state.rungs[len(state.terms.rung_rows) - 1 :]:  # the last rung and set B rank, and eliminate nobody
         return scored
-    return replace(scored, eliminated=_eliminate(state, scored, submitted))
+    return replace(scored, eliminated=_eliminate(state, scored, racing))
 
 
 def own_scores(state: ContestState, result: RungResult, payload: bytes) -> dict[int, int]:
@@ -281,7 +281,7 @@ def _scores(state: ContestState, result: RungResult) -> dict[bytes, int]:
     return scores
 
 
-def best_first(result: RungResult, payloads: frozenset[bytes]) -> list[bytes]:
+def best_first(result: RungResult, payloads: Collection[bytes]) -> list[bytes]:
     """Payloads among these that have a loss, by ascending loss; ties in the shuffled order of the columns."""
     return sorted(
         (payload for payload in result.rung.contenders if payload in payloads and result.finite(payload)),
@@ -289,13 +289,20 @@ def best_first(result: RungResult, payloads: frozenset[bytes]) -> list[bytes]:
     )
 
 
-def _eliminate(state: ContestState, result: RungResult, submitted: frozenset[bytes]) -> dict[bytes, Eliminated]:
-    """The submissions that are worse, beyond the band, than the last one of those to keep."""
-    order = best_first(result, submitted)
-    keep = max(state.parameter("top_nodes"), -(-len(order) // state.parameter("keep_one_in")))
+def _eliminate(state: ContestState, result: RungResult, racing: Mapping[bytes, bool]) -> dict[bytes, Eliminated]:
+    """The submissions that are worse, beyond the band, than the last one of those to keep.
+
+    Copies do not count among those to keep, so that nobody crowds others out with them.
+    """
+    originals = best_first(result, [payload for payload, original in racing.items() if original])
+    if not originals:
+        return {}
+    keep = max(state.parameter("top_nodes"), -(-len(originals) // state.parameter("keep_one_in")))
+    last = originals[min(keep, len(originals)) - 1]
+    order = best_first(result, racing)
     eliminated = {}
-    for payload in order[keep:]:
-        seats = result.differences(payload, order[keep - 1])
+    for payload in order[order.index(last) + 1 :]:
+        seats = result.differences(payload, last)
         if seats is not None:
             worse = lower_median([seat.value for seat in seats])
             width = band([seat.standard_error for seat in seats], state.terms)

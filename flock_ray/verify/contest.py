@@ -212,28 +212,39 @@ def skipped_day(state: ContestState) -> ContestState:
 
 
 def _finish(state: ContestState, submissions: Sequence[Submission], rungs: Sequence[Rung], phase: str) -> None:
-    for one in submissions:
-        if one.steps[-1][0] == "refused" or one.payload is None:
-            continue
+    """End every submission's way; the best copy of an original is paid if it outdoes it, other copies never."""
+    left = [one for one in submissions if one.payload is not None and one.steps[-1][0] != "refused"]
+    places = {payload: place for place, payload in enumerate(_placed(state, left, rungs))}
+    paid_copies: dict[bytes, int] = {}
+    for one in sorted(left, key=lambda one: (places.get(one.payload or b"", 0), one.member)):
         if not rungs:
             one.refuse(phase, "no_quorum")
             continue
-        one.unpaid = one.copy_of is not None and not outdoes(state, rungs, one.payload, one.copy_of)
+        assert one.payload is not None
+        if one.copy_of is not None:
+            one.unpaid = paid_copies.get(one.copy_of, 0) > 0 or not outdoes(state, rungs, one.payload, one.copy_of)
+            paid_copies[one.copy_of] = paid_copies.get(one.copy_of, 0) + (not one.unpaid)
         if not one.out:
             one.steps.append(("ranked", phase, "copy" if one.unpaid else ""))
 
 
+def _placed(state: ContestState, submissions: Sequence[Submission], rungs: Sequence[Rung]) -> list[bytes]:
+    """Payloads from the last rung to the first, those that are not placed yet."""
+    payloads = {one.payload for one in submissions if one.payload}
+    order: list[bytes] = []
+    for rung in reversed(rungs):
+        order += [payload for payload in ranked(state, rung, payloads) if payload not in order]
+    return order
+
+
 def _ranking(state: ContestState, submissions: Sequence[Submission], rungs: Sequence[Rung]) -> list[Submission]:
-    """Paid submissions in the order of pay: from the last rung to the first, those not placed yet."""
+    """Paid submissions in the order of pay, of the same bytes the first id."""
     standing = [one for one in submissions if one.steps[-1][0] in ("ranked", "eliminated") and not one.unpaid]
     owner: dict[bytes, Submission] = {}
     for one in sorted(standing, key=lambda one: one.number or 0):
         assert one.payload is not None
         owner.setdefault(one.payload, one)
-    order: list[bytes] = []
-    for rung in reversed(rungs):
-        order += [payload for payload in ranked(state, rung, owner) if payload not in order]
-    return [owner[payload] for payload in order]
+    return [owner[payload] for payload in _placed(state, standing, rungs)]
 
 
 def _validators(state: ContestState, rungs: Sequence[Rung]) -> dict[int, tuple[int, int, bool]]:

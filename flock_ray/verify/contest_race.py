@@ -81,7 +81,7 @@ def race(state: ContestState, sent: DayMessages, entered: Field) -> list[Rung]:
         _audit(state, sent, rung)
         _score(state, rung)
         if names.index(name) < len(terms.rung_rows) - 1:
-            _eliminate(state, rung, {one.payload for one in racing if one.payload})
+            _eliminate(state, rung, racing)
         _tell(state, rung, racing)
         seed = rung.following
     return rungs
@@ -220,12 +220,16 @@ def ranked(state: ContestState, rung: Rung, payloads: Collection[bytes]) -> list
     return [payload for score, _, payload in sorted(scored) if score < none and payload in payloads]
 
 
-def _eliminate(state: ContestState, rung: Rung, submitted: Collection[bytes]) -> None:
-    terms, order = state.terms, ranked(state, rung, submitted)
+def _eliminate(state: ContestState, rung: Rung, racing: Sequence[Submission]) -> None:
+    """Eliminate whoever is worse than the last of the best originals; copies take nobody's place."""
+    terms = state.terms
+    own = ranked(state, rung, {one.payload for one in racing if one.payload and one.copy_of is None})
     part = terms.mechanism_parameters["keep_one_in"]
-    keep = max(terms.mechanism_parameters["top_nodes"], (len(order) + part - 1) // part)
-    for payload in order[keep:]:
-        compared = rung.compared(payload, order[keep - 1])
+    kept = own[: max(terms.mechanism_parameters["top_nodes"], (len(own) + part - 1) // part)]
+    order = ranked(state, rung, {one.payload for one in racing if one.payload})
+    behind = order[order.index(kept[-1]) + 1 :] if kept else []
+    for payload in behind:
+        compared = rung.compared(payload, kept[-1])
         if compared is not None:
             band = max(terms.band_floor, min(terms.band_ceiling, terms.band_z_bp * compared[1] // 10_000))
             if compared[0] > band:

@@ -145,9 +145,9 @@ class ContestPlay:
         results: list[RungResult] = []
         while rung := self._next_rung(state, sent, results):
             self._ballots(state, rung, sent)
-            submitted = self._submitted(state, sent, results)
+            racing = self._entries(state, sent, results).racing()
             self._rescore(state, rung, sent)
-            results.append(run_rung(state, ContestInbox(sent), rung, submitted))
+            results.append(run_rung(state, ContestInbox(sent), rung, racing))
         return sent
 
     def record(self, state: ContestState) -> ContestRecord:
@@ -191,12 +191,6 @@ class ContestPlay:
             if result.complete:
                 note(entries, result)
         return entries
-
-    def _submitted(
-        self, state: ContestState, sent: list[ContestMessage], results: list[RungResult]
-    ) -> frozenset[bytes]:
-        entries = self._entries(state, sent, results)
-        return frozenset(entry.payload for entry in entries.running() if entry.payload)
 
     def _columns(self, validator: int, rung: Rung) -> tuple[Column, ...]:
         columns: list[Column] = []
