@@ -6,6 +6,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
+from flock_ray.protocol.ballot import MAX_SCORE
 from flock_ray.protocol.contest_consensus import RULES
 from flock_ray.protocol.contest_message import ContestKind, ContestMessage, Finding
 from flock_ray.protocol.contest_state import PARAMETERS, ContestState
@@ -38,6 +39,7 @@ def contests(draw: st.DrawFn) -> ContestState:
         pool=random.choice([0, 1, 999, 10**21]),
         slash_fraction_bp=random.choice([0, 1_000, 6_000, 10_000]),
         band_z_bp=random.choice([0, 20_000]),
+        band_floor=random.choice([0, 100]),
     )
 
 
@@ -46,16 +48,17 @@ def mischief(random: Random, state: ContestState) -> list[ContestMessage]:
     rate = random.choice([0.0, 0.05, 0.25])
     nodes = [number for number, member in enumerate(state.members) if not member.slots]
     liars = {number for number in range(len(state.members)) if random.random() < rate}
-    lie = random.choice([-(10**6), 10**6, 10**12])
+    lie = random.choice(
+        [lambda loss: max(0, loss - 10**6), lambda loss: loss + 10**6, lambda _: MAX_SCORE, lambda _: None]
+    )
+    grain = random.choice([1, 1, 10**7])  # losses so coarse that many are equal
     known = [one.payload for one in state.earlier] + [payload_of(state.epoch, node) for node in nodes]
     copies = {payload_of(state.epoch, node): random.choice(known) for node in nodes if random.random() < rate}
     bad = {payload_of(state.epoch, node): random.choice(list(Finding)) for node in nodes if random.random() < rate}
     play = ContestPlay(
         quality=graded(state),
         payloads={node: random.choice(known) for node in nodes if known and random.random() < rate},
-        measures=lambda v, payload, rung, i, loss: (
-            (None if lie == 10**12 else min(10**12, max(0, loss + lie))) if v in liars else loss
-        ),
+        measures=lambda v, payload, rung, i, loss: lie(loss) if v in liars else loss - loss % grain,
         gates=lambda v, payload: bad.get(payload, Finding.VALID),
         copy_of=copies.get,
         lists=lambda v, node: (v * node) % 7 != 0 if v in liars else True,
