@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flock_ray.protocol.contest_message import BallotBody, ContestKind, RescoreBody
@@ -117,25 +117,17 @@ def _count(
         if sealed is None or opened is None:
             continue
         ballot = opened.read(BallotBody)
-        if (ballot.reveal is not None) != reveals or from_hex(ballot.contenders) != about:
-            continue
-        if [len(column) for column in ballot.columns if column is not None] != [len(places)] * sum(
-            column is not None for column in ballot.columns
-        ) or len(ballot.columns) != len(contenders):
-            continue
         preimage = from_hex(ballot.reveal) if ballot.reveal else bytes(32)
-        if reveals and not leads_to(state.members[voter].chain_tip, preimage, state.epoch):
+        if (
+            from_hex(ballot.contenders) != about
+            or len(ballot.columns) != len(contenders)
+            or any(column is not None and len(column) != len(places) for column in ballot.columns)
+            or (ballot.reveal is not None) != reveals
+            or (reveals and not leads_to(state.members[voter].chain_tip, preimage, state.epoch))
+        ):
             continue
-        words = (state.scope.task, state.epoch, voter, sha256(name.encode()), about)
-        root = _root(
-            tagged(
-                "flock_ray/contest/row/1",
-                row,
-                sha256(canonical_json([column[row] if column is not None else None for column in ballot.columns])),
-            )
-            for row in range(len(places))
-        )
-        commitment = tagged("flock_ray/contest/ballot/1", *words, root, from_hex(ballot.salt), preimage)
+        words = (state.scope.task, state.epoch, voter, sha256(name.encode()), about, _rows_root(ballot, len(places)))
+        commitment = tagged("flock_ray/contest/ballot/1", *words, from_hex(ballot.salt), preimage)
         if commitment == from_hex(sealed.read(CommitmentBody).commitment):
             ballots[voter] = ballot
     salts = salts_digest((voter, from_hex(ballots[voter].salt)) for voter in sorted(ballots))
@@ -153,9 +145,10 @@ def _count(
     )
 
 
-def _root(leaves: Iterable[bytes]) -> bytes:
-    """Merkle root over leaves in their order; a last odd one moves up alone."""
-    level = list(leaves)
+def _rows_root(ballot: BallotBody, num_rows: int) -> bytes:
+    """Merkle root over a ballot's rows in their order; a last odd node moves up alone."""
+    rows = ([column[row] if column is not None else None for column in ballot.columns] for row in range(num_rows))
+    level = [tagged("flock_ray/contest/row/1", row, sha256(canonical_json(losses))) for row, losses in enumerate(rows)]
     while len(level) > 1:
         above = [tagged("flock_ray/contest/node/1", *level[place : place + 2]) for place in range(0, len(level) - 1, 2)]
         if len(level) % 2:
