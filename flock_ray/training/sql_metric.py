@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from flock_ray.errors import DataError
+from flock_ray.protocol.contest_scores import MICRO
 from flock_ray.training.sql_databases import Schema, fill, parse_schema
 from flock_ray.training.sql_text import Token, mutants, normalised, tokens
 
@@ -147,6 +148,18 @@ class SqlMetric:
             return False
         query = normalised(answer, self.schema.names)
         return bool(query) and self._same(question, query)
+
+    def losses(self, questions: Sequence[SqlQuestion], answers: Sequence[str]) -> tuple[int, ...]:
+        """What a ballot holds of answers: 0 where one is right, 10^6 where not; a contest's rows count as one token.
+
+        Args:
+            questions: that count.
+            answers: to each.
+        """
+        return tuple(
+            0 if self.matches(question, answer) else MICRO
+            for question, answer in zip(questions, answers, strict=True)
+        )
 
     def _same(self, question: SqlQuestion, query: str) -> bool:
         for database, expected in zip(self._databases, question.results, strict=True):

@@ -133,13 +133,13 @@ class ContestPlay:
         """Everything that is sent on the day that `state` starts."""
         nodes = [number for number, member in enumerate(state.members) if not member.slots]
         sent = self._commit(state, nodes)
-        entries, _ = reveal(state, ContestInbox(sent))
+        entries, shuffle = reveal(state, ContestInbox(sent))
         committee = sorted(set(state.roles.voters))
         payloads = sorted({entry.payload for entry in entries if entry.running and entry.payload})
         for validator in committee:
             findings = []
             for payload in payloads:
-                original = self.copy_of(payload)
+                original = self.original_of(payload, payloads, state, shuffle)
                 findings.append([to_hex(payload), str(self.gates(validator, payload)), original and to_hex(original)])
             self._send(sent, state, ContestKind.GATE, validator, {"findings": findings})
         results: list[RungResult] = []
@@ -149,6 +149,10 @@ class ContestPlay:
             self._rescore(state, rung, sent)
             results.append(run_rung(state, ContestInbox(sent), rung, racing))
         return sent
+
+    def original_of(self, payload: bytes, payloads: list[bytes], state: ContestState, shuffle: bytes) -> bytes | None:
+        """What validators find a payload to be a copy of, among earlier ones and the day's `payloads`."""
+        return self.copy_of(payload)
 
     def record(self, state: ContestState) -> ContestRecord:
         """The record of the day."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flock_ray.errors import DataError
+from flock_ray.protocol.contest_scores import Row, strict_score
 from flock_ray.training.sql_databases import fill, parse_schema
 from flock_ray.training.sql_metric import SqlMetric, SqlQuestion
 from flock_ray.training.sql_text import mutants, normalised, text_of, tokens
@@ -86,6 +87,14 @@ def test_wrong_answers_do_not_match() -> None:
         "SELECT count(*) FROM pets WHERE weight > 10 --" + " " * 30_000,
     ):
         assert not metric("pets_1").matches(one, wrong), wrong
+
+
+def test_losses_of_answers_make_the_share_of_wrong_ones_a_score() -> None:
+    golds = ["SELECT count(*) FROM pets WHERE weight  >  10", "SELECT PetID FROM pets ORDER BY weight"]
+    questions = [question("pets_1", gold) for gold in golds]
+    losses = metric("pets_1").losses(questions, [golds[0], "SELECT PetID FROM pets ORDER BY pet_age"])
+    assert losses == (0, 1_000_000)
+    assert strict_score(losses, [Row(bytes(32), 1, 1)] * 2) == 500_000
 
 
 def test_order_counts_where_the_gold_query_orders() -> None:
