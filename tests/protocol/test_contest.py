@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.contest import derive_day, skip_day, statuses
 from flock_ray.protocol.contest_entries import REASONS
-from flock_ray.protocol.contest_message import ContestInbox, ContestKind, Finding
+from flock_ray.protocol.contest_message import ContestInbox, ContestKind, ContestMessage, Finding
 from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.contest_scores import Row
 from flock_ray.protocol.contest_state import ContestState, Window
@@ -33,6 +34,11 @@ from tests.protocol.contest_players import (
 
 STATE = new_contest()
 NODES = tuple(range(7, 23))
+
+
+@cache
+def honest_messages() -> tuple[ContestMessage, ...]:
+    return tuple(ContestPlay().messages(STATE)[::7])
 
 
 def honest(state: ContestState = STATE) -> ContestRecord:
@@ -278,3 +284,16 @@ def test_messages_are_read_once_and_strictly() -> None:
     for kind, body in bad:
         with pytest.raises(ValueError):
             message(STATE, kind, 0, body)
+
+
+@given(st.data())
+def test_hostile_bytes_are_refused_with_a_value_error_or_are_canonical(data: st.DataObject) -> None:
+    good = data.draw(st.sampled_from(honest_messages())).data
+    place = data.draw(st.integers(0, len(good) - 1))
+    cut = data.draw(st.binary(max_size=6))
+    for hostile in (data.draw(st.binary(max_size=40)), good[:place] + cut + good[place + len(cut) :], good[:place]):
+        try:
+            read = ContestMessage.parse(hostile)
+        except ValueError:
+            continue
+        assert ContestMessage(read.kind, read.task, read.epoch, read.member, read.body).data == hostile
