@@ -15,10 +15,13 @@ from flock_ray.protocol.hashing import keccak
 from tests.protocol.contest_players import ContestPlay, graded, message, new_contest, payload_of
 
 
-@st.composite
-def contests(draw: st.DrawFn) -> ContestState:
+def contests() -> st.SearchStrategy[ContestState]:
+    """Contests of many kinds."""
+    return st.randoms(use_true_random=False).map(random_contest)
+
+
+def random_contest(random: Random) -> ContestState:
     """A contest with terms, stakes and parameters of many kinds."""
-    random = draw(st.randoms(use_true_random=False))
     num_nodes, validators = random.choice([0, 1, 6, 9]), random.choice([6, 7, 9])
     names = [name for name in PARAMETERS if name != "audit_tolerance" and random.random() < 0.3]
     parameters = {
@@ -34,7 +37,7 @@ def contests(draw: st.DrawFn) -> ContestState:
         stakes={node: random.choice([0, 1, 10**21, 10**23]) for node in range(validators, validators + num_nodes)},
         parameters=parameters,
         rung_rows=random.choice([(64,), (2, 64), (1, 4, 64)]),
-        rule=draw(st.sampled_from(RULES)),
+        rule=random.choice(RULES),
         scorer=random.choice(["strict", "flock"]),
         pool=random.choice([0, 1, 999, 10**21]),
         slash_fraction_bp=random.choice([0, 1_000, 6_000, 10_000]),
