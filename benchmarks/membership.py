@@ -82,7 +82,8 @@ class Members(Phases):
     def __init__(self, config: Config) -> None:
         """Derive their keys."""
         self.config = config
-        self.signers = {silo: run_signer(config.seed, f"member-{silo}") for silo in range(config.alliance.num_members)}
+        owners_of = range(config.alliance.num_members + config.alliance.candidates)
+        self.signers = {silo: run_signer(config.seed, f"member-{silo}") for silo in owners_of}
         hashes = ModelHashes(keccak(b"weights"), keccak(b"config.json"), keccak(b"tokenizer"))
         terms = terms_of(config)
         self.terms = with_model(terms, run_signer(config.seed, "creator").address, hashes, _ADAPTER)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from flock_ray.cluster.trainer import Trainer
+from flock_ray.cluster.trainer import RowsOf, Trainer
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
 from flock_ray.training.data import Example, Silo
@@ -109,8 +110,8 @@ class SimulatedEngine:
 class SimulatedTrainer(Trainer):
     """The real trainer, whose jobs tell the engine whose they are."""
 
-    def _job(self, member: int, epoch: int, start: bytes) -> SimulatedJob:
-        job = super()._job(member, epoch, start)
+    def _job(self, member: int, epoch: int, start: bytes, rows_of: RowsOf | None) -> SimulatedJob:
+        job = super()._job(member, epoch, start, rows_of)
         return SimulatedJob(job.adapter, job.batches, job.settings, member, epoch)
 
 
@@ -134,7 +135,14 @@ class SimulatedBench(Workbench):
             dtype=torch.float32,
             device=torch.device("cpu"),
             num_parameters=0,
+            folder=Path(),
         )
+
+    def _look_at_model(self) -> tuple[str, tuple[str, ...]]:
+        return "stacked", ()
+
+    def try_step(self) -> None:
+        """Nothing: there is no model to try."""
 
     def _load_silo(self, member: int) -> Silo:
         train, *heldout = (Example.of([member, token], [True, True]) for token in (2, 3, 4))

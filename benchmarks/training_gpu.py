@@ -11,6 +11,7 @@ import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -106,7 +107,7 @@ class Bench:
         with step(f"{shape}: matrix products"):
             self.rates = gemm_rate(torch.bfloat16, device, (4096, 8192) if device.type == "cuda" else (256,))
         size = sum(parameter.numel() for parameter in model.parameters())
-        base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device)  # type: ignore[arg-type]  # no tokenizer
+        base = BaseModel(model, None, shape, b"", torch.bfloat16, size, device, Path())  # type: ignore[arg-type]  # no tokenizer
         self.engine = StackedEngine(base, SPEC, StackedOptions())
 
     def compile(self) -> None:

@@ -17,13 +17,16 @@ from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.config import AllianceConfig, AskedChange
+from flock_ray.errors import ChainError
 from flock_ray.protocol.message import Kind, SignedMessage
 from flock_ray.protocol.record import Record
-from flock_ray.protocol.roster import Change
-from flock_ray.protocol.state import MemberState, TaskState
+from flock_ray.protocol.state import TaskState
 
 MAX_COORDINATORS = 3
 """That may be lost one after the other in an epoch before the run ends."""
+
+REMEMBERED = 100
+"""Epochs that a run can go back when the chain turns out to have abandoned one; a resumed run goes back further."""
 
 T = TypeVar("T")
 Arrivals = Callable[[Results], Results]
@@ -94,6 +97,7 @@ class Alliance:
         self._new_coordinator = new_coordinator
         self.coordinator = new_coordinator()
         self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
+        self._asked_until = 0  # epoch up to which members were asked to come and go
 
     def run(self, task: RunningTask, earlier: Iterable[SignedEpoch] = ()) -> TaskState:
         """All epochs from `task` on; `earlier` are those signed by an earlier run, settled again where it is open."""
@@ -101,6 +105,7 @@ class Alliance:
             self._before[epoch.state.epoch] = epoch.state
             if epoch.settlement is None:
                 self.ledger.settle(epoch.state, epoch.record, epoch.attestation)
+        task, _ = self._let_in(task)  # before anybody begins: who joined may have signed in an earlier process
         self._with_coordinator(self.begin, task)
         while True:
             task = self._follow_chain(task, at_most_open=self.settings.max_unsettled)
@@ -146,7 +151,7 @@ class Alliance:
     def propose(self, task: RunningTask) -> tuple[Record, Bulletin]:
         """All messages of an epoch, and the record that the coordinator derives from them."""
         self._started, self._seconds = time.perf_counter(), dict[str, float]()
-        self._before[task.state.epoch] = task.state
+        self._remember(task.state)
         self.nodes.resume_from(task)
         self.observer.epoch_begins(task.state)
         nodes, exchange = self.nodes, self.exchange
@@ -161,6 +166,10 @@ class Alliance:
         exchange("reveal_ballots_b", Kind.BALLOT_B, nodes.reveal_ballots_b(sealed))
 
         return self.coordinator.tally()
+
+    def _remember(self, state: TaskState) -> None:
+        self._before[state.epoch] = state
+        self._before.pop(state.epoch - REMEMBERED, None)
 
     def exchange(self, phase: str, kind: Kind, results: Results) -> AnyBulletin:
         """One phase: its messages, of this kind, go to the coordinator as they come; the bulletin after it."""
@@ -223,6 +232,11 @@ class Alliance:
                 self.observer.settled(settlement)
         except EpochAbandonedError as abandoned:
             first = abandoned.epoch
+            if first not in self._before:
+                raise ChainError(
+                    f"epoch {first} was abandoned after more than {REMEMBERED} later ones were signed; go on with"
+                    " resume=RUN_DIR"
+                ) from None
             state = self.ledger.follow(self._before[first])
             silos = {number: silo for number, silo in task.silos.items() if number < len(state.members)}
             task = replace(task, state=state, silos=silos)
@@ -234,28 +248,28 @@ class Alliance:
     def _follow_members(self, task: RunningTask) -> RunningTask:
         """Have members ask to come or go whose time it is; let those in and out whose changes are due."""
         epoch = task.state.epoch
-        joins, leaves = _asked(self.settings.joins, epoch), _asked(self.settings.leaves, epoch)
+        joins, leaves = self._to_ask(self.settings.joins, epoch), self._to_ask(self.settings.leaves, epoch)
         if (joins or leaves) and not task.state.finished:
-            task = self._follow_chain(
-                task, at_most_open=0
-            )  # when the change counts must not depend on the chain's pace
+            task = self._follow_chain(task, at_most_open=0)  # when it counts must not depend on the chain's pace
             if task.state.epoch == epoch:
                 self.ledger.ask_changes(joins, leaves, self.nodes)
-        changes, joined = self.ledger.changes(task.state)
-        if not changes:
-            return task
-        task = self._changed(task, changes, joined)
-        self.observer.members_changed(task, changes)
-        if not task.state.finished:
+                self._asked_until = epoch
+        task, changed = self._let_in(task)
+        if changed and not task.state.finished:
             self._with_coordinator(self.begin, task)
         return task
 
-    def _changed(self, task: RunningTask, changes: Sequence[Change], joined: Sequence[MemberState]) -> RunningTask:
+    def _to_ask(self, changes: Iterable[AskedChange], epoch: int) -> list[int]:
+        """Silos whose owners ask for a change before this epoch, or should have before an abandoned one."""
+        return [silo for change in changes if self._asked_until < change.epoch <= epoch for silo in change.silos]
+
+    def _let_in(self, task: RunningTask) -> tuple[RunningTask, bool]:
+        """The task with the changes of its members that are due, and whether there are any."""
+        changes, joined = self.ledger.changes(task.state)
+        if not changes:
+            return task, False
         numbered = enumerate(joined, start=len(task.state.members))
         silos = {number: self.owners[member.account] for number, member in numbered if member.account in self.owners}
-        return task.changed(changes, joined, silos)
-
-
-def _asked(changes: Iterable[AskedChange], epoch: int) -> list[int]:
-    """Silos whose owners ask for a change before an epoch."""
-    return [silo for change in changes if change.epoch == epoch for silo in change.silos]
+        task = task.changed(changes, joined, silos)
+        self.observer.members_changed(task, changes)
+        return task, True

@@ -38,7 +38,7 @@ class DataError(FlockRayError, ValueError):
 
 
 class ModelError(FlockRayError, ValueError):
-    """The base model cannot be loaded, or `lora.target_modules` names modules that it does not have."""
+    """The base model cannot be loaded or trained, or `lora.target_modules` names modules that it does not have."""
 
     exit_code: ClassVar[int] = 21
 
@@ -68,19 +68,19 @@ class NodeGroupError(FlockRayError):
 
 
 class ClusterError(FlockRayError):
-    """Ray cannot be started or reached."""
+    """Ray cannot be started or reached, or fails in a way that no other class names."""
 
     exit_code: ClassVar[int] = 32
 
 
 class RayLostError(FlockRayError):
-    """Ray's head does not answer any more: no run can go on without it, but a resumed one can."""
+    """Ray's head or the driver's raylet is gone: no run can go on without it, but a resumed one can."""
 
     exit_code: ClassVar[int] = 33
 
 
 class WorkerMemoryError(FlockRayError):
-    """A worker ran out of memory, and did so again after it was rebuilt."""
+    """A worker ran out of memory, and did so again after it was rebuilt; or the driver did."""
 
     exit_code: ClassVar[int] = 34
 

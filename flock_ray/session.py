@@ -6,39 +6,51 @@ import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.cluster.adapter_folder import write_adapter_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
+from flock_ray.cluster.observer import Observers
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.cluster.runtime import TEARDOWN_SECONDS, frozen_garbage_collection, machines, ray_cluster, within
+from flock_ray.cluster.runtime import (
+    TEARDOWN_SECONDS,
+    frozen_garbage_collection,
+    machines,
+    ray_cluster,
+    ray_failures,
+    within,
+)
 from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.start_adapter import keep_start_adapter, require_same_base
+from flock_ray.cluster.tracking import Tracking
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config
-from flock_ray.lora.peft_io import LoraSpec, save_peft
+from flock_ray.errors import FlockRayError
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore, StoreUnavailableError
-from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import write_json
 from flock_ray.store.retry import retried
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.table import Console
+from flock_ray.telemetry.tracking.tracker import TrackedRun
+from flock_ray.telemetry.views import Answer
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
 
@@ -71,13 +83,16 @@ class Session:
         config, started = self.config, time.perf_counter()
         with self._node_groups() as groups:
             reports = groups.start()
+            if not self.run_directory.started:
+                require_same_base(config, reports[0].hashes.weights)
+            for note in dict.fromkeys(note for report in reports for note in report.notes):
+                self.console.line(note)
             self._probe_store(groups)
             accounts = dict(sorted(owner for report in reports for owner in report.accounts.items()))
             ledger = self._ledger(accounts)
             owners = {account: silo for silo, account in accounts.items()}
             reporter = RunReporter(self.config, owners, self.console, self.events)
-            for report in reports:
-                reporter.opened(report.opened)
+            reporter.opened(facts for report in reports for facts in report.opened)
             state, earlier, balances = self._task(reports, ledger, groups, reporter)
             silos = {n: owners[member.account] for n, member in enumerate(state.members) if member.account in owners}
             task = RunningTask(state, ledger.domain, ledger.relayer, silos)
@@ -87,20 +102,47 @@ class Session:
                 f" {to_hex(state.scope.task)[:18]}…; loaded in {reporter.load_seconds:.0f} s"
             )
             reporter.estimated = groups.expect
+            tracking = self._tracking(reporter)
             coordinators = coordinator_actors(groups.deadlines, config.cluster.load_timeout, reporter.line)
+            observers = Observers([reporter, tracking])
             alliance = Alliance(
-                groups, coordinators, ledger, self.run_directory, reporter, config.alliance, owners, arrivals
+                groups, coordinators, ledger, self.run_directory, observers, config.alliance, owners, arrivals
             )
-            with frozen_garbage_collection():
+            with frozen_garbage_collection(), closing(tracking):
                 final = alliance.run(task, earlier)
             ledger.pay_out(final, groups)
             if ledger.pending:
                 self.console.line(ledger.pending.describe(self.run_directory.path))
-            return self._results(final, ledger, reporter, reports[0], balances)
+            answers = self._answers(groups, final)
+            return self._results(final, ledger, reporter, reports[0], balances, answers)
+
+    def _tracking(self, reporter: RunReporter) -> Tracking:
+        """The trackers of the run; they are told figures, and what its members agreed on."""
+        config, run = self.config, self.run_directory
+        tracked = TrackedRun(run.path, run.run_id, config.tracking.project, configuration_texts(config))
+        return Tracking(
+            config.tracking.trackers, tracked, reporter.member_name, config.training.steps, self.console.line
+        )
+
+    def _answers(self, groups: NodeGroups, final: TaskState) -> list[Answer]:
+        """The report's prompts, answered before and after; a run that is settled does not fail for want of them."""
+        report = self.config.report
+        if not report.prompts:
+            return []
+        adapters = list(dict.fromkeys((final.terms.start_adapter, final.adapter)))  # one, if nothing was accepted
+        try:
+            found = groups.answer(adapters, report.prompts, report.answer_tokens)
+        except FlockRayError as error:
+            found = str(error)
+        if isinstance(found, str):
+            self.console.line(f"No answers to report.prompts: {found}")
+            return []
+        return [Answer(*each) for each in zip(report.prompts, found[0], found[-1], strict=True)]
 
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
-        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url)
+        start = _patiently(keep_start_adapter, self.config, self.run_directory, BlobStore(self.store_url))
+        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url, start)
         cluster = self.config.cluster
         groups = NodeGroups(
             specs,
@@ -160,9 +202,12 @@ class Session:
             reporter.members_are(state)
             run.write_task(state, ledger.relayer, ledger.facts(), balances, configuration_texts(self.config))
             anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
+            if self.config.start_from:
+                self.console.line(f"Starts from the adapter {to_hex(state.adapter)} of {self.config.start_from}")
             self.events.emit(
                 "task_created", task=state.scope.task, seed=state.seed, chain=ledger.facts(), anchor=anchor
             )
+            self.console.line(f"Run folder: {run.path}")
             self.console.line(f"Anchor of the run, for jobs/verify.py: {to_hex(anchor)}")
             return state, [], balances
         _, _, balances = run.read_task()
@@ -170,7 +215,8 @@ class Session:
         ledger.adopt(state)
         store = BlobStore(self.store_url)
         earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
-        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out")]
+        notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out"),
+                 *run.logged("trained")]  # fmt: skip
         reporter.members_are(state)
         reporter.recall(earlier, run.logged("evaluation"), notes)
         self.events.emit("resumed", epoch=state.epoch, task=state.scope.task)
@@ -178,14 +224,12 @@ class Session:
         return state, earlier, balances
 
     def _results(
-        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[str, int]
-    ) -> dict[str, Any]:
+        self, state: TaskState, ledger: Ledger, reporter: RunReporter, base: GroupInfo, balances: dict[str, int],
+        answers: list[Answer],
+    ) -> dict[str, Any]:  # fmt: skip
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
         adapter = _patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
-        spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
-        with run_folder_errors(run.adapter):
-            save_peft(run.adapter, adapter, spec, base.model_name)
         totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
         summary = build_summary(
@@ -205,10 +249,14 @@ class Session:
                 "placement": self.plan.describe(),
                 "load_seconds": round(reporter.load_seconds, 3),
                 "abandoned_epochs": run.abandoned_epochs,
+                "start_from": config.start_from or None,
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             },
+            answers=answers,
         )
-        write_report(run.report, summary, reporter.views, totals)
+        anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
+        write_adapter_folder(run.adapter, adapter, config, base, summary, totals, anchor, self.console.line)
+        write_report(run.report, summary, reporter.views, totals, answers)
         write_json(run.summary, summary)
         self.on_whole()
         return summary
@@ -240,9 +288,14 @@ def run_alliance(
     Raises:
         FlockRayError: whatever a user can repair, one class a cause.
     """
-    with ray_cluster(config.cluster) as watchdog, EventLog(run.events) as events:
+    with ray_cluster(config.cluster) as watchdog, ray_failures(), EventLog(run.events) as events:
         plan.check_fit(machines())
-        watchdog.describe = lambda: f"{run.num_signed} of {config.alliance.num_epochs} epochs of {run.path} are signed"
+        num_epochs = config.alliance.num_epochs
+        watchdog.describe = lambda: (
+            f"{run.num_signed} of {num_epochs} epochs of {run.path} are signed"
+            if run.started
+            else "no task was created"
+        )
         summary = Session(config, run, plan, console, events, worker, watchdog.stand_down).play(arrivals)
     prune(run, config.store, console.line)
     return summary

@@ -127,10 +127,16 @@ def _save_tokenizer(folder: Path) -> int:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a real two-layer Llama with random weights, and its tokenizer: `model=folder model.path=<this>`."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_tiny_model(folder)
+    return folder
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Write the model of `tiny_model_dir`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     vocabulary = _save_tokenizer(folder)
     config = LlamaConfig(
         hidden_size=64,
@@ -147,7 +153,6 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.ya
 # Keys that an option leaves to the user.
 OPEN = {
     "chain=rpc": "chain.url=http://127.0.0.1:8545",
+    "data=hub": "data.path={0:ORG/NAME}",
     "data=jsonl": "data.path=silos/*.jsonl",
     "model=folder": "model.path=models/llama",
     "model=hub": "model.path=owner/name",
@@ -31,8 +32,10 @@ def test_every_option_composes_to_a_configuration_that_passes_the_checks(option:
     config = composed(option, *filter(None, [OPEN.get(option)]))
     group, _, choice = option.partition("=")
     if group != "experiment":
-        differences = OmegaConf.load(CONF / group / f"{choice}.yaml")
-        assert OmegaConf.merge(config[group], differences) == config[group]
+        file = CONF / group / f"{choice}.yaml"
+        differences = OmegaConf.load(file)
+        part = config if file.read_text().startswith("# @package _global_") else config[group]
+        assert OmegaConf.merge(part, differences) == part
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, Config)
     check(typed)

@@ -13,8 +13,11 @@ from omegaconf import OmegaConf
 
 from flock_ray.config import (
     CAPTURE_LIMIT,
+    AllianceConfig,
+    AskedChange,
     ChainBackend,
     Config,
+    Engine,
     Keep,
     basis_points,
     chain_urls,
@@ -61,8 +64,11 @@ def test_the_defaults_pass() -> None:
         ("alliance__num_members", 0, "it must be 1 or more"),
         ("alliance__num_proposers", 0, "it must be 1 or more"),
         ("alliance__num_epochs", 0, "it must be 1 or more"),
-        ("alliance__pool", 0, "it must be 1 or more"),
-        ("alliance__min_stake", -1, "it must be 1 or more"),
+        ("alliance__pool", 0, "it must be between 1 and 79228162514"),
+        ("alliance__min_stake", 10**11, "it must be between 1 and 79228162514"),
+        ("adversary__scale", nan, "it must be between -1000000 and 1000000"),
+        ("training__zero_persistence_threshold", -1, "it must be 0 or more"),
+        ("alliance__min_stake", -1, "it must be between 1 and 79228162514"),
         ("alliance__max_unsettled", 0, "it must be 1 or more"),
         ("alliance__band_floor", 0, "it must be 1 or more"),
         ("alliance__harmful_factor", 0, "it must be 1 or more"),
@@ -73,6 +79,8 @@ def test_the_defaults_pass() -> None:
         ("lora__alpha", -16, "it must be 1 or more"),
         ("data__sequence_length", 0, "it must be 1 or more"),
         ("data__heldout_tokens", 0, "it must be 1 or more"),
+        ("data__heldout_sequences", 0, "it must be 1 or more"),
+        ("data__max_bad_rows", -1, "it must be 0 or more"),
         ("cluster__nodes", 0, "it must be 1 or more"),
         ("cluster__workers_per_node", 0, "it must be 1 or more"),
         ("cluster__cpus_per_worker", 0, "it must be 1 or more"),
@@ -117,6 +125,12 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         (
             {"alliance__band_ceiling": 999},
             ["alliance.band_ceiling is 999", "at least alliance.band_floor = 1000"],
+        ),
+        ({"data__template_date": "1 May"}, ["data.template_date is '1 May'", "a date such as 2025-01-01"]),
+        ({"training__engine": Engine.torch, "training__zero_stage": 3}, ["training.zero_stage is 3", "deepspeed"]),
+        (
+            {"training__engine": Engine.torch, "cluster__workers_per_node": 2},
+            ["cluster.workers_per_node is 2", "engine=deepspeed or auto"],
         ),
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
@@ -231,7 +245,7 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
             OmegaConf.update(composed, f"{group}.{name}", value, force_add=True)
     with pytest.raises(ConfigError) as caught:
         to_config(composed)
-    assert str(caught.value).startswith(f"unknown configuration key {key!r}; valid here: ")
+    assert str(caught.value).startswith(f"unknown configuration key {key!r}")
     assert valid in str(caught.value).partition("valid here: ")[2].split(", ")
 
 
@@ -250,6 +264,10 @@ def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:
         ("training.steps=many", ["training.steps: ", "'many'", "Integer"]),
         ("chain.backend=coin", ["chain.backend: ", "'coin'", "anvil"]),
         ("chain=coin", ["there is no chain=coin; it must be one of anvil, auto, eth_tester, none, rpc"]),
+        ("chain=anvill", ["there is no chain=anvill (did you mean chain=anvil?); it must be one of"]),
+        ("chian=anvil", ["unknown configuration key 'chian' (did you mean chain?)"]),
+        ("lora.rnak=4", ["unknown configuration key 'lora.rnak' (did you mean lora.rank?)"]),
+        ("lora.zzz=4", ["unknown configuration key 'lora.zzz'; valid here: lora.rank"]),
     ],
 )
 def test_what_hydra_refuses_is_told_in_one_line(override: str, parts: list[str]) -> None:
@@ -285,3 +303,13 @@ def test_valid_keys_name_every_value_of_the_schema_once() -> None:
 
 def test_fractions_become_integer_basis_points() -> None:
     assert [basis_points(value) for value in (0.5, 0.29, 2.0, 0.0001)] == [5_000, 2_900, 20_000, 1]
+
+
+@pytest.mark.parametrize("leaving", [1, 2])
+def test_nobody_leaves_before_it_has_joined(leaving: int) -> None:
+    config = Config(alliance=AllianceConfig(num_epochs=12, candidates=1))
+    config.alliance.joins, config.alliance.leaves = [AskedChange(2, [8])], [AskedChange(leaving, [8])]
+    with pytest.raises(ConfigError, match=f"alliance.leaves names silo 8 in epoch {leaving}, before it has joined"):
+        check(config)
+    config.alliance.leaves = [AskedChange(3, [8])]
+    check(config)

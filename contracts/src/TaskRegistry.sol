@@ -248,6 +248,7 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         bool ours = sink_ == address(0) || sink_ == address(this) || sink_ == address(vault_)
             || sink_ == address(distributor_) || sink_ == address(settlement_) || sink_ == address(token_);
         if (ours) revert InvalidSink(sink_);
+        // slither-disable-next-line missing-zero-check: it is checked above
         sink = sink_;
         token = token_;
         emission = emission_;
@@ -611,6 +612,7 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     function _nextChange(bytes32 task) private view returns (uint256 epoch, uint256 numEpochs) {
         Terms storage terms = _terms[task];
         numEpochs = terms.numEpochs;
+        // slither-disable-next-line calls-loop: our own settlement, at most MAX_SLASHES times
         epoch = settlement.headOf(task).clock.lastSettled + uint256(terms.maxUnsettled) + 3;
     }
 
@@ -618,6 +620,7 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     function _announce(bytes32 task, address account, Change memory change) private returns (uint32 firstSlot) {
         emit ChangeAnnounced(task, account, change.member, change.leaves, change.epoch);
         firstSlot = _rosters[task].announce(change, _states[task].numSlots);
+        // slither-disable-next-line calls-loop: our own settlement, at most MAX_SLASHES times
         settlement.expectChange(task);
     }
 
@@ -627,11 +630,12 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         returns (uint128 own, uint128 reward)
     {
         address account = _memberAt(task, asked.member).account;
-        // slither-disable-next-line calls-loop: our own vault, at most MAX_SLASHES times
+        // slither-disable-next-line calls-loop,reentrancy-no-eth: our own vault, which calls nobody; at most MAX_SLASHES times
         (uint256 taken, uint256 delegated, uint256 left) = vault.slash(task, account, asked.amount);
         own = uint128(taken);
         if (rewards) reward = own / REWARD_DIVISOR;
         emit Slashed(task, epoch, account, own + uint128(delegated), uint128(delegated), reward);
+        // slither-disable-next-line incorrect-equality: an enumeration
         if (_states[task].status == Status.Running) _removeBelowHalf(task, asked.member, left);
     }
 

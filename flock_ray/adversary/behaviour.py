@@ -10,6 +10,9 @@ from flock_ray.protocol.hashing import tagged
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState
 
+Row = tuple[Sequence[int], Sequence[bool]]
+"""A training example: token ids, and for each whether it carries loss."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -53,6 +56,10 @@ class Behaviour:
         randomness = tagged("flock_ray/coalition/1", self._secret, state.scope.task, state.epoch, state.seed)
         accomplices = frozenset(numbers[silo] for silo in self._accomplices if silo in numbers)
         return Context(state, member, accomplices, randomness)
+
+    def data(self, context: Context, rows: Sequence[Row]) -> Sequence[Row]:
+        """The examples that the member trains on in an epoch, as many, in place of those that it drew from its silo."""
+        return rows
 
     def update(self, context: Context, update: Adapter) -> Adapter:
         """The update that the member sends in place of its honest one."""

@@ -124,10 +124,10 @@ class ChainClient(ChainReader):
         """Wait until a starting task can be opened; see `seed_block.await_seed`."""
         await_seed(self._node, self, task, self._timeout, _TIMEOUT_OPTION)
 
-    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int = 0) -> TxReceipt:
+    def settle(self, report: Report, seats: int, signatures: bytes, work: tuple[int, int] = (0, 0)) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already; see `Settler.settle`."""
         at = self._addresses.settlement
-        return self._settler.settle(at, report, seats, signatures, changed_slots)
+        return self._settler.settle(at, report, seats, signatures, work)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until all settlements are as final as `spec.finality`; see `Settler.confirm`."""

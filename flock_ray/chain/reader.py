@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import is_address, to_canonical_address, to_checksum_address
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.failures import revert_error
@@ -192,6 +193,17 @@ class ChainReader:
         """Members of a task by their numbers."""
         entries = self._read_each("TaskRegistry", "memberAt", [(task, number) for number in numbers])
         return tuple(MemberView(to_checksum_address(account), *rest) for account, *rest in entries)
+
+    def joined(self, task: bytes, numbers: Sequence[int]) -> tuple[MemberView, ...]:
+        """Members of a task by their numbers, with the stake that they joined with: slashes since do not count."""
+        return tuple(self._as_joined(task, member) for member in self.members(task, numbers))
+
+    def _as_joined(self, task: bytes, member: MemberView) -> MemberView:
+        operator = to_canonical_address(member.account).rjust(32, b"\0")
+        topics = [contract("StakeVault").event_topic("Locked"), task, operator]
+        [(_, data)] = self._node.logs(self._addresses.vault, topics)
+        own, delegated = int.from_bytes(data[:32], "big"), int.from_bytes(data[32:64], "big")
+        return replace(member, stake=own + delegated, delegated=delegated)
 
     def _pages(self, function: str, task: bytes, size: int, start: int = 0) -> Iterator[tuple[Any, ...]]:
         """Entries of a list of TaskRegistry, of which there are `size`, from number `start` on."""

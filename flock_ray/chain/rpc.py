@@ -50,6 +50,7 @@ class _Endpoint:
         self.checked = -_CHECK_EVERY
         self.rests_until = 0.0
         self._rest = _FIRST_REST
+        self._batches = True
 
     def ask(self, method: str, params: Any) -> RPCResponse:
         """Answer to a request, JSON-RPC errors included.
@@ -61,18 +62,25 @@ class _Endpoint:
         _require_idle(answer)
         return answer
 
-    def ask_together(self, requests: Sequence[_Request]) -> list[RPCResponse]:
+    def ask_together(self, asked: Sequence[_Request]) -> list[RPCResponse]:
         """Answers to several requests, in one batch if the endpoint takes that; see `ask`."""
-        if len(requests) > 1:
+        if len(asked) > 1 and self._batches:
+            answers: Any = None
             try:
-                answers = self._http.make_batch_request(list(requests))
+                answers = self._http.make_batch_request(list(asked))
             except (KeyError, TypeError):  # web3 sorts the answers by their ids
                 raise UnfitError("malformed answers to a batch") from None
-            if isinstance(answers, list) and len(answers) == len(requests):
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code == requests.codes.too_many_requests:
+                    raise
+                singly = [self.ask(*request) for request in asked]
+                self._batches = False  # what it does not take together it does take one by one
+                return singly
+            if isinstance(answers, list) and len(answers) == len(asked):
                 for answer in answers:
                     _require_idle(answer)
                 return answers
-        return [self.ask(*request) for request in requests]
+        return [self.ask(*request) for request in asked]
 
     def quantity(self, method: str) -> int | None:
         """The number that a request without parameters returns; None if it returns none."""

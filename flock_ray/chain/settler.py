@@ -87,7 +87,7 @@ class Settler:
         report: Report,
         seats: int,
         signatures: bytes,
-        changed_slots: int = 0,
+        work: tuple[int, int] = (0, 0),
     ) -> TxReceipt:
         """Settle an epoch, or return the receipt if this report settled it already. Waits while the chain is away.
 
@@ -96,7 +96,7 @@ class Settler:
             report: of the epoch after the last settled, or one whose predecessors are in the journal.
             seats: bitmap of the voter seats that signed.
             signatures: EIP-2098, 64 bytes each, in the order of seats.
-            changed_slots: slots of the members that join or leave with this epoch (`TaskView.changed_slots`).
+            work: that of members that join or leave with this epoch and the next (`Roster.work`).
 
         Raises:
             EpochAbandonedError: the epoch was abandoned before.
@@ -107,7 +107,7 @@ class Settler:
         """
         digest = report_hash(report)
         name = intent_id(self._node.chain_id, settlement, digest)
-        data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, changed_slots)
+        data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, work)
         intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
         self._outbox.plan(intent)
         self._with_retries(report.epoch, self._recheck)

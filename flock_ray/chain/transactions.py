@@ -68,7 +68,8 @@ _CLAIM_GAS, _PROOF_GAS = 130_000, 2_500
 _ACCOUNT_GAS = 75_000
 _POOL_GAS = 110_000
 _RELEASE_GAS = 80_000
-_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS, _CHANGE_GAS = 220_000, 16_000, 110_000, 130_000, 50_000
+_SETTLE_GAS, _SEAT_GAS, _SLASH_GAS, _PAY_OUT_GAS = 220_000, 16_000, 110_000, 130_000
+_CHANGE_GAS, _LOOK_GAS = 50_000, 3_000  # of a slot that changes, and of a change that is looked at
 
 
 class _Batch:
@@ -303,10 +304,12 @@ def settle_call(report: Report, seats: int, signatures: bytes) -> bytes:
     return contract("EpochSettlement").encode("settle", astuple(report), seats, signatures)
 
 
-def settle_gas(report: Report, seats: int, changed_slots: int = 0) -> int:
-    """Gas limit of that call; `changed_slots` belong to members that join or leave with this epoch."""
+def settle_gas(report: Report, seats: int, work: tuple[int, int] = (0, 0)) -> int:
+    """Gas limit of that call; `work` is that of members that join or leave (`Roster.work`)."""
+    changed_slots, looked_at = work
     slashes = len(report.slashes) * _SLASH_GAS + bool(report.slashes) * _PAY_OUT_GAS
-    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + slashes + changed_slots * _CHANGE_GAS
+    changes = changed_slots * _CHANGE_GAS + looked_at * _LOOK_GAS
+    return _SETTLE_GAS + seats.bit_length() * _SEAT_GAS + slashes + changes
 
 
 def settle(signer: Signer, ctx: TxContext, report: Report, seats: int, signatures: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from itertools import takewhile
 
 from flock_ray.errors import ChainError
 from flock_ray.protocol.hashing import keccak, tag, word
@@ -352,6 +353,17 @@ class TaskView:
         """Of creator and terms, as a member expects it before it joins."""
         return self.terms.digest(self.creator)
 
+    @property
+    def changes_before_start(self) -> tuple[Change, ...]:
+        """Who left before the start, and who joined after the first that left: changes that the first epoch has."""
+        return tuple(takewhile(lambda change: not change.epoch, self.changes))
+
+    @property
+    def first_members(self) -> tuple[MemberView, ...]:
+        """Members that joined before the start, those that left again included."""
+        later = sum(bool(change.epoch) and not change.leaves for change in self.changes)
+        return self.members[: len(self.members) - later]
+
     @cached_property
     def roster(self) -> Roster:
         """The slots of the last settled epoch, and the pending changes."""
@@ -360,11 +372,6 @@ class TaskView:
         for change in self.changes[: self.num_applied]:
             slots = change_slots(slots, change)
         return Roster(slots, self.changes[self.num_applied :])
-
-    def changed_slots(self, epoch: int) -> int:
-        """Number of slots of the members that join or leave when `epoch` is settled, if it is settled next."""
-        waiting = self.roster.waiting
-        return sum(change.slots for change in waiting[: len(waiting) - len(self.roster.settled(epoch).waiting)])
 
     def slot_owners(self, epoch: int) -> tuple[int, ...]:
         """Member of each slot of a later epoch, if every epoch until then is settled; see `Roster.at`."""

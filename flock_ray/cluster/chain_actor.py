@@ -28,9 +28,9 @@ class ChainWorker:
         """Any other call of the client that is over soon."""
         return getattr(self._client, method)(*args)
 
-    def settle(self, report: Report, seats: int, signatures: bytes, changed_slots: int) -> TxReceipt:
+    def settle(self, report: Report, seats: int, signatures: bytes, work: tuple[int, int]) -> TxReceipt:
         """Settle an epoch, however long it takes; see `ChainClient.settle`."""
-        return self._client.settle(report, seats, signatures, changed_slots)
+        return self._client.settle(report, seats, signatures, work)
 
     def confirm(self) -> dict[int, TxReceipt]:
         """Wait until the settlements are sure."""

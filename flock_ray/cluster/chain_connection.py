@@ -26,7 +26,8 @@ from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.config import Config, chain_urls
 from flock_ray.errors import ChainError, ChainUnreachableError, HangError
 
-_LOOK = 1.0  # seconds between two looks at what a settlement waits for
+LOOK = 1.0
+"""Seconds between two looks at what is waited for."""
 _PART = 500  # members about whom the chain actor is asked at once
 
 
@@ -83,7 +84,7 @@ class ChainConnection:
                 if self._embedded:
                     raise
                 self.outage.wait(f"the chain: {error}", unreachable=True)
-                time.sleep(_LOOK)
+                time.sleep(LOOK)
             else:
                 self.outage.over()
                 return answer

@@ -7,6 +7,7 @@ nodes, the relayer's key stays in the actor.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -25,22 +26,19 @@ from flock_ray.chain.values import (
     TxReceipt,
 )
 from flock_ray.cluster.attestation import Attestation, Settlement
-from flock_ray.cluster.chain_connection import ChainConnection
+from flock_ray.cluster.chain_connection import LOOK, ChainConnection
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards, pending_rewards
 from flock_ray.cluster.phases import Phases
 from flock_ray.config import Config
-from flock_ray.errors import ChainError, TaskClosedError
+from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
-
-_LOOK = 1.0  # seconds between two looks at what a settlement waits for
-_PART = 500  # members about whom the chain actor is asked at once
 
 
 class ChainLedger(ChainConnection):
@@ -53,6 +51,9 @@ class ChainLedger(ChainConnection):
         self._settled: dict[int, Settlement] = {}
         self._tables: dict[int, tuple[tuple[str, int], ...]] = {}  # rewards so far, of epochs after which all are paid
         self._task = ZERO
+        self._asked: Sequence[Change] = ()  # requests of members from number `_first_asked` on, as they were last read
+        self._first_asked = 0
+        self._read_after: int | None = None  # number of the epoch that was settled last when they were read
         self._pending: PendingRewards | None = None
 
     @property
@@ -137,10 +138,11 @@ class ChainLedger(ChainConnection):
                 )
         if not joining:  # an earlier attempt went further, and its folder may be gone
             nodes.enrol(self._task, creator.address, seed, self._first, {})
-        left = [change for change in view.changes if not change.epoch]
         scope = Scope(self._info.chain_id, bytes.fromhex(self._info.settlement[2:]), self._task)
-        members = tuple(map(_as_joined, view.members))
-        return TaskState.first(terms, scope, members, view.seed, left)
+        members = tuple(map(_as_joined, view.first_members))
+        state = TaskState.first(terms, scope, members, view.seed, view.changes_before_start)
+        self._asked, self._first_asked, self._read_after = (), state.num_changes, 0  # what is asked now is not due soon
+        return state
 
     @property
     def _first(self) -> list[int]:
@@ -148,22 +150,55 @@ class ChainLedger(ChainConnection):
         return sorted(self._accounts)[: self._config.alliance.num_members]
 
     def ask_changes(self, joins: Collection[int], leaves: Collection[int], nodes: Phases) -> None:
-        """Have the owners of silos ask to join the running task, or to leave it; who did already does not again."""
+        """Have the owners of silos ask to join the running task, or to leave it; who did already does not again.
+
+        One after the other: whom the contract refuses stays what it is, and a line says so.
+        """
         view: TaskView = self._ask("task_view", self._task)
         there = {member.account: member for member in view.members}
-        joining = self._contexts([silo for silo in joins if self._accounts[silo] not in there], self.creator)
-        enrolments = nodes.enrol(self._task, self.creator, fixed_genesis(self._config.seed), joining, joining)
         staying = {account for account, member in there.items() if not member.leaving}
-        leaving = self._contexts(silo for silo in leaves if self._accounts[silo] in staying)
-        signed = {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
-        self._broadcast(signed | nodes.resign(self._task, leaving), 0, one_by_one=True)
+        for silo in sorted({*joins, *leaves}):
+            account = self._accounts[silo]
+            try:
+                if silo in joins and account not in there:
+                    self._broadcast(self._joins(nodes, silo), 0, one_by_one=True)
+                elif silo in leaves and account in staying:
+                    self._broadcast(nodes.resign(self._task, self._contexts([silo])), 0, one_by_one=True)
+            except ChainUnreachableError:
+                raise
+            except ChainError as refused:
+                what = "join" if silo in joins else "leave"
+                self._tell(f"member-{silo} ({account}) asked to {what} and was refused: {refused}")
+
+    def _joins(self, nodes: Phases, silo: int) -> dict[int, Sequence[bytes]]:
+        """The transactions by which a candidate stakes and joins."""
+        context = self._contexts([silo], self.creator)
+        enrolments = nodes.enrol(self._task, self.creator, fixed_genesis(self._config.seed), [silo], context)
+        return {silo: enrolment.transactions for silo, enrolment in enrolments.items()}
 
     def changes(self, state: TaskState) -> tuple[Sequence[Change], Sequence[MemberState]]:
-        """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in."""
-        asked: Sequence[Change] = self._ask("changes", self._task, state.num_changes)
-        due = list(takewhile(lambda change: change.epoch <= state.epoch, asked))
+        """The changes of members that are due in the epoch of `state` and not in it yet, and whom they let in.
+
+        They were all asked for before the epoch `max_unsettled` + 2 before it was settled, so that the chain need not
+        answer now.
+        """
+        if self._read_after is None or self._read_after < state.epoch - state.terms.max_unsettled - 2:
+            self._asked, self._first_asked = self._ask("changes", self._task, state.num_changes), state.num_changes
+            self._read_after = state.epoch - state.terms.max_unsettled - 2
+        due = list(takewhile(lambda change: change.epoch <= state.epoch, self._waiting(state)))
         joined = [change.member for change in due if not change.leaves]
-        return due, [_as_joined(member) for member in self._ask("members", self._task, joined)] if joined else []
+        return due, [_as_joined(member) for member in self._ask("joined", self._task, joined)] if joined else []
+
+    def _waiting(self, state: TaskState) -> Sequence[Change]:
+        """The requests that have not reached `state`, as they were last read."""
+        assert self._first_asked <= state.num_changes
+        return self._asked[state.num_changes - self._first_asked :]
+
+    def _look_at_changes(self, settled: int) -> None:
+        """Read the requests once an epoch is settled; where the chain does not answer, `changes` does when it must."""
+        with suppress(ChainUnreachableError):
+            self._asked = self._get(self._actor.ask.remote("changes", self._task, self._first_asked), "changes")
+            self._read_after = settled
 
     def _join_missing(self, nodes: Phases, joined: set[str]) -> None:
         """Have the members that are not in yet stake, then join in the order of their silos."""
@@ -191,10 +226,13 @@ class ChainLedger(ChainConnection):
         every = self._config.chain.claim_every
         if every and report.epoch % every == 0 and state.epochs_left != 1:
             self._tables[report.epoch] = record.leaves
-        due = len(state.roster.waiting) - len(state.roster.settled(state.epoch).waiting)
-        changed_slots = sum(change.slots for change in state.roster.waiting[:due])
+        if self._read_after is None:  # a resumed run, which may have to settle before it goes on
+            self._first_asked = state.num_changes
+            self._look_at_changes(0)
+        self._first_asked, self._asked = state.num_changes, self._waiting(state)
+        work = state.roster.announced(self._asked).work(state.epoch)
         settle = self._actor.settle.options(concurrency_group="settle")
-        call = report, attestation.seats(voters), attestation.packed(voters), changed_slots
+        call = report, attestation.seats(voters), attestation.packed(voters), work
         self._open[settle.remote(*call)] = report.epoch
 
     def settled(self, at_most_open: int) -> Iterator[Settlement]:
@@ -214,6 +252,7 @@ class ChainLedger(ChainConnection):
             self._settled[epoch] = _settlement(epoch, self._get(ref, "settle"))
             yield self._settled[epoch]
             self._pay_everybody(epoch)
+            self._look_at_changes(epoch)
         if at_most_open == 0:
             yield from self._moved().values()
 
@@ -225,6 +264,7 @@ class ChainLedger(ChainConnection):
             ChainError: the chain tells another history.
         """
         self._open.clear()
+        self._read_after = None
         view = self._ask("task_view", self._task)
         while state.epoch <= view.last_settled:
             state = skip(state)
@@ -250,7 +290,7 @@ class ChainLedger(ChainConnection):
 
     def _await(self, ref: Any) -> None:
         """Wait for a settlement, tell what for, and give up after too long an outage."""
-        while not ray.wait([ref], timeout=_LOOK)[0]:
+        while not ray.wait([ref], timeout=LOOK)[0]:
             check_interrupted()
             waiting = self._get(self._actor.ask.remote("waiting"), "waiting")
             if waiting is not None:

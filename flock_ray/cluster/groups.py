@@ -123,6 +123,11 @@ class NodeGroups(Phases):
         placed = place_hosts(homes, self._alive, load)
         return {index: {host: self._silos[host] for host in hosts} for index, hosts in placed.items()}
 
+    @property
+    def first(self) -> int:
+        """Number of the first group that lives."""
+        return min(self._alive)
+
     def resume_from(self, task: RunningTask) -> None:
         """What a group rebuilt from now on is told first: the task as the running epoch starts from it."""
         self._begin = task

@@ -33,6 +33,8 @@ from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
 """Prefixes of the settings that divide work among a node group's ranks."""
+_OF_A_SILO = ("path", "packages", "heldout_sequences", "max_bad_rows")
+"""Settings of `data` that say where a member's data is, and when it is refused."""
 
 
 def uses_rpc(config: Config) -> bool:
@@ -41,9 +43,34 @@ def uses_rpc(config: Config) -> bool:
     return chain.backend is ChainBackend.rpc or (chain.backend is ChainBackend.auto and bool(chain_urls(chain)))
 
 
-def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> list[GroupSpec]:
-    """One description a node group of the plan."""
-    training, data = config.training, config.data
+def model_spec(config: Config, device: str) -> ModelSpec:
+    """Which base model, on `cpu` or `cuda`."""
+    model = config.model
+    return ModelSpec(model.source, model.path, model.revision, model.dtype, device)
+
+
+def data_spec(config: Config) -> DataSpec:
+    """Where the members' data is and how it is split."""
+    data = config.data
+    return DataSpec(
+        kind=data.kind,
+        path=data.path,
+        packages=tuple(data.packages),
+        sequence_length=data.sequence_length,
+        heldout_fraction=data.heldout_fraction,
+        heldout_tokens=data.heldout_tokens,
+        seed=local_seed(config.seed, "data"),
+        heldout_sequences=data.heldout_sequences,
+        max_bad_rows=data.max_bad_rows,
+        template_date=data.template_date,
+    )
+
+
+def group_specs(
+    config: Config, plan: Plan, run_dir: Path, store_url: str, start_adapter: bytes = b""
+) -> list[GroupSpec]:
+    """One description a node group of the plan; they start from a new adapter, or from one in the store."""
+    training = config.training
     return [
         GroupSpec(
             index=node.index,
@@ -53,22 +80,8 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             evaluate=evaluated_others(config.alliance),
             preload=frozenset(range(config.alliance.num_members) if evaluated_others(config.alliance) is None else ()),
             store_url=store_url,
-            model=ModelSpec(
-                source=config.model.source,
-                path=config.model.path,
-                revision=config.model.revision,
-                dtype=config.model.dtype,
-                device="cuda" if plan.gpus else "cpu",
-            ),
-            data=DataSpec(
-                kind=data.kind,
-                path=data.path,
-                packages=tuple(data.packages),
-                sequence_length=data.sequence_length,
-                heldout_fraction=data.heldout_fraction,
-                heldout_tokens=data.heldout_tokens,
-                seed=local_seed(config.seed, "data"),
-            ),
+            model=model_spec(config, "cuda" if plan.gpus else "cpu"),
+            data=data_spec(config),
             lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
             settings=TrainSettings(
                 steps=training.steps,
@@ -94,6 +107,7 @@ def group_specs(config: Config, plan: Plan, run_dir: Path, store_url: str) -> li
             embedded=not uses_rpc(config),
             threads=plan.threads,
             deterministic=training.deterministic,
+            start_adapter=start_adapter,
             terms=terms_of(config),
             chain_terms=chain_terms(config, terms_of(config)),
         )
@@ -105,12 +119,14 @@ def configuration_texts(config: Config) -> dict[str, str]:
     """What members agree on about the training, by dotted name; `Terms.configuration` hashes its canonical JSON.
 
     Not in it: the run seed, which the task id covers; the base model's path, whose weights have a hash of their own;
-    paths and packages of the members' data; who cheats; the cluster; what divides work among the ranks of a group.
+    paths and packages of the members' data, and what of it is refused; who cheats; the cluster; what divides work among
+    the ranks of a group. The date that a chat template is told belongs to it where chat templates are used.
     """
+    left_out = _OF_A_SILO if config.data.kind != "stdlib_code" else (*_OF_A_SILO, "template_date")
     training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
     groups: dict[str, dict[str, object]] = {
         "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
-        "data": {name: value for name, value in vars(config.data).items() if name not in ("path", "packages")},
+        "data": {name: value for name, value in vars(config.data).items() if name not in left_out},
         "lora": vars(config.lora),
         "training": training,
     }

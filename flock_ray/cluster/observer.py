@@ -44,3 +44,61 @@ class Observer:
 
     def finished(self, state: TaskState) -> None:
         """The task is over."""
+
+
+class Observers(Observer):
+    """Tells several observers, in their order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def line(self, message: str) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.line(message)
+
+    def event(self, kind: str, fields: Mapping[str, object]) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.event(kind, fields)
+
+    def opened(self, silos: Iterable[SiloFacts]) -> None:
+        """See `Observer`."""
+        facts = list(silos)
+        for one in self._observers:
+            one.opened(facts)
+
+    def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.evaluated(epoch, losses, seconds)
+
+    def members_changed(self, task: RunningTask, changes: Sequence[Change]) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.members_changed(task, changes)
+
+    def epoch_begins(self, state: TaskState) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.epoch_begins(state)
+
+    def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.epoch_ends(record, losses, wall_seconds)
+
+    def settled(self, settlement: Settlement) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.settled(settlement)
+
+    def abandoned(self, first: int, following: int) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.abandoned(first, following)
+
+    def finished(self, state: TaskState) -> None:
+        """See `Observer`."""
+        for one in self._observers:
+            one.finished(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ray import ObjectRef
@@ -118,6 +118,17 @@ class Phases(ABC):
         return self._transactions(
             "collect_earnings", dict(contexts), leaves, dict(claimed), frozenset(pooled), frozenset(locked)
         )
+
+    def answer(self, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int) -> list[list[str]] | str:
+        """Answers to each prompt under each adapter, by one node; or why there are none."""
+        given = [answers for _, answers in self.run("answer", self.first, list(adapters), list(prompts), max_tokens)]
+        found: list[list[str]] | str = next(answers for answers in given if answers is not None)
+        return found
+
+    @property
+    def first(self) -> int:
+        """Number of the first node that lives."""
+        return 0
 
     def _transactions(self, method: str, *args: Any) -> dict[int, tuple[bytes, ...]]:
         transactions: dict[int, tuple[bytes, ...]] = {}

@@ -37,7 +37,7 @@ class Plan:
         workers: bundles of a node group's STRICT_PACK placement group, one actor each.
         cpus, gpus: of one bundle.
         engine: `torch` or `deepspeed`.
-        backend: `sequential`, `stacked` or `grouped`.
+        backend: `sequential`, `stacked`, `grouped`, or `auto`: stacked where the model allows it.
         hosts_move: whether a group may carry logical hosts of another one, as it may where all data is at hand.
     """
 
@@ -181,7 +181,7 @@ def make_plan(config: Config) -> Plan:
         nodes.append(GroupPlan(index, hosts, silos))
     engine = config.training.engine
     if engine is Engine.auto:
-        several = cluster.workers_per_node > 1 or cluster.gpus_per_worker > 0
+        several = cluster.workers_per_node > 1 or cluster.gpus_per_worker > 0 or config.training.zero_stage > 0
         engine = Engine.deepspeed if several else Engine.torch
     return Plan(
         tuple(nodes),
@@ -203,15 +203,15 @@ def _hosts_move(config: Config) -> bool:
 
 
 def _backend(config: Config, engine: Engine) -> str:
-    """The configured backend; `auto` stacks members where the engine's stage lets each keep its own optimizer.
+    """The configured backend; `auto` is left to the model where the engine's stage lets members be stacked.
 
     Raises:
         ConfigError: it asks for stacked members of a stage that cannot have them.
     """
     backend, stage = config.training.backend, config.training.zero_stage
     sharded = engine is Engine.deepspeed and stage > 0
-    if backend is Backend.auto:
-        backend = Backend.sequential if sharded else Backend.stacked
+    if sharded and backend is Backend.auto:
+        backend = Backend.sequential
     if sharded and backend is not Backend.sequential:
         raise ConfigError(
             f"training.backend={backend.value} does not go with training.zero_stage={stage}: from stage 1 on DeepSpeed"

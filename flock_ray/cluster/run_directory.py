@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -55,8 +55,9 @@ class SignedEpoch:
 class RunDirectory:
     """`<output_dir>/<date>/<time>/`, with `<output_dir>/latest` pointing to the newest that created its task."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
+        """A folder; `made` are those above it that were made for it, and go with it if the run comes to nothing."""
+        self.path, self._made = path, made
         self.store = path / "store"
         self.adapter = path / "adapter"
         self.events = path / "events.jsonl"
@@ -70,23 +71,33 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be written, as whatever is written to it later.
         """
+        made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+        with run_folder_errors(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         now = datetime.now()
         name = now.strftime("%Y-%m-%d/%H-%M-%S")
         path, attempt = output_dir / name, 1
         while path.exists():
             attempt += 1
             path = output_dir / f"{name}-{attempt}"
-        with run_folder_errors(path):
-            for folder in ("records", "receipts"):
-                (path / folder).mkdir(parents=True)
-        write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        return cls(path)
+        run = cls(path, made)
+        try:
+            with run_folder_errors(path):
+                for folder in ("records", "receipts"):
+                    (path / folder).mkdir(parents=True)
+            write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        except RunDirectoryError:
+            run.discard()
+            raise
+        return run
 
     def discard(self) -> None:
-        """Remove the folder of a run that came to nothing, and that of its day when it is empty."""
+        """Remove the folder of a run that came to nothing, and those above it that were made for it and are empty."""
         shutil.rmtree(self.path, ignore_errors=True)  # a dying actor may still hold it
         with suppress(OSError):
-            self.path.parent.rmdir()
+            for folder in (self.path.parent, *self._made):
+                if folder.exists():
+                    folder.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -141,7 +152,7 @@ class RunDirectory:
             "task": to_hex(scope.task),
             "seed": to_hex(state.seed),
             "members": [member.joined_row for member in state.members],
-            "left": [list(change.row) for change in state.left],
+            "before_start": [list(change.row) for change in state.before_start],
             "creator": chain["creator"],
             "relayer": relayer,
             "contracts": dict(chain["contracts"]),
@@ -215,8 +226,8 @@ class RunDirectory:
                 )
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
         members = tuple(map(MemberState.read_joined, value["members"]))
-        left = [Change(*row) for row in value["left"]]
-        return TaskState.first(terms, scope, members, from_hex(value["seed"]), left)
+        before_start = [Change(*row) for row in value["before_start"]]
+        return TaskState.first(terms, scope, members, from_hex(value["seed"]), before_start)
 
     def signed_epochs(
         self, state: TaskState, domain: Domain, relayer: str, store: BlobStore

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
+from flock_ray.cluster.data_table import show_rows
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
@@ -22,6 +23,7 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
 from flock_ray.telemetry.views import SAT_OUT, EpochView, MemberEpoch, MemberTotal, TrainingRate
+from flock_ray.training.engine import TrainSettings
 
 TRAIN_COST = 2.6
 """Cost of a trained token over an evaluated one: forward, backward through the activations, optimizer."""
@@ -45,14 +47,21 @@ class RunReporter(Observer):
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
+        self._steps: dict[int, dict[int, tuple[float, ...]]] = {}
         self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
         self.views: list[EpochView] = []
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}
 
     def opened(self, silos: Iterable[SiloFacts]) -> None:
-        """Nodes opened silos."""
-        self._facts |= {facts.silo: facts for facts in silos}
+        """Nodes opened silos: tell what became of their rows."""
+        opened = {facts.silo: facts for facts in silos if facts.silo not in self._facts}
+        self._facts |= opened
+        for facts in opened.values():
+            self._events.emit("silo_opened", silo=facts.silo, name=facts.name, rows=asdict(facts.rows))
+        if self._config.data.kind != "stdlib_code":
+            shown = [(silo, facts.name, facts.rows) for silo, facts in sorted(opened.items())]
+            show_rows(self._console, shown, self._config.data.sequence_length)
 
     def members_are(self, state: TaskState) -> None:
         """Know the members whose silos are in this run."""
@@ -90,15 +99,14 @@ class RunReporter(Observer):
     def _measured(self, view: EpochView, losses: Mapping[int, float]) -> EpochView:
         """The view of an epoch whose run may have ended before its adapter was measured."""
         members = [
-            replace(
-                member,
-                loss_after=loss,
-                bits_per_byte=_bits_per_byte(self._facts.get(self._members[member.index][0]), loss),
-            )
+            self._with_loss(member, losses[member.index]) if member.index in losses else member
             for member in view.members
-            for loss in [losses.get(member.index)]
         ]
         return replace(view, members=tuple(members))
+
+    def _with_loss(self, member: MemberEpoch, loss: float) -> MemberEpoch:
+        facts = self._facts.get(self._members[member.index][0])
+        return replace(member, loss_after=loss, bits_per_byte=_bits_per_byte(facts, loss))
 
     def _estimate(self, seconds: float) -> float:
         """Seconds an epoch, from the seconds that one evaluation took."""
@@ -140,6 +148,8 @@ class RunReporter(Observer):
             self._averaging_error[epoch] = value
         elif kind == "local_training" and isinstance(epoch, int):
             self._training.setdefault(epoch, {})[str(fields["group"])] = fields  # of a group asked again, the last
+        elif kind == "trained" and isinstance(epoch, int) and isinstance(losses := fields.get("losses"), list | tuple):
+            self._steps.setdefault(epoch, {})[int(str(fields["member"]))] = tuple(losses)
         elif kind == "sat_out" and isinstance(epoch, int):
             self._sat_out.setdefault(epoch, set()).add(int(str(fields["member"])))
 
@@ -248,7 +258,21 @@ class RunReporter(Observer):
             adapter_hash=to_hex(record.adapter),
             wall_seconds=dict(wall_seconds),
             training=_rate(self._training.get(record.epoch, {}).values()),
+            steps=self._steps.get(record.epoch, {}),
+            rates=self._learning_rates(record.epoch),
         )
+
+    def _learning_rates(self, epoch: int) -> tuple[float, ...]:
+        """Of each local step."""
+        training = self._config.training
+        settings = TrainSettings(
+            training.steps, training.batch_size, training.learning_rate, training.weight_decay, training.max_grad_norm
+        ).of_epoch(epoch, self._config.alliance.num_epochs)
+        return tuple(map(settings.rate, range(settings.steps)))
+
+    def member_name(self, number: int) -> str:
+        """Name of a member's silo."""
+        return self._name(self._members[number][0]) if number in self._members else f"member {number}"
 
     def _name(self, silo: int) -> str:
         """Of a silo; its number while no node has opened it."""
@@ -279,6 +303,7 @@ class RunReporter(Observer):
                     stake=money.stake,
                     balance_start=balances_before[account],
                     balance_end=balances_after[account],
+                    rows=asdict(facts.rows) if facts else {},
                 )
             )
         return totals

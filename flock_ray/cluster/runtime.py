@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flock_ray.cluster.interrupts import forget_pending, is_pending, raise_in_waiting, teardown_is_stuck
@@ -26,6 +28,7 @@ SHUTDOWN_SECONDS, LOST_SHUTDOWN_SECONDS = 60.0, 5.0
 SILENCE = 10.0
 """Seconds without an answer of the head after which it is taken to be lost, once the run is over."""
 
+_LISTENS = 10.0  # seconds for a connection to be taken; a slower host is left to Ray
 _TICK = 1.0  # seconds between two looks of the watchdog
 _ASK_EVERY = 3.0  # seconds between two questions to the head
 _GRACE = 15.0  # seconds after which a main thread that does not wait in our loops is taken to be stuck in Ray
@@ -46,6 +49,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[HeadWatchdog]:
         if config.mode is ClusterMode.local:
             ray.init(address="local", num_cpus=available_cpus(), include_dashboard=False, **quiet)
         else:
+            _require_listener(config.address)
             ray.init(address=config.address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = "Ray does not start" if config.mode is ClusterMode.local else f"no Ray cluster at {config.address!r}"
@@ -61,6 +65,32 @@ def ray_cluster(config: ClusterConfig) -> Iterator[HeadWatchdog]:
         if not within(SHUTDOWN_SECONDS if watchdog.silent < SILENCE else LOST_SHUTDOWN_SECONDS, ray.shutdown):
             teardown_is_stuck()
         watchdog.stop()
+
+
+@contextmanager
+def ray_failures() -> Iterator[None]:
+    """Around what talks to Ray: what Ray itself raises, and nobody dealt with, becomes an error of ours.
+
+    Raises:
+        ClusterError: in place of a RayError.
+    """
+    try:
+        yield
+    except RayError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ClusterError(f"Ray failed ({type(error).__name__}: {reason}); go on with resume=RUN_DIR") from error
+
+
+def _require_listener(address: str) -> None:
+    """Refuse a HOST:PORT where nobody listens: Ray would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        with suppress(TimeoutError), socket.create_connection((host, int(port)), _LISTENS):
+            pass
 
 
 def here() -> NodeAffinitySchedulingStrategy:

@@ -84,7 +84,7 @@ class Scorer:
         Always ask for all at once, in rising order: who is measured in one batch shapes the last bits.
         """
         self._progress.begin("evaluate", len(silos))
-        if not self._everybody:  # others were measured together than those who evaluate
+        if not self._everybody or set(silos) != set(self._global):  # others were measured together than those now
             self._candidates.clear()
         with self._progress.timed("evaluate"):
             self._measure([(silo, adapter) for silo in silos], self._candidates, self._updates.adapter)

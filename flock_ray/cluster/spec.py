@@ -9,6 +9,7 @@ from flock_ray.chain.values import TaskTerms
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import Terms
+from flock_ray.training.counts import RowCounts
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelHashes, ModelSpec
@@ -28,7 +29,7 @@ class GroupSpec:
         store_url: of the blob store.
         engine: `torch` or `deepspeed`.
         zero_stage, zero_persistence_threshold: for `deepspeed`.
-        backend: `sequential`, `stacked` or `grouped`.
+        backend: `sequential`, `stacked`, `grouped`, or `auto`: as the model allows.
         solo: every member is a cohort of its own.
         cohort_tokens: budget of a cohort's step.
         rank_split: what the ranks of a group share out, `members` or `rows`.
@@ -41,6 +42,7 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
+        start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
         terms: what the members agree on; the group fills in who created the task, and what it loads.
         chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
@@ -73,6 +75,7 @@ class GroupSpec:
     embedded: bool
     threads: int
     deterministic: bool
+    start_adapter: bytes
     terms: Terms
     chain_terms: TaskTerms
 
@@ -84,7 +87,7 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class SiloFacts:
-    """What a node tells of a silo: counts and names, never data."""
+    """What a node tells of a silo: counts and names, never data; `rows` is what became of its rows."""
 
     silo: int
     name: str
@@ -93,6 +96,7 @@ class SiloFacts:
     num_heldout: int
     num_heldout_tokens: int
     num_heldout_bytes: int
+    rows: RowCounts
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,10 @@ class GroupInfo:
         hashes: of its files.
         model_dtype: `bfloat16` or `float32`.
         num_parameters: of the base model.
-        adapter: hash of the initial adapter, which is in the store.
+        adapter: hash of the adapter that the run starts from, which is in the store.
+        model_folder: where the base model's files are on the node.
+        targets: names of the adapter's layers, as short as they can be; see `shortest_targets`.
+        notes: what people should know of how this model trains here, a line each.
     """
 
     accounts: Mapping[int, str]
@@ -116,6 +123,9 @@ class GroupInfo:
     model_dtype: str
     num_parameters: int
     adapter: bytes
+    model_folder: str
+    targets: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def with_model(terms: Terms, creator: str, hashes: ModelHashes, adapter: bytes) -> Terms:

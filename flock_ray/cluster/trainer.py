@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from flock_ray.adversary.behaviour import Row
 from flock_ray.cluster.progress import Progress
 from flock_ray.cluster.silos import HostedSilos
 from flock_ray.cluster.spec import GroupSpec
@@ -14,9 +15,11 @@ from flock_ray.lora.algebra import subtract
 from flock_ray.lora.fixed_point import extremes
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.seed import local_seed
-from flock_ray.training.data import Example, batches
+from flock_ray.training.data import IGNORED, Example, batches
 from flock_ray.training.engine import Engine, MemberJob, Result
 from flock_ray.training.flops import FlopCounter
+
+RowsOf = Callable[[Sequence[Row]], Sequence[Row]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class Trainer:
         self._flops, self._rate, self._progress = flops, rate, progress
         self._trained: dict[tuple[int, bytes], dict[int, LocalUpdate]] = {}
 
-    def train(self, silos: Sequence[int], epoch: int, start: bytes) -> dict[int, LocalUpdate]:
+    def train(
+        self, silos: Sequence[int], epoch: int, start: bytes, rows_of: Mapping[int, RowsOf] | None = None
+    ) -> dict[int, LocalUpdate]:
         """The local steps on these silos in this epoch from the global adapter `start`; {silo: update}.
 
         Always ask for all of the epoch's hosted proposers: who trains in one batch shapes the last bits.
+        `rows_of` says of dishonest owners' silos what they train on for what they drew.
 
         Raises:
             TrainingError: of a silo, or its update is beyond the bound of the terms.
@@ -74,7 +80,7 @@ class Trainer:
         hosts = {self._silos.host_of[silo] for silo in silos if silo not in trained}
         missing = [silo for silo in silos if self._silos.host_of[silo] in hosts]
         with self._progress.timed("train"):
-            jobs = {silo: self._job(silo, epoch, start) for silo in missing}
+            jobs = {silo: self._job(silo, epoch, start, (rows_of or {}).get(silo)) for silo in missing}
             costs = {silo: _largest_step(job) for silo, job in jobs.items()}
             for cohort in self._silos.cohorts(costs, lambda silo: silo):
                 results = self._engine.train([jobs[silo] for silo in cohort], self._progress.step)
@@ -82,10 +88,12 @@ class Trainer:
                     trained[silo] = self._local_update(silo, jobs[silo], result)
         return {silo: trained[silo] for silo in silos}
 
-    def _job(self, silo: int, epoch: int, start: bytes) -> MemberJob:
+    def _job(self, silo: int, epoch: int, start: bytes, rows_of: RowsOf | None) -> MemberJob:
         settings = self._spec.settings.of_epoch(epoch, self._spec.num_epochs)
         seed = local_seed(self._spec.run_seed, "batches", epoch, silo)
         drawn = batches(self._silos[silo], settings.steps, settings.batch_size, seed)
+        if rows_of:
+            drawn = _replaced(drawn, rows_of)
         return MemberJob(self._updates.adapter(start), drawn, settings)
 
     def _local_update(self, silo: int, job: MemberJob, result: Result) -> LocalUpdate:
@@ -121,6 +129,18 @@ class Trainer:
     def forget(self) -> None:
         """Forget all updates: whose payloads are not kept, trains again."""
         self._trained.clear()
+
+
+def _replaced(drawn: list[list[Example]], rows_of: RowsOf) -> list[list[Example]]:
+    """Batches of the same sizes, of the examples that `rows_of` gives for those of `drawn`."""
+    examples = [example for batch in drawn for example in batch]
+    rows = [(example.input_ids.tolist(), (example.labels != IGNORED).tolist()) for example in examples]
+    given = rows_of(rows)
+    if given is not rows:
+        assert len(given) == len(rows)
+        examples = [Example.of(*row) for row in given]
+    left = iter(examples)
+    return [[next(left) for _ in batch] for batch in drawn]
 
 
 def _largest_step(job: MemberJob) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -16,12 +17,16 @@ from flock_ray.cluster.silos import HostedSilos
 from flock_ray.cluster.spec import GroupSpec
 from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
+from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.peft_io import adapter_shapes
+from flock_ray.lora.peft_import import require_start
+from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.seed import local_seed
-from flock_ray.training.data import Silo, load_silo
+from flock_ray.training.architecture import architecture_errors, choose_backend, left_out
+from flock_ray.training.data import Example, Silo, load_silo
 from flock_ray.training.device import set_deterministic
-from flock_ray.training.engine import Engine, Rendezvous
+from flock_ray.training.engine import AnsweringEngine, Engine, MemberJob, Rendezvous
 from flock_ray.training.flops import FlopCounter, gemm_rate
 from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
@@ -39,7 +44,9 @@ class Workbench:
         training: class of `trainer`; benchmarks put a simulated one here.
         progress: of the phase that runs.
         base: the base model.
+        notes: what people should know of how it trains here, a line each.
         silos: data of the hosts that it carries.
+        targets: names of the layers with factors; see `shortest_targets`.
         updates: adapters and updates.
         aggregator, trainer, scorer: updates to candidate, silos to updates, adapters to losses.
     """
@@ -53,15 +60,18 @@ class Workbench:
         self.spec, self.progress = spec, Progress()
         self.progress.begin("load", len(spec.preload.intersection(spec.silos)))
         self.base = self._load_base(rendezvous)
+        self.backend, self.notes = self._look_at_model()
         budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self.silos = HostedSilos(self._load_silo, spec.preload, spec.solo, budget, self.progress)
         self.silos.assign(spec.hosts)
         shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
+        self.targets = shortest_targets(self.base.model, spec.lora.target_modules)
         self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), shapes, self.progress)
         self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
-        flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
         rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
-        self._engine = self._make_engine(rendezvous)
+        with architecture_errors(self._model_and_backend):
+            flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
+            self._engine = self._make_engine(rendezvous)
         self.trainer = self.training(spec, self.silos, self.updates, self._engine, flops, rate, self.progress)
         self.scorer = Scorer(
             self.silos, self.updates, self.aggregator, self._engine, self.progress, spec.evaluate is None
@@ -75,20 +85,36 @@ class Workbench:
 
         return load_sharded(self.spec.model, rendezvous)
 
+    def _look_at_model(self) -> tuple[str, tuple[str, ...]]:
+        """The backend that the model allows, and what is to be said about both."""
+        model, longest = self.base.model, self._longest
+        backend, reason = choose_backend(model, self.spec.backend, longest)
+        because = f"Members train one after the other (training.backend=sequential): {reason}" if reason else ""
+        return backend, tuple(note for note in (because, left_out(model, self.spec.lora)) if note)
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest sequence: one that predicts `sequence_length` of them has one more."""
+        return self.spec.data.sequence_length + 1
+
+    @property
+    def _model_and_backend(self) -> str:
+        return f"{self.base.name} with training.backend={self.backend}"
+
     def _load_silo(self, number: int) -> Silo:
         return load_silo(self.spec.data, number, self.base.tokenizer)
 
     def _make_engine(self, rendezvous: Rendezvous) -> Engine:
         """The configured engine; DeepSpeed is imported only where it runs."""
         spec = self.spec
-        grouped = spec.backend == "grouped"
+        grouped = self.backend == "grouped"
         options = StackedOptions(grouped, spec.compiled, spec.checkpointing, max_tokens=spec.cohort_tokens)
         if spec.engine == "torch":
-            stacked = spec.backend != "sequential"
+            stacked = self.backend != "sequential"
             return StackedEngine(self.base, spec.lora, options) if stacked else TorchEngine(self.base, spec.lora)
         from flock_ray.training.deepspeed_engine import DeepSpeedEngine, StackedRanks, ZeroSpec
 
-        if spec.backend != "sequential":
+        if self.backend != "sequential":
             return StackedRanks(self.base, spec.lora, options, rendezvous, spec.rank_split == "rows")
         zero = ZeroSpec(spec.zero_stage, spec.zero_persistence_threshold)
         return DeepSpeedEngine(self.base, spec.lora, zero, rendezvous)
@@ -98,11 +124,50 @@ class Workbench:
         self.silos.assign(hosts)
 
     def initial_adapter(self) -> bytes:
-        """Hash of the adapter that the run starts from; puts it into the store."""
+        """Hash of the adapter that the run starts from; a new one is put into the store.
+
+        Raises:
+            ModelError: the one of `start_from` does not fit the base model and `lora.target_modules`.
+        """
+        if digest := self.spec.start_adapter:
+            require_start(self.updates.store.get(digest, MAX_ADAPTER_BYTES), self.updates.shapes)
+            self.updates.adapter(digest)
+            return digest
         seed = local_seed(self.spec.run_seed, "adapter")
         digest = self.updates.remember(initial_adapter(self.updates.shapes, seed))
         self.updates.publish(digest)
         return digest
+
+    def try_step(self) -> None:
+        """Train a step on a made-up sequence and forget it: what cannot train is refused before anybody has staked.
+
+        Raises:
+            ModelError: the engine cannot train this model.
+            TrainingError: its loss or its gradient is not finite.
+        """
+        vocabulary = self.base.model.config.get_text_config().vocab_size
+        example = Example.of([token % vocabulary for token in range(self._longest)], [True] * self._longest)
+        start = initial_adapter(self.updates.shapes, local_seed(self.spec.run_seed, "adapter"))
+        with architecture_errors(self._model_and_backend):
+            [tried] = self._engine.train([MemberJob(start, [[example]], replace(self.spec.settings, steps=1))])
+        if isinstance(tried, TrainingError):
+            raise TrainingError(f"a step of {self._model_and_backend}, tried before the task begins, fails: {tried}")
+
+    def answers(self, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int) -> list[list[str]]:
+        """The likeliest answers under each of these adapters, one to each prompt.
+
+        Raises:
+            TrainingError: this engine or model gives none.
+        """
+        if not isinstance(self._engine, AnsweringEngine) or self.spec.compiled:
+            raise TrainingError("this training engine gives no answers")
+        self.progress.begin("answer", len(adapters))
+        given = [self.updates.adapter(digest) for digest in adapters]
+        try:
+            return self._engine.answers(given, self.base.tokenizer, prompts, max_tokens)
+        except Exception as error:  # generation is another library's, and models come from anywhere
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise TrainingError(f"the model gives no answers: {reason}") from error
 
     def end_epoch(self, adapter: bytes) -> None:
         """Forget what the epoch computed, but the global adapter and its losses."""

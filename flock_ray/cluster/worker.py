@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from flock_ray.chain.eip712 import report_hash
 from flock_ray.cluster.attestation import (
@@ -96,14 +97,20 @@ class Worker(WorkerHost):
                     kept = self._encoder.kept[number]
                     signing.add(member, Kind.COMMITMENT, self._commitment(member), kept.private)
                     fact = {"epoch": state.epoch, "member": number, "first_loss": update.losses[0],
-                            "last_loss": update.losses[-1], "payload_bytes": kept.size}  # fmt: skip
+                            "last_loss": update.losses[-1], "losses": update.losses,
+                            "payload_bytes": kept.size}  # fmt: skip
                     events.append(("trained", fact))
         return self._result(self._sign(signing), events)
 
     def _trained(self, proposers: Sequence[int]) -> dict[int, LocalUpdate]:
         """{proposer: its update}; always of all hosted proposers."""
         members = {self._task.silos[member]: member for member in proposers}
-        updates = self._bench.trainer.train(sorted(members), self._state.epoch, self._state.adapter)
+        numbers = {silo: member for member, silo in self._task.silos.items()}
+        dishonest = {silo: self._behaviour(silo) for silo in members if silo in self._spec.behaviours}
+        rows_of = {
+            silo: partial(one.data, one.context(self._state, members[silo], numbers)) for silo, one in dishonest.items()
+        }
+        updates = self._bench.trainer.train(sorted(members), self._state.epoch, self._state.adapter, rows_of)
         return {members[silo]: update for silo, update in updates.items()}
 
     def acknowledge(self, bulletin: Bulletin) -> PhaseResult:
@@ -179,7 +186,7 @@ class Worker(WorkerHost):
         """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`.
 
         Args:
-            proposed: canonical bytes of the record that the committee derived.
+            proposed: canonical bytes of the record that the coordinator derived.
             bulletin: the messages that it is made from.
         """
         inbox, voters = self._inbox(bulletin), self._voters()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flock_ray.adversary.behaviour import Behaviour
 from flock_ray.adversary.registry import get_behaviour
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
@@ -20,7 +21,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import Enrolment, GroupInfo, GroupSpec, SiloFacts, with_model
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.cluster.workbench import Workbench
-from flock_ray.errors import ChainError
+from flock_ray.errors import ChainError, TrainingError
 from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore
@@ -56,7 +57,7 @@ class WorkerHost:
         return self._listener.host, self._listener.port
 
     def load(self, host: str, port: int, world: int) -> GroupInfo:
-        """Load base model and silos, make the engine, open the members' keys (rank 0).
+        """Load base model and silos, make the engine and try it, open the members' keys (rank 0).
 
         Raises:
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
@@ -68,10 +69,11 @@ class WorkerHost:
         base = self._bench.base
         accounts = {silo: owner.signer.address for silo, owner in self._hosting.owners.items()}
         self._adapter = self._bench.initial_adapter()
+        self._bench.try_step()
         gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
-            base.num_parameters, self._adapter,
+            base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets, self._bench.notes,
         )  # fmt: skip
 
     def _opened(self) -> tuple[SiloFacts, ...]:
@@ -86,6 +88,7 @@ class WorkerHost:
                 num_heldout=len(silo.heldout),
                 num_heldout_tokens=sum(example.num_labels for example in silo.heldout),
                 num_heldout_bytes=num_target_bytes(tokenizer, silo.heldout),
+                rows=silo.counts,
             )
             for number, silo in self._bench.silos.take_opened().items()
         )
@@ -109,11 +112,15 @@ class WorkerHost:
         name = f"member-{silo}"
         if silo not in self._signers:  # a keystore file takes a second to open
             self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, self._behaviour(silo), spec.reveals)
+
+    def _behaviour(self, silo: int) -> Behaviour:
+        """How the owner of a silo behaves."""
+        spec = self._spec
         kind = spec.behaviours.get(silo, "none")
         accomplices = [one for one, other in spec.behaviours.items() if other == kind]
         secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
-        behaviour = get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
-        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, behaviour, spec.reveals)
+        return get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.
@@ -124,6 +131,17 @@ class WorkerHost:
         if self._rank == 0:
             self._bench.updates.store.probe_read(token)
             self._bench.updates.store.probe_write(f"{token}{self._spec.index:04x}")
+
+    def answer(
+        self, group: int, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]] | str | None:
+        """Answers to prompts under each adapter, of one node group, or why there are none; None of the other groups."""
+        if self._spec.index != group:
+            return None
+        try:
+            return self._bench.answers(adapters, prompts, max_tokens)
+        except TrainingError as error:
+            return str(error)
 
     def vitals(self) -> Vitals:
         """What the worker does just now, and what it has used so far; asked while a phase runs."""

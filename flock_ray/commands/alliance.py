@@ -1,26 +1,26 @@
 """`flock-ray alliance`: an FL Alliance from configuration to report.
 
-`--help` lists the groups, `--cfg job` the configuration, `plan_only=true` the placement; `resume=RUN_DIR` continues.
+`--help` lists the groups, `--cfg job` the configuration; `plan_only=true` shows the placement and looks whether the run
+will work, as `flock-ray check` does; `resume=RUN_DIR` continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flock_ray.cluster.data_plan import show_data
+from flock_ray.cluster.finding import Finding
 from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
 from flock_ray.cluster.pruning import prune
-from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
-from flock_ray.config import ClusterMode, Config, check, describe_risk, register, to_config
+from flock_ray.commands.guard import lead
+from flock_ray.commands.outcome import explained
+from flock_ray.commands.resumed import open_run
+from flock_ray.config import ClusterMode, Config, describe_risk, problems, register, typed
 from flock_ray.telemetry.table import Console
-
-MOVABLE = (
-    "mode", "address", "nodes", "cpus_per_worker", "placement_timeout", "load_timeout", "phase_floor", "head_timeout",
-    "hosts_move",
-)  # fmt: skip
-"""Settings of `cluster` that the command line may change for a resumed run: the others shape its bytes."""
 
 
 def output_root(config: Config) -> Path:
@@ -28,23 +28,6 @@ def output_root(config: Config) -> Path:
     if config.output_dir:
         return Path(config.output_dir).expanduser().resolve()
     return Path.home() / "flock_ray_outputs" if in_ray_job() else Path.cwd() / "outputs"
-
-
-def open_run(config: Config, named: Collection[str]) -> tuple[Config, RunDirectory]:
-    """The run to resume, with its own configuration except for the place and the RPC that are named now.
-
-    Args:
-        config: as composed now, with `resume`.
-        named: keys and groups that the command line overrides.
-    """
-    run = RunDirectory.open(Path(config.resume).expanduser())
-    earlier = load_config(run.path)
-    moved = [name for name in MOVABLE if f"cluster.{name}" in named or (name == "mode" and "cluster" in named)]
-    cluster = replace(earlier.cluster, **{name: getattr(config.cluster, name) for name in moved})
-    chain = replace(earlier.chain, url=config.chain.url or earlier.chain.url)
-    resumed = replace(earlier, cluster=cluster, chain=chain, resume=config.resume, plan_only=config.plan_only)
-    check(resumed)
-    return resumed, run
 
 
 def on_own_cluster(config: Config) -> Config:
@@ -56,19 +39,44 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
     """The placement and the committee's odds, before anything starts."""
     console.plan(plan.describe())
     console.line(describe_risk(config))
+    show_data(config, console)
     if config.cluster.mode is ClusterMode.local:
         plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
 
 
-def play(config: Config, named: Collection[str]) -> None:
-    """Plan, run and print where the results are; `named` are the keys and groups that the command line overrides."""
+def tell(findings: Iterable[Finding], console: Console) -> None:
+    """Print a line for each thing that was looked at.
+
+    Raises:
+        FlockRayError: something is wrong; of the first such thing.
+    """
+    told = []
+    for finding in findings:
+        console.line(finding.line())
+        told.append(finding)
+    wrong = [(finding.what, finding.error) for finding in told if finding.error]
+    for what, error in wrong[:1]:
+        others = f"{len(wrong)} of {len(told)} things are wrong, {what} first: " if len(wrong) > 1 else ""
+        raise type(error)(f"{others}{error}")
+
+
+def play(config: Config, named: Mapping[str, bool]) -> None:
+    """Plan, run and print where the results are; `named` are the keys that the command line sets, see `open_run`."""
     console = Console()
+    wrong = [] if config.resume else problems(config)
+    if wrong and config.plan_only:
+        tell([Finding("configuration", "", error) for error in wrong], console)
+    for error in wrong:
+        raise error
     config, run = open_run(config, named) if config.resume else (config, None)
     config = on_own_cluster(config)
     plan = make_plan(config)
-    show_plan(plan, config, console)
     if config.plan_only:
-        return
+        from flock_ray.cluster.checkup import checkup  # imports torch and Ray, as those below do
+
+        console.plan(plan.describe())
+        return tell(checkup(config, plan, run.path if run else output_root(config)), console)
+    show_plan(plan, config, console)
     if run and run.whole:
         prune(run, config.store, console.line)  # as far as an interrupted one did not
         console.line(f"The run in {run.path} is complete already; nothing to do.")
@@ -78,8 +86,11 @@ def play(config: Config, named: Collection[str]) -> None:
     from flock_ray.session import run_alliance
 
     check_before_start(config)
+    if run:
+        console.line(f"Run folder: {run.path}")
     run = run or RunDirectory.create(output_root(config), config)
-    console.line(f"Run folder: {run.path}")
+    if run.started or not config.resume:
+        lead(run.path)
     try:
         summary = run_alliance(config, run, plan, console)
     except KeyboardInterrupt:
@@ -87,6 +98,12 @@ def play(config: Config, named: Collection[str]) -> None:
         if run.started:
             console.line(f"Interrupted; go on with: resume={run.path}")
         raise
+    except Exception as error:
+        console.close()
+        told = explained(error, run.path if run.started else None)
+        if told is error:
+            raise
+        raise told from error
     finally:
         if not (run.started or config.resume):
             run.discard()
@@ -95,9 +112,12 @@ def play(config: Config, named: Collection[str]) -> None:
     console.line(f"Run folder: {run.path}")
 
 
-def run(overrides: Sequence[str]) -> int:
-    """Play what the overrides configure; returns the exit code."""
+def compose_and_play(command: str, overrides: Sequence[str]) -> int:
+    """Play what the overrides configure; returns the exit code. `command` is what the user called."""
     register()
-    return play_each(
-        "flock-ray alliance", "config", overrides, Config, lambda composed, named: play(to_config(composed), named)
-    )
+    return play_each(command, "config", overrides, Config, lambda composed, named: play(typed(composed), named))
+
+
+def run(overrides: Sequence[str]) -> int:
+    """Train what the overrides configure; returns the exit code."""
+    return compose_and_play("flock-ray alliance", overrides)

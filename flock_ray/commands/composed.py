@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import flock_ray
 from flock_ray.commands.outcome import exit_code_of
@@ -31,7 +33,7 @@ def play_each(
     config_name: str,
     overrides: Sequence[str],
     schema: type[Any],
-    play: Callable[[DictConfig, Collection[str]], None],
+    play: Callable[[DictConfig, Mapping[str, bool]], None],
     interrupted: str = "interrupted",
 ) -> int:
     """Compose a configuration and play it; returns the exit code.
@@ -43,14 +45,19 @@ def play_each(
         config_name: of the file in `conf/`.
         overrides: the command line, with Hydra's own options.
         schema: of the configuration; it has a key `traceback`.
-        play: gets a configuration, and the keys and groups that the command line overrides.
+        play: gets a configuration, and {key that the command line sets: whether by itself, not by a
+            group's option}.
         interrupted: see `exit_code_of`.
 
     Raises:
         ConfigError: a bad key, value or option.
     """
-    for composed, named in _compose(command, config_name, overrides, schema):
-        code = exit_code_of(partial(play, composed, named), interrupted, composed.traceback)
+    for composed, task in _compose(command, config_name, overrides, schema):
+        try:
+            show_traceback = composed.traceback
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain_bad_key(error, schema)) from None
+        code = exit_code_of(partial(play, composed, _named(task)), interrupted, show_traceback)
         if code:
             return code
     return 0
@@ -58,18 +65,60 @@ def play_each(
 
 def _compose(
     command: str, config_name: str, overrides: Sequence[str], schema: type[Any]
-) -> list[tuple[DictConfig, set[str]]]:
-    composed: list[tuple[DictConfig, set[str]]] = []
+) -> list[tuple[DictConfig, list[str]]]:
+    """Each configuration, and the overrides that it was composed with."""
+    composed: list[tuple[DictConfig, list[str]]] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
     def keep(config: DictConfig) -> None:
-        named = {override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task}
-        composed.append((config, named))
+        task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        composed.append((config, cast(list[str], task)))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = [command, *overrides]  # Hydra reads its command line there and nowhere else
-    try:
-        keep()
-    except Exception as error:
-        raise ConfigError(explain_bad_key(error, schema)) from None
+    with tempfile.TemporaryDirectory(prefix="flock-ray-") as scratch:
+        if {"-m", "--multirun"}.intersection(overrides):  # Hydra's own notes; our runs go where `output_dir` says
+            overrides = with_override(overrides, f"hydra.sweep.dir={scratch}")
+        sys.argv = [command, *overrides]  # Hydra reads its command line there and nowhere else
+        try:
+            keep()
+        except Exception as error:
+            raise ConfigError(explain_bad_key(error, schema)) from None
     return composed
+
+
+def with_override(words: Sequence[str], override: str) -> list[str]:
+    """A command line with one override more, beside those that it has: Hydra takes them in one piece only."""
+    first = next((index for index, word in enumerate(words) if "=" in word and word[0] != "-"), len(words))
+    return [*words[:first], override, *words[first:]]
+
+
+def _named(overrides: Sequence[str]) -> dict[str, bool]:
+    """{key that these overrides set: whether by itself, and not as part of a group's option}."""
+    named: dict[str, bool] = {}
+    for override in overrides:
+        name, _, value = override.lstrip("+~").partition("=")
+        if (conf_folder() / name / f"{value}.yaml").is_file():
+            named = dict.fromkeys(_keys_of(name, value), False) | named
+        else:
+            named[name] = True
+    return named
+
+
+def _keys_of(group: str, option: str) -> Iterator[str]:
+    """Dotted keys that an option of a group sets: in its group, or anywhere if its file says `@package _global_`."""
+    file = conf_folder() / group / f"{option}.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(file)) or {}
+    assert isinstance(content, dict)
+    for overridden in content.pop("defaults", ()):
+        [(name, other)] = overridden.items()
+        yield from _keys_of(name.rpartition("/")[2], other)
+    everywhere = "@package _global_" in file.read_text().partition("\n")[0]
+    yield from _leaves(content, "" if everywhere else f"{group}.")
+
+
+def _leaves(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    """Dotted names of all values, those inside of mappings by the names of these too."""
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")

@@ -8,7 +8,7 @@ The account `creator` (key as for a run) pays and keeps no power: a TimelockCont
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +195,7 @@ def deploy(overrides: Sequence[str]) -> int:
     return play_each("flock-ray deployment deploy", "deploy", overrides, DeployConfig, _play, again)
 
 
-def _play(composed: DictConfig, named: Collection[str]) -> None:
+def _play(composed: DictConfig, named: Mapping[str, bool]) -> None:
     """Deploy what is missing, check everything, and print the addresses."""
     from flock_ray.chain.address_book import exclusive
     from flock_ray.chain.keys import load_signer

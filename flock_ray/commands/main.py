@@ -9,14 +9,22 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from flock_ray.cluster.interrupts import end_process, stop_on_signals
+from flock_ray.commands.guard import guarded
 from flock_ray.commands.outcome import exit_code_of
 from flock_ray.commands.parser import COMPOSED, build_parser
 
 
 def start(*words: str) -> NoReturn:
     """Run the command line of this process, with these words before it, and end the process."""
-    stop_on_signals()
-    end_process(main([*words, *sys.argv[1:]]))
+    arguments = [*words, *sys.argv[1:]]
+
+    def run() -> int:
+        stop_on_signals()
+        return main(arguments)
+
+    if arguments[:1] in (["alliance"], ["demo"]):
+        sys.exit(guarded(run, end_process))
+    end_process(run())
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
+from flock_ray.commands.settings import ChatSettings, EvaluateSettings, ExportSettings, words_of
 
-COMPOSED = {("alliance",): "alliance:run", ("demo",): "demo:run", ("deployment", "deploy"): "deploy:deploy"}
+COMPOSED = {
+    ("alliance",): "alliance:run",
+    ("demo",): "demo:run",
+    ("check",): "check:check",
+    ("deployment", "deploy"): "deploy:deploy",
+}
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
 
 
@@ -24,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = _sub_parsers(parser)
     commands.add_parser("alliance", help="train: an alliance from configuration to report", add_help=False)
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
+    commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     _add_verify(commands)
+    _add_results(commands)
+    _add_compare(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))
     _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
@@ -133,6 +142,29 @@ def _add_verify(commands: Any) -> None:
     )
     verify.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
     verify.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
+
+
+def _add_results(commands: Any) -> None:
+    """Commands on finished runs, whose settings are words like those of a run's configuration."""
+    for name, help, schema in (
+        ("chat", "talk to what a run trained; lines may be piped in", ChatSettings),
+        ("evaluate", "measure what a run trained on other data, beside its base model", EvaluateSettings),
+        ("export", "make a plain model folder of a run, or put its adapter on the Hugging Face hub", ExportSettings),
+    ):
+        parser = commands.add_parser(name, help=help, description=_sentence(help))
+        parser.set_defaults(act=f"{name}:{name}")
+        parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(schema).replace("%", "%%"))
+        if schema is EvaluateSettings:
+            parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_compare(commands: Any) -> None:
+    help = "compare finished runs: a table here, and a page with a chart"
+    parser = commands.add_parser("compare", help=help, description=_sentence(help))
+    parser.set_defaults(act="compare:compare")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--to", type=Path, default=Path("compare.html"), metavar="FILE", help="the page to write")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_task(group: _Group) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk
+from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk, problems
 from flock_ray.config.choices import (
     Backend,
     ChainBackend,
@@ -41,6 +42,7 @@ from flock_ray.config.schema import (
     chain_urls,
     evaluated_others,
 )
+from flock_ray.errors import ConfigError
 
 __all__ = [
     "CAPTURE_LIMIT",
@@ -75,9 +77,11 @@ __all__ = [
     "describe_risk",
     "evaluated_others",
     "explain_bad_key",
+    "problems",
     "refuse_unknown",
     "register",
     "to_config",
+    "typed",
     "valid_keys",
 ]
 
@@ -93,8 +97,22 @@ def to_config(composed: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown key, or values that do not fit together.
     """
-    refuse_unknown(composed)
-    config = OmegaConf.to_object(composed)
+    config = typed(composed)
+    if not config.resume:  # else the values of the run count, but for those that it takes from here
+        check(config)
+    return config
+
+
+def typed(composed: DictConfig) -> Config:
+    """Typed configuration of what Hydra composed, whatever its values are.
+
+    Raises:
+        ConfigError: an unknown key, or a value that refers to what is not there, such as `${oc.env:UNSET}`.
+    """
+    try:
+        refuse_unknown(composed)
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain_bad_key(error)) from error
     assert isinstance(config, Config)
-    check(config)
     return config

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import date
 from math import inf
 from operator import attrgetter
 
-from flock_ray.config.choices import ChainBackend, Keep
+from flock_ray.config.choices import ChainBackend, Engine, Keep
 from flock_ray.config.schema import Config, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
@@ -17,25 +19,29 @@ from flock_ray.protocol.roles import quorum
 CAPTURE_LIMIT = 1e-3
 YEAR = 365 * 86_400
 MAX_LIFE = 10 * YEAR  # seconds in which all epochs are settled or abandoned (TaskTerms.MAX_LIFE)
+MAX_TOKENS = 2**96 // 10**18  # whole ones in the 96 bits that the contracts count with
 
 _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (1, inf): (
-        "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs", "alliance.pool",
-        "alliance.min_stake", "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
+        "alliance.num_members", "alliance.hosts", "alliance.num_proposers", "alliance.num_epochs",
+        "alliance.max_unsettled", "alliance.band_floor", "alliance.harmful_factor",
         "alliance.spare_reveals", "training.steps", "training.batch_size", "training.cohort_tokens",
-        "lora.rank", "lora.alpha",
-        "data.sequence_length", "data.heldout_tokens", "cluster.nodes", "cluster.workers_per_node",
-        "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
+        "lora.rank", "lora.alpha", "report.answer_tokens",
+        "data.sequence_length", "data.heldout_tokens", "data.heldout_sequences", "cluster.nodes",
+        "cluster.workers_per_node", "cluster.cpus_per_worker", "cluster.threads_per_worker", "chain.max_fee_gwei",
     ),
+    (1, MAX_TOKENS): ("alliance.pool", "alliance.min_stake"),
     (1, 7 * 86_400): ("chain.epoch_deadline",),  # the contracts' limit
     (0, inf): (
-        "alliance.band_z", "alliance.candidates", "training.weight_decay", "chain.chain_id", "chain.claim_every",
+        "alliance.band_z", "alliance.candidates", "data.max_bad_rows", "training.weight_decay",
+        "training.zero_persistence_threshold", "chain.chain_id", "chain.claim_every",
     ),
     (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
     (0, 10_000): ("mechanism.slash_fraction",),
     (0, 65_535): ("chain.port",),
     (0, 2**63 - 1): ("seed",),
+    (-1_000_000, 1_000_000): ("adversary.scale",),
     (1, 96): ("alliance.num_voters",),  # the contracts' limit
     (1, 256): ("alliance.slots_per_member",),
 }  # fmt: skip
@@ -70,16 +76,18 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _check_ranges(config: Config) -> None:
+def _out_of_range(config: Config) -> Iterator[ConfigError]:
     for (low, high), keys in _RANGES.items():
         limits = f"{low} or more" if high == inf else f"between {low} and {high}"
         for key in keys:
             value = attrgetter(key)(config)
-            _require(low <= value <= high and value < inf, f"{key} is {value}; it must be {limits}")
+            if not (low <= value <= high and value < inf):
+                yield ConfigError(f"{key} is {value}; it must be {limits}")
     for key, limit in _ABOVE_0_AND_BELOW.items():
         value = attrgetter(key)(config)
-        limits = "above 0 and finite" if limit == inf else f"above 0 and below {limit}"
-        _require(0 < value < limit, f"{key} is {value}; it must be {limits}")
+        if not 0 < value < limit:
+            limits = "above 0 and finite" if limit == inf else f"above 0 and below {limit}"
+            yield ConfigError(f"{key} is {value}; it must be {limits}")
 
 
 def _check_parameters(where: str, declared: Mapping[str, Parameter], given: Mapping[str, int]) -> None:
@@ -95,7 +103,7 @@ def _check_membership(config: Config) -> None:
     silos = alliance.num_members + alliance.candidates
     settled = config.chain.backend is not ChainBackend.none
     _require(settled or not alliance.candidates, "alliance.candidates needs a chain, on which they can join")
-    members, since = set(range(alliance.num_members)), alliance.max_unsettled + 2
+    members, since = dict.fromkeys(range(alliance.num_members), 0), alliance.max_unsettled + 2
     for name, planned in (("joins", alliance.joins), ("leaves", alliance.leaves)):
         asked = sorted((change.epoch, silo) for change in planned for silo in change.silos)
         _require(settled or not asked, f"alliance.{name} needs a chain, on which members ask for it")
@@ -110,10 +118,18 @@ def _check_membership(config: Config) -> None:
                 )
                 _require(alliance.num_members <= silo < silos, f"{where}; {candidates} (alliance.candidates)")
                 _require(silo not in members, f"{where}; it joined before")
-                members.add(silo)
+                members[silo] = epoch
             else:
                 _require(silo in members, f"{where}, which is no member, or left before")
-                members.discard(silo)
+                _require(epoch > members.pop(silo), f"{where}, before it has joined")
+
+
+def _check_date(config: Config) -> None:
+    text = config.data.template_date
+    with suppress(ValueError):
+        date.fromisoformat(text)
+        return
+    raise ConfigError(f"data.template_date is {text!r}; it must be a date such as 2025-01-01")
 
 
 def check(config: Config) -> None:
@@ -123,7 +139,23 @@ def check(config: Config) -> None:
         ConfigError: the text names the key, its value and the valid values.
         CaptureRiskError: dishonest seats would capture a committee too often.
     """
-    _check_ranges(config)
+    for error in problems(config):
+        raise error
+
+
+def problems(config: Config) -> list[ConfigError]:
+    """All values that are out of range; if none is, all that do not fit together. See `check`."""
+    if found := list(_out_of_range(config)):
+        return found
+    for part in (_check_sizes, _check_date, _check_engine, _check_names, _check_chain, _check_membership, _check_risk):
+        try:
+            part(config)
+        except ConfigError as error:
+            found.append(error)
+    return found
+
+
+def _check_sizes(config: Config) -> None:
     alliance, cluster = config.alliance, config.cluster
     slots = alliance.num_members * alliance.slots_per_member
     seats = alliance.num_voters + alliance.num_proposers
@@ -146,6 +178,27 @@ def check(config: Config) -> None:
         f"alliance.band_ceiling is {alliance.band_ceiling}; it must be at least alliance.band_floor ="
         f" {alliance.band_floor}",
     )
+
+
+def _check_engine(config: Config) -> None:
+    """An engine that can do what the cluster and the stage of ZeRO ask of it."""
+    cluster = config.cluster
+    torch_only = config.training.engine is Engine.torch
+    _require(
+        not torch_only or cluster.workers_per_node == 1,
+        f"training.engine=torch trains on one worker, and cluster.workers_per_node is {cluster.workers_per_node};"
+        " take training.engine=deepspeed or auto",
+    )
+    _require(
+        not torch_only or config.training.zero_stage == 0,
+        f"training.zero_stage is {config.training.zero_stage}, and training.engine=torch shards nothing; take"
+        " training.engine=deepspeed or auto",
+    )
+
+
+def _check_names(config: Config) -> None:
+    """The mechanism and its parameters, and who cheats."""
+    alliance = config.alliance
     mechanism = config.mechanism
     _require(
         mechanism.name in MECHANISMS,
@@ -159,6 +212,11 @@ def check(config: Config) -> None:
         mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
         "mechanism.parameters.solvent=0 promises more than the pool holds; it needs chain.backend=none",
     )
+
+
+def _check_chain(config: Config) -> None:
+    """The chain's address, the life of a task on it, and what a store keeps."""
+    alliance = config.alliance
     _require(
         bool(chain_urls(config.chain)) or config.chain.backend is not ChainBackend.rpc,
         "chain.backend=rpc needs chain.url, the address of the chain's RPC",
@@ -172,12 +230,15 @@ def check(config: Config) -> None:
         " chain.epoch_deadline",
     )
     evaluated_others(alliance)
-    _check_membership(config)
     store = config.store
     _require(
         store.keep is not Keep.adapter or not store.url or not store.shared,
         "store.keep=adapter would remove nothing: other runs may use store.url; add store.shared=false if none does",
     )
+
+
+def _check_risk(config: Config) -> None:
+    alliance = config.alliance
     risk = committee_risk(config)
     if max(risk.median, risk.quorum) > CAPTURE_LIMIT and not alliance.force:
         raise CaptureRiskError(

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Engine(Enum):
-    """What runs the local steps; `auto` is DeepSpeed for several ranks or a GPU, torch for a single CPU worker."""
+    """What runs the local steps; `auto` is DeepSpeed for several ranks, a GPU or ZeRO, torch for one CPU worker."""
 
     auto = "auto"
     torch = "torch"
@@ -17,7 +17,8 @@ class Backend(Enum):
     """How a node trains several members: one after the other, or in one batch over stacked adapters.
 
     `stacked` pads members to the largest, `grouped` keeps unequal ones as they are; `auto` is `stacked`, or
-    `sequential` if DeepSpeed shards (`training.zero_stage` above 0).
+    `sequential` if DeepSpeed shards (`training.zero_stage` above 0) or the model's attention has a window shorter than
+    the sequences, a soft cap, sinks or a state, or is none that can be replaced.
     """
 
     auto = "auto"

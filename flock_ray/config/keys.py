@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, get_type_hints
+
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, InterpolationValidationError
 
 from flock_ray.config.schema import Config
 from flock_ray.errors import ConfigError
@@ -25,9 +28,13 @@ def valid_keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
 def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
     """A one-line text for an error of Hydra or OmegaConf; for an unknown key it lists the valid ones of its group."""
     text = " ".join(str(error.__cause__ or error).split())
+    if isinstance(error, InterpolationResolutionError | InterpolationKeyError | InterpolationValidationError):
+        reason = text.partition(" full_key:")[0].rpartition("interpolation: ")[2].strip('"')
+        return f"{error.full_key}: {reason}"
     if option := re.search(r"Could not find '(\w+)/(\S*)' Available options in '\w+': ([\w ]+) Config search", text):
         group, choice, options = option.groups()
-        return f"there is no {group}={choice}; it must be one of {', '.join(options.split())}"
+        meant = _nearest(choice, options.split(), f"{group}=")
+        return f"there is no {group}={choice}{meant}; it must be one of {', '.join(options.split())}"
     asked = re.search(r"full_key: ([\w.]+)", text) or re.search(r"[Kk]ey '([\w.]+)'", text)
     if not asked:
         return text
@@ -36,12 +43,20 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
-    group, siblings = key.rpartition(".")[0], list[str]()
-    while group and not siblings:
-        siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{group}.")]
-        group = group.rpartition(".")[0]
+    above, siblings = key.rpartition(".")[0], list[str]()
+    while above and not siblings:
+        siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
+        above = above.rpartition(".")[0]
     valid = siblings or dict.fromkeys(known.partition(".")[0] for known in valid_keys(schema))
-    return f"unknown configuration key {key!r}; valid here: {', '.join(valid)}"
+    group, _, name = key.rpartition(".")
+    meant = _nearest(name, [other.rpartition(".")[2] for other in valid], f"{group}." if group else "")
+    return f"unknown configuration key {key!r}{meant}; valid here: {', '.join(valid)}"
+
+
+def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """A suggestion of the known word that is most like this one; nothing if none is like it."""
+    like = get_close_matches(word, known, 1)
+    return f" (did you mean {prefix}{like[0]}?)" if like else ""
 
 
 def refuse_unknown(values: Mapping[Any, Any], schema: type[Any] = Config) -> None:

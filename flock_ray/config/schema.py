@@ -42,14 +42,18 @@ class DataConfig:
     """The members' private silos.
 
     Attributes:
-        kind: `stdlib_code` (source code of Python standard library packages, one package per member) or `jsonl`
-            (one file of conversations per member).
-        path: for `jsonl`: a glob (sorted; file i belongs to member i) or a mapping member -> file. Resolved only in
-            the process that hosts the member.
+        kind: `stdlib_code` (source code of Python standard library packages, one package per member), `jsonl` (one
+            file of conversations or texts per member) or `hub` (one data set of the Hugging Face hub per member).
+        path: for `jsonl`: a folder, a glob (in natural order; file i belongs to member i) or a mapping member -> file;
+            for `hub`: a mapping member -> ORG/NAME, ORG/NAME:SPLIT or ORG/NAME:CONFIG:SPLIT. Read only in the process
+            that hosts the member.
         packages: for `stdlib_code`: the packages, one per member, in this order.
         sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
         heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.
         heldout_tokens: held-out tokens a score and an evaluation use, from the held-out part.
+        heldout_sequences: fewest sequences that these tokens may lie in: with few, scores say little.
+        max_bad_rows: rows of a member that are skipped and counted because they cannot be read; one more is an error.
+        template_date: the date that a chat template is told that asks for one, YYYY-MM-DD: never the clock's.
     """
 
     kind: str = "stdlib_code"
@@ -64,6 +68,9 @@ class DataConfig:
     sequence_length: int = 128
     heldout_fraction: float = 0.1
     heldout_tokens: int = 1024
+    heldout_sequences: int = 1
+    max_bad_rows: int = 10
+    template_date: str = "2025-01-01"
 
 
 @dataclass
@@ -304,12 +311,51 @@ class StoreConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where figures go while a run goes on, beside `events.jsonl` and the report.
+
+    Attributes:
+        trackers: names in `flock_ray/telemetry/tracking`; more than one may be asked.
+        project: what trackers file the run under, where they keep runs apart.
+    """
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "flock_ray"
+
+
+@dataclass
+class ReportConfig:
+    """What the report shows beside figures.
+
+    Attributes:
+        prompts: answered by the adapter that the run starts from and by the final one; public texts, none of anybody's
+            data. Empty for none.
+        answer_tokens: longest answer.
+    """
+
+    prompts: list[str] = field(
+        default_factory=lambda: [
+            "Write a Python function that reads a JSON file and returns its keys, sorted.",
+            "What is the difference between a thread and a process?",
+            "Explain in two sentences what a hash function is.",
+        ]
+    )
+    answer_tokens: int = 48
+
+
+@dataclass
 class Config:
-    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it."""
+    """One run. `seed` names the run: roles of an embedded chain, adapter init, batches and keys derive from it.
+
+    Attributes:
+        start_from: an adapter to go on from, instead of a new one: a folder of PEFT's, or that of a finished run, where
+            the run is started. Its hash stands in the terms.
+    """
 
     seed: int = 10
     output_dir: str = ""
     resume: str = ""
+    start_from: str = ""
     plan_only: bool = False
     traceback: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -324,6 +370,8 @@ class Config:
     chain: ChainConfig = field(default_factory=ChainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 def behaviours(adversary: AdversaryConfig) -> dict[int, str]:

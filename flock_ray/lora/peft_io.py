@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import peft
-import safetensors.torch
 import torch
 from peft import PeftModel
 from torch import nn
@@ -38,9 +38,17 @@ class LoraSpec:
 
 
 def target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
-    """Dotted name -> targeted layer, sorted by name; a name that matches nothing is a ModelError."""
+    """Dotted name -> targeted layer, sorted by name.
+
+    Raises:
+        ModelError: a name matches nothing, or nothing in the model can be targeted.
+    """
     head = model.get_output_embeddings()
     linear = {n: m for n, m in sorted(model.named_modules()) if isinstance(m, nn.Linear) and m is not head}
+    if not linear:
+        others = sum(type(module).__name__ == "Conv1D" for module in model.modules())
+        instead = f": its weights are in {others} Conv1D layers, as in GPT-2, which are not supported" if others else ""
+        raise ModelError(f"the model has no nn.Linear layer but its output head{instead}; take another model.path")
     if tuple(target_modules) == (ALL_LINEAR,):
         return linear
     suffixes = tuple(f".{target}" for target in target_modules)
@@ -126,25 +134,51 @@ def read_adapter(peft_model: PeftModel) -> Adapter:
     }
 
 
-def save_peft(folder: Path, adapter_bytes: bytes, spec: LoraSpec, base_name: str) -> None:
-    """Write a folder that `PeftModel.from_pretrained(base, folder)` opens.
+def shortest_targets(model: PreTrainedModel, target_modules: Sequence[str]) -> tuple[str, ...]:
+    """The targeted layers by the shortest ends of their names that no other module has, sorted: `q_proj` and the like.
+
+    A reader of the saved folder may have another version of the model's code, in which a prefix is another.
+
+    Raises:
+        ModelError: a target module does not exist.
+    """
+    targets = target_layers(model, target_modules)
+    others = [f".{name}" for name, _ in model.named_modules() if name not in targets]
+    taken = {name[place:] for name in others for place in range(len(name)) if name[place] == "."}
+    ends = set()
+    for name in targets:
+        parts = name.split(".")
+        ends.add(next(e for k in range(1, len(parts) + 1) if f".{(e := '.'.join(parts[-k:]))}" not in taken))
+    return tuple(sorted(ends))
+
+
+def save_peft(
+    folder: Path, adapter_bytes: bytes, spec: LoraSpec, targets: Sequence[str], base_name: str, revision: str = ""
+) -> None:
+    """Write a folder that `PeftModel.from_pretrained(base, folder)` opens, of PEFT 0.10 and of all after it.
+
+    Their `adapter_config.json` has ever more keys, and each version refuses or warns of those that it does not know:
+    only what says something is written.
 
     Args:
         folder: made if missing.
         adapter_bytes: canonical bytes, written unchanged as `adapter_model.safetensors`.
-        spec: shape of the adapter, written to `adapter_config.json`.
+        spec: shape of the adapter.
+        targets: of `shortest_targets`.
         base_name: name or path of the base model, as a reader of the folder should find it.
+        revision: of the base model on the hub, if not its main one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = peft.LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", inference_mode=True
-    )
-    modules = {
-        key.removeprefix(PEFT_PREFIX).removesuffix(LORA_A)
-        for key in safetensors.torch.load(adapter_bytes)
-        if key.endswith(LORA_A)
+    config: dict[str, object] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "target_modules": list(targets),
+        "inference_mode": True,
     }
-    config.target_modules = sorted(modules)
-    config.base_model_name_or_path = base_name
-    config.save_pretrained(str(folder))
+    if revision:
+        config["revision"] = revision
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "adapter_model.safetensors").write_bytes(adapter_bytes)

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import PEFT_PREFIX, LoraSpec, adapter_shapes, require_fit, target_layers
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
 
@@ -178,10 +179,20 @@ class StackedAdapters:
         return self.weights.grad
 
     def collect_gradients(self) -> None:
-        """Move the layers' gradients into `weights.grad`."""
+        """Move the layers' gradients into `weights.grad`.
+
+        Raises:
+            ModelError: a targeted layer took no part in the pass, as experts to whom no token was sent.
+        """
+        idle = [key for key, factor in self._factors.items() if factor.grad is None]
+        if idle:
+            raise ModelError(
+                f"{len(idle)} of the adapter's {len(self._factors)} factors took no part in a step, {idle[0]} for one:"
+                " leave such layers out of lora.target_modules, or take training.backend=sequential"
+            )
         gradient = torch.empty_like(self.weights)
         for factor, part in zip(self._factors.values(), self._parts(gradient), strict=True):
-            assert factor.grad is not None, "collect before backward"
+            assert factor.grad is not None
             part.copy_(factor.grad)
             factor.grad = None
         self.weights.grad = gradient

@@ -102,6 +102,16 @@ class Roster:
             slots = change_slots(slots, change)
         return Roster(slots)
 
+    def work(self, epoch: int) -> tuple[int, int]:
+        """What the contract does for an epoch's settlement, if it is the next: slots changed, and changes looked at.
+
+        It looks at those that are due one epoch later, too, as far as they would be applied (`Roster.due` in Solidity).
+        """
+        after = self.settled(epoch)
+        applied = self.waiting[: len(self.waiting) - len(after.waiting)]
+        left = after.settled(epoch + 1)
+        return sum(change.slots for change in applied), len(self.waiting) - len(left.waiting)
+
     def at(self, last_settled: int, epoch: int) -> Roster:
         """The slots of a later epoch, if every epoch until then is settled.
 

@@ -179,7 +179,7 @@ class TaskState:
             epoch.
         num_changes: changes of the members so far that reached `roster`; the next one has this number in their order.
         leaving: leaves that slashes brought about and that are not due yet.
-        left: leaves of members that did not stay until the start.
+        before_start: changes of members before the start, from the first one that left again on.
         changes: those that reached `roster` since the last signed epoch; `num_before`: members before them.
         previous_report, previous_record: hashes, zero before the first epoch.
         carried: slashes that did not fit into earlier reports.
@@ -199,7 +199,7 @@ class TaskState:
     escrow: int = 0
     num_changes: int = 0
     leaving: tuple[Change, ...] = ()
-    left: tuple[Change, ...] = ()
+    before_start: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
     num_before: int = 0
 
@@ -210,7 +210,7 @@ class TaskState:
         scope: Scope,
         members: tuple[MemberState, ...],
         seed: bytes,
-        left: Sequence[Change] = (),
+        before_start: Sequence[Change] = (),
     ) -> Self:
         """The state of epoch 1.
 
@@ -219,14 +219,15 @@ class TaskState:
             scope: where it is settled.
             members: whoever joined, in their order.
             seed: of epoch 1.
-            left: the leaves of those that did not stay until the start.
+            before_start: their changes from the first one that left again on.
         """
-        slots = founders(member.slots for member in members)
-        for change in left:
+        joined = sum(not change.leaves for change in before_start)
+        slots = founders(member.slots for member in members[: len(members) - joined])
+        for change in before_start:
             slots = change_slots(slots, change)
         return cls(
             terms, scope, members, 1, seed, terms.start_adapter, terms.pool, ZERO, ZERO, Roster(slots),
-            num_changes=len(left), left=tuple(left), num_before=len(members),
+            num_changes=len(before_start), before_start=tuple(before_start), num_before=len(members),
         )  # fmt: skip
 
     def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> Self:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
+from statistics import fmean
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flock_ray.telemetry import text
 from flock_ray.telemetry.summary import silo_labels
@@ -83,8 +86,93 @@ def loss_chart(epochs: Sequence[EpochView]) -> str:
         axes.set_xlim(-0.15, len(epochs) * 1.32)
         axes.set_ylabel("held-out loss, nats a token")
         axes.grid(axis="y")
+        _cover(axes, "y")
 
     return _svg("loss", draw, height=3.8)
+
+
+def change_chart(epochs: Sequence[EpochView]) -> str:
+    """Change of every silo's held-out loss over all epochs, nats a token; beside a bar, the change in percent."""
+
+    def draw(axes: Axes) -> None:
+        _member_axis(axes, epochs)
+        for position, one in enumerate(_shown(epochs)):
+            rows = [row for epoch in epochs if (row := _row(epoch, one.index))]
+            before = next((row.loss_before for row in rows if row.loss_before is not None), None)
+            after = next((row.loss_after for row in reversed(rows) if row.loss_after is not None), None)
+            if before is None or after is None:
+                continue
+            change = after - before
+            axes.barh(position, change, height=0.62, color=_STAND_IN["good" if change < 0 else "bad"])
+            axes.annotate(
+                text.percent(before, after), (change, position), (4 if change > 0 else -4, 0),
+                textcoords="offset points", ha="left" if change > 0 else "right", va="center", fontsize=8,
+            )  # fmt: skip
+        axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
+        axes.margins(x=0.16)
+        axes.set_xlabel("change of the held-out loss, nats a token")
+        axes.grid(axis="x")
+        _cover(axes, "x")
+
+    return _svg("change", draw, height=0.8 + 0.3 * len(_shown(epochs)))
+
+
+def step_chart(epochs: Sequence[EpochView]) -> str:
+    """Training loss of every proposer at each local step, their mean, and the learning rate."""
+
+    def draw(axes: Axes) -> None:
+        rates, start = list[tuple[float, float]](), 0
+        for epoch in epochs:
+            longest = max([len(epoch.rates), *map(len, epoch.steps.values())])
+            for losses in list(epoch.steps.values())[:MAX_MEMBERS]:
+                steps = range(start + 1, start + 1 + len(losses))
+                axes.plot(steps, losses, color=_STAND_IN["grid"], linewidth=1.0, marker=".", markersize=3)
+            means = [fmean(at) for at in zip(*epoch.steps.values(), strict=False)]
+            steps = range(start + 1, start + 1 + len(means))
+            axes.plot(steps, means, color=_STAND_IN["c1"], linewidth=2.2, marker="o", markersize=3)
+            rates += [(start + 1 + step, rate) for step, rate in enumerate(epoch.rates)] if epoch.steps else []
+            start += longest
+            if epoch is not epochs[-1]:
+                axes.axvline(start + 0.5, color=_STAND_IN["muted"], linewidth=0.6)
+        axes.set_xlabel("local step")
+        axes.set_ylabel("training loss, nats a token")
+        axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True))
+        axes.grid(axis="y")
+        _cover(axes, "y")
+        right = axes.twinx()
+        right.plot(*zip(*rates, strict=True), color=_STAND_IN["c2"], linewidth=1.2, linestyle=(0, (4, 2)))
+        right.set_ylabel("learning rate")
+        right.set_ylim(bottom=0)
+        right.tick_params(length=0, labelcolor=_STAND_IN["muted"])
+        right.ticklabel_format(axis="y", style="plain")
+        _cover(right, "y")
+
+    return _svg("steps", draw, height=3.2)
+
+
+def runs_chart(losses: Mapping[str, Sequence[float | None]]) -> str:
+    """Mean held-out loss of several runs, {label: before the first epoch, and after each}, nats a token."""
+
+    def draw(axes: Axes) -> None:
+        ends: list[tuple[float, str, str]] = []
+        longest = max((len(values) for values in losses.values()), default=1) - 1
+        for position, (label, values) in enumerate(losses.items()):
+            points = [(x, loss) for x, loss in enumerate(values) if loss is not None]
+            if not points:
+                continue
+            colour = _STAND_IN[f"c{position % MAX_COLOURED + 1}"]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
+            ends.append((points[-1][1], label, colour))
+        _label_ends(axes, max(longest, 1), ends)
+        names = ["start", *(f"epoch {epoch}" for epoch in range(1, longest + 1))]
+        step = -(-len(names) // MAX_TICKS)
+        axes.set_xticks(range(0, len(names), step), names[::step])
+        axes.set_xlim(-0.15, max(longest, 1) * 1.4)
+        axes.set_ylabel("mean held-out loss, nats a token")
+        axes.grid(axis="y")
+        _cover(axes, "y")
+
+    return _svg("runs", draw, height=3.8)
 
 
 def score_chart(epochs: Sequence[EpochView]) -> str:
@@ -145,6 +233,7 @@ def money_chart(epochs: Sequence[EpochView]) -> str:
         axes.margins(x=0.16)
         axes.set_xlabel("tokens")
         axes.grid(axis="x")
+        _cover(axes, "x")
 
     return _svg("money", draw, height=0.8 + 0.3 * len(_shown(epochs)))
 
@@ -174,6 +263,7 @@ def time_chart(epochs: Sequence[EpochView]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
         axes.grid(axis="x")
+        _cover(axes, "x")
         if used:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(used), fontsize=8, columnspacing=1.2,
                         handlelength=1, handleheight=1)  # fmt: skip
@@ -249,10 +339,30 @@ def _spread(values: Sequence[float], gap: float) -> Iterator[float]:
     return (value - shift for value in placed)
 
 
+def _cover(axes: Axes, which: str) -> None:
+    """Let the axis begin and end with a tick, so that every point lies between two that are named."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    get, put = (axes.get_xlim, axes.set_xlim) if which == "x" else (axes.get_ylim, axes.set_ylim)
+    low, high = sorted(get())
+    ticks = [float(tick) for tick in axis.get_major_locator().tick_values(low, high)]
+    if len(ticks) > 1 and all(map(isfinite, ticks)):
+        step = ticks[1] - ticks[0]
+        while ticks[0] > low:
+            ticks.insert(0, ticks[0] - step)
+        while ticks[-1] < high:
+            ticks.append(ticks[-1] + step)
+        inner = [tick for tick in ticks if low - step < tick < high + step]
+        axis.set_ticks(inner)
+        put(inner[0], inner[-1])
+
+
 def _decimal_ticks(axes: Axes, threshold: float) -> None:
-    """Half the linear part, and the powers of ten beyond it, of both signs, as far as the data go."""
+    """Half the linear part, and the powers of ten beyond it, of both signs, until all data lie between two of them."""
     low, high = axes.get_xlim()
     powers = [threshold / 2, *(10.0**exponent for exponent in range(-4, 4) if 10.0**exponent > 1.5 * threshold)]
+    low = -next((power for power in powers if -power <= low), powers[-1]) if low < 0 else low
+    high = next((power for power in powers if power >= high), powers[-1]) if high > 0 else high
+    axes.set_xlim(low, high)
     ticks = (
         [-power for power in reversed(powers) if -power >= low] + [0.0] + [power for power in powers if power <= high]
     )

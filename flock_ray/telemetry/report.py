@@ -11,11 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from flock_ray.store.files import write_text
 from flock_ray.telemetry import charts, text
 from flock_ray.telemetry.summary import silo_labels
-from flock_ray.telemetry.views import EpochView, MemberTotal, honest_with_more
+from flock_ray.telemetry.views import Answer, EpochView, MemberTotal, honest_with_more
+
+FEW_EPOCHS = 3
+"""With no more than these, lines over epochs say little, and a bar shows each silo's change."""
 
 
 def write_report(
-    path: str | Path, summary: Mapping[str, Any], epochs: Sequence[EpochView], members: Sequence[MemberTotal]
+    path: str | Path,
+    summary: Mapping[str, Any],
+    epochs: Sequence[EpochView],
+    members: Sequence[MemberTotal],
+    answers: Sequence[Answer] = (),
 ) -> None:
     """Write the report of a run.
 
@@ -24,6 +31,7 @@ def write_report(
         summary: what `build_summary` made of the same epochs and members.
         epochs: every epoch of the run, in order, all with the same members.
         members: every member, in registration order.
+        answers: to public prompts, before and after the run.
     """
     environment = Environment(
         loader=PackageLoader("flock_ray.telemetry"),
@@ -34,6 +42,7 @@ def write_report(
     )
     environment.filters |= {
         "tokens": text.tokens, "loss": text.loss, "score": text.score, "short": text.short, "seconds": text.seconds,
+        "spoken": text.spoken,
     }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         summary=summary,
@@ -42,6 +51,7 @@ def write_report(
         labels=silo_labels(members),
         headline=_headline(epochs, members),
         figures=_figures(epochs),
+        answers=answers,
         chain_facts=list(_flat(summary["chain"])),
         run_facts=list(_flat(summary["run"])),
     )
@@ -52,12 +62,25 @@ def _figures(epochs: Sequence[EpochView]) -> list[tuple[str, str, str]]:
     """Title, how to read it, and the drawing."""
     if not epochs:
         return []
+    change = (
+        "Change by silo",
+        "Held-out loss on every member's own data, from before the first epoch to after the last. Left is better.",
+        charts.change_chart(epochs),
+    )
+    steps = (
+        "Local training",
+        "Loss of every proposer's batches step by step, on its own train part, and their mean; dashed, on the right:"
+        " the learning rate. Vertical lines part the epochs.",
+        charts.step_chart(epochs),
+    )
     return [
+        *([change] if len(epochs) <= FEW_EPOCHS else []),
         (
             "Loss by silo",
             "Held-out loss of the global adapter on every member's own data, which never left it. Lower is better.",
             charts.loss_chart(epochs),
         ),
+        *([steps] if any(epoch.steps for epoch in epochs) else []),
         (
             "Scores by member",
             "What each proposal alone improves, by consensus of the voters on their own data. Full circle: accepted;"

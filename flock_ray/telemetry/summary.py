@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flock_ray.store.files import plain
-from flock_ray.telemetry.views import EpochView, MemberEpoch, MemberTotal, honest_with_more
+from flock_ray.telemetry.views import Answer, EpochView, MemberEpoch, MemberTotal, honest_with_more
 
 
 def silo_labels(members: Sequence[MemberEpoch | MemberTotal]) -> dict[int, str]:
@@ -27,6 +27,7 @@ def build_summary(
     final_adapter_hash: str,
     chain: Mapping[str, object],
     facts: Mapping[str, object],
+    answers: Sequence[Answer] = (),
 ) -> dict[str, Any]:
     """The summary of a run; evaluation losses are of the honest members' silos, amounts integer wei.
 
@@ -39,6 +40,7 @@ def build_summary(
         final_adapter_hash: sha256 of adapter/adapter_model.safetensors.
         chain: `backend`, `chain_id` and `contracts` (name -> address), and more if there is more to say.
         facts: anything else worth telling of the run (seed, mechanism, package versions ...), kept under `run`.
+        answers: to public prompts, before and after the run.
     """
     with_more, num_honest = honest_with_more(members)
     summary = {
@@ -53,6 +55,7 @@ def build_summary(
         "final_adapter_hash": final_adapter_hash,
         "chain": chain,
         "run": facts,
+        "answers": answers,
     }
     result: dict[str, Any] = plain(summary)
     return result
@@ -89,6 +92,7 @@ def _member(member: MemberTotal) -> dict[str, object]:
         "silo": member.silo,
         "adversary": member.adversary,
         "num_tokens": member.num_tokens,
+        "rows": dict(member.rows),
         "times_proposer": member.times_proposer,
         "times_voter": member.times_voter,
         "mean_score": member.mean_score,

@@ -39,6 +39,11 @@ def short(hexadecimal: str) -> str:
     return hexadecimal if len(hexadecimal) <= 14 else f"{hexadecimal[:8]}..{hexadecimal[-4:]}"
 
 
+def spoken(text: str) -> str:
+    """What a model said, in lines as it has them, without control characters."""
+    return "".join(char if char in "\n\t" else printable(char) for char in text)
+
+
 def printable(text: str) -> str:
     """Text from elsewhere (a file name, say) without control characters that could drive a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)

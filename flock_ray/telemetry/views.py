@@ -6,8 +6,8 @@ times seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 PHASES = ("load", "train", "encode", "transfer", "vote", "aggregate", "settle", "evaluate", "overhead")
@@ -84,6 +84,8 @@ class EpochView:
         adapter_hash: of the global adapter that the epoch ended with.
         wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.
         training: None where nobody trained, or nobody noted how fast.
+        steps: {member: its training loss before each local step, nats a token}.
+        rates: learning rate of each local step.
     """
 
     epoch: int
@@ -97,6 +99,8 @@ class EpochView:
     adapter_hash: str
     wall_seconds: dict[str, float]
     training: TrainingRate | None = None
+    steps: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
     @property
     def honest_loss_before(self) -> float | None:
@@ -114,11 +118,22 @@ class EpochView:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the model says to a prompt, with the adapter that the run started from and with its final one."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class MemberTotal:
     """One member over the whole run; a balance is wallet + stake + what it may claim.
 
     Attributes:
         num_tokens: size of its train part.
+        rows: what became of the rows of its data, by name: `read`, `bad`, `dropped`, `cut`, `rewritten` and
+            `target_tokens`.
         mean_score: mean over its scored proposals, micro-nats a token; None without one.
         stake: what is left of it at the end.
     """
@@ -136,6 +151,7 @@ class MemberTotal:
     stake: int
     balance_start: int
     balance_end: int
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gain(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import DataError
 from flock_ray.protocol.hashing import sha256
+from flock_ray.training.counts import RowCounts
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -24,12 +25,15 @@ class DataSpec:
     """Where the members' data is and how it is split; the fields are those of the `data` configuration group.
 
     Attributes:
-        path: glob, or mapping of member number to file (`jsonl`).
+        path: glob, folder, or mapping of member number to file (`jsonl`) or to data set (`hub`).
         packages: one per member (`stdlib_code`).
         sequence_length: longest example, in tokens.
         heldout_fraction: share of a silo that never trains.
         heldout_tokens: labelled tokens that a score and an evaluation use.
         seed: of the split.
+        heldout_sequences: fewest sequences that a score and an evaluation may use.
+        max_bad_rows: rows of a member that are skipped because they cannot be read, before that is an error.
+        template_date: date that a chat template is told, YYYY-MM-DD.
     """
 
     kind: str
@@ -39,6 +43,9 @@ class DataSpec:
     heldout_fraction: float
     heldout_tokens: int
     seed: int
+    heldout_sequences: int
+    max_bad_rows: int
+    template_date: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +76,21 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a source reads of a member.
+
+    Attributes:
+        name: for people; no part of the data.
+        examples: in the order of the data.
+        counts: what became of the rows.
+    """
+
+    name: str
+    examples: list[Example]
+    counts: RowCounts
+
+
+@dataclass(frozen=True)
 class Silo:
     """One member's data.
 
@@ -76,11 +98,13 @@ class Silo:
         name: for people; no part of the data.
         train: examples to draw batches from.
         heldout: exactly the examples that scores and evaluations use.
+        counts: what became of its rows.
     """
 
     name: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
+    counts: RowCounts = field(default_factory=RowCounts)
 
     @property
     def num_train_tokens(self) -> int:
@@ -93,15 +117,15 @@ class Silo:
         return sha256(b"flock_ray/samples/1" + salt + ids)
 
 
-Source = Callable[[DataSpec, int, PreTrainedTokenizerBase], tuple[str, list[Example]]]
-"""Reads a member's silo: (spec, member, tokenizer) -> (name, examples); its DataErrors contain none of the text."""
+Source = Callable[[DataSpec, int, PreTrainedTokenizerBase], Reading]
+"""Reads a member's silo, given (spec, member, tokenizer); its DataErrors contain none of the text."""
 
 
 def sources() -> dict[str, Source]:
     """The data sources by `data.kind`. To add one, write a file with a `read` function and add a line here."""
     from flock_ray.training import jsonl, stdlib_code
 
-    return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read}
+    return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read, "hub": jsonl.read_hub}
 
 
 def num_target_bytes(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> int:
@@ -119,8 +143,8 @@ def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -
     known = sources()
     if spec.kind not in known:
         raise DataError(f"data.kind is {spec.kind!r}; it must be one of {', '.join(known)}")
-    name, examples = known[spec.kind](spec, member, tokenizer)
-    return split(name, examples, spec, member)
+    reading = known[spec.kind](spec, member, tokenizer)
+    return replace(split(reading.name, reading.examples, spec, member), counts=reading.counts)
 
 
 def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -> Silo:
@@ -139,6 +163,12 @@ def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -
             f"silo {name} of member {member} is too small: {len(order)} sequences with {tokens[-1] if tokens else 0}"
             f" tokens to predict, of which {spec.heldout_tokens} are held out (data.heldout_tokens) and some must"
             " remain for training"
+        )
+    if num_used < spec.heldout_sequences:
+        raise DataError(
+            f"silo {name} of member {member} has {num_used} held-out sequences for data.heldout_tokens ="
+            f" {spec.heldout_tokens}; it must be at least {spec.heldout_sequences} (data.heldout_sequences), or its"
+            " scores say little: raise data.heldout_tokens"
         )
     kept_out = {example.sample_id for example in order[:num_heldout]}
     train = tuple(example for example in order[num_heldout:] if example.sample_id not in kept_out)

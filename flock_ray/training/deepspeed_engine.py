@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
@@ -297,6 +298,12 @@ class StackedRanks:
         results = self._gather([by_itself(result) for result in trained], len(jobs))
         self._report_progress([len(job.batches) for job in jobs], tick)
         return results
+
+    def answers(
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]]:
+        """See `AnsweringEngine`; every rank finds the same."""
+        return self._engine.answers(adapters, tokenizer, prompts, max_tokens)
 
     def losses(self, jobs: Sequence[LossJob], tick: Tick = no_tick) -> list[list[SequenceLoss]]:
         """See `Engine`; every rank measures some of the jobs."""

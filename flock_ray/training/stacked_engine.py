@@ -12,12 +12,14 @@ from typing import Protocol
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedTokenizerBase
 
 from flock_ray.errors import TrainingError
 from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.lora.serialization import Adapter
 from flock_ray.lora.stacked import StackedAdapters
 from flock_ray.lora.stacked_optimizer import StackedAdamW
+from flock_ray.training.attention import use_packed_attention
 from flock_ray.training.cross_entropy import CHUNK_TOKENS
 from flock_ray.training.data import Example
 from flock_ray.training.engine import (
@@ -30,6 +32,7 @@ from flock_ray.training.engine import (
     divergence,
     no_tick,
 )
+from flock_ray.training.generation import Sampling, batched_answers
 from flock_ray.training.loss import PackedLoss
 from flock_ray.training.model import BaseModel
 from flock_ray.training.packing import filler, pack
@@ -141,6 +144,19 @@ class StackedEngine:
             [SequenceLoss(nll, example.num_labels) for nll, example in zip(sums, job.examples, strict=True)]
             for sums, job in zip(collected, jobs, strict=True)
         ]
+
+    def answers(
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]]:
+        """See `AnsweringEngine`; all adapters in one batch."""
+        self.adapters.load(adapters)
+        self.adapters.ownership.ends = None  # all have as many tokens
+        model = self.loss.model
+        model.set_attn_implementation("eager")  # packed attention keeps no keys and values
+        try:
+            return batched_answers(model, tokenizer, prompts, len(adapters), Sampling(max_tokens))
+        finally:
+            use_packed_attention(model)
 
     def close(self) -> None:
         """Nothing to release."""

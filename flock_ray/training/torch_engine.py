@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, read_adapter
+from flock_ray.lora.serialization import Adapter
 from flock_ray.training.engine import (
     LossJob,
     MemberJob,
@@ -19,6 +21,7 @@ from flock_ray.training.engine import (
     one_by_one,
     require_finite,
 )
+from flock_ray.training.generation import Sampling, batched_answers
 from flock_ray.training.loss import CausalLoss, collate, sequence_losses
 from flock_ray.training.model import BaseModel
 
@@ -66,6 +69,16 @@ class TorchEngine:
             losses.append(sequence_losses(self._model, job.examples, self._device))
             tick()
         return losses
+
+    def answers(
+        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+    ) -> list[list[str]]:
+        """See `AnsweringEngine`."""
+        found = []
+        for adapter in adapters:
+            load_adapter(self._peft, adapter)
+            found += batched_answers(self._peft.get_base_model(), tokenizer, prompts, 1, Sampling(max_tokens))
+        return found
 
     def close(self) -> None:
         """Nothing to release."""

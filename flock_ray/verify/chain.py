@@ -134,11 +134,10 @@ class ChainCheck:
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
         require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
-        left = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
-        require_equal(
-            [one.row for one in state.left], [one.row for one in left], "leaves before the start in task.json"
-        )
-        gone = {change.member for change in left}
+        before = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
+        claimed = [change.row for change in state.before_start]
+        require_equal(claimed, [change.row for change in before], "changes before the start in task.json")
+        gone = {change.member for change in before if change.leaves}
         for number, member in enumerate(state.members):
             on_chain = self._member(number)
             if number in gone:

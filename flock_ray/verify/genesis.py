@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flock_ray.aggregation.registry import RULES
@@ -12,11 +12,12 @@ from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
 from flock_ray.protocol.parameters import Parameter
+from flock_ray.protocol.roster import Roster
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.verify.compare import require, require_equal
 from flock_ray.verify.draw import genesis_seed
 from flock_ray.verify.folder import RunFolder
-from flock_ray.verify.membership import left_before
+from flock_ray.verify.membership import changes_before_start, first_slots
 from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import SigningDomain
 from flock_ray.wire_format.registry import WIRE_FORMATS
@@ -132,9 +133,12 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     terms = _terms(value["terms"])
     scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
     members = tuple(map(MemberState.read_joined, value["members"]))
-    left, seed = left_before(value["left"]), from_hex(value["seed"])
+    require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
+    require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
+    before_start, seed = changes_before_start(value["before_start"]), from_hex(value["seed"])
     contracts = {name: bytes.fromhex(text[2:]) for name, text in value["contracts"].items()}
-    state = TaskState.first(terms, scope, members, seed, left)
+    slots = first_slots(members, before_start)
+    state = replace(TaskState.first(terms, scope, members, seed, before_start), roster=Roster(slots))
     configuration = {str(name): str(text) for name, text in value["configuration"].items()}
     if contracts:
         require_equal(contracts["settlement"], scope.contract, "task.json contracts.settlement")
@@ -168,6 +172,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 128:
+        raise ValueError("expected an integer")
+    return value
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a text")
@@ -177,7 +187,7 @@ def _text(value: object) -> str:
 def _integers(value: object) -> dict[str, int]:
     if not isinstance(value, dict):
         raise ValueError("expected integers by name")
-    return {_text(name): _count(number) for name, number in value.items()}
+    return {_text(name): _integer(number) for name, number in value.items()}
 
 
 def _check(genesis: TaskGenesis) -> None:
@@ -199,11 +209,9 @@ def _check(genesis: TaskGenesis) -> None:
     shares = (terms.quantile_bp, terms.slash_fraction_bp)
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
     require(0 < terms.num_epochs <= MAX_EPOCHS and terms.band_floor > 0, "the terms hold a count out of its bounds")
-    require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
     require(len({member.account for member in members}) == len(members), "an account is a member twice")
-    require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
     require(all(member.delegated <= member.stake for member in members), "delegators back more than a member's stake")
-    gone = {change.member for change in state.left}
+    gone = {change.member for change in state.before_start if change.leaves}
     for number, member in enumerate(members):
         if number not in gone:
             require(member.stake >= member.slots * terms.min_stake, f"member {number} staked less than its slots cost")
@@ -243,7 +251,6 @@ def _check_config(genesis: TaskGenesis) -> None:
         )
     alliance, mechanism, aggregation = (_part(config, group) for group in ("alliance", "mechanism", "aggregation"))
     claimed = {
-        "num_members": alliance.get("num_members"),
         "num_epochs": alliance.get("num_epochs"),
         "num_voters": alliance.get("num_voters"),
         "num_proposers": alliance.get("num_proposers"),
@@ -262,7 +269,7 @@ def _check_config(genesis: TaskGenesis) -> None:
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
-    require_equal(claimed, agreed | {"num_members": len(genesis.state.members)}, "config.yaml")
+    require_equal(claimed, agreed, "config.yaml")
     for group, parameters in (
         ("mechanism", terms.mechanism_parameters),
         ("aggregation", terms.rule_parameters),
@@ -270,8 +277,22 @@ def _check_config(genesis: TaskGenesis) -> None:
     ):
         for name, number in _part(_part(config, group), "parameters").items():
             require_equal(number, parameters.get(name), f"config.yaml {group}.parameters.{name}")
-    for number, member in enumerate(genesis.state.members):
-        require_equal(alliance.get("slots_per_member"), member.slots, f"config.yaml slots of member {number}")
+    _check_members(genesis, alliance.get("num_members"), alliance.get("candidates"), alliance.get("slots_per_member"))
+
+
+def _check_members(genesis: TaskGenesis, least: object, candidates: object, slots: object) -> None:
+    """The run's own first members are in the task with their slots; as many others as candidates may be in it, too."""
+    state = genesis.state
+    gone = {change.member for change in state.before_start if change.leaves}
+    stayed = {member.account: member.slots for number, member in enumerate(state.members) if number not in gone}
+    require(is_count(least) and is_count(candidates), "config.yaml names no number of members, or of candidates")
+    assert isinstance(least, int) and isinstance(candidates, int)
+    require(
+        least <= len(stayed) <= least + candidates,
+        f"config.yaml num_members: claimed {least} and {candidates} candidates, the task starts with {len(stayed)}",
+    )
+    for account in list(genesis.balances)[:least]:
+        require_equal(stayed.get(account), slots, f"config.yaml slots_per_member, of {account}")
 
 
 def _part(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -81,16 +81,36 @@ def _change(row: object) -> Change:
     return Change(*row)
 
 
-def left_before(rows: Sequence[object]) -> list[Change]:
-    """The leaves of members that did not stay until the start.
+def changes_before_start(rows: Sequence[object]) -> list[Change]:
+    """The changes of members before the start, from the first one that left again on.
 
     Raises:
-        ValueError: they are no such leaves.
+        ValueError: they are no such changes.
     """
     changes = [_change(row) for row in rows]
-    if any(not change.leaves or change.epoch for change in changes):
-        raise ValueError("before the start members only leave")
+    if any(change.epoch for change in changes):
+        raise ValueError("a change before the start counts from epoch 0")
     return changes
+
+
+def first_slots(members: Sequence[MemberState], before_start: Sequence[Change]) -> tuple[Slot, ...]:
+    """The slots that a task starts with: of whoever joined, in their order, as the changes before the start left them.
+
+    Raises:
+        ValueError: a change is of somebody who is no member, or has other slots.
+    """
+    entered = {change.member: change.slots for change in before_start if not change.leaves}
+    slots = [
+        (number, slot) for number, member in enumerate(members) if number not in entered for slot in range(member.slots)
+    ]
+    for change in before_start:
+        if change.member >= len(members) or change.slots != members[change.member].slots:
+            raise ValueError("a change before the start is of another member than there are")
+        if change.leaves:
+            _vacate(slots, change)
+        else:
+            slots.extend((change.member, number) for number in range(change.slots))
+    return tuple(slots)
 
 
 def _leaving(waiting: Iterable[Change]) -> set[int]:

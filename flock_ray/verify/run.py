@@ -8,6 +8,7 @@ from typing import Any
 from flock_ray.chain.keys import recover
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, Message, SignedMessage
@@ -27,8 +28,8 @@ Emit = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: losses and bits per byte (only who holds the data can measure them), factor averaging"
-    " errors, wall times, training rates, silo and model names, who the adversaries are, events.jsonl, report.html,"
-    " members/."
+    " errors, wall times, training rates, answers to prompts, silo and model names, who the adversaries are,"
+    " events.jsonl, report.html, members/."
 )
 
 
@@ -56,6 +57,10 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         f" {terms.mechanism}"
     )
     emit(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
+    if origin := genesis.config.get("start_from"):
+        if folder.blob(terms.start_adapter, MAX_ADAPTER_BYTES) is None:
+            raise folder.lacking(f"the adapter {to_hex(terms.start_adapter)}, which the members started from,")
+        emit(f"start      adapter {to_hex(terms.start_adapter)}, of the terms; config.yaml says from {str(origin)!r}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
     check = _open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None

@@ -18,9 +18,11 @@ from flock_ray.verify.genesis import TaskGenesis
 
 _PREFIX = "base_model.model."
 _FREE = {"base_model_name_or_path", "peft_version", "revision", "target_modules", "megatron_core"}
-_SET = {"inference_mode": True, "init_lora_weights": True, "peft_type": "LORA", "task_type": "CAUSAL_LM"}
+_SET = {"inference_mode": True, "peft_type": "LORA", "task_type": "CAUSAL_LM"}
+_DEFAULT = {"init_lora_weights": True}
 _UNUSED = {"qalora_group_size"}
-"""Fields of `adapter_config.json`: free text, fixed values, and options of variants that are off."""
+"""Fields of `adapter_config.json`: free text, fixed values, values that it need not state, and options of variants that
+are off."""
 
 
 def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> None:
@@ -37,15 +39,24 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
         expected = _SET | {"r": int(agreed["lora.rank"]), "lora_alpha": int(agreed["lora.alpha"])}
     except (KeyError, ValueError):
         raise VerificationError("the configuration that the members agreed on states no lora.rank or alpha") from None
-    require_equal(config, expected, "adapter/adapter_config.json")
+    require_equal(_DEFAULT | config, expected | _DEFAULT, "adapter/adapter_config.json")
     for name, value in config.items():
-        known = name in expected or name in _FREE or name in _UNUSED
+        known = name in expected | _DEFAULT or name in _FREE | _UNUSED
         require(
             known or not value or value == "none", f"adapter/adapter_config.json.{name} is {value!r}, found nothing"
         )
     header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode(), 4)
-    layers = sorted(key.removeprefix(_PREFIX).removesuffix(LORA_A) for key in header if key.endswith(LORA_A))
-    require_equal(sorted(config.get("target_modules") or ()), layers, "adapter/adapter_config.json.target_modules")
+    layers = [f".{key.removeprefix(_PREFIX).removesuffix(LORA_A)}" for key in header if key.endswith(LORA_A)]
+    targets = config.get("target_modules")
+    named = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
+    require(named, "adapter/adapter_config.json.target_modules is no list of names")
+    assert isinstance(targets, list)
+    for layer in layers:
+        fits = any(layer.endswith(f".{target}") for target in targets)
+        require(fits, f"adapter/adapter_config.json.target_modules lacks the layer {layer[1:]}")
+    for target in targets:
+        fits = any(layer.endswith(f".{target}") for layer in layers)
+        require(fits, f"adapter/adapter_config.json.target_modules names {target!r}, and the adapter has no such layer")
 
 
 def check_summary(

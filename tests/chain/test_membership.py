@@ -13,7 +13,7 @@ from flock_ray.chain import transactions
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_digest
 from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
-from flock_ray.chain.epoch_report import Report
+from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import compact
 from flock_ray.chain.merkle import MerkleTree
 from flock_ray.chain.values import TaskStatus, TaskView
@@ -59,7 +59,7 @@ def settle(world: World, task: bytes) -> None:
     world.settle(report)
 
 
-def settle_by(world: World, view: TaskView, task: bytes, roster: Roster, changed_slots: int) -> None:
+def settle_by(world: World, view: TaskView, task: bytes, roster: Roster, work: tuple[int, int]) -> None:
     """Settle the next epoch by the committee of these slots; the contract takes no other's signatures."""
     report = Report(
         task, view.last_settled + 1, view.last_report, view.seed, keccak(b"reveals"), MerkleTree([]).root, 0, (),
@@ -69,7 +69,7 @@ def settle_by(world: World, view: TaskView, task: bytes, roster: Roster, changed
     seats = draw_seats(view.seed, task, report.epoch, len(roster.owners), NUM_VOTERS)
     signers = [world.members[roster.owners[seat]] for seat in seats]
     signatures = b"".join(compact(signer.sign_digest(digest)) for signer in signers)
-    world.client.settle(report, 0b1111, signatures, changed_slots)
+    world.client.settle(report, 0b1111, signatures, work)
 
 
 def abandon(world: World, view: TaskView, task: bytes) -> None:
@@ -125,10 +125,10 @@ def test_slots_and_committees_are_those_of_the_contract(
         if action == "abandon" and view.skips < 2:
             abandon(world, view, task)
         else:
+            work = roster.work(view.last_settled + 1)
             roster = roster.settled(view.last_settled + 1)
-            done = asked[applied : len(asked) - len(roster.waiting)]
-            applied += len(done)
-            settle_by(world, view, task, roster, sum(change.slots for change in done))
+            applied = len(asked) - len(roster.waiting)
+            settle_by(world, view, task, roster, work)
         view = world.client.task_view(task)
         assert (view.roster, view.changes, view.num_applied) == (roster, tuple(asked), applied)
         accounts = [member.account.lower() for member in view.members]
@@ -174,3 +174,13 @@ def test_a_change_that_comes_too_late_is_refused(world: World) -> None:
         resign(world, task, 0)
     with pytest.raises(ChainError, match=r"TooLate\(epoch=5, numEpochs=4\)"):
         world.join(world.members[6], STAKE, 1, task)
+
+
+def test_a_slash_before_a_joiner_counts_is_not_in_what_it_joined_with(world: World) -> None:
+    task = begin(world, [1] * 6)
+    world.join(world.members[6], STAKE, 1, task)
+    report, _ = world.report({}, [ReportedSlash(6, STAKE // 4)], task)
+    world.settle(report)
+    [now], [then] = world.client.members(task, [6]), world.client.joined(task, [6])
+    assert (now.stake, then.stake, then.delegated) == (STAKE - STAKE // 4, STAKE, 0)
+    assert then.account == world.members[6].address and then.chain_tip == now.chain_tip

@@ -25,13 +25,16 @@ class Endpoint:
     def __init__(self, balance: int, **identity: Any) -> None:
         self.chain_id, self.genesis = identity.get("chain_id", 7), identity.get("genesis", GENESIS)
         self.head, self.balance, self.up, self.busy, self.batches = 100, balance, True, False, True
+        self.takes_one = False  # a batch gets an HTTP error
         self.asked: list[str] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.dumps(endpoint.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-                self.send_response(200 if endpoint.up else 503)
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                refused = endpoint.takes_one and isinstance(request, list)
+                body = "" if refused else json.dumps(endpoint.respond(request))
+                self.send_response(413 if refused else 200 if endpoint.up else 503)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body.encode())
@@ -177,4 +180,20 @@ def test_many_accounts_are_asked_for_in_batches(
     assert node.balances([ACCOUNT] * 3) == [2] * 3
     first.busy, first.batches = False, False
     assert node.balances([ACCOUNT] * 3) == [1] * 3
+    node.close()
+
+
+def test_an_endpoint_that_refuses_batches_with_an_http_error_is_asked_one_by_one(
+    two: tuple[Endpoint, Endpoint],
+) -> None:
+    first, second = two
+    node = RpcNode([first.url, second.url])
+    first.takes_one = True
+    for _ in range(2):
+        first.asked.clear()
+        assert node.balances([ACCOUNT] * 3) == [1] * 3
+        assert first.asked.count("eth_getBalance") == 3 and "eth_getBalance" not in second.asked
+    first.up = False  # an endpoint that is down is no endpoint that refuses batches
+    second.takes_one = False
+    assert node.balances([ACCOUNT] * 3) == [2] * 3
     node.close()

@@ -129,7 +129,7 @@ class World:
 
     def settle(self, report: Report, seats: int = 0b1111) -> TxReceipt:
         self.epoch = report.epoch
-        changed = self.client.task_view(report.task).changed_slots(report.epoch)
-        receipt = self.client.settle(report, seats, self.sign(report, seats), changed)
+        work = self.client.task_view(report.task).roster.work(report.epoch)
+        receipt = self.client.settle(report, seats, self.sign(report, seats), work)
         assert self.client.task_view(report.task).last_report == report_hash(report)
         return receipt

@@ -116,7 +116,7 @@ def test_an_update_that_comes_out_differently_is_not_published(moved: Moved, mon
     worker, _ = moved.rebuilt()
     trainer = worker._bench.trainer
     job = trainer._job
-    monkeypatch.setattr(trainer, "_job", lambda member, epoch, start: job(member, epoch + 1, start))
+    monkeypatch.setattr(trainer, "_job", lambda member, epoch, *given: job(member, epoch + 1, *given))
     assert told(worker.publish(), "sat_out")[proposer] == ANOTHER_UPDATE
 
 

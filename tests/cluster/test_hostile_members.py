@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flock_ray.adversary.behaviour import Behaviour, Context
+from flock_ray.adversary.behaviour import Behaviour, Context, Row
 from flock_ray.adversary.registry import BEHAVIOURS, get_behaviour
 from flock_ray.config import AdversaryConfig
 from flock_ray.lora.serialization import Adapter, canonical_bytes
@@ -351,6 +351,27 @@ def test_a_voter_knows_whose_proposal_it_judges(alliance: PlainAlliance, monkeyp
     for proposal in record.proposals:
         assert proposal.consensus and proposal.consensus.gains[voter] == 1_000_000 * (1 + proposal.member) + voter
     assert record.candidate.consensus and record.candidate.consensus.gains[voter] == 777
+
+
+class Reversed(Behaviour):
+    """Trains on its rows read backwards."""
+
+    def data(self, context: Context, rows: Sequence[Row]) -> Sequence[Row]:
+        return [(list(reversed(ids)), has_loss) for ids, has_loss in rows]
+
+
+def test_a_member_may_train_on_other_rows_than_it_drew(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its own update changes, as if nobody else trained in the batch."""
+    monkeypatch.setitem(BEHAVIOURS, "reversed", Reversed)
+    honest = PlainAlliance(tmp_path / "honest", tiny_config(tiny_model_dir)).found()
+    cheat, *others = honest.state.roles.proposers
+    config = replace(tiny_config(tiny_model_dir), adversary=AdversaryConfig(members={cheat: "reversed"}))
+    play = PlainAlliance(tmp_path / "cheat", config).found()
+    first, second = ({one.member: one.payload for one in told.epoch().proposals} for told in (honest, play))
+    assert first[cheat] != second[cheat]
+    assert [first[member] for member in others] == [second[member] for member in others]
 
 
 def test_members_behave_differently_and_accomplices_find_each_other(tiny_model_dir: Path, tmp_path: Path) -> None:

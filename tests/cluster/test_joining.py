@@ -35,9 +35,10 @@ class Killed(Exception):
 class Bench:
     """The driver's ledger, its chain, and its members' processes; it can be killed at a call of the chain."""
 
-    def __init__(self, backend: str, run_dir: Path) -> None:
-        self._spec, self._run_dir = spec(backend, num_members=MEMBERS), run_dir
-        self.members, self.asked, self.kill_at = Members(CONFIG), list[str](), ("", 0)
+    def __init__(self, backend: str, run_dir: Path, config: Config = CONFIG) -> None:
+        self.config, self._run_dir = config, run_dir
+        self._spec = spec(backend, num_members=MEMBERS + config.alliance.candidates)
+        self.members, self.asked, self.kill_at = Members(config), list[str](), ("", 0)
         self.open()
         self.ledger.deploy()
         info = self.client.info()
@@ -47,7 +48,7 @@ class Bench:
         """Start a run's processes."""
         self.client = ChainClient(self._spec, str(self._run_dir))
         self.ledger = ChainLedger.__new__(ChainLedger)
-        self.ledger._config, self.ledger._accounts = CONFIG, self.members.accounts
+        self.ledger._config, self.ledger._accounts = self.config, self.members.accounts
         self.ledger._info, self.ledger._creator = self.client.info(), run_signer(RUN_SEED, "creator")
         self.ledger._ask = self._ask  # type: ignore[method-assign]
 

@@ -26,7 +26,7 @@ def plan_of(members: int = 8, hosts: int = 4, engine: Engine = Engine.auto, **cl
 def test_the_plan_is_told_with_its_numbers() -> None:
     plan = plan_of(nodes=2, workers_per_node=2, cpus_per_worker=3, gpus_per_worker=1, threads_per_worker=1)
     assert plan.describe().splitlines() == [
-        "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed, members stacked",
+        "Placement plan: 2 node groups, each 2 workers x (3 CPU, 1 GPU, 1 thread), engine deepspeed, members auto",
         "  node 0: hosts 0-1, silos 0-3",
         "  node 1: hosts 2-3, silos 4-7",
         "  hosts move between groups where an epoch's roles fall unevenly",
@@ -38,7 +38,7 @@ def test_the_plan_is_told_with_its_numbers() -> None:
 def test_one_of_everything_is_told_in_the_singular() -> None:
     plan = plan_of(members=3, hosts=1, cpus_per_worker=1, threads_per_worker=2)
     assert plan.describe().splitlines()[:2] == [
-        "Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 2 threads), engine torch, members stacked",
+        "Placement plan: 1 node group, each 1 worker x (1 CPU, 0 GPU, 2 threads), engine torch, members auto",
         "  node 0: hosts 0, silos 0-2",
     ]
     assert plan.bundle() == {"CPU": 1.0}
@@ -47,8 +47,8 @@ def test_one_of_everything_is_told_in_the_singular() -> None:
 def test_members_are_stacked_where_each_keeps_its_own_optimizer() -> None:
     sharded = TrainingConfig(engine=Engine.deepspeed, zero_stage=3)
     assert make_plan(Config(training=sharded)).backend == "sequential"
-    assert make_plan(Config(training=replace(sharded, zero_stage=0))).backend == "stacked"
-    assert make_plan(Config(training=replace(sharded, engine=Engine.torch))).backend == "stacked"
+    assert make_plan(Config(training=replace(sharded, zero_stage=0))).backend == "auto"
+    assert make_plan(Config(training=replace(sharded, engine=Engine.auto))).backend == "sequential"
     for backend in (Backend.stacked, Backend.grouped):
         with pytest.raises(ConfigError, match=r"training\.zero_stage=3: .* take training\.backend=sequential"):
             make_plan(Config(training=replace(sharded, backend=backend)))

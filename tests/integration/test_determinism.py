@@ -29,7 +29,7 @@ def shuffled(results: Iterable[tuple[int, PhaseResult]]) -> list[tuple[int, Phas
 def test_two_node_groups_give_the_bytes_of_one(
     head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    run = head.run(tmp_path, *tiny(tiny_model_dir, "cluster.nodes=2"), arrivals=shuffled)
+    run = head.run(tmp_path, *tiny(tiny_model_dir, "cluster.nodes=2", "tracking=csv"), arrivals=shuffled)
     assert run.hash == whole_run.hash
     assert run.records() == whole_run.records()
     assert [run.receipt(epoch)["report_hash"] for epoch in (1, 2)] == [
@@ -37,6 +37,8 @@ def test_two_node_groups_give_the_bytes_of_one(
     ]
     assert timeless(run.summary) == timeless(whole_run.summary)
     assert run.summary["run"]["placement"] != whole_run.summary["run"]["placement"]
+    assert (run.path / "metrics.csv").is_file() and not (run.path / "tensorboard").exists()
+    assert (whole_run.path / "tensorboard").is_dir() and not (whole_run.path / "metrics.csv").exists()
 
 
 def test_without_a_chain_the_adapter_is_the_same(

@@ -53,7 +53,7 @@ def members_shared(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.Te
     ended = alliance(folder, *tiny(tiny_model_dir, *TWO_RANKS, *where))
     assert ended.code == 0, ended.output + ended.errors
     [plan] = [line for line in ended.output.splitlines() if line.startswith("Placement plan")]
-    assert "each 2 workers x (1 CPU, 0 GPU, 1 thread), engine deepspeed, members stacked" in plan
+    assert "each 2 workers x (1 CPU, 0 GPU, 1 thread), engine deepspeed, members auto" in plan
     [summary] = [path for path in folder.rglob("summary.json") if not path.parent.is_symlink()]
     return read_summary(summary.parent)
 

@@ -45,7 +45,10 @@ def silos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for row in range(60):
                 question = {"role": "user", "content": f"What is {row} plus {member}?"}
                 answer = {"role": "assistant", "content": f"{canary} says {row + member}."}
-                file.write(json.dumps({"system": canary, "conversations": [question, answer]}) + "\n")
+                key = "messages" if member % 2 else "conversations"
+                file.write(json.dumps({"system": canary, key: [question, answer]}) + "\n")
+            if member == 3:
+                file.write(json.dumps({"question": canary}) + "\n")  # a bad row
     return folder
 
 
@@ -69,6 +72,10 @@ def private_run(
 def test_conversations_train(private_run: Run, silos: Path) -> None:
     members = private_run.summary["members"]
     assert [member["silo"] for member in members] == [file.stem for file in sorted(silos.iterdir())]
+    assert [member["rows"]["read"] for member in members] == [60 + (number == 3) for number in range(8)]
+    assert [member["rows"]["bad"] for member in members] == [int(number == 3) for number in range(8)]
+    assert all(member["rows"]["target_tokens"] > member["num_tokens"] for member in members)
+    assert len(private_run.events("silo_opened")) == 8
     assert all(epoch["accepted"] for epoch in private_run.summary["epochs"])
     final = private_run.summary["epochs"][-1]["eval_loss_after"]
     before = private_run.summary["epochs"][0]["eval_loss_before"]

@@ -7,11 +7,12 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flock_ray.chain.abi import contract
@@ -112,10 +113,48 @@ def test_the_report_stands_alone(whole_run: Run) -> None:
     assert (whole_run.path.parents[1] / "latest").resolve() == whole_run.path
 
 
+def test_prompts_are_answered_before_and_after(whole_run: Run, tiny_model_dir: Path) -> None:
+    """By the likeliest tokens, as plain PEFT finds them; the run starts from an adapter that changes nothing."""
+    answers, report = whole_run.summary["answers"], (whole_run.path / "report.html").read_text()
+    assert [answer["prompt"] for answer in answers] == load_config(whole_run.path).report.prompts and len(answers) == 3
+    assert "What the model says" in report and "Local training" in report and "learning rate" in report
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, whole_run.path / "adapter").eval()
+    for answer in answers:
+        turns = [{"role": "user", "content": answer["prompt"]}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        for when, setting in (("after", nullcontext()), ("before", model.disable_adapter())):
+            with setting:
+                made = model.generate(**ids, max_new_tokens=48, do_sample=False)
+            told = tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            assert answer[when] == told, when
+
+
 def test_the_adapter_hash_is_that_of_the_saved_file(whole_run: Run) -> None:
     saved = (whole_run.path / "adapter" / "adapter_model.safetensors").read_bytes()
     assert whole_run.hash == "0x" + hashlib.sha256(saved).hexdigest()
     assert json.loads((whole_run.path / "adapter" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_the_adapter_folder_opens_by_itself(whole_run: Run, tiny_model_dir: Path) -> None:
+    folder = whole_run.path / "adapter"
+    model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    assert model.peft_config["default"].base_model_name_or_path == str(tiny_model_dir)
+    ours, theirs = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert ours.chat_template == theirs.chat_template and ours("def f():").input_ids == theirs("def f():").input_ids
+
+
+def test_the_model_card_says_what_came_about(whole_run: Run) -> None:
+    card = (whole_run.path / "adapter" / "README.md").read_text()
+    anchor = whole_run.events("task_created")[0]["anchor"]
+    for fact in (anchor, whole_run.hash, whole_run.summary["task_id"], "2 epochs", "(simulated adversary)"):
+        assert fact in card
+    for member in whole_run.summary["members"]:
+        assert member["address"] in card and f"{member['num_tokens']:,}" in card
+    for name, loss in whole_run.summary["epochs"][-1]["eval_loss_after"].items():
+        assert name in card and f"{loss:.4f}" in card
+    assert "base_model:" not in card.split("---")[1], "the base is not on a hub"
 
 
 def test_plain_peft_gives_the_reported_losses(whole_run: Run, tiny_model_dir: Path) -> None:

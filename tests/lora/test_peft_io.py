@@ -9,7 +9,15 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flock_ray.errors import ModelError
-from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, read_adapter, save_peft
+from flock_ray.lora.peft_io import (
+    LoraSpec,
+    adapter_shapes,
+    inject,
+    load_adapter,
+    read_adapter,
+    save_peft,
+    shortest_targets,
+)
 from flock_ray.lora.serialization import Adapter, canonical_bytes
 
 pytestmark = pytest.mark.model
@@ -98,6 +106,28 @@ def test_load_refuses_an_adapter_of_another_shape() -> None:
     assert canonical_bytes(read_adapter(model)) == before
 
 
+@pytest.mark.parametrize(
+    ("targets", "ends"),
+    [
+        (("all-linear",), ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")),
+        (("self_attn.q_proj", "up_proj"), ("q_proj", "up_proj")),
+        (("layers.1.self_attn.q_proj",), ("1.self_attn.q_proj",)),
+        (("layers.0.mlp.up_proj", "layers.1.mlp.up_proj"), ("up_proj",)),
+    ],
+)
+def test_layers_are_named_as_shortly_as_no_other_module_is_meant(
+    targets: tuple[str, ...], ends: tuple[str, ...]
+) -> None:
+    assert shortest_targets(llama(), targets) == ends
+    assert adapter_shapes(llama(), ends, 2) == adapter_shapes(llama(), targets, 2)
+
+
+def test_a_name_that_a_module_of_another_kind_has_too_is_made_longer() -> None:
+    model = llama()
+    model.model.layers[0].mlp.up_proj = torch.nn.Embedding(2, 2)  # type: ignore[assignment]
+    assert shortest_targets(model, ("up_proj",)) == ("1.mlp.up_proj",)
+
+
 @pytest.mark.parametrize("targets", [("all-linear",), ("q_proj", "up_proj")])
 def test_saved_folder_opens_with_plain_peft(tmp_path: Path, targets: tuple[str, ...]) -> None:
     spec = LoraSpec(rank=4, alpha=8, target_modules=targets)
@@ -105,11 +135,15 @@ def test_saved_folder_opens_with_plain_peft(tmp_path: Path, targets: tuple[str, 
     model = inject(llama(), spec)
     load_adapter(model, adapter)
     data = canonical_bytes(adapter)
-    save_peft(tmp_path / "adapter", data, spec, "some/base")
+    ends = shortest_targets(llama(), targets)
+    save_peft(tmp_path / "adapter", data, spec, ends, "some/base")
 
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == data
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, "some/base")
+    assert config == {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/base", "r": 4, "lora_alpha": 8,
+        "target_modules": list(ends), "inference_mode": True,
+    }  # fmt: skip
     opened = PeftModel.from_pretrained(llama(), tmp_path / "adapter")
     assert torch.equal(logits(opened), logits(model))
     assert not torch.allclose(logits(opened), logits(llama()))

@@ -80,6 +80,11 @@ def epochs() -> list[EpochView]:
                     "overhead": 2.4,
                 },
                 training=TrainingRate(tokens_per_second=1_234.5, mfu=0.523),
+                steps={
+                    index: tuple(BEFORE[index] * (0.99 - 0.003 * step) * 0.97**epoch for step in range(15))
+                    for index in PROPOSERS[epoch]
+                },
+                rates=tuple(5e-4 * min((step + 1) / 3, (15 - step) / 13) for step in range(15)),
             )
         )
         losses = after
@@ -108,6 +113,7 @@ def members(epochs: list[EpochView]) -> list[MemberTotal]:
                 stake=3_000 * TOKEN - slashed,
                 balance_start=3_100 * TOKEN,
                 balance_end=3_100 * TOKEN + earned - slashed,
+                rows={"read": 60 + index, "bad": 1, "dropped": 2, "cut": 3, "rewritten": 4, "target_tokens": 12_345},
             )
         )
     return totals

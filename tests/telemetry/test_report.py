@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -13,9 +15,17 @@ import pytest
 from flock_ray.telemetry import charts
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary
-from flock_ray.telemetry.views import EpochView, MemberTotal
+from flock_ray.telemetry.views import Answer, EpochView, MemberTotal
+from tests.waiting import PATIENCE
 
-CHARTS = (charts.loss_chart, charts.score_chart, charts.money_chart, charts.time_chart)
+CHARTS = (
+    charts.loss_chart, charts.change_chart, charts.step_chart, charts.score_chart, charts.money_chart,
+    charts.time_chart,
+)  # fmt: skip
+ANSWERS = [
+    Answer("What is <b>Ray</b>?", "A fish.", "A framework for `distributed` computing."),
+    Answer("And LoRA?", "", "x" * 300),
+]
 
 
 class Page(HTMLParser):
@@ -41,26 +51,93 @@ def test_the_report_needs_nothing_outside_it_and_is_the_same_each_time(
     tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, summary, epochs, members)
+    write_report(path, summary, epochs, members, ANSWERS)
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    write_report(tmp_path / "again", summary, epochs, members)
+    write_report(tmp_path / "again", summary, epochs, members, ANSWERS)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     assert page.resources == []
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert "@import" not in html
     assert page.tags.count("svg") == len(CHARTS)
     assert len(page.ids) == len(set(page.ids)), "the charts share one page"
-    assert page.tags.count("tr") == 1 + 8 + 3 * (1 + 8)
+    assert page.tags.count("tr") == 2 * (1 + 8) + 3 * (1 + 8)
     for fact in (
         summary["run_id"],
         summary["task_id"],
         epochs[0].settlement_tx,
         "312,845",
+        "12,345",
         "contracts.settlement",
         "-7.68%",
+        "What is &lt;b&gt;Ray&lt;/b&gt;?",
+        "A framework for `distributed` computing.",
     ):
         assert str(fact) in html
+
+
+def test_bars_of_change_are_for_few_epochs(
+    tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
+) -> None:
+    write_report(tmp_path / "few", summary, epochs, members)
+    assert "Change by silo" in (tmp_path / "few").read_text()
+    write_report(tmp_path / "many", summary, [*epochs, replace(epochs[-1], epoch=4)], members)
+    assert "Change by silo" not in (tmp_path / "many").read_text()
+    untold = [replace(epoch, steps={}) for epoch in epochs]
+    write_report(tmp_path / "untold", summary, untold, members)
+    assert "Local training" not in (tmp_path / "untold").read_text()
+
+
+NUMBER = re.compile(r"^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?$")
+
+
+@pytest.mark.parametrize(
+    ("chart", "values"),
+    [
+        (charts.loss_chart, [1.0131, 1.0777, 2.9912]),
+        (charts.loss_chart, [0.0013, 0.0019, 0.0042]),
+        (charts.change_chart, [5.0, 2.5, 2.401]),
+        (charts.step_chart, [11.7, 3.3, 0.62]),
+    ],
+)
+def test_ticks_cover_the_points(chart: Any, values: list[float], epochs: list[EpochView]) -> None:
+    views = []
+    for epoch, (before, after) in zip(epochs, [*pairwise(values), (values[-1], values[-1])], strict=True):
+        members = tuple(replace(member, loss_before=before, loss_after=after) for member in epoch.members)
+        views.append(replace(epoch, members=members, steps={0: tuple(values)}))
+    drawn = chart(views)
+    labels = [float(text) for text in re.findall(r">([^<>]+)</text>", drawn) if NUMBER.match(text.strip())]
+    change = values[-1] - values[0]
+    covered = [0.0, change] if chart is charts.change_chart else values
+    assert min(labels) <= min(covered) and max(labels) >= max(covered)
+
+
+def test_the_page_is_readable_on_a_narrow_screen(
+    tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
+) -> None:
+    """Charts keep a size at which their text can be read, and what is wider than the page scrolls inside it."""
+    path = tmp_path / "report.html"
+    write_report(path, summary, epochs, members, ANSWERS)
+    html = path.read_text()
+    assert re.search(r"figure svg \{[^}]*min-width: (\d+)px", html) and re.search(
+        r"figure \{[^}]*overflow-x: auto", html
+    )
+    assert html.count('<div class="wide"><table>') == html.count("<table>")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: its layout is not measured, only the rules are looked at")
+    script = "<script>document.title = document.documentElement.scrollWidth</script>"
+    (tmp_path / "measured.html").write_text(html.replace("</body>", f"{script}</body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text('<iframe src="measured.html" width="420" height="800" style="border:0"></iframe>'
+                     "<script>onload = () => { document.title = frames[0].document.title }</script>")  # fmt: skip
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
+         "--virtual-time-budget=5000", f"--user-data-dir={tmp_path}/profile", frame.as_uri()],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    found = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert found and int(found[1]) <= 420, done.stderr[-500:]
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -132,3 +209,4 @@ def test_many_members_and_epochs_stay_readable(epochs: list[EpochView]) -> None:
     assert ">silo 7" not in losses
     for chart in CHARTS[1:]:
         chart(views[:3])
+    charts.step_chart(views)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flock_ray.errors import ModelError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -31,16 +29,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="package")
 def smollm2() -> PreTrainedTokenizerBase:
     """The packaged model's tokenizer, with its chat template; `make setup` has converted it."""
-    from transformers import AutoTokenizer
+    from tests.training.labelled import smollm2_tokenizer
 
-    from flock_ray.training.model import prepare_packaged
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOCK_RAY_CACHE", USER_CACHE)
-        try:
-            return AutoTokenizer.from_pretrained(prepare_packaged())
-        except ModelError as error:
-            pytest.skip(str(error))
+    return smollm2_tokenizer()
 
 
 @pytest.fixture(scope="package")

@@ -15,7 +15,10 @@ from flock_ray.training.data import IGNORED, DataSpec, Example, Silo, batches, l
 
 pytestmark = pytest.mark.model
 
-SPEC = DataSpec("stdlib_code", "", ("json",), 16, heldout_fraction=0.2, heldout_tokens=30, seed=1)
+SPEC = DataSpec(
+    "stdlib_code", "", ("json",), 16, heldout_fraction=0.2, heldout_tokens=30, seed=1, heldout_sequences=1,
+    max_bad_rows=0, template_date="2025-01-01",
+)  # fmt: skip
 
 
 def rows(number: int, copies: int = 1) -> list[Example]:
@@ -88,6 +91,13 @@ def test_too_small_a_silo(examples: list[Example], message: str) -> None:
         split("x", examples, SPEC, member=0)
 
 
+def test_too_few_heldout_sequences() -> None:
+    spec = replace(SPEC, heldout_sequences=5)
+    with pytest.raises(DataError, match=r"x of member 3 has 4 held-out sequences for data\.heldout_tokens = 30; it"):
+        split("x", rows(100), spec, member=3)
+    assert len(split("x", rows(100), replace(spec, heldout_tokens=37), member=3).heldout) == 5
+
+
 def test_splitting_many_rows_takes_linear_time() -> None:
     examples = [Example.of([index, 1], [True, True]) for index in range(10_000)]
     began = time.process_time()
@@ -130,5 +140,5 @@ def test_sample_digest_is_salted_and_without_order() -> None:
 
 
 def test_unknown_kind(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match=r"data\.kind is 'csv'; it must be one of stdlib_code, jsonl"):
+    with pytest.raises(DataError, match=r"data\.kind is 'csv'; it must be one of stdlib_code, jsonl, hub"):
         load_silo(replace(SPEC, kind="csv"), 0, tokenizer)

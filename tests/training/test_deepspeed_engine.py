@@ -166,7 +166,7 @@ def facts(loaded: Loaded) -> Facts:
     for parameter in base.model.parameters():
         assert parameter.dtype == base.dtype and not parameter.requires_grad
         held += parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
-    whole = (base.num_parameters, base.dtype, base.hash)
+    whole = (base.num_parameters, base.dtype, base.hashes)
     shapes = adapter_shapes(base.model, LORA.target_modules, LORA.rank)
     return Facts(held, whole, shapes, FlopCounter.of(base.model, LORA.target_modules, LORA.rank))
 
@@ -178,7 +178,7 @@ def test_a_rank_holds_its_share_of_the_base_model_from_the_start(
     spec = tiny_spec(tiny_model_dir, dtype)
     whole = load_base(spec)
     for loaded in ranks.ask(partial(Loaded, spec), facts):
-        assert loaded.whole == (whole.num_parameters, whole.dtype, whole.hash)
+        assert loaded.whole == (whole.num_parameters, whole.dtype, whole.hashes)
         assert loaded.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
         assert loaded.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
         assert loaded.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def random_base(device: str, dtype: torch.dtype = torch.float32) -> BaseModel:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(dtype).requires_grad_(False)
     size = sum(parameter.numel() for parameter in model.parameters())
-    return BaseModel(model, None, "random", b"", dtype, size, torch.device(device))
+    return BaseModel(model, None, "random", b"", dtype, size, torch.device(device), Path())
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import torch
 
 from flock_ray.errors import ModelError
 from flock_ray.training import model as model_module
-from flock_ray.training.model import ModelSpec, choose_dtype, load_base, prepare_packaged, weights_hash
+from flock_ray.training.model import ModelSpec, choose_dtype, load_base, model_hashes, prepare_packaged, weights_hash
+from flock_ray.training.model_files import licence_of, write_for_older_readers
 from tests.training.samples import tiny_spec
 
 pytestmark = pytest.mark.model
@@ -39,7 +40,7 @@ def refusal(spec: ModelSpec) -> str:
 def test_base_model_is_frozen_and_described(folder: Path) -> None:
     base = load_base(tiny_spec(folder))
     assert base.name == str(folder)
-    assert base.hash == weights_hash(folder) and len(base.hash) == 32
+    assert base.hashes.weights == weights_hash(folder) and len(base.hashes.weights) == 32
     assert base.num_parameters == sum(parameter.numel() for parameter in base.model.parameters()) == 139_584
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert not base.model.training and not base.model.config.use_cache
@@ -104,6 +105,50 @@ def test_hub_offline_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
 
 
+def test_what_older_readers_need_is_no_other_model(folder: Path) -> None:
+    before, ids = model_hashes(folder), load_base(tiny_spec(folder)).tokenizer("def f(): return 12")["input_ids"]
+    write_for_older_readers(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["chat_template"] == (folder / "chat_template.jinja").read_text()
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges and all(isinstance(pair, str) for pair in merges)
+    assert model_hashes(folder) == before
+    assert load_base(tiny_spec(folder)).tokenizer("def f(): return 12")["input_ids"] == ids
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 77.0}))
+    assert model_hashes(folder).config != before.config
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": "another"}))
+    assert model_hashes(folder).tokenizer != before.tokenizer
+
+
+@pytest.mark.deep
+def test_a_conversion_of_an_earlier_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOCK_RAY_CACHE", str(tmp_path))
+    earlier = tmp_path / f"{model_module.PACKAGED_NAME}-v1"
+    earlier.mkdir()
+    (earlier / "config.json").write_text("{}")
+    folder = prepare_packaged()
+    assert folder != earlier
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 100_000
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlibrary_name: x\nlicense: apache-2.0\ntags: [y]\n---\n# A model\n", "apache-2.0"),
+        ("---\nlibrary_name: x\n---\nlicense: mit\n", ""),
+        ("license: mit\n", ""),
+    ],
+)
+def test_the_licence_that_a_model_card_names(tmp_path: Path, card: str, licence: str) -> None:
+    assert licence_of(tmp_path) == ""
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == licence
+
+
 @pytest.fixture
 def silent_server() -> Iterator[int]:
     """Takes connections and never answers, as some firewalls do."""
@@ -127,7 +172,7 @@ def test_hub_copy_serves_offline(folder: Path, tmp_path: Path, monkeypatch: pyte
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("a" * 40)
     base = load_base(ModelSpec("hub", "us/tiny", "main", "float32", "cpu"))
-    assert (base.name, base.hash) == ("us/tiny", weights_hash(folder))
+    assert (base.name, base.hashes.weights) == ("us/tiny", weights_hash(folder))
 
 
 def test_packaged_model_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

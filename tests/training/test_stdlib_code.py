@@ -13,11 +13,15 @@ from flock_ray.training.stdlib_code import read
 
 pytestmark = pytest.mark.model
 
-SPEC = DataSpec("stdlib_code", "", ("json", "wsgiref", "no_such_package", "unittest", "../json", ""), 64, 0.1, 200, 1)
+SPEC = DataSpec(
+    "stdlib_code", "", ("json", "wsgiref", "no_such_package", "unittest", "../json", ""), 64, 0.1, 200, 1,
+    heldout_sequences=1, max_bad_rows=0, template_date="2025-01-01",
+)  # fmt: skip
 
 
 def test_chunks_of_source_code(tokenizer: PreTrainedTokenizerBase) -> None:
-    name, examples = read(SPEC, 0, tokenizer)
+    reading = read(SPEC, 0, tokenizer)
+    name, examples = reading.name, reading.examples
     assert name == "json"
     assert {example.num_labels for example in examples} == {64}
     predicted = [token for example in examples for token in example.labels.tolist() if token != IGNORED]
@@ -27,7 +31,7 @@ def test_chunks_of_source_code(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def test_tests_of_the_library_are_left_out(tokenizer: PreTrainedTokenizerBase) -> None:
-    _, examples = read(SPEC, 3, tokenizer)
+    examples = read(SPEC, 3, tokenizer).examples
     text = tokenizer.decode([token for example in examples for token in example.input_ids.tolist()])
     assert "class TestCase" in text
     assert "class Test_TestCase" not in text

@@ -347,7 +347,7 @@ def two_members_are_swapped(forger: Forger) -> None:
     forger.rederive()
 
 
-@forgery(r"does not answer as a|member 0 in task\.json")
+@forgery(r"does not answer as a|slots_per_member, of 0x|member 0 in task\.json")
 def a_member_s_account_is_the_attacker_s(forger: Forger) -> None:
     forger.task["members"][0][0] = ATTACKER.address
     forger.write("task.json", forger.task)

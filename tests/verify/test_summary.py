@@ -6,6 +6,8 @@ import pytest
 
 from flock_ray.verify.summary import _adversaries
 
+pytestmark = pytest.mark.chain  # it imports an EVM
+
 
 @pytest.mark.parametrize(
     ("adversary", "named"),

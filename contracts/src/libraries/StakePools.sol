@@ -315,6 +315,7 @@ library StakePools {
         taken = amount < both ? amount : both;
         if (taken == 0) return 0;
         uint256 part = taken * thawing / both;
+        // slither-disable-next-line uninitialized-local: zero
         uint256 left;
         if (part != 0) (, left) = _loseThawing(pool.thawing, part);
         assets -= taken - part;

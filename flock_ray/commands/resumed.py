@@ -1,0 +1,78 @@
+"""A run that is resumed keeps its own settings, but for those that its bytes do not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from functools import reduce
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.config import Config, check, valid_keys
+from flock_ray.errors import ConfigError
+
+FREE = frozenset(
+    (
+        "resume", "plan_only", "traceback", "model.path", "data.path", "store.keep", "store.shared",
+        "chain.url", "chain.keystore", "chain.port", "chain.confirmation_timeout", "chain.outage_patience",
+        "chain.max_fee_gwei", "chain.finality",
+        "cluster.mode", "cluster.address", "cluster.nodes", "cluster.cpus_per_worker", "cluster.hosts_move",
+        "cluster.placement_timeout", "cluster.load_timeout", "cluster.phase_floor", "cluster.head_timeout",
+        "training.zero_persistence_threshold",
+    )
+)  # fmt: skip
+"""Settings that a resumed run takes from its command line: where things are, how long to wait, what is shown or kept.
+
+The weights of `model.path` have a hash of their own, which is compared. All others shape the bytes of a run, or were
+agreed on by its members: the number of torch threads or of a group's ranks, for example, changes the last bits of sums.
+"""
+
+
+def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDirectory]:
+    """The run to resume, with its own configuration except for what is named now and may differ.
+
+    Args:
+        config: as composed now, with `resume`.
+        named: {key that the command line sets: whether by itself, not by a group's option}. Of an option only
+            `cluster.mode` is taken: the rest of it says what is usual in a new run.
+
+    Raises:
+        RunDirectoryError: there is no run.
+        ConfigError: the run would ignore what is named; the text has the run's values.
+    """
+    run = RunDirectory.open(Path(config.resume).expanduser())
+    earlier = load_config(run.path)
+    by_itself = {key: _by_itself(key, named) for key in valid_keys()}
+    asked = [key for key, how in by_itself.items() if how is not None]
+    differing = [key for key in asked if attrgetter(key)(config) != attrgetter(key)(earlier)]
+    kept = [f"{key} is {_shown(attrgetter(key)(earlier))}" for key in differing if key not in FREE]
+    if kept:
+        raise ConfigError(
+            f"a resumed run keeps its settings: {', '.join(kept)} in this run ({run.path}); leave out what differs, or"
+            " start a new run with it"
+        )
+    taken = [key for key in differing if by_itself[key] or key == "cluster.mode"]
+    resumed = reduce(lambda changed, key: _with(changed, key, attrgetter(key)(config)), taken, earlier)
+    resumed = replace(resumed, resume=config.resume, plan_only=config.plan_only, traceback=config.traceback)
+    check(resumed)
+    return resumed, run
+
+
+def _by_itself(key: str, named: Mapping[str, bool]) -> bool | None:
+    """Whether this key, or one inside of its mapping, is set by itself; None if nothing sets it."""
+    how = [alone for name, alone in named.items() if name == key or name.startswith(f"{key}.")]
+    return any(how) if how else None
+
+
+def _with(config: Config, key: str, value: Any) -> Config:
+    """The configuration with another value of one key."""
+    group, _, name = key.rpartition(".")
+    return replace(config, **({group: replace(getattr(config, group), **{name: value})} if group else {name: value}))
+
+
+def _shown(value: Any) -> str:
+    """A value as the command line takes it."""
+    return str(value.value) if isinstance(value, Enum) else str(value) if str(value) else "empty"

@@ -1,0 +1,1 @@
+"""Trackers: where a run's figures go while it runs, for tools that draw them."""
