@@ -14,8 +14,8 @@ from flock_ray.lora.serialization import LORA_A, Adapter
 from flock_ray.protocol.contest_scores import Row, row_micro_nats
 from flock_ray.protocol.hashing import sha256
 from flock_ray.training.data import IGNORED, Example
-from flock_ray.training.engine import LossJob
 from flock_ray.training.model import BaseModel
+from flock_ray.training.shared_prefixes import num_different
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 
@@ -47,6 +47,7 @@ def contest_rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 class RowScorer:
     """Measures adapters on rows: in float32, unmerged, several adapters in one pass over the resident base model.
 
+    What rows begin with alike, such as a schema, is passed once for each adapter (`shared_prefixes.py`).
     An adapter's loss on a row depends on nothing else but for rounding: the same to 1e-6 nats a token whatever is
     measured with it.
     """
@@ -76,11 +77,11 @@ class RowScorer:
             rows: at least one.
         """
         full = {payload: padded(adapter, self._rank) for payload, adapter in adapters.items()}
-        together = max(1, self._max_tokens // sum(len(row.input_ids) for row in rows))
+        together = max(1, self._max_tokens // num_different(rows))
         payloads, found = list(full), dict[bytes, tuple[int, ...]]()
         for start in range(0, len(payloads), together):
             part = payloads[start : start + together]
-            measured = self._engine.losses([LossJob(full[payload], rows) for payload in part])
+            measured = self._engine.shared_losses([full[payload] for payload in part], rows)
             for payload, losses in zip(part, measured, strict=True):
                 found[payload] = tuple(row_micro_nats(loss.nll) for loss in losses)
         return found
