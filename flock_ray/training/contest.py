@@ -76,12 +76,11 @@ class RowScorer:
             adapters: {payload: adapter}, scaling 1, of any rank up to the scorer's.
             rows: at least one.
         """
-        full = {payload: padded(adapter, self._rank) for payload, adapter in adapters.items()}
         together = max(1, self._max_tokens // num_different(rows))
-        payloads, found = list(full), dict[bytes, tuple[int, ...]]()
+        payloads, found = list(adapters), dict[bytes, tuple[int, ...]]()
         for start in range(0, len(payloads), together):
             part = payloads[start : start + together]
-            measured = self._engine.shared_losses([full[payload] for payload in part], rows)
+            measured = self._engine.shared_losses([padded(adapters[payload], self._rank) for payload in part], rows)
             for payload, losses in zip(part, measured, strict=True):
                 found[payload] = tuple(row_micro_nats(loss.nll) for loss in losses)
         return found
