@@ -6,8 +6,9 @@ SmolLM2-135M in float32 on a CPU. The script trains 16 adapters on text-to-SQL q
 scores them on questions whose answers none has seen. A validator of today (`benchmarks/peers/todays_validator.py`)
 loads the base model, merges the adapter and passes a row at a time; a round times one submission, since it takes one
 after the other. Ours passes several unmerged adapters together, and what rows begin with alike once. Both sides take
-turns (A B B A). With racing, the rungs before the last are passed whole; how many submissions reach which rung is the
-mean of simulated contests, whose submissions have the measured adapters' covariance of rows. No Ray, no chain.
+turns (A B B A). In the race a loss is measured once, as rungs are nested and a node group keeps what it measured; the
+rungs before the last are passed whole, of the last some submissions. How many reach which rung is the mean of simulated
+contests, whose submissions have the measured adapters' covariance of rows. No Ray, no chain.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Extent:
         nodes: that train.
         rows: of the day.
         rung_rows: rows of each rung.
-        order: whose turn it is: `a` a validator of today, `b` ours, `r` ours in the rungs before the last.
+        order: whose turn it is: `a` a validator of today, `b` ours.
+        race_order: the same in the race: `r` ours in the rungs before the last, `l` on the rows that the last adds.
         together: adapters that a turn of ours measures.
         exact: adapters whose losses are compared with PEFT's.
         contests: simulated.
@@ -63,6 +65,7 @@ class Extent:
     rows: int
     rung_rows: tuple[int, ...]
     order: str
+    race_order: str
     together: int
     exact: int
     contests: int
@@ -70,13 +73,21 @@ class Extent:
 
 
 WHOLE = Extent(
-    submissions=64, nodes=16, rows=32, rung_rows=(2, 6, 32), order="abbaab", together=6, exact=2, contests=400,
-    max_tokens=4_096,
+    submissions=64, nodes=16, rows=32, rung_rows=(2, 6, 32), order="abbaab", race_order="rlaalr", together=6, exact=2,
+    contests=400, max_tokens=4_096,
 )  # fmt: skip
 QUICK = Extent(
-    submissions=10, nodes=4, rows=4, rung_rows=(2, 3, 4), order="ab", together=2, exact=1, contests=5, max_tokens=1_024
+    submissions=10,
+    nodes=4,
+    rows=4,
+    rung_rows=(2, 3, 4),
+    order="ab",
+    race_order="rl",
+    together=2,
+    exact=1,
+    contests=5,
+    max_tokens=1_024,
 )
-RACE_ORDER = "raar"
 LONGER = 4  # times the rows, in simulations only
 LONGER_RUNGS = (4, 16, 128)
 
@@ -139,18 +150,28 @@ class Bench:
         return len(numbers)
 
     def rungs(self, contenders: Sequence[int]) -> int:
-        """A turn of ours in the rungs before the last, so many submissions in each; counts as one."""
-        for many, rows in zip(contenders, self.extent.rung_rows, strict=False):
+        """A turn of ours in the rungs before the last, so many submissions in each on its new rows; counts as one."""
+        before = 0
+        for many, rows in zip(contenders, self.extent.rung_rows[:-1], strict=False):
             submitted = {bytes([at]): self.adapters[at % self.extent.nodes] for at in range(many)}
-            self.scorer.losses(submitted, self.examples[:rows])
+            self.scorer.losses(submitted, self.examples[before:rows])
+            before = rows
         return 1
+
+    def last(self) -> int:
+        """A turn of ours on the rows that the last rung adds."""
+        numbers = range(min(self.extent.together, self.extent.nodes))
+        submitted = {bytes([number]): self.adapters[number] for number in numbers}
+        self.scorer.losses(submitted, self.examples[self.extent.rung_rows[-2] :])
+        return len(submitted)
 
     def compare(self, order: str, contenders: Sequence[int] = ()) -> None:
         """Take turns."""
         sides = {
             "a": ("a validator of today, one submission", self.validator),
             "b": (f"ours, {self.extent.together} submissions", self.ours),
-            "r": (f"ours, rungs of {list(contenders)} submissions", lambda: self.rungs(contenders)),
+            "r": (f"ours, rungs of {list(contenders[:-1])} submissions", lambda: self.rungs(contenders)),
+            "l": (f"ours, the last rung's new rows, {self.extent.together} submissions", self.last),
         }
         for at, side in enumerate(order, start=1):
             what, work = sides[side]
@@ -221,7 +242,7 @@ def headline(
     }
     for name, figure in (("wall", "seconds"), ("cpu", "cpu_seconds")):
         theirs, ours = turns.middle("a", figure), turns.middle("b", figure)
-        race_seconds = turns.middle("r", figure) + contenders[-1] * ours
+        race_seconds = turns.middle("r", figure) + contenders[-1] * turns.middle("l", figure)
         figures[f"arena_{name}_vs_validator_without_racing"] = theirs / ours
         figures[f"arena_{name}_vs_validator"] = contenders[0] * theirs / race_seconds
     vectors = compatibility_vectors()
@@ -253,7 +274,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         simulated = simulate(measured, bench.rows, extent.rung_rows, extent)
         longer = simulate(*repeated(measured, bench.rows, LONGER), LONGER_RUNGS, extent)
         contenders = reached(simulated, extent)
-        bench.compare(RACE_ORDER if not quick else "r", contenders)
+        bench.compare(extent.race_order, contenders)
     with step("against PEFT, and between batches"):
         peft = against_peft(bench.losses, bench.adapters[: extent.exact], bench.examples, bench.rows)
         batches = between_batches(bench, 0)

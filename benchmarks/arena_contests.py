@@ -75,7 +75,8 @@ class Raced:
 
     Attributes:
         contenders: of each rung.
-        forwards: losses that a seat measured, over those that it would measure without racing.
+        forwards: losses that are measured, over those that there would be without racing. Rungs are nested: who
+            measured a row in one need not do so again in the next.
         same_top: whether the best of the race are those of a contest without racing, in the same order.
     """
 
@@ -92,7 +93,10 @@ def race(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], num_no
     table = {payload_of(1, node): tuple(own) for node, own in zip(nodes, losses, strict=True)}
     record = MeasuredPlay(table=table).record(state)
     truth = sorted(nodes, key=lambda node: strict_score(table[payload_of(1, node)], rows))
-    used = sum(len(result.rung.contenders) * len(result.rung.rows) for result in record.results)
+    used = sum(
+        len(result.rung.contenders) * (len(result.rung.rows) - before)
+        for before, result in zip((0, *rung_rows), record.results, strict=False)
+    )
     return Raced(
         tuple(len(result.rung.contenders) for result in record.results),
         used / (num_nodes * len(rows)),
