@@ -272,7 +272,7 @@ def derive_day(state: ContestState, messages: Iterable[ContestMessage]) -> Conte
         messages: of the day; none may be of another contest or day, or from a stranger.
     """
     inbox = ContestInbox(messages)
-    assert all(state.about(message) for message in inbox.messages)
+    assert all(state.concerns(message) for message in inbox.messages)
     day = play_day(state, inbox)
     validators = performances(state, day.results)
     nodes, paid = _rewards(state, day, validators)

@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from flock_ray.protocol.ballot import MAX_SCORE
 from flock_ray.protocol.contest_consensus import RULES
-from flock_ray.protocol.contest_message import ContestMessage
 from flock_ray.protocol.contest_scores import SCORERS, Row, rows_digest
 from flock_ray.protocol.encoding import Json, to_hex
 from flock_ray.protocol.parameters import Parameter, filled
@@ -116,6 +115,11 @@ class ContestTerms(Terms):
         }
 
     @property
+    def target_set(self) -> bytes:
+        """Digest of set B."""
+        return self.final_rows
+
+    @property
     def end_share(self) -> int:
         """Wei of the pool that are paid by the ranking on set B."""
         return self.pool * self.mechanism_parameters["end_share_bp"] // 10_000
@@ -170,10 +174,6 @@ class ContestState(TaskState):
     def last_day(self) -> bool:
         """Whether set B decides after this day's rungs."""
         return self.epoch == self.terms.num_epochs
-
-    def about(self, message: ContestMessage) -> bool:
-        """Whether a message is of this contest and day and names a member."""
-        return (message.task, message.epoch) == (self.scope.task, self.epoch) and message.member < len(self.members)
 
     def parameter(self, name: str) -> int:
         """Value of one of PARAMETERS."""

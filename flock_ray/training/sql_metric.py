@@ -157,8 +157,7 @@ class SqlMetric:
             answers: to each.
         """
         return tuple(
-            0 if self.matches(question, answer) else MICRO
-            for question, answer in zip(questions, answers, strict=True)
+            0 if self.matches(question, answer) else MICRO for question, answer in zip(questions, answers, strict=True)
         )
 
     def _same(self, question: SqlQuestion, query: str) -> bool:
