@@ -11,11 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.alliance import Alliance
 from flock_ray.cluster.adapter_folder import write_adapter_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.epoch_loop import Arrivals
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.values import Addresses
 from flock_ray.cluster.attestation import (
+    AnyRecord,
     Attestation,
     Bulletin,
     MessageVerifier,
@@ -171,7 +172,7 @@ class RunDirectory:
         return value, Addresses(**value["contracts"]), value["balances"]
 
     def write_epoch(
-        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
+        self, record: AnyRecord, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
     ) -> None:
         """Write record and receipt of a signed epoch; the receipt last, since it is what makes the epoch signed."""
         write_text(self._record(record.epoch), record.data.decode())
