@@ -21,7 +21,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import Enrolment, HostSpec, with_model
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.errors import ChainError
-from flock_ray.protocol.state import TaskState
+from flock_ray.protocol.state import TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.model import ModelHashes
 
@@ -103,6 +103,10 @@ class MemberHost(ABC):
     def _relayer(self) -> str:
         return self._task.relayer
 
+    def _agreed(self, creator: str) -> Terms:
+        """The terms that the owners here agree to, of a task of `creator`."""
+        return with_model(self._spec.terms, creator, self._hashes, self._adapter)
+
     # -- membership ----------------------------------------------------------------------------------------------
 
     def enrol(
@@ -124,8 +128,10 @@ class MemberHost(ABC):
             ChainError: it is another task.
         """
         spec = self._spec
-        agreed = with_model(spec.terms, creator, self._hashes, self._adapter)
-        terms = replace(spec.chain_terms, terms_hash=agreed.digest(), model_hash=self._adapter)
+        agreed = self._agreed(creator)
+        terms = replace(
+            spec.chain_terms, terms_hash=agreed.digest(), model_hash=self._adapter, target_set_hash=agreed.target_set
+        )
         if task != terms.task_id(creator, seed):
             raise ChainError(f"task 0x{task.hex()} has other terms than the configuration of node group {spec.index}")
         amount, expected = terms.min_stake * terms.max_slots, terms.digest(creator)

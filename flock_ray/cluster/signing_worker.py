@@ -55,8 +55,10 @@ class SigningWorker(MemberHost):
         here = set(self._spec.silos)
         return [member for member in sorted(set(members)) if self._task.silos.get(member) in here]
 
-    def _voters(self) -> list[Member]:
-        voters = map(self._hosting.active, self._hosted(self._state.roles.voters))
+    def _voters(self, committee: Iterable[int] | None = None) -> list[Member]:
+        """Hosted members of a committee, the epoch's own if none is given, who may sign."""
+        drawn = self._state.roles.voters if committee is None else committee
+        voters = map(self._hosting.active, self._hosted(drawn))
         return [voter for voter in voters if voter]
 
     def _inbox(self, bulletin: Bulletin) -> Any:
@@ -70,12 +72,17 @@ class SigningWorker(MemberHost):
             self._verifier.remember(signed)
         return sent
 
-    def _reveal(self, committed: StrEnum, kind: StrEnum, bulletin: Bulletin) -> PhaseResult:
-        """Reveal what was committed to, and note which commitments were there: no other is signed for later."""
+    def _reveal(
+        self, committed: StrEnum, kind: StrEnum, bulletin: Bulletin, committee: Iterable[int] | None = None
+    ) -> PhaseResult:
+        """Reveal what was committed to, and note which commitments were there: no other is signed for later.
+
+        `committee` are those who may have; None for the epoch's voters.
+        """
         inbox = self._inbox(bulletin)
         self._commitments[committed] = {message.digest for message in inbox.messages if message.kind is committed}
         with self._hosting.signing(self._state) as signing:
-            for voter in self._voters():
+            for voter in self._voters(committee):
                 if body := voter.private(self._state, committed):
                     signing.add(voter, kind, body)
         return self._result(self._sign(signing))

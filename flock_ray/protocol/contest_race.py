@@ -321,3 +321,21 @@ def beats(state: ContestState, results: Sequence[RungResult], copy: bytes, origi
                 error = lower_median([seat.standard_error for seat in seats])
                 return worse < -(state.parameter("copy_z_bp") * error // 10_000)
     return False
+
+
+def disputed(state: ContestState, result: RungResult) -> list[tuple[int, int]]:
+    """The cells (column, position of the row) that the audit asks the day's committee to score again, ascending.
+
+    Those on the rows that the seed chose in which a ballot is outside the tolerance of the seats' median.
+    """
+    cells = []
+    for at, payload in enumerate(result.rung.contenders):
+        columns = result.columns(payload)
+        if result.held(sorted(columns)) < result.seats.quorum:
+            continue
+        for row in result.audited:
+            tolerance = state.parameter("audit_tolerance") * result.rung.rows[row].num_tokens
+            middle = lower_median([columns[one][row] for one in result.seats.voters if one in columns])
+            if any(abs(column[row] - middle) > tolerance for column in columns.values()):
+                cells.append((at, row))
+    return cells

@@ -88,22 +88,36 @@ class ContestTerms(Terms):
     windows: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("rule", self.rule, RULES),
-            ("metric", self.metric, METRICS),
-            ("scorer", self.scorer, SCORERS),
-        ):
-            if value not in known:
-                raise ValueError(f"contest.{name} is {value!r}; it must be one of {', '.join(known)}")
+        self.check_names(self.rule, self.metric, self.scorer)
         if len(self.chunks) != self.num_epochs or self.num_epochs < 1:
             raise ValueError(f"contest.days is {self.num_epochs}, but there are {len(self.chunks)} chunks of rows")
-        rungs = list(self.rung_rows)
-        if not 1 <= len(rungs) <= MAX_RUNGS or rungs != sorted(set(rungs)) or rungs[0] < 1:
-            raise ValueError(f"contest.rung_rows is {rungs}; it must be one to {MAX_RUNGS} ascending numbers of rows")
+        self.check_rungs(self.rung_rows)
         if set(self.windows) != set(Window) or min(self.windows.values()) < 1:
             raise ValueError(f"contest.windows must give seconds for each of {', '.join(Window)}")
         if dict(self.mechanism_parameters) != filled(PARAMETERS, self.mechanism_parameters, "contest"):
             raise ValueError("contest parameters must all be given")
+
+    @staticmethod
+    def check_names(rule: str, metric: str, scorer: str) -> None:
+        """Refuse a name that does not exist.
+
+        Raises:
+            ValueError: the text has those that do.
+        """
+        for name, value, known in (("rule", rule, RULES), ("metric", metric, METRICS), ("scorer", scorer, SCORERS)):
+            if value not in known:
+                raise ValueError(f"contest.{name} is {value!r}; it must be one of {', '.join(known)}")
+
+    @staticmethod
+    def check_rungs(rung_rows: Sequence[int]) -> None:
+        """Refuse numbers of rows that make no race.
+
+        Raises:
+            ValueError: they are no ascending numbers, or too many.
+        """
+        rungs = list(rung_rows)
+        if not 1 <= len(rungs) <= MAX_RUNGS or rungs != sorted(set(rungs)) or rungs[0] < 1:
+            raise ValueError(f"contest.rung_rows is {rungs}; it must be one to {MAX_RUNGS} ascending numbers of rows")
 
     def json(self) -> dict[str, Json]:
         """The terms by name, hashes as text."""

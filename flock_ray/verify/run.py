@@ -16,6 +16,8 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
 from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
 from flock_ray.verify.compare import require, require_equal
+from flock_ray.verify.contest_genesis import is_contest
+from flock_ray.verify.contest_run import verify_contest
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.genesis import TaskGenesis, read_genesis
@@ -47,6 +49,9 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         RunDirectoryError: the run is unfinished or pruned, or lacks a file that the checks need.
         ChainError: the node at `rpc` does not answer.
     """
+    if is_contest(folder):
+        verify_contest(folder, anchor, emit)
+        return
     genesis = read_genesis(folder)
     state = genesis.state
     if anchor:
