@@ -55,9 +55,9 @@ class ContestConfig:
     days: int = 3
     nodes: int = 16
     validators: int = 5
-    slots_per_validator: int = 1
+    slots_per_validator: int = 2
     hosts: int = 2
-    num_voters: int = 4
+    num_voters: int = 9
     metric: str = "text"
     scorer: str = "strict"
     rule: str = "median"

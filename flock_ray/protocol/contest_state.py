@@ -12,9 +12,9 @@ from enum import StrEnum
 from flock_ray.protocol.ballot import MAX_SCORE
 from flock_ray.protocol.contest_consensus import RULES
 from flock_ray.protocol.contest_scores import SCORERS, Row, rows_digest
-from flock_ray.protocol.encoding import Json, to_hex
+from flock_ray.protocol.encoding import Json, from_hex, to_hex
 from flock_ray.protocol.parameters import Parameter, filled
-from flock_ray.protocol.state import MemberState, TaskState, Terms
+from flock_ray.protocol.state import MemberState, TaskState, Terms, is_amount
 
 CONTEST_SCHEMA = "flock_ray/contest_terms/1"
 METRICS = ("text", "sql")
@@ -229,6 +229,19 @@ class ContestState(TaskState):
         if self.finished:
             return "finished", None
         return next(((name, end) for name, end in self.schedule.items() if elapsed < end), ("settling", None))
+
+
+def read_rows(value: object) -> tuple[Row, ...]:
+    """Rows from their JSON values.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not isinstance(value, list) or not all(isinstance(row, list) and len(row) == 3 for row in value):
+        raise ValueError("rows are lists [digest, tokens, bytes]")
+    if not all(is_amount(count) for row in value for count in row[1:]):
+        raise ValueError("a row has counts of tokens and bytes")
+    return tuple(Row(from_hex(digest), tokens, size) for digest, tokens, size in value)
 
 
 def contest_parameters(given: Mapping[str, int]) -> dict[str, int]:

@@ -57,7 +57,7 @@ class ContestGenesis(TaskGenesis):
             validators, validators, terms.num_epochs, terms.max_unsettled, contest.get("spare_reveals"), 0, deadline,
             deadline, int(not self.on_rpc), run_seed,
         )  # fmt: skip
-        known = [count for count in counts if isinstance(count, int) and is_count(count)]
+        known = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]
         require(len(known) == len(counts), "config.yaml lacks a number that the contest's id is made of")
         *held, seed = known
         hashes = terms.digest() + self.state.adapter + terms.final_rows

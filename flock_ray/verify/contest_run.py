@@ -1,4 +1,4 @@
-"""Verifies the run of a contest: every day derived a second time, from its genesis to the last figure of its summary."""
+"""Verifies the run of a contest: every day derived a second time, from genesis to the last figure of its summary."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from flock_ray.chain.keys import recover
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
-from flock_ray.protocol.contest_scores import Row
-from flock_ray.protocol.contest_state import ContestState
+from flock_ray.protocol.contest_state import ContestState, read_rows
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
@@ -26,8 +25,8 @@ Emit = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: that rows are good questions, how training nodes trained, wall times, who the"
-    " adversaries are, events.jsonl, members/. What each loss in a ballot should be can be measured: rows/ has the rows,"
-    " the store the adapters."
+    " adversaries are, events.jsonl, members/. What a loss should be can be measured: rows/ has the rows, the store the"
+    " adapters."
 )
 
 
@@ -102,11 +101,11 @@ def _day(
     return replayed, report, receipt
 
 
-def _rows(folder: RunFolder, name: str) -> tuple[Row, ...]:
+def _rows(folder: RunFolder, name: str) -> Sequence[Any]:
     """The rows of a file, each with the tokens that its digest is of."""
     value = folder.json(name)
     try:
-        rows = tuple(Row(from_hex(digest), tokens, size) for digest, tokens, size in value["rows"])
+        rows = read_rows(value["rows"])
         tokens = [(list(map(int, ids)), list(map(int, labels))) for ids, labels in value["tokens"]]
         packed = [b"".join(struct.pack("<q", one) for one in (*ids, *labels)) for ids, labels in tokens]
     except (KeyError, TypeError, ValueError, struct.error) as error:
