@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flock_ray.arena import Arena
+from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.adapter_folder import write_leader_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.contest_launch import agreed_terms, contest_specs, contest_texts
@@ -96,7 +97,8 @@ class ArenaSession(Session):
         return NoContestLedger(self.config, accounts, self._rules)
 
     def _chain(self, config: Config, accounts: dict[int, str]) -> ChainLedger:
-        return ContestLedger(config, self.run_directory.path, accounts, self._rules)
+        stake = self.arena.contest.node_stake * TOKEN
+        return ContestLedger(config, self.run_directory.path, accounts, self._rules, stake)
 
     def _open_rows(self, day: int) -> None:
         """Publish a day's rows in the run folder, and set B on the last day."""

@@ -91,16 +91,18 @@ class ChainLedger(ChainConnection):
         """
         if self._info.settlement:
             return
-        alliance = self._config.alliance
-        stake = alliance.min_stake * alliance.slots_per_member * TOKEN
-        supply = alliance.pool * TOKEN + stake * len(self._accounts)
+        grants = [(account, self._brings(silo)) for silo, account in sorted(self._accounts.items())]
+        supply = self._config.alliance.pool * TOKEN + sum(wei for _, wei in grants)
         context = self._ask("context", self._creator.address)
         raws, addresses = deploy(self._creator, context, supply, self._ask("timestamp"))
         self._ask("broadcast", raws, 0)
         self._ask("set_contracts", addresses)
         self._info = self._ask("info")
-        grants = [(account, stake) for _, account in sorted(self._accounts.items())]
         self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
+
+    def _brings(self, silo: int) -> int:
+        """Wei that the owner of a silo has in its wallet before it stakes, where this run deploys the token."""
+        return self._config.alliance.min_stake * self._config.alliance.slots_per_member * TOKEN
 
     def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""

@@ -44,8 +44,11 @@ class NoContestLedger(NoLedger):
 class ContestLedger(ChainLedger):
     """The chain actor, seen from the driver of a contest."""
 
-    def __init__(self, config: Config, run_dir: Path, accounts: dict[int, str], rules: ContestRules) -> None:
-        """Connect; arguments as of `NoContestLedger` and `ChainLedger`."""
+    def __init__(
+        self, config: Config, run_dir: Path, accounts: dict[int, str], rules: ContestRules, node_stake: int
+    ) -> None:
+        """Connect; arguments as of `NoContestLedger` and `ChainLedger`, and wei that a training node enters with."""
+        self._node_stake = node_stake
         super().__init__(config, run_dir, accounts)
         self._rules = rules
         _, self._nodes = _divided(accounts, config)
@@ -54,6 +57,9 @@ class ContestLedger(ChainLedger):
         """Create and start the validators' task, and add the training nodes."""
         validators = super().create_task(terms, nodes)
         return _contest(validators, _entered(validators, self.creator, self._config, self._nodes, nodes), self._rules)
+
+    def _brings(self, silo: int) -> int:
+        return self._node_stake if silo in self._nodes else super()._brings(silo)
 
     def pay_out(self, state: TaskState, nodes: Phases) -> None:
         """As an alliance's; training nodes, which are no members on chain, are paid by the creator's claims."""

@@ -99,6 +99,10 @@ def _check_data(config: ArenaConfig) -> None:
             "contest.train is empty; it must name what the training nodes learn from, or contest.submissions a folder"
             " of adapters"
         )
+    if contest.submissions and contest.train:
+        raise ConfigError(
+            "contest.submissions and contest.train are both set; nodes that submit adapters train on nothing"
+        )
     if not contest.submissions and steps < contest.days:
         raise ConfigError(f"training.steps is {steps}; it must be at least contest.days = {contest.days}, a step a day")
 

@@ -13,12 +13,14 @@ from flock_ray.protocol.contest_state import ContestState, read_rows
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
+from flock_ray.verify.chain import SettledDay
 from flock_ray.verify.compare import require, require_equal
-from flock_ray.verify.contest import DayReplay, check_day
+from flock_ray.verify.contest import DayReplay, check_day, skipped_day
 from flock_ray.verify.contest_genesis import ContestGenesis, read_contest_genesis
 from flock_ray.verify.draw import seats_of
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.membership import changed, due_removals, slots_of
+from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
 
 Emit = Callable[[str], None]
@@ -30,12 +32,13 @@ NOT_PROVABLE = (
 )
 
 
-def verify_contest(folder: RunFolder, anchor: str, emit: Emit) -> None:
+def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     """Replay a contest and check everything that its folder claims.
 
     Args:
         folder: of the run.
         anchor: hex SHA-256 of the genesis, known to the verifier from another source; empty for none.
+        rpc: url of a node that the verifier trusts, for a run on an external chain; empty for none.
         emit: called with a line of text for each group of checks that passed.
 
     Raises:
@@ -54,14 +57,22 @@ def verify_contest(folder: RunFolder, anchor: str, emit: Emit) -> None:
     emit(f"anchor     0x{genesis.anchor.hex()} {'is the one given' if anchor else '(compared with nothing)'}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
-    days: list[tuple[DayReplay, Report, dict[str, Any]]] = []
+    check = open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None
+    days: list[SettledDay] = []
+    abandoned: list[ContestState] = []
     while state.epoch <= terms.num_epochs:
-        state = changed(state, due_removals(state), ())  # type: ignore[assignment]
+        changes = check.changes(state)[0] if check else due_removals(state)
+        require(all(change.leaves for change in changes), f"somebody joined the contest before day {state.epoch}")
+        state = changed(state, changes, ())
         if len(slots_of(state).slots) <= terms.num_voters:
             break
-        day = _day(folder, genesis, state, emit)
+        if is_abandoned(folder, genesis, state.epoch):
+            state = skipped_day(state)
+            abandoned.append(state)
+            emit(f"day {state.epoch - 1:<6} abandoned: nothing paid, nobody slashed, the leader stays")
+            continue
+        day, state = _day(folder, genesis, state, emit)
         days.append(day)
-        state = day[0].following(day[1].hash)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of a day that the contest does not have")
     data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
@@ -69,20 +80,21 @@ def verify_contest(folder: RunFolder, anchor: str, emit: Emit) -> None:
     emit(f"leader     adapter/ holds {to_hex(state.adapter)}")
     _check_summary(folder.json("summary.json"), genesis, days, state)
     emit("summary    every figure that follows from the signed messages")
-    if not genesis.has_chain:
+    if check:
+        check_settled(check, genesis, days, abandoned, state, emit)
+    else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
 
 
 def _day(
     folder: RunFolder, genesis: ContestGenesis, state: ContestState, emit: Emit
-) -> tuple[DayReplay, Report, dict[str, Any]]:
-    """Check a day's rows, record, receipt and signatures."""
+) -> tuple[SettledDay, ContestState]:
+    """Check a day's rows, record, receipt and signatures; returns the day and the state after it."""
     number, what = state.epoch, f"day {state.epoch}"
     for name in (f"records/{number}.json", f"receipts/{number}.json"):
         require(folder.has(name), f"{what} of {state.terms.num_epochs}: {name} is missing, yet the run claims its end")
     receipt = folder.json(f"receipts/{number}.json")
-    require(not receipt.get("abandoned"), f"{what}: an abandoned day of a contest cannot be verified by this version")
     final = _rows(folder, "rows/final.json") if state.last_day else ()
     try:
         state = state.opened(_rows(folder, f"rows/{number}.json"), final)
@@ -98,7 +110,12 @@ def _day(
         f" {len(replayed.rungs)} rungs, {sum(replayed.rewards.values())} wei paid,"
         f" {len(replayed.accounting.slashes)} slashes, {signers} signatures"
     )
-    return replayed, report, receipt
+    settlement = receipt.get("settlement")
+    settled = settlement if isinstance(settlement, dict) else {}
+    day = SettledDay(replayed, report, settled.get("transaction"), settled.get("gas_used"))
+    if not genesis.has_chain:
+        require_equal([day.transaction, day.gas_used], [None, None], f"receipt of {what}: settlement without a chain")
+    return day, replayed.following(report.hash)
 
 
 def _rows(folder: RunFolder, name: str) -> Sequence[Any]:
@@ -158,12 +175,6 @@ def _check_receipt(receipt: dict[str, Any], genesis: ContestGenesis, replayed: D
     }
     require_equal(receipt, fields, what)
     require_equal(str(relayer).lower(), to_hex(report.relayer), f"{what}.report.relayer")
-    if not genesis.has_chain:
-        require_equal(
-            receipt.get("settlement") or {"transaction": None, "gas_used": None},
-            {"transaction": None, "gas_used": None},
-            f"{what}: settlement without a chain",
-        )
     signatures = receipt.get("signatures")
     if not isinstance(signatures, dict):
         raise VerificationError(f"{what} holds no signatures")
@@ -184,7 +195,7 @@ def _check_receipt(receipt: dict[str, Any], genesis: ContestGenesis, replayed: D
 def _check_summary(
     summary: dict[str, Any],
     genesis: ContestGenesis,
-    days: Sequence[tuple[DayReplay, Report, dict[str, Any]]],
+    days: Sequence[SettledDay],
     final: ContestState,
 ) -> None:
     """Every figure of the summary that follows from the records; times and names do not."""
@@ -192,7 +203,7 @@ def _check_summary(
     expected = {
         "kind": "contest",
         "task_id": to_hex(genesis.state.scope.task),
-        "days": [_day_figures(*day) for day in days],
+        "days": [_day_figures(day) for day in days],
         "members": [
             {
                 "member": number,
@@ -212,17 +223,16 @@ def _check_summary(
     require_equal(summary, expected, "summary.json")
 
 
-def _day_figures(replay: DayReplay, report: Report, receipt: dict[str, Any]) -> dict[str, Any]:
-    settlement = receipt.get("settlement")
-    settled = settlement if isinstance(settlement, dict) else {}
+def _day_figures(day: SettledDay) -> dict[str, Any]:
+    replay, report = day.replay, day.report
     places = {one.member: place for place, one in enumerate(replay.ranking, start=1)}
     final_places = {one.member: place for place, one in enumerate(replay.final_ranking, start=1)}
     slashed = dict(report.slashes)
     return {
         "day": report.epoch,
         "leader": to_hex(report.model_hash),
-        "settlement_tx": settled.get("transaction"),
-        "gas_used": settled.get("gas_used"),
+        "settlement_tx": day.transaction,
+        "gas_used": day.gas_used,
         "submissions": [
             {
                 "member": one.member,

@@ -158,7 +158,7 @@ def test_adapters_on_disk_enter_without_training(
     config = configure(
         *overrides_of(
             tiny_model_dir, tmp_path, f"contest.submissions={tmp_path / 'submissions'}", "contest.train=[]",
-            "contest.nodes=3", "adversary.members={}",
+            "contest.nodes=3", "adversary.members=null",
         )
     )  # fmt: skip
     other = play(head, tmp_path / "outputs", config)
