@@ -15,6 +15,7 @@ from flock_ray.config.schema import (
     ModelConfig,
     StoreConfig,
 )
+from flock_ray.protocol.contest_state import PARAMETERS
 
 
 @dataclass
@@ -86,7 +87,9 @@ class ContestConfig:
             "audit": 600,
         }
     )  # fmt: skip
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, int] = field(
+        default_factory=lambda: {name: parameter.default for name, parameter in PARAMETERS.items()}
+    )
 
 
 @dataclass

@@ -25,7 +25,6 @@ _NAMES = {
     "alliance.slots_per_member": "contest.slots_per_validator",
     "alliance.num_epochs": "contest.days",
     "mechanism.slash_fraction": "contest.slash_fraction",
-    "alliance.num_proposers": "contest.num_voters + 1",
     "alliance.": "contest.",
 }
 """Keys of an alliance that a contest has under another name."""
@@ -68,6 +67,13 @@ def _out_of_range(config: ArenaConfig) -> Iterator[ConfigError]:
             if not (low <= value <= high and value < inf):
                 limits = f"{low} or more" if high == inf else f"between {low} and {high}"
                 yield ConfigError(f"{key} is {value}; it must be {limits}")
+    contest = config.contest
+    slots = contest.validators * contest.slots_per_validator
+    if not 1 <= contest.num_voters < slots:
+        yield ConfigError(
+            f"contest.num_voters is {contest.num_voters}; it must be at least 1 and below the {slots} slots of"
+            f" {contest.validators} validators"
+        )
     for key in ("training.learning_rate", "training.max_grad_norm"):
         if not 0 < attrgetter(key)(config) < inf:
             yield ConfigError(f"{key} is {attrgetter(key)(config)}; it must be above 0 and finite")
