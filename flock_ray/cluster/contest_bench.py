@@ -188,7 +188,9 @@ class ContestBench:
         self.progress.begin("score", sum(map(len, missing.values())))
         with self.progress.timed("score"):
             for places, adapters in sorted(missing.items()):
-                measured = self._measured(shuffle, adapters, [rows[place] for place in places], self.progress.step)
+                measured = self._measured(
+                    shuffle, adapters, [rows[place] for place in places], rows, self.progress.step
+                )
                 for payload, losses in measured.items():
                     self._losses |= {(final, payload, place): loss for place, loss in zip(places, losses, strict=True)}
 
@@ -197,10 +199,12 @@ class ContestBench:
         shuffle: bytes,
         adapters: Mapping[bytes, Adapter],
         rows: Sequence[ScoredRow],
+        chunk: Sequence[ScoredRow],
         tick: Callable[[], None],
     ) -> dict[bytes, tuple[int, ...]]:
         if self._sql:
-            return self._sql.losses(adapters, [one.question for one in rows if one.question], shuffle)
+            asked, known = ([one.question for one in each if one.question] for each in (rows, chunk))
+            return self._sql.losses(adapters, asked, known, shuffle)
         return self._scorer.losses(adapters, [one.example for one in rows], tick)
 
     def again(
@@ -213,7 +217,7 @@ class ContestBench:
             adapter = self.inspected(payload)[1]
             if adapter is not None:
                 row = rows[rung.places[position]]
-                [loss] = self._measured(shuffle, {payload: adapter}, [row], lambda: None)[payload]
+                [loss] = self._measured(shuffle, {payload: adapter}, [row], rows, lambda: None)[payload]
                 found.append((column, position, loss))
         return found
 

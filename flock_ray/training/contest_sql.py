@@ -28,26 +28,29 @@ class SqlScorer:
         self._scorer, self._tokenizer, self._max_tokens = scorer, tokenizer, max_tokens
 
     def losses(
-        self, adapters: Mapping[bytes, Adapter], questions: Sequence[Question], seed: bytes
+        self, adapters: Mapping[bytes, Adapter], questions: Sequence[Question], known: Sequence[Question], seed: bytes
     ) -> dict[bytes, tuple[int, ...]]:
         """{payload: for each question 0 if its answer is right, else 10^6}.
 
         Args:
             adapters: {payload: adapter}.
-            questions: at least one.
+            questions: at least one of `known`.
+            known: all questions of the day's chunk or of set B: their literals are in the databases.
             seed: of the databases, 32 bytes.
         """
         metrics = {
-            schema: SqlMetric(schema, [one.gold for one in questions if one.system == schema], seed)
+            schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
             for schema in dict.fromkeys(one.system for one in questions)
         }
         judged = [metrics[one.system].question(one.gold) for one in questions]
+        turns = [
+            [{"role": "system", "content": one.system}, {"role": "user", "content": one.user}] for one in questions
+        ]
         found = {}
         for payload, adapter in adapters.items():
             [answers] = self._scorer.engine.answers(
-                [padded(adapter, self._scorer.rank)], self._tokenizer,
-                [f"{one.system}\n{one.user}" for one in questions], self._max_tokens,
-            )  # fmt: skip
+                [padded(adapter, self._scorer.rank)], self._tokenizer, turns, self._max_tokens
+            )
             found[payload] = tuple(
                 0 if question is None or metrics[one.system].matches(question, answer) else MICRO
                 for one, question, answer in zip(questions, judged, answers, strict=True)
