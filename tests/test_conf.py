@@ -86,7 +86,7 @@ def test_members_behave_alike_or_each_in_its_own_way() -> None:
         ("contest.num_voters=10", "contest.num_voters is 10; it must be at least 1 and below the 10 slots"),
         ("contest.rung_rows=[8,4]", "contest.rung_rows is [8, 4]; it must be one to 3 ascending numbers of rows"),
         ("contest.metric=taste", "contest.metric is 'taste'; it must be one of text, sql"),
-        ("+contest.parameters.top_nodez=1", "contest.top_nodez is no parameter"),
+        ("+contest.parameters.top_nodez=1", "contest.parameters.top_nodez is no parameter"),
         ("lora.rank=65", "lora.rank is 65; it must be at most contest.parameters.max_rank = 64"),
         ("training.steps=2", "training.steps is 2; it must be at least contest.days = 3"),
         ("contest.train=[]", "contest.train is empty"),

@@ -250,4 +250,4 @@ def contest_parameters(given: Mapping[str, int]) -> dict[str, int]:
     Raises:
         ValueError: there is no such parameter, or a value is out of its bounds.
     """
-    return filled(PARAMETERS, given, "contest")
+    return filled(PARAMETERS, given, "contest.parameters")
