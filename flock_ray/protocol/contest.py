@@ -90,6 +90,16 @@ def _order(results: Sequence[RungResult], payloads: Collection[bytes]) -> list[b
     return list(placed)
 
 
+def rungs_until(state: ContestState, inbox: ContestInbox, name: str) -> tuple[list[RungResult], Rung | None]:
+    """What came of the rungs before the one of this name, and what it asks; None if the race does not get there."""
+    entries, results = enter(state, inbox), list[RungResult]()
+    while (rung := next_rung(state, entries, results)) and rung.name != name:
+        results.append(run_rung(state, inbox, rung, entries.racing()))
+        if results[-1].complete:
+            note(entries, results[-1])
+    return results, rung
+
+
 def _finish(state: ContestState, entries: Entries, results: Sequence[RungResult], phase: str) -> None:
     """Rank who was not eliminated, and say which copies are unpaid: of one original's at most the best is paid."""
     standing = {entry.payload: entry for entry in entries.all if entry.step.state != "refused" and entry.payload}
@@ -272,7 +282,7 @@ def derive_day(state: ContestState, messages: Iterable[ContestMessage]) -> Conte
         messages: of the day; none may be of another contest or day, or from a stranger.
     """
     inbox = ContestInbox(messages)
-    assert all(state.about(message) for message in inbox.messages)
+    assert all(state.concerns(message) for message in inbox.messages)
     day = play_day(state, inbox)
     validators = performances(state, day.results)
     nodes, paid = _rewards(state, day, validators)

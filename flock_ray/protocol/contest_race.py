@@ -312,12 +312,33 @@ def _eliminate(state: ContestState, result: RungResult, racing: Mapping[bytes, b
 
 
 def beats(state: ContestState, results: Sequence[RungResult], copy: bytes, original: bytes) -> bool:
-    """Whether a copy is better than its original by z paired standard errors in the last rung that scored both."""
+    """Whether a copy is better than its original in the last rung that scored both.
+
+    By z paired standard errors, and by the band's floor: what rounding does to equal products is alike on all rows.
+    """
     for result in reversed(results):
         if result.finite(copy) and result.finite(original):
             seats = result.differences(copy, original)
             if seats is not None:
                 worse = lower_median([seat.value for seat in seats])
                 error = lower_median([seat.standard_error for seat in seats])
-                return worse < -(state.parameter("copy_z_bp") * error // 10_000)
+                return worse < -max(state.terms.band_floor, state.parameter("copy_z_bp") * error // 10_000)
     return False
+
+
+def disputed(state: ContestState, result: RungResult) -> list[tuple[int, int]]:
+    """The cells (column, position of the row) that the audit asks the day's committee to score again, ascending.
+
+    Those on the rows that the seed chose in which a ballot is outside the tolerance of the seats' median.
+    """
+    cells = []
+    for at, payload in enumerate(result.rung.contenders):
+        columns = result.columns(payload)
+        if result.held(sorted(columns)) < result.seats.quorum:
+            continue
+        for row in result.audited:
+            tolerance = state.parameter("audit_tolerance") * result.rung.rows[row].num_tokens
+            middle = lower_median([columns[one][row] for one in result.seats.voters if one in columns])
+            if any(abs(column[row] - middle) > tolerance for column in columns.values()):
+                cells.append((at, row))
+    return cells

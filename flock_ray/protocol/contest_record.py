@@ -11,6 +11,7 @@ from flock_ray.protocol.contest_race import RungResult
 from flock_ray.protocol.contest_state import ContestState
 from flock_ray.protocol.encoding import Json, canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Slash
 
@@ -88,6 +89,11 @@ class ContestRecord:
     def epoch(self) -> int:
         """The day."""
         return self.state.epoch
+
+    @property
+    def roles(self) -> Roles:
+        """The day's committee, which signs."""
+        return self.state.roles
 
     @property
     def task(self) -> bytes:

@@ -11,11 +11,10 @@ from enum import StrEnum
 
 from flock_ray.protocol.ballot import MAX_SCORE
 from flock_ray.protocol.contest_consensus import RULES
-from flock_ray.protocol.contest_message import ContestMessage
 from flock_ray.protocol.contest_scores import SCORERS, Row, rows_digest
-from flock_ray.protocol.encoding import Json, to_hex
+from flock_ray.protocol.encoding import Json, from_hex, to_hex
 from flock_ray.protocol.parameters import Parameter, filled
-from flock_ray.protocol.state import MemberState, TaskState, Terms
+from flock_ray.protocol.state import MemberState, TaskState, Terms, is_amount
 
 CONTEST_SCHEMA = "flock_ray/contest_terms/1"
 METRICS = ("text", "sql")
@@ -89,22 +88,36 @@ class ContestTerms(Terms):
     windows: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("rule", self.rule, RULES),
-            ("metric", self.metric, METRICS),
-            ("scorer", self.scorer, SCORERS),
-        ):
-            if value not in known:
-                raise ValueError(f"contest.{name} is {value!r}; it must be one of {', '.join(known)}")
+        self.check_names(self.rule, self.metric, self.scorer)
         if len(self.chunks) != self.num_epochs or self.num_epochs < 1:
             raise ValueError(f"contest.days is {self.num_epochs}, but there are {len(self.chunks)} chunks of rows")
-        rungs = list(self.rung_rows)
-        if not 1 <= len(rungs) <= MAX_RUNGS or rungs != sorted(set(rungs)) or rungs[0] < 1:
-            raise ValueError(f"contest.rung_rows is {rungs}; it must be one to {MAX_RUNGS} ascending numbers of rows")
+        self.check_rungs(self.rung_rows)
         if set(self.windows) != set(Window) or min(self.windows.values()) < 1:
             raise ValueError(f"contest.windows must give seconds for each of {', '.join(Window)}")
         if dict(self.mechanism_parameters) != filled(PARAMETERS, self.mechanism_parameters, "contest"):
             raise ValueError("contest parameters must all be given")
+
+    @staticmethod
+    def check_names(rule: str, metric: str, scorer: str) -> None:
+        """Refuse a name that does not exist.
+
+        Raises:
+            ValueError: the text has those that do.
+        """
+        for name, value, known in (("rule", rule, RULES), ("metric", metric, METRICS), ("scorer", scorer, SCORERS)):
+            if value not in known:
+                raise ValueError(f"contest.{name} is {value!r}; it must be one of {', '.join(known)}")
+
+    @staticmethod
+    def check_rungs(rung_rows: Sequence[int]) -> None:
+        """Refuse numbers of rows that make no race.
+
+        Raises:
+            ValueError: they are no ascending numbers, or too many.
+        """
+        rungs = list(rung_rows)
+        if not 1 <= len(rungs) <= MAX_RUNGS or rungs != sorted(set(rungs)) or rungs[0] < 1:
+            raise ValueError(f"contest.rung_rows is {rungs}; it must be one to {MAX_RUNGS} ascending numbers of rows")
 
     def json(self) -> dict[str, Json]:
         """The terms by name, hashes as text."""
@@ -114,6 +127,11 @@ class ContestTerms(Terms):
             "rung_rows": list(self.rung_rows),
             "windows": {str(name): seconds for name, seconds in self.windows.items()},
         }
+
+    @property
+    def target_set(self) -> bytes:
+        """Digest of set B."""
+        return self.final_rows
 
     @property
     def end_share(self) -> int:
@@ -171,10 +189,6 @@ class ContestState(TaskState):
         """Whether set B decides after this day's rungs."""
         return self.epoch == self.terms.num_epochs
 
-    def about(self, message: ContestMessage) -> bool:
-        """Whether a message is of this contest and day and names a member."""
-        return (message.task, message.epoch) == (self.scope.task, self.epoch) and message.member < len(self.members)
-
     def parameter(self, name: str) -> int:
         """Value of one of PARAMETERS."""
         return self.terms.mechanism_parameters[name]
@@ -217,10 +231,23 @@ class ContestState(TaskState):
         return next(((name, end) for name, end in self.schedule.items() if elapsed < end), ("settling", None))
 
 
+def read_rows(value: object) -> tuple[Row, ...]:
+    """Rows from their JSON values.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not isinstance(value, list) or not all(isinstance(row, list) and len(row) == 3 for row in value):
+        raise ValueError("rows are lists [digest, tokens, bytes]")
+    if not all(is_amount(count) for row in value for count in row[1:]):
+        raise ValueError("a row has counts of tokens and bytes")
+    return tuple(Row(from_hex(digest), tokens, size) for digest, tokens, size in value)
+
+
 def contest_parameters(given: Mapping[str, int]) -> dict[str, int]:
     """Every parameter of a contest with its value.
 
     Raises:
         ValueError: there is no such parameter, or a value is out of its bounds.
     """
-    return filled(PARAMETERS, given, "contest")
+    return filled(PARAMETERS, given, "contest.parameters")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Protocol, Self
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
-from flock_ray.protocol.message import Message
 from flock_ray.protocol.roles import Roles, roles
 from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
@@ -75,6 +74,11 @@ class Terms:
             else:
                 values[item.name] = dict(value) if isinstance(value, Mapping) else value
         return values
+
+    @property
+    def target_set(self) -> bytes:
+        """Hash of the rows that decide at the end, which the contract holds too; zero without any."""
+        return ZERO
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical terms: what the contract stores."""
@@ -163,6 +167,22 @@ class Slash:
     def json(self) -> Json:
         """The slash in a record."""
         return {"member": self.member, "amount": self.amount, "reason": self.reason}
+
+
+class Addressed(Protocol):
+    """A message, whatever its kind."""
+
+    @property
+    def task(self) -> bytes:
+        """32 bytes."""
+
+    @property
+    def epoch(self) -> int:
+        """That it is of."""
+
+    @property
+    def member(self) -> int:
+        """Who sent it."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +287,7 @@ class TaskState:
         terms = self.terms
         return roles(self.seed, self.scope.task, self.epoch, self.slot_owners, terms.num_voters, terms.num_proposers)
 
-    def concerns(self, message: Message) -> bool:
+    def concerns(self, message: Addressed) -> bool:
         """Whether a message is of this task and epoch and names a member."""
         return (message.task, message.epoch) == (self.scope.task, self.epoch) and message.member < len(self.members)
 

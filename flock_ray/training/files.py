@@ -27,7 +27,7 @@ _SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
-def _natural(path: str) -> list[tuple[int, int | str]]:
+def natural(path: str) -> list[tuple[int, int | str]]:
     """Sort key by which member-2 comes before member-10."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)]
 
@@ -58,7 +58,7 @@ def files_of(path: str) -> list[Path]:
         found = [str(file) for file in Path(expanded).iterdir() if file.is_file() and _is_data(file)]
     else:
         found = glob.glob(expanded, recursive=True)
-    return [Path(name) for name in sorted(found, key=_natural)]
+    return [Path(name) for name in sorted(found, key=natural)]
 
 
 def entry(path: Mapping[Any, Any], member: int) -> str:

@@ -18,6 +18,9 @@ from flock_ray.training.model import BaseModel
 Turns = Sequence[dict[str, str]]
 """A conversation: roles and contents."""
 
+Prompt = str | Turns
+"""What is to be answered: a message of the user, or a conversation."""
+
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -72,14 +75,14 @@ def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def batched_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], members: int, how: Sampling
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], members: int, how: Sampling
 ) -> list[list[str]]:
-    """Answers to single messages, in one batch: for each member, one to each prompt.
+    """Answers to prompts, in one batch: for each member, one to each.
 
     Args:
         model: the rows of a batch are its members', member after member; one that has no members has 1.
         tokenizer: of the model.
-        prompts: each the only message of a conversation.
+        prompts: each the only message of a conversation, or the conversation that an answer is to follow.
         members: how many answer.
         how: tokens are chosen.
 
@@ -87,7 +90,8 @@ def batched_answers(
         DataError: the model's chat template does not take a message.
     """
     config = generation_config(model, tokenizer, how)
-    ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}])[0] for prompt in prompts]
+    turns = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
+    ids = [prompt_ids(tokenizer, each)[0] for each in turns]
     longest = max(len(row) for row in ids)
     rows = torch.full((len(ids), longest), config.pad_token_id or 0)
     mask = torch.zeros_like(rows)

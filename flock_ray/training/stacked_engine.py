@@ -32,7 +32,7 @@ from flock_ray.training.engine import (
     divergence,
     no_tick,
 )
-from flock_ray.training.generation import Sampling, batched_answers
+from flock_ray.training.generation import Prompt, Sampling, batched_answers
 from flock_ray.training.loss import PackedLoss
 from flock_ray.training.model import BaseModel
 from flock_ray.training.packing import filler, pack
@@ -162,7 +162,11 @@ class StackedEngine:
         ]
 
     def answers(
-        self, adapters: Sequence[Adapter], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+        self,
+        adapters: Sequence[Adapter],
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        max_tokens: int,
     ) -> list[list[str]]:
         """See `AnsweringEngine`; all adapters in one batch."""
         self.adapters.load(adapters)

@@ -245,7 +245,7 @@ def _tell(state: ContestState, rung: Rung, racing: Sequence[Submission]) -> None
 
 
 def outdoes(state: ContestState, rungs: Sequence[Rung], copy: bytes, original: bytes) -> bool:
-    """Whether a copy beat its original by the required standard errors, in the last rung where both have a score."""
+    """Whether a copy beat its original by the required standard errors and the floor, where both were scored last."""
     none = worst(state.terms.scorer)
     for rung in reversed(rungs):
         scores: Mapping[bytes, int] = rung.scores
@@ -253,5 +253,5 @@ def outdoes(state: ContestState, rungs: Sequence[Rung], copy: bytes, original: b
             compared = rung.compared(copy, original)
             if compared is not None:
                 needed = state.terms.mechanism_parameters["copy_z_bp"] * compared[1] // 10_000
-                return compared[0] + needed < 0
+                return compared[0] + needed < 0 and compared[0] + state.terms.band_floor < 0
     return False

@@ -264,8 +264,24 @@ def entry_of(record: ContestRecord, node: int) -> Entry:
 
 
 def relayer_share(record: ContestRecord) -> int:
-    """Wei that the relayer of a day's report gets from its slashes, where no delegator lost anything."""
-    return sum(slash.amount // 10 for slash in record.slashes)
+    """Wei that the relayer of a day's report gets from its slashes."""
+    return sum(own // 10 for own, _ in _taken(record))
+
+
+def burnt(record: ContestRecord) -> int:
+    """Wei that delegators lost by a day's slashes, which nobody gets."""
+    return sum(delegated for _, delegated in _taken(record))
+
+
+def _taken(record: ContestRecord) -> list[tuple[int, int]]:
+    """(wei of own stake, wei of delegated stake) that each slash took, in their order."""
+    taken = []
+    left = {number: (member.stake - member.delegated) for number, member in enumerate(record.state.members)}
+    for slash in record.slashes:
+        own = min(slash.amount, left[slash.member])
+        left[slash.member] -= own
+        taken.append((own, slash.amount - own))
+    return taken
 
 
 def total_wei(state: ContestState) -> int:

@@ -16,6 +16,7 @@ from flock_ray.protocol.contest_scores import paired_difference
 from flock_ray.protocol.contest_state import ContestState
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import sha256
+from flock_ray.verify.contest import replay_day
 from tests.protocol.contest_players import (
     NODE_STAKE,
     SPREAD,
@@ -86,6 +87,23 @@ def test_of_two_accounts_with_the_same_bytes_on_one_day_one_is_paid() -> None:
 
 def near(copy: bytes, original: bytes) -> Callable[[bytes], bytes | None]:
     return {copy: original}.get
+
+
+def test_a_copy_that_rounding_makes_a_little_better_on_every_row_is_unpaid() -> None:
+    """Factors of equal products differ by a micro-nat on all rows alike, so that there is no error to exceed."""
+    state, original, copy = second_day(), payload_of(1, LEADER), payload_of(2, THIEF)
+    play = ContestPlay(quality=graded(state), copy_of=near(copy, original))
+
+    def rounded(validator: int, payload: bytes, rung: Rung, position: int, loss: int) -> int:
+        of_original = play.honest_loss(original, rung, position)
+        return of_original - rung.rows[position].num_tokens if payload == copy else loss
+
+    play.measures = rounded
+    record = play.record(state)
+    entry = entry_of(record, THIEF)
+    assert (entry.copy_of, entry.unpaid) == (original, True)
+    assert not income(record, THIEF)
+    assert replay_day(state, play.messages(state)).record == record.data
 
 
 @pytest.mark.parametrize("worse", [0, SPREAD])
