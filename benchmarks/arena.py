@@ -74,7 +74,7 @@ class Extent:
 
 WHOLE = Extent(
     submissions=64, nodes=16, rows=32, rung_rows=(2, 6, 32), order="abbaab", race_order="rlaalr", together=6, exact=2,
-    contests=400, max_tokens=4_096,
+    contests=200, max_tokens=4_096,
 )  # fmt: skip
 QUICK = Extent(
     submissions=10,
@@ -160,7 +160,7 @@ class Bench:
 
     def last(self) -> int:
         """A turn of ours on the rows that the last rung adds."""
-        numbers = range(min(self.extent.together, self.extent.nodes))
+        numbers = range(2)
         submitted = {bytes([number]): self.adapters[number] for number in numbers}
         self.scorer.losses(submitted, self.examples[self.extent.rung_rows[-2] :])
         return len(submitted)
@@ -171,7 +171,7 @@ class Bench:
             "a": ("a validator of today, one submission", self.validator),
             "b": (f"ours, {self.extent.together} submissions", self.ours),
             "r": (f"ours, rungs of {list(contenders[:-1])} submissions", lambda: self.rungs(contenders)),
-            "l": (f"ours, the last rung's new rows, {self.extent.together} submissions", self.last),
+            "l": ("ours, the last rung's new rows, 2 submissions", self.last),
         }
         for at, side in enumerate(order, start=1):
             what, work = sides[side]
@@ -231,22 +231,16 @@ def reached(simulated: Mapping[str, Any], extent: Extent) -> list[int]:
     return [ceil(mean) for mean in simulated["contenders_mean"]][: len(extent.rung_rows)]
 
 
-def headline(
-    turns: Turns, contenders: Sequence[int], simulated: Mapping[str, Any], exact: Mapping[str, float],
-    defence: Mapping[str, float],
-) -> dict[str, float]:  # fmt: skip
-    """The figures that count."""
-    figures: dict[str, float] = {
-        "arena_row_forwards_saved": simulated["row_forwards_saved"],
-        "arena_same_top_8": simulated["same_top_8"],
-    }
+def headline(turns: Turns, contenders: Sequence[int]) -> dict[str, float]:
+    """Time of today's validator over ours, as far as both have been measured."""
+    figures = {}
     for name, figure in (("wall", "seconds"), ("cpu", "cpu_seconds")):
-        theirs, ours = turns.middle("a", figure), turns.middle("b", figure)
-        race_seconds = turns.middle("r", figure) + contenders[-1] * turns.middle("l", figure)
-        figures[f"arena_{name}_vs_validator_without_racing"] = theirs / ours
-        figures[f"arena_{name}_vs_validator"] = contenders[0] * theirs / race_seconds
-    vectors = compatibility_vectors()
-    return figures | dict(exact) | {"flock_compat_vectors": float(sum(vectors.values()))} | dict(defence)
+        theirs = turns.middle("a", figure)
+        figures[f"arena_{name}_vs_validator_without_racing"] = theirs / turns.middle("b", figure)
+        if "r" in turns.rounds:
+            raced = turns.middle("r", figure) + contenders[-1] * turns.middle("l", figure)
+            figures[f"arena_{name}_vs_validator"] = contenders[0] * theirs / raced
+    return figures
 
 
 def simulate(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], extent: Extent) -> dict[str, Any]:
@@ -259,61 +253,68 @@ def simulate(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], ex
         return summary(in_contests(extent.contests, play))
 
 
+def exactness(bench: Bench) -> dict[str, float]:
+    """How far scores are from plain PEFT's, and from each other in other batches: nats a token."""
+    with step("against PEFT, and between batches"):
+        peft = against_peft(bench.losses, bench.adapters[: bench.extent.exact], bench.examples, bench.rows)
+        score, row = between_batches(bench, 0)
+    return {"score_max_abs_diff": peft, "score_batch_diff": score, "row_batch_diff": row}
+
+
+def day(bench: Bench) -> dict[str, Any]:
+    """What is scored, and how."""
+    return {
+        "environment": environment(),
+        "model": "SmolLM2-135M-Instruct",
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "submissions": bench.extent.submissions,
+        "rows": bench.extent.rows,
+        "rung_rows": bench.extent.rung_rows,
+        "tokens": num_tokens(bench.examples),
+        "different_tokens": num_different(bench.examples),
+        "target_tokens": sum(row.num_tokens for row in bench.rows),
+    }
+
+
 def run(quick: bool, overrides: Sequence[str]) -> None:
-    """Run, measure, store."""
+    """Run, measure, store each section as it is done."""
     if overrides:
         raise SystemExit("error: arena takes no overrides")
     began, extent = time.perf_counter(), QUICK if quick else WHOLE
+    vectors = compatibility_vectors()
+    figures: dict[str, float] = {"flock_compat_vectors": float(sum(vectors.values()))}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(extent, Path(folder))
+        result: dict[str, Any] = {**day(bench), "vectors": vectors, "turns": bench.turns.rounds, "headline": figures}
+
+        def keep(**found: Any) -> None:
+            result.update(found, seconds=time.perf_counter() - began)
+            store("arena", result, quick)
+
         with step("warming up"):
             validate(bench.files, bench.folders[0], bench.examples[:1])
             bench.scorer.losses({b"": bench.adapters[0]}, bench.examples[:1])
         bench.compare(extent.order)
         measured = bench.measured()
+        figures |= headline(bench.turns, ())
+        keep(losses=measured.tolist(), merged_max_abs_diff=merged_difference(bench))
         simulated = simulate(measured, bench.rows, extent.rung_rows, extent)
         longer = simulate(*repeated(measured, bench.rows, LONGER), LONGER_RUNGS, extent)
+        figures["arena_row_forwards_saved"] = simulated["row_forwards_saved"]
+        figures["arena_row_forwards_saved_longer_day"] = longer["row_forwards_saved"]
+        figures |= {"arena_same_top_8": simulated["same_top_8"], "arena_same_top_8_longer_day": longer["same_top_8"]}
+        figures |= exactness(bench)
+        keep(simulated=simulated, simulated_longer_day={"rung_rows": LONGER_RUNGS, **longer})
+        with step("attacks"):
+            defence = in_defence(bench.adapters, measured, bench.rows, bench.scorer, bench.examples, quick)
+        figures |= defence.figures
+        keep(attacks=defence.attacks, copies=defence.copies, gate=defence.gate,
+             honest_called_copies=defence.honest_called_copies)  # fmt: skip
         contenders = reached(simulated, extent)
         bench.compare(extent.race_order, contenders)
-    with step("against PEFT, and between batches"):
-        peft = against_peft(bench.losses, bench.adapters[: extent.exact], bench.examples, bench.rows)
-        batches = between_batches(bench, 0)
-    exact = {
-        "score_max_abs_diff": peft,
-        "score_batch_diff": batches[0],
-        "row_batch_diff": batches[1],
-    }
-    with step("attacks"):
-        defence = in_defence(bench.adapters, measured, bench.rows, bench.scorer, bench.examples, quick)
-    scores = [strict_score(tuple(map(int, own)), bench.rows) / 1e6 for own in measured]
-    exact["arena_row_forwards_saved_longer_day"] = longer["row_forwards_saved"]
-    figures = headline(bench.turns, contenders, simulated, exact, defence.figures)
-    result = {
-        "environment": environment(),
-        "model": "SmolLM2-135M-Instruct",
-        "dtype": "float32",
-        "threads": torch.get_num_threads(),
-        "submissions": extent.submissions,
-        "rows": extent.rows,
-        "rung_rows": extent.rung_rows,
-        "tokens": num_tokens(bench.examples),
-        "different_tokens": num_different(bench.examples),
-        "target_tokens": sum(row.num_tokens for row in bench.rows),
-        "scores": scores,
-        "merged_max_abs_diff": merged_difference(bench),
-        "turns": bench.turns.rounds,
-        "simulated": simulated,
-        "simulated_longer_day": {"rows": LONGER * extent.rows, "rung_rows": LONGER_RUNGS, **longer},
-        "contenders": contenders,
-        "vectors": compatibility_vectors(),
-        "attacks": defence.attacks,
-        "copies": defence.copies,
-        "honest_called_copies": defence.honest_called_copies,
-        "gate": defence.gate,
-        "seconds": time.perf_counter() - began,
-        "headline": figures,
-    }
-    store("arena", result, quick)
+        figures |= headline(bench.turns, contenders)
+        keep(contenders=contenders)
     for name, value in figures.items():
         tell(f"{name}: {value:.3g}")
 

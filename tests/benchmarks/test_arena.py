@@ -161,8 +161,9 @@ def test_ratios_are_of_medians_and_the_last_rung_counts_for_who_reaches_it() -> 
     simulated = {"row_forwards_saved": 3.0, "same_top_8": 1.0, "contenders_mean": [64.0, 20.2, 11.5]}
     contenders = reached(simulated, WHOLE)
     assert contenders == [64, 21, 12]
-    figures = headline(turns, contenders, simulated, {}, {})
+    figures = headline(turns, contenders)
     assert figures["arena_wall_vs_validator_without_racing"] == 4.0
     assert figures["arena_wall_vs_validator"] == 64 * 20 / (40 + 12 * 3)
     assert figures["arena_cpu_vs_validator_without_racing"] == 8.0
-    assert figures["flock_compat_vectors"] == 19
+    del turns.rounds["r"]
+    assert "arena_wall_vs_validator" not in headline(turns, ())
