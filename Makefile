@@ -17,7 +17,7 @@ PROOFS := Proofs$$|^StakePoolsTest$$
 SKIPPED := skipped: node not found (contract tests and artifact check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-deep lint docs contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
+.PHONY: help setup demo arena-demo test test-fast test-deep lint docs contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
   contracts-slither contracts-coverage contracts-mutants lock clean FORCE
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ setup: $(VENV)/.ready  ## make .venv with the locked dependencies and convert th
 
 demo: setup  ## the main job, in the size that this machine plays within minutes; Hydra overrides in ARGS="..."
 	@$(BIN)/python -m flock_ray demo $(ARGS)
+
+arena-demo: setup  ## a contest of adapters: 16 training nodes, 5 validators, 3 days; Hydra overrides in ARGS="..."
+	@$(BIN)/python -m flock_ray arena experiment=arena_demo $(ARGS)
 
 test: export FLOCK_RAY_TEST_ARGS := $(ARGS)
 test: setup  ## run every check and test; Hydra overrides of the end-to-end run in ARGS="..."

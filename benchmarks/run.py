@@ -20,7 +20,10 @@ sys.path.insert(0, str(ROOT.parent))
 def main() -> None:
     """Dispatch to the script of that name."""
     shared = ("run", "common", "delegation", "simulated", "tables")
-    names = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in shared)
+    parts = "arena_"  # of the benchmark `arena`
+    names = sorted(
+        path.stem for path in ROOT.glob("*.py") if path.stem not in shared and not path.stem.startswith(parts)
+    )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names)
     parser.add_argument("--quick", action="store_true", help="fewer points, not stored in the repository")

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, docs/chaos.md and README.md, written from the committed results.
+"""The tables of README.md and of pages of the documentation (PAGES), written from the committed results.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; `python benchmarks/tables.py` writes all of them anew.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "chaos.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("performance.md", "chaos.md", "arena_attacks.md")))
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -83,7 +83,27 @@ CHAOS = (
     Row("from a kill to the group's next answer", "rebuild_seconds", "{:.1f} s"),
     Row("what a kill costs beside that and the work done again", "extra_seconds_per_kill", "{:.2f} s"),
 )  # fmt: skip
+ARENA = (
+    Row("64 submissions in a race, against today's validator, wall time", "arena_wall_vs_validator", target="≥ 4×"),
+    Row("… without the race: every submission on all rows", "arena_wall_vs_validator_without_racing", target="≥ 2.5×"),
+    Row("… in a race, CPU time", "arena_cpu_vs_validator"),
+    Row("… without, CPU time", "arena_cpu_vs_validator_without_racing"),
+    Row("losses to measure without a race, over those with it; a day of 32 rows", "arena_row_forwards_saved",
+        target="≥ 4×"),
+    Row("… a day of 128 rows", "arena_row_forwards_saved_longer_day"),
+    Row("simulated contests with the same first 8 in the same order", "arena_same_top_8", "{:.1%}", "≥ 95 %"),
+    Row("largest difference of a row to plain PEFT, unmerged, float32, nats a token", "score_max_abs_diff", "{:.1e}",
+        "≤ 1e-5"),
+    Row("what batch size, order and company change of a score, nats a token", "score_batch_diff", "{:.1e}", "≤ 1e-6"),
+    Row("published figures of FLock that our formulas give", "flock_compat_vectors", "{:.0f}", "19 (all)"),
+    Row("attacked days on which the honest first 8 are paid in their order", "honest_top8_under_attack", "{:.0%}",
+        "100 %"),
+    Row("copies within the copy distance that are found and unpaid", "copies_caught", "{:.0%}", "100 %"),
+    Row("lazy validators unpaid", "lazy_validators_unpaid", "{:.0%}", "100 %"),
+    Row("every wei accounted for (1: on all days)", "wei_conserved", "{:.0f}", "1"),
+)  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "arena": ("arena", ARENA),
     "training": ("training_throughput", TRAINING),
     "flower": ("flower_peer", FLOWER),
     "orchestration": ("orchestration", ORCHESTRATION),
@@ -160,6 +180,28 @@ def _chaos_table(result: dict[str, Any]) -> str:
     return "\n".join(found) + "\n"
 
 
+def _attacks_table(result: dict[str, Any]) -> str:
+    """What each attack on a contest's day cost and brought, in tokens, mean over the played days."""
+    lines = ["| attack | what | days | would have earned | earned | slashed | honest first 8 as without |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for one in result["attacks"]:
+        name = f"{one['attack']} (not solved)" if one["unsolved"] else one["attack"]
+        money = " | ".join(f"{one[figure]:,.1f}" for figure in ("earned_without", "earned", "slashed"))
+        lines.append(f"| {name} | {one['what']} | {one['days']} | {money} | {one['unharmed']:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _copies_table(result: dict[str, Any]) -> str:
+    """Copies of the best adapter of the day before: how far they are by sketch, what they lost, what became of them."""
+    lines = ["| submitted | sketch distance | called a copy | worse by, nats a token | rank | paid |"]
+    lines += ["|---|---:|---|---:|---:|---|"]
+    for one in result["copies"]:
+        known, paid = ("yes" if one["called_copy"] else "no"), ("no" if one["unpaid"] else "yes")
+        rank = one["rank"] if one["rank"] is not None else "-"
+        lines.append(f"| {one['copy']} | {one['distance']:.3f} | {known} | {one['worse_by']:+.4f} | {rank} | {paid} |")
+    return "\n".join(lines) + "\n"
+
+
 def _summary_table() -> str:
     """The first figures of every benchmark that has a result."""
     lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
@@ -171,6 +213,8 @@ def _summary_table() -> str:
 
 
 OTHER_TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "attacks": ("arena", _attacks_table),
+    "copies": ("arena", _copies_table),
     "switches": ("training_throughput", _switches_table),
     "gpu_points": ("training_gpu", _gpu_points_table),
     "chaos": ("chaos", _chaos_table),

@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
-from flock_ray.chain.values import EpochAbandonedError
-from flock_ray.cluster.attestation import Attestation, Bulletin, Settlement
-from flock_ray.cluster.coordinator import CoordinatorLostError
+from flock_ray.cluster.attestation import Bulletin
+from flock_ray.cluster.epoch_loop import AnyCoordinator, Arrivals, EpochLoop, Journal
 from flock_ray.cluster.ledger import Ledger
 from flock_ray.cluster.observer import Observer
-from flock_ray.cluster.phases import AnyBulletin, Phases, Results
-from flock_ray.cluster.run_directory import SignedEpoch
+from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.cluster.spec import PhaseResult
 from flock_ray.config import AllianceConfig, AskedChange
-from flock_ray.errors import ChainError
-from flock_ray.protocol.message import Kind, SignedMessage
+from flock_ray.protocol.message import Kind
 from flock_ray.protocol.record import Record
-from flock_ray.protocol.state import TaskState
-
-MAX_COORDINATORS = 3
-"""That may be lost one after the other in an epoch before the run ends."""
-
-REMEMBERED = 100
-"""Epochs that a run can go back when the chain turns out to have abandoned one; a resumed run goes back further."""
-
-T = TypeVar("T")
-Arrivals = Callable[[Results], Results]
 
 
-class AnyCoordinator(Protocol):
-    """A `Coordinator`, in this process or as an actor; each call may raise CoordinatorLostError."""
-
-    def begin(self, task: RunningTask) -> None:
-        """Take up a task."""
-
-    def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
-        """Take messages; why some were dropped."""
-
-    def bulletin(self) -> AnyBulletin:
-        """The messages so far."""
-
-    def tally(self) -> tuple[Record, Bulletin]:
-        """The proposed record, and its messages."""
-
-    def attest(self, record: Record, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
-        """Join the signatures; the attestation and the next state."""
-
-
-class Journal(Protocol):
-    """Where signed epochs are kept before they are settled; `RunDirectory` is one."""
-
-    def write_epoch(
-        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
-    ) -> None:
-        """Keep a signed epoch."""
-
-    def write_settlement(self, settlement: Settlement) -> None:
-        """Keep how it was settled."""
-
-    def write_abandoned(self, first: int, following: int) -> None:
-        """Keep that the epochs from `first` to before `following` are void."""
-
-
-class Alliance:
+class Alliance(EpochLoop):
     """Runs the epochs of one task. Holds references and signed messages, never tensors or data."""
 
     def __init__(
@@ -92,33 +41,9 @@ class Alliance:
             owners: {account: its silo} of everybody whose key and data are in this run.
             arrivals: order in which results reach the coordinator; tests shuffle it.
         """
-        self.nodes, self.ledger, self.journal, self.observer = nodes, ledger, journal, observer
-        self.settings, self.owners, self.arrivals = settings, owners, arrivals
-        self._new_coordinator = new_coordinator
-        self.coordinator = new_coordinator()
-        self._before: dict[int, TaskState] = {}  # what each epoch started from, to go back to
+        super().__init__(nodes, new_coordinator, ledger, journal, observer, settings.max_unsettled, arrivals)
+        self.settings, self.owners = settings, owners
         self._asked_until = 0  # epoch up to which members were asked to come and go
-
-    def run(self, task: RunningTask, earlier: Iterable[SignedEpoch] = ()) -> TaskState:
-        """All epochs from `task` on; `earlier` are those signed by an earlier run, settled again where it is open."""
-        for epoch in earlier:
-            self._before[epoch.state.epoch] = epoch.state
-            if epoch.settlement is None:
-                self.ledger.settle(epoch.state, epoch.record, epoch.attestation)
-        task, _ = self._let_in(task)  # before anybody begins: who joined may have signed in an earlier process
-        self._with_coordinator(self.begin, task)
-        while True:
-            task = self._follow_chain(task, at_most_open=self.settings.max_unsettled)
-            task = self._follow_members(task)
-            if not task.state.finished:
-                task = self._with_coordinator(self.epoch, task)
-                continue
-            task = self._follow_chain(task, at_most_open=0)
-            if task.state.finished:
-                self.observer.finished(task.state)
-                return task.state
-
-    # -- an epoch ----------------------------------------------------------------------------------------------------
 
     def begin(self, task: RunningTask) -> None:
         """Every node takes up the task and measures the global adapter on its members' held-out parts."""
@@ -132,28 +57,9 @@ class Alliance:
             slowest = max(slowest, result.seconds.get("evaluate", 0.0))
         self.observer.evaluated(task.state.epoch - 1, losses, slowest)
 
-    def epoch(self, task: RunningTask) -> RunningTask:
-        """One epoch: roles, train, score, candidate, decide, sign; its settlement goes on behind the next one."""
-        record, bulletin = self.propose(task)
-        attestation, following = self._sign(record, bulletin)
-        self.journal.write_epoch(record, attestation, bulletin, self._wall_seconds())
-        self.nodes.epoch_signed()
-        self.ledger.settle(task.state, record, attestation)
-
-        if not following.finished:
-            self.nodes.place(task.at(following))
-        losses: dict[int, float] = {}
-        for _, result in self._results("advance", self.nodes.advance(attestation, bulletin)):
-            losses |= result.losses
-        self.observer.epoch_ends(record, losses, self._wall_seconds())
-        return task.at(following)
-
     def propose(self, task: RunningTask) -> tuple[Record, Bulletin]:
         """All messages of an epoch, and the record that the coordinator derives from them."""
-        self._started, self._seconds = time.perf_counter(), dict[str, float]()
-        self._remember(task.state)
-        self.nodes.resume_from(task)
-        self.observer.epoch_begins(task.state)
+        self._epoch_begins(task)
         nodes, exchange = self.nodes, self.exchange
 
         committed = exchange("train", Kind.COMMITMENT, nodes.train())
@@ -167,85 +73,13 @@ class Alliance:
 
         return self.coordinator.tally()
 
-    def _remember(self, state: TaskState) -> None:
-        self._before[state.epoch] = state
-        self._before.pop(state.epoch - REMEMBERED, None)
-
-    def exchange(self, phase: str, kind: Kind, results: Results) -> AnyBulletin:
-        """One phase: its messages, of this kind, go to the coordinator as they come; the bulletin after it."""
-        for _, result in self._results(phase, results):
-            for reason in self.coordinator.collect(result.messages, kind):
-                self.observer.event("message_dropped", {"phase": phase, "reason": reason})
-        return self.coordinator.bulletin()
-
-    def _sign(self, record: Record, bulletin: Bulletin) -> tuple[Attestation, TaskState]:
-        """Have the voters derive the record themselves and sign its report; a quorum makes it final."""
-        signatures: dict[int, bytes] = {}
-        for _, result in self._results("sign", self.nodes.sign(record.data, bulletin)):
-            signatures |= result.signatures
-        return self.coordinator.attest(record, signatures)
-
-    def _results(self, phase: str, results: Results) -> Results:
-        """Results of a phase in the order of arrival, their events told and their seconds counted."""
-        slowest: dict[str, float] = {}
-        for index, result in self.arrivals(results):
-            self._note(result)
-            for kind, seconds in result.seconds.items():
-                slowest[kind] = max(slowest.get(kind, 0.0), seconds)
-            yield index, result
-        for kind, seconds in slowest.items():
-            self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
-
-    def _note(self, result: PhaseResult) -> None:
-        self.observer.opened(result.opened)
-        for kind, fields in result.events:
-            self.observer.event(kind, fields)
-
-    def _wall_seconds(self) -> dict[str, float]:
-        """The epoch's time so far by kind of work; what no node counted is overhead."""
-        elapsed = time.perf_counter() - self._started
-        return self._seconds | {"overhead": max(0.0, elapsed - sum(self._seconds.values()))}
-
     # -- between two epochs ------------------------------------------------------------------------------------------
 
-    def _with_coordinator(self, work: Callable[[RunningTask], T], task: RunningTask) -> T:
-        """`work(task)`, again with another coordinator when it is lost: members repeat what they signed."""
-        lost: CoordinatorLostError | None = None
-        for _ in range(MAX_COORDINATORS):
-            try:
-                if lost:
-                    self.coordinator = self._new_coordinator()
-                    self.begin(task)
-                return work(task)
-            except CoordinatorLostError as error:
-                lost = error
-                self.observer.event("coordinator_lost", {"epoch": task.state.epoch, "error": str(error)})
-                self.observer.line(f"{error}; epoch {task.state.epoch} is played again with another coordinator")
-        assert lost
-        raise lost.error from lost
+    def before_start(self, task: RunningTask) -> RunningTask:
+        """Let in whoever joined: they may have signed in an earlier process."""
+        return self._let_in(task)[0]
 
-    def _follow_chain(self, task: RunningTask, at_most_open: int) -> RunningTask:
-        """Note what is settled. An abandoned epoch voids what was signed from it on: back to where the chain is."""
-        try:
-            for settlement in self.ledger.settled(at_most_open):
-                self.journal.write_settlement(settlement)
-                self.observer.settled(settlement)
-        except EpochAbandonedError as abandoned:
-            first = abandoned.epoch
-            if first not in self._before:
-                raise ChainError(
-                    f"epoch {first} was abandoned after more than {REMEMBERED} later ones were signed; go on with"
-                    " resume=RUN_DIR"
-                ) from None
-            state = self.ledger.follow(self._before[first])
-            silos = {number: silo for number, silo in task.silos.items() if number < len(state.members)}
-            task = replace(task, state=state, silos=silos)
-            self.journal.write_abandoned(first, state.epoch)
-            self.observer.abandoned(first, state.epoch)
-            self._with_coordinator(self.begin, task)
-        return task
-
-    def _follow_members(self, task: RunningTask) -> RunningTask:
+    def follow_members(self, task: RunningTask) -> RunningTask:
         """Have members ask to come or go whose time it is; let those in and out whose changes are due."""
         epoch = task.state.epoch
         joins, leaves = self._to_ask(self.settings.joins, epoch), self._to_ask(self.settings.leaves, epoch)

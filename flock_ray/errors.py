@@ -49,6 +49,12 @@ class TrainingError(FlockRayError):
     exit_code: ClassVar[int] = 22
 
 
+class AdapterError(FlockRayError, ValueError):
+    """An adapter of another's making is refused, by the name of what it uses."""
+
+    exit_code: ClassVar[int] = 23
+
+
 class PlacementError(FlockRayError):
     """The cluster has not the resources that the placement plan asks for."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from flock_ray.alliance import Alliance, Arrivals
+from flock_ray.alliance import Alliance
 from flock_ray.cluster.adapter_folder import write_adapter_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
 from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.deadlines import Deadlines
+from flock_ray.cluster.epoch_loop import Arrivals
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.launch import configuration_texts, group_specs, task_terms, uses_rpc
 from flock_ray.cluster.ledger import Ledger, NoLedger
@@ -33,7 +34,8 @@ from flock_ray.cluster.runtime import (
     ray_failures,
     within,
 )
-from flock_ray.cluster.spec import GroupInfo
+from flock_ray.cluster.signing_worker import SigningWorker
+from flock_ray.cluster.spec import GroupInfo, HostSpec
 from flock_ray.cluster.start_adapter import keep_start_adapter, require_same_base
 from flock_ray.cluster.tracking import Tracking
 from flock_ray.cluster.worker import Worker
@@ -54,7 +56,7 @@ from flock_ray.telemetry.views import Answer
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
 
-_PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
+PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class Session:
         plan: Plan,
         console: Console,
         events: EventLog,
-        worker: type[Worker],
+        worker: type[SigningWorker],
         on_whole: Callable[[], None],
     ) -> None:
         """Join the parts; `on_whole` is called once the summary is written: what fails after that no longer matters."""
@@ -139,11 +141,14 @@ class Session:
             return []
         return [Answer(*each) for each in zip(report.prompts, found[0], found[-1], strict=True)]
 
+    def _specs(self) -> Sequence[HostSpec]:
+        """What each node group hosts."""
+        start = patiently(keep_start_adapter, self.config, self.run_directory, BlobStore(self.store_url))
+        return group_specs(self.config, self.plan, self.run_directory.path, self.store_url, start)
+
     @contextmanager
     def _node_groups(self) -> Iterator[NodeGroups]:
-        start = _patiently(keep_start_adapter, self.config, self.run_directory, BlobStore(self.store_url))
-        specs = group_specs(self.config, self.plan, self.run_directory.path, self.store_url, start)
-        cluster = self.config.cluster
+        specs, cluster = self._specs(), self.config.cluster
         groups = NodeGroups(
             specs,
             self.plan,
@@ -162,16 +167,16 @@ class Session:
     def _probe_store(self, groups: NodeGroups) -> None:
         """Write here, read there, both ways: refuse a store that is another folder on another machine."""
         store, token = BlobStore(self.store_url), secrets.token_hex(8)
-        _patiently(store.probe_write, token)
+        patiently(store.probe_write, token)
         groups.probe(token)
         for index in range(len(self.plan.nodes)):
-            _patiently(store.probe_read, f"{token}{index:04x}")
-            _patiently(store.probe_remove, f"{token}{index:04x}")
-        _patiently(store.probe_remove, token)
+            patiently(store.probe_read, f"{token}{index:04x}")
+            patiently(store.probe_remove, f"{token}{index:04x}")
+        patiently(store.probe_remove, token)
 
     def _ledger(self, accounts: dict[int, str]) -> Ledger:
         if self.config.chain.backend is ChainBackend.none:
-            return NoLedger(self.config, accounts)
+            return self._no_chain(accounts)
         config = self.config
         if self.run_directory.started:
             addresses = self.run_directory.read_task()[1]
@@ -181,7 +186,7 @@ class Session:
                     config.chain, token=addresses.token, task=addresses.task, settlement=addresses.settlement
                 ),
             )
-        ledger = ChainLedger(config, self.run_directory.path, accounts)
+        ledger = self._chain(config, accounts)
         ledger.outage.progress, ledger.tell = self.console.progress, self.console.line
         ledger.deploy()
         if uses_rpc(config):
@@ -189,6 +194,12 @@ class Session:
             named = (f"chain.{name}={contracts[name]}" for name in ("token", "task", "settlement"))
             self.console.line(f"Contracts: {' '.join(named)}")
         return ledger
+
+    def _no_chain(self, accounts: dict[int, str]) -> Ledger:
+        return NoLedger(self.config, accounts)
+
+    def _chain(self, config: Config, accounts: dict[int, str]) -> ChainLedger:
+        return ChainLedger(config, self.run_directory.path, accounts)
 
     def _task(
         self, reports: list[GroupInfo], ledger: Ledger, groups: NodeGroups, reporter: RunReporter
@@ -214,7 +225,7 @@ class Session:
         state = run.first_state(terms)
         ledger.adopt(state)
         store = BlobStore(self.store_url)
-        earlier, state = _patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
+        earlier, state = patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store)
         notes = [*run.logged("factor_averaging_error"), *run.logged("local_training"), *run.logged("sat_out"),
                  *run.logged("trained")]  # fmt: skip
         reporter.members_are(state)
@@ -229,7 +240,7 @@ class Session:
     ) -> dict[str, Any]:  # fmt: skip
         """Write adapter/, report.html and summary.json; the summary is written last and means that the run is whole."""
         run, config = self.run_directory, self.config
-        adapter = _patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
+        adapter = patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
         totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
         summary = build_summary(
@@ -250,7 +261,7 @@ class Session:
                 "load_seconds": round(reporter.load_seconds, 3),
                 "abandoned_epochs": run.abandoned_epochs,
                 "start_from": config.start_from or None,
-                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+                "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             },
             answers=answers,
         )
@@ -262,7 +273,7 @@ class Session:
         return summary
 
 
-def _patiently(access: Callable[..., T], *args: Any) -> T:
+def patiently(access: Callable[..., T], *args: Any) -> T:
     """An access of the driver's own to the store, made again while the store does not answer."""
     return retried(partial(access, *args), StoreUnavailableError)
 

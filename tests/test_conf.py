@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,15 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from flock_ray.config import Config, behaviours, check, register, valid_keys
+from flock_ray.config import ArenaConfig, Config, behaviours, check, check_arena, register, typed_arena, valid_keys
+from flock_ray.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+EVERY = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+OPTIONS = [one for one in EVERY if not one.startswith(("contest=", "experiment=arena_"))]
+# Groups that a contest shares with an alliance; of behaviours it has its own.
+SHARED = ("model=", "lora=", "chain=", "cluster=", "store=", "adversary=none")
+ARENA_OPTIONS = [one for one in EVERY if one not in OPTIONS or one.startswith(SHARED)]
 # Keys that an option leaves to the user.
 OPEN = {
     "chain=rpc": "chain.url=http://127.0.0.1:8545",
@@ -21,10 +27,10 @@ OPEN = {
 }
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, name: str = "config") -> DictConfig:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose(name, list(overrides))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -41,8 +47,15 @@ def test_every_option_composes_to_a_configuration_that_passes_the_checks(option:
     check(typed)
 
 
+@pytest.mark.parametrize("option", ARENA_OPTIONS)
+def test_every_option_of_a_contest_composes_to_one_that_passes_the_checks(option: str) -> None:
+    own = [] if option == "experiment=arena_demo" else ["contest.data=[rows.jsonl]", "contest.train=[train.jsonl]"]
+    check_arena(typed_arena(composed(option, *own, *filter(None, [OPEN.get(option)]), name="arena")))
+
+
 def test_every_group_of_the_schema_has_options_and_the_other_way_round() -> None:
-    groups = {key.split(".")[0] for key in valid_keys() if "." in key}
+    schemas = (Config, ArenaConfig)
+    groups = {key.split(".")[0] for schema in schemas for key in valid_keys(schema) if "." in key}
     assert {path.parent.name for path in CONF.glob("*/*.yaml")} == groups | {"experiment"}
 
 
@@ -64,6 +77,39 @@ def test_members_behave_alike_or_each_in_its_own_way() -> None:
     assert named("adversary.members=[1,2]") == {1: "sign_flip", 2: "sign_flip"}
     assert named("adversary=none", "adversary.members={1:collude,4:sign_flip}") == {1: "collude", 4: "sign_flip"}
     assert named("adversary=collude") == {3: "collude", 6: "collude"}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("contest.days=0", "contest.days is 0; it must be 1 or more"),
+        ("contest.num_voters=10", "contest.num_voters is 10; it must be at least 1 and below the 10 slots"),
+        ("contest.rung_rows=[8,4]", "contest.rung_rows is [8, 4]; it must be one to 3 ascending numbers of rows"),
+        ("contest.metric=taste", "contest.metric is 'taste'; it must be one of text, sql"),
+        ("+contest.parameters.top_nodez=1", "contest.parameters.top_nodez is no parameter"),
+        ("lora.rank=65", "lora.rank is 65; it must be at most contest.parameters.max_rank = 64"),
+        ("training.steps=2", "training.steps is 2; it must be at least contest.days = 3"),
+        ("contest.train=[]", "contest.train is empty"),
+        ("contest.data=[]", "contest.data is empty"),
+        ("contest.submissions=there", "contest.submissions and contest.train are both set"),
+        ("contest.hosts=1", "contest.hosts = 1"),
+        ("model.dtype=bfloat16", "a contest scores in float32"),
+        ("cluster.workers_per_node=2", "cluster.workers_per_node is 2"),
+        ("adversary.members={21:gauge_copy}", "adversary.members names [21]; members are 0 to 20"),
+        ("contest.windows={gate: 0}", "contest.windows must give seconds above 0"),
+        ("contest.assumed_malicious=0.5", "contest.num_voters is 9"),
+    ],
+)  # fmt: skip
+def test_a_contest_that_cannot_be_is_refused_by_its_own_keys(override: str, told: str) -> None:
+    config = composed("contest.data=[rows.jsonl]", "contest.train=[train.jsonl]", override, name="arena")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        check_arena(typed_arena(config))
+
+
+def test_a_contest_has_no_keys_of_an_alliance_and_the_other_way_round() -> None:
+    for override, name in (("alliance.num_epochs=2", "arena"), ("contest.days=2", "config")):
+        with pytest.raises(HydraException):
+            composed(override, name=name)
 
 
 @pytest.mark.parametrize(

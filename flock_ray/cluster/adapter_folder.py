@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flock_ray.cluster.contest_spec import ContestInfo
 from flock_ray.cluster.spec import GroupInfo
-from flock_ray.config import Config
+from flock_ray.config import ArenaConfig, Config, ModelConfig
 from flock_ray.lora.peft_io import LoraSpec, save_peft
+from flock_ray.lora.serialization import rank_of
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import write_text
@@ -44,9 +46,7 @@ def write_adapter_folder(
     """
     model, local = config.model, Path(loaded.model_folder)
     here = (local / "config.json").is_file()
-    hub_name = {"packaged": PACKAGED_HUB_NAME, "hub": model.path}.get(model.source, "")
-    name = hub_name if model.source == "hub" or (hub_name and not here) else str(local)
-    revision = model.revision if model.source == "hub" and model.revision != "main" else ""
+    hub_name, name, revision = _names(model, local, here)
     spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
     licence = PACKAGED_LICENCE if model.source == "packaged" else licence_of(local)
     base = Base(loaded.model_name, hub_name, to_hex(loaded.hashes.weights), licence)
@@ -57,3 +57,34 @@ def write_adapter_folder(
     if not here:
         tell(f"The base model is not on this machine: {folder} has no tokenizer, and names the base as {name}")
     write_text(folder / "README.md", model_card(summary, members, base, spec.rank, spec.alpha, to_hex(anchor)))
+
+
+def write_leader_folder(
+    folder: Path, adapter: bytes, config: ArenaConfig, loaded: ContestInfo, tell: Callable[[str], None]
+) -> None:
+    """Write the leader of a contest as PEFT's folder, of whatever rank it is; scaling 1.
+
+    Args:
+        folder: made if missing.
+        adapter: canonical bytes.
+        config: of the run.
+        loaded: what a node group told of its base model.
+        tell: takes a line for people.
+    """
+    local = Path(loaded.model_folder)
+    here = (local / "config.json").is_file()
+    _, name, revision = _names(config.model, local, here)
+    rank = rank_of(adapter)
+    with run_folder_errors(folder):
+        save_peft(folder, adapter, LoraSpec(rank, rank, loaded.targets), loaded.targets, name, revision)
+        if here:
+            copy_tokenizer(local, folder)
+    if not here:
+        tell(f"The base model is not on this machine: {folder} has no tokenizer, and names the base as {name}")
+
+
+def _names(model: ModelConfig, local: Path, here: bool) -> tuple[str, str, str]:
+    """(name on the hub or empty, name for PEFT, revision) of a base model whose files may be here."""
+    hub_name = {"packaged": PACKAGED_HUB_NAME, "hub": model.path}.get(model.source, "")
+    name = hub_name if model.source == "hub" or (hub_name and not here) else str(local)
+    return hub_name, name, model.revision if model.source == "hub" and model.revision != "main" else ""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import compact, recover
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.protocol.contest_message import ContestInbox, ContestMessage
+from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.inbox import Inbox, parse_message
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.record import Record
@@ -18,22 +21,35 @@ Bulletin = tuple[SignedMessage, ...]
 """The signed messages of an epoch so far, in canonical order."""
 
 
-class MessageVerifier:
+AnyMessage = Message | ContestMessage
+AnyRecord = Record | ContestRecord
+
+M = TypeVar("M", bound=AnyMessage)
+Collected = TypeVar("Collected")
+
+
+class Verifier(Generic[M, Collected]):
     """Opens signed messages against a task's state; a signature once checked is not checked again."""
 
-    def __init__(self, domain: Domain) -> None:
-        """Check signatures in `domain`."""
-        self._domain = domain
-        self._opened: dict[SignedMessage, Message] = {}
-        self._inbox: tuple[list[Message], Inbox] | None = None
+    def __init__(self, domain: Domain, parse: Callable[[bytes], M], collect: Callable[[list[M]], Collected]) -> None:
+        """Check signatures.
 
-    def open(self, signed: SignedMessage, state: TaskState) -> Message:
+        Args:
+            domain: that they are made in.
+            parse: reads a message; raises ValueError.
+            collect: makes an inbox of the messages of an epoch.
+        """
+        self._domain, self._parse, self._collect = domain, parse, collect
+        self._opened: dict[SignedMessage, M] = {}
+        self._inbox: tuple[list[M], Collected] | None = None
+
+    def open(self, signed: SignedMessage, state: TaskState) -> M:
         """The message, if its sender is a member that signed it for this epoch.
 
         Raises:
             ValueError: malformed, of another task or epoch, or not signed by the member it names.
         """
-        message = self._opened.get(signed) or parse_message(signed.data)
+        message = self._opened.get(signed) or self._parse(signed.data)
         if not state.concerns(message):
             raise ValueError("a message of another task or epoch, or of nobody")
         if signed not in self._opened:
@@ -49,13 +65,13 @@ class MessageVerifier:
         Raises:
             ValueError: nobody would take it, such as one that is too long.
         """
-        self._opened[signed] = parse_message(signed.data)
+        self._opened[signed] = self._parse(signed.data)
 
-    def parsed(self, signed: SignedMessage) -> Message | None:
+    def parsed(self, signed: SignedMessage) -> M | None:
         """What the bytes of a message that was opened or remembered parse to."""
         return self._opened.get(signed)
 
-    def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Inbox:
+    def inbox(self, bulletin: Iterable[SignedMessage], state: TaskState) -> Collected:
         """The epoch's messages among `bulletin`; what does not open is left out.
 
         The same messages give the same inbox, so that what follows from it is computed once.
@@ -67,7 +83,7 @@ class MessageVerifier:
             except ValueError:
                 continue
         if self._inbox is None or self._inbox[0] != messages:
-            self._inbox = messages, Inbox(messages)
+            self._inbox = messages, self._collect(messages)
         return self._inbox[1]
 
     def forget(self) -> None:
@@ -76,7 +92,21 @@ class MessageVerifier:
         self._inbox = None
 
 
-def report_of(record: Record, domain: Domain, relayer: str) -> Report:
+class MessageVerifier(Verifier[Message, Inbox]):
+    """Of an alliance's messages."""
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain, parse_message, Inbox)
+
+
+class ContestVerifier(Verifier[ContestMessage, ContestInbox]):
+    """Of a contest's messages."""
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain, ContestMessage.parse, ContestInbox)
+
+
+def report_of(record: AnyRecord, domain: Domain, relayer: str) -> Report:
     """The report that carries a record to the contract.
 
     Args:

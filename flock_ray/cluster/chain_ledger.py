@@ -25,7 +25,7 @@ from flock_ray.chain.values import (
     TaskView,
     TxReceipt,
 )
-from flock_ray.cluster.attestation import Attestation, Settlement
+from flock_ray.cluster.attestation import AnyRecord, Attestation, Settlement
 from flock_ray.cluster.chain_connection import LOOK, ChainConnection
 from flock_ray.cluster.interrupts import check_interrupted
 from flock_ray.cluster.launch import chain_terms
@@ -35,7 +35,6 @@ from flock_ray.config import Config
 from flock_ray.errors import ChainError, ChainUnreachableError, TaskClosedError
 from flock_ray.protocol.epoch import skip
 from flock_ray.protocol.hashing import ZERO
-from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
@@ -92,16 +91,18 @@ class ChainLedger(ChainConnection):
         """
         if self._info.settlement:
             return
-        alliance = self._config.alliance
-        stake = alliance.min_stake * alliance.slots_per_member * TOKEN
-        supply = alliance.pool * TOKEN + stake * len(self._accounts)
+        grants = [(account, self._brings(silo)) for silo, account in sorted(self._accounts.items())]
+        supply = self._config.alliance.pool * TOKEN + sum(wei for _, wei in grants)
         context = self._ask("context", self._creator.address)
         raws, addresses = deploy(self._creator, context, supply, self._ask("timestamp"))
         self._ask("broadcast", raws, 0)
         self._ask("set_contracts", addresses)
         self._info = self._ask("info")
-        grants = [(account, stake) for _, account in sorted(self._accounts.items())]
         self._ask("broadcast", transfer(self._creator, self._ask("context", self._creator.address), grants), 0)
+
+    def _brings(self, silo: int) -> int:
+        """Wei that the owner of a silo has in its wallet before it stakes, where this run deploys the token."""
+        return self._config.alliance.min_stake * self._config.alliance.slots_per_member * TOKEN
 
     def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """Create and start the task; what an earlier attempt did already is left as it is."""
@@ -220,7 +221,7 @@ class ChainLedger(ChainConnection):
         view: TaskView = self._ask("task_view", self._task)
         return view
 
-    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
+    def settle(self, state: TaskState, record: AnyRecord, attestation: Attestation) -> None:
         """Hand the report to the chain actor."""
         report, voters = attestation.report, record.roles.voters
         every = self._config.chain.claim_every
@@ -267,7 +268,7 @@ class ChainLedger(ChainConnection):
         self._read_after = None
         view = self._ask("task_view", self._task)
         while state.epoch <= view.last_settled:
-            state = skip(state)
+            state = self._skip(state)
         if state.seed != view.seed:
             raise ChainError(f"the chain is at another seed before epoch {state.epoch} than its abandoned epochs give")
         if view.status is TaskStatus.CLOSED and not state.finished:
@@ -276,6 +277,10 @@ class ChainLedger(ChainConnection):
                 " members claim what they earned and take out their stakes by hand"
             )
         return state
+
+    def _skip(self, state: TaskState) -> TaskState:
+        """The state after an abandoned epoch."""
+        return skip(state)
 
     def _moved(self) -> dict[int, Settlement]:
         """Wait until the settlements are sure; those that another transaction brought about in the end."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import Any
 
-from flock_ray.chain.eip712 import report_hash
+from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.cluster.attestation import (
+    AnyRecord,
     Attestation,
     Bulletin,
     MessageVerifier,
+    Verifier,
     has_quorum,
     report_of,
     valid_signatures,
@@ -17,13 +21,11 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.vitals import Vitals
 from flock_ray.errors import FlockRayError, ProtocolError
 from flock_ray.protocol.epoch import advance, derive
-from flock_ray.protocol.inbox import Inbox
-from flock_ray.protocol.message import Kind, SignedMessage
-from flock_ray.protocol.record import Record
+from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
 
-Derive = Callable[[TaskState, Inbox], Record]
-Advance = Callable[[TaskState, Record, bytes], TaskState]
+Derive = Callable[[TaskState, Any], Any]
+Advance = Callable[[TaskState, Any, bytes], TaskState]
 
 
 class CoordinatorLostError(Exception):
@@ -41,14 +43,20 @@ class CoordinatorLostError(Exception):
 class Coordinator:
     """Plain class behind the coordinator actor; its clients check everything that it says."""
 
-    def __init__(self, derive: Derive = derive, advance: Advance = advance) -> None:
+    def __init__(
+        self,
+        derive: Derive = derive,
+        advance: Advance = advance,
+        verifier: Callable[[Domain], Verifier[Any, Any]] = MessageVerifier,
+    ) -> None:
         """No messages yet; `begin` gives it a task.
 
         Args:
             derive: (state, messages of the epoch) -> record.
             advance: (state, record, report hash) -> state of the next epoch.
+            verifier: opens the messages of a domain.
         """
-        self._derive, self._advance = derive, advance
+        self._derive, self._advance, self._new_verifier = derive, advance, verifier
         self._messages: dict[tuple[int, int, bytes], SignedMessage] = {}
 
     def vitals(self) -> Vitals:
@@ -58,14 +66,14 @@ class Coordinator:
     def begin(self, task: RunningTask) -> None:
         """Take up a task at the start of an epoch."""
         self._task = task
-        self._verifier = MessageVerifier(task.domain)
+        self._verifier = self._new_verifier(task.domain)
         self._messages.clear()
 
     @property
     def _state(self) -> TaskState:
         return self._task.state
 
-    def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
+    def collect(self, messages: Sequence[SignedMessage], kind: StrEnum) -> list[str]:
         """Take messages of the running phase; late and early ones and those without a valid signature are dropped.
 
         A late message must not count: it would change what others committed to already.
@@ -99,15 +107,15 @@ class Coordinator:
         """How many messages of the epoch there are so far."""
         return len(self._messages)
 
-    def tally(self) -> tuple[Record, Bulletin]:
+    def tally(self) -> tuple[Any, Bulletin]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""
         bulletin = self._bulletin()
         return self._derive(self._state, self._inbox(bulletin)), bulletin
 
-    def _inbox(self, bulletin: Iterable[SignedMessage]) -> Inbox:
+    def _inbox(self, bulletin: Iterable[SignedMessage]) -> Any:
         return self._verifier.inbox(bulletin, self._state)
 
-    def attest(self, record: Record, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
+    def attest(self, record: AnyRecord, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
         """Join the voters' signatures to an attestation and move on to the next epoch.
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from itertools import count
 from typing import Any
 
@@ -10,15 +11,14 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError
 
-from flock_ray.cluster.attestation import Attestation, Bulletin
+from flock_ray.cluster.attestation import AnyRecord, Attestation, Bulletin
 from flock_ray.cluster.coordinator import Coordinator, CoordinatorLostError
 from flock_ray.cluster.deadlines import Deadlines
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import here
 from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.errors import ClusterError, HangError
-from flock_ray.protocol.message import Kind, SignedMessage
-from flock_ray.protocol.record import Record
+from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
 
 _Actor = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"health": 1})(Coordinator)
@@ -47,7 +47,7 @@ class CoordinatorActor:
         """Take up a task."""
         self._ask("begin", task)
 
-    def collect(self, messages: Sequence[SignedMessage], kind: Kind) -> list[str]:
+    def collect(self, messages: Sequence[SignedMessage], kind: StrEnum) -> list[str]:
         """Take messages; why some were dropped."""
         dropped: list[str] = self._ask("collect", messages, kind)
         return dropped
@@ -58,12 +58,12 @@ class CoordinatorActor:
         self._ask("size")  # answered after it: a coordinator that died is noticed here, not by the nodes
         return bulletin
 
-    def tally(self) -> tuple[Record, Bulletin]:
+    def tally(self) -> tuple[Any, Bulletin]:
         """The proposed record, and its messages."""
-        tallied: tuple[Record, Bulletin] = self._ask("tally")
+        tallied: tuple[Any, Bulletin] = self._ask("tally")
         return tallied
 
-    def attest(self, record: Record, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
+    def attest(self, record: AnyRecord, signatures: dict[int, bytes]) -> tuple[Attestation, TaskState]:
         """Join the signatures; the attestation and the next state."""
         attested: tuple[Attestation, TaskState] = self._ask("attest", record, signatures)
         return attested

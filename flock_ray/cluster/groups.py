@@ -21,7 +21,8 @@ from flock_ray.cluster.node_group import NodeGroup
 from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import Plan, place_hosts
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
+from flock_ray.cluster.signing_worker import SigningWorker
+from flock_ray.cluster.spec import HostSpec, PhaseResult
 from flock_ray.cluster.supervisor import (
     Cause,
     Fail,
@@ -55,13 +56,13 @@ class NodeGroups(Phases):
 
     def __init__(
         self,
-        specs: Sequence[GroupSpec],
+        specs: Sequence[HostSpec],
         plan: Plan,
         deadlines: Deadlines,
         placement_timeout: float,
         load_timeout: float,
         report: Callable[..., None],
-        worker: type[Worker] = Worker,
+        worker: type[SigningWorker] = Worker,
     ) -> None:
         """Describe the groups.
 
@@ -89,7 +90,7 @@ class NodeGroups(Phases):
         self.progress: Callable[[str, int, int], None] = lambda phase, done, total: None
         self.tell: Callable[[str], None] = lambda line: None
 
-    def start(self) -> list[GroupInfo]:
+    def start(self) -> list[Any]:
         """Place and load all groups at once; what each tells, in the order of the plan."""
         waits = {index: self._waiting(index) for index in range(len(self._groups))}
         return [info for _, info in sorted(self._gather(waits), key=lambda answer: answer[0])]

@@ -10,8 +10,10 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.signing_log import SigningLog, by_silo
 from flock_ray.errors import ProtocolError, StoreError
+from flock_ray.protocol.contest_message import ContestInbox, ContestMessage
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox
+from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
@@ -36,13 +38,20 @@ class HostedMembers:
         sitting_out: {number: why it signs nothing more in this epoch}.
     """
 
-    def __init__(self, store: BlobStore, open_member: Callable[[int], Member]) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        open_member: Callable[[int], Member],
+        message: type[Message] | type[ContestMessage] = Message,
+    ) -> None:
         """Nobody yet.
 
         Args:
             store: where entries are kept.
             open_member: opens the owner of a silo.
+            message: class of what they sign.
         """
+        self._message = message
         self._store, self._open_member = store, open_member
         self._hosts: dict[int, tuple[int, ...]] = {}
         self._host_of: dict[int, int] = {}
@@ -170,7 +179,7 @@ class HostedMembers:
             self.sitting_out[number] = why
             self._events.append(("sat_out", {"epoch": state.epoch, "member": number, "why": why}))
 
-    def look_for_own(self, state: TaskState, inbox: Inbox) -> None:
+    def look_for_own(self, state: TaskState, inbox: Inbox | ContestInbox) -> None:
         """Whoever was taken up in this epoch and finds its own message without an entry of it sits the epoch out."""
         if not self._restored:
             return
@@ -183,7 +192,7 @@ class HostedMembers:
     def signing(self, state: TaskState) -> Iterator[SigningBatch]:
         """A batch of messages to be signed; who cannot repeat what it signed before sits the epoch out."""
         self._restore(state)
-        batch = SigningBatch(state, self._store, self._host_of.__getitem__, self._logs)
+        batch = SigningBatch(state, self._store, self._host_of.__getitem__, self._logs, self._message)
         try:
             with batch:
                 yield batch

@@ -221,7 +221,7 @@ def chain_terms(config: Config, terms: Terms) -> TaskTerms:
     return TaskTerms(
         terms_hash=terms.digest(),
         model_hash=terms.start_adapter,
-        target_set_hash=ZERO,
+        target_set_hash=terms.target_set,
         pool=alliance.pool * TOKEN,
         min_stake=alliance.min_stake * TOKEN,
         max_slots=alliance.slots_per_member,

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.values import NOBODY, TOKEN
-from flock_ray.cluster.attestation import Attestation, Settlement
+from flock_ray.cluster.attestation import AnyRecord, Attestation, Settlement
 from flock_ray.cluster.launch import chain_terms
 from flock_ray.cluster.payout import PendingRewards
 from flock_ray.cluster.phases import Phases
 from flock_ray.config import Config
-from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.seed import fixed_genesis
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
@@ -49,7 +48,7 @@ class Ledger(Protocol):
         Call it when all epochs but `max_unsettled` are settled: later requests are due later.
         """
 
-    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
+    def settle(self, state: TaskState, record: AnyRecord, attestation: Attestation) -> None:
         """Begin to settle the epoch that `state` starts; returns at once."""
 
     def settled(self, at_most_open: int) -> Iterable[Settlement]:
@@ -118,7 +117,7 @@ class NoLedger:
         """Only whom slashes made to leave."""
         return [change for change in state.leaving if change.epoch <= state.epoch], ()
 
-    def settle(self, state: TaskState, record: Record, attestation: Attestation) -> None:
+    def settle(self, state: TaskState, record: AnyRecord, attestation: Attestation) -> None:
         """Nothing to send."""
         self._open.append(Settlement(attestation.report.epoch, None, None))
 

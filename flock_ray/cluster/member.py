@@ -14,12 +14,13 @@ from flock_ray.adversary.behaviour import Behaviour, Context
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
+from flock_ray.cluster.attestation import AnyMessage
 from flock_ray.cluster.signing_log import SigningEntry
 from flock_ray.cluster.slashing_protection import SlashingProtection
 from flock_ray.errors import ProtocolError
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
-from flock_ray.protocol.message import Message, SignedMessage
+from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.seed import HashChain
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
@@ -175,12 +176,12 @@ class Member:
         place = self._of_epoch(state)
         return self._protection.signed(*place) | self._entries
 
-    def sign(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
+    def sign(self, message: AnyMessage, state: TaskState, domain: Domain) -> SignedMessage:
         """Sign a message of the epoch of `state` that was recorded."""
         assert message.member == self.number and self.signed(state)[message.kind] == message.digest
         return self.sign_unrecorded(message, state, domain)
 
-    def sign_unrecorded(self, message: Message, state: TaskState, domain: Domain) -> SignedMessage:
+    def sign_unrecorded(self, message: AnyMessage, state: TaskState, domain: Domain) -> SignedMessage:
         """Sign whatever a dishonest member wants to have said."""
         digest = message_digest(domain, message.task, message.epoch, state.seed, message.kind, message.digest)
         return SignedMessage(message.data, self.signer.sign_digest(digest))

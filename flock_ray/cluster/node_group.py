@@ -14,7 +14,8 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flock_ray.cluster.placement import Plan, spans
-from flock_ray.cluster.spec import GroupSpec
+from flock_ray.cluster.signing_worker import SigningWorker
+from flock_ray.cluster.spec import HostSpec
 from flock_ray.cluster.worker import Worker
 from flock_ray.errors import PlacementError
 from flock_ray.training.device import GPU_ENVIRONMENT
@@ -29,7 +30,7 @@ class NodeGroup:
         where: the machine that they are on, once placed; memory: bytes that Ray counts there for workers.
     """
 
-    def __init__(self, spec: GroupSpec, plan: Plan, name: str, worker: type[Worker] = Worker) -> None:
+    def __init__(self, spec: HostSpec, plan: Plan, name: str, worker: type[SigningWorker] = Worker) -> None:
         self.spec, self.where, self.memory = spec, "", 0.0
         self.carried: dict[int, tuple[int, ...]] | None = None
         self._plan, self._name = plan, name

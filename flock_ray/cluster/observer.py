@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import SiloFacts
-from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import TaskState
 
@@ -33,7 +33,7 @@ class Observer:
     def epoch_begins(self, state: TaskState) -> None:
         """An epoch begins."""
 
-    def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
+    def epoch_ends(self, record: Any, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """An epoch was signed, and its global adapter measured; seconds are by kind of work."""
 
     def settled(self, settlement: Settlement) -> None:
@@ -83,7 +83,7 @@ class Observers(Observer):
         for one in self._observers:
             one.epoch_begins(state)
 
-    def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
+    def epoch_ends(self, record: Any, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """See `Observer`."""
         for one in self._observers:
             one.epoch_ends(record, losses, wall_seconds)

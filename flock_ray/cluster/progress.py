@@ -14,9 +14,9 @@ class Progress:
         now: the phase, its units that are done, and all of them.
     """
 
-    def __init__(self) -> None:
-        """No phase yet."""
-        self.now = ("", 0, 0)
+    def __init__(self, phase: str = "") -> None:
+        """No unit of a phase yet, and before any begins none at all."""
+        self.now = (phase, 0, 0)
         self._seconds: dict[str, float] = {}
         self._inside = 0.0  # seconds counted so far inside the block that runs
 

@@ -7,7 +7,7 @@ at every moment between them the run verifies as far as its level lets it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ def superfluous(run: RunDirectory, keep: Keep) -> set[bytes]:
     messages = {from_hex(name) for receipt in receipts for name in receipt.get("messages", ())}
     current = {path: _read(path) for path in sorted((run.path / "records").glob("*.json"))}
     records = [_read(path) for path in _written(run, "records")]
+    if any("submissions" in record for record in records):
+        return _of_contest(run, records, messages, keep)
     payloads = {proposal["payload"] for record in records for proposal in record["proposals"]}
     adapters = {name for record in records for name in (record["adapter"], record["candidate"]["adapter"])}
     proposals = [proposal for record in current.values() for proposal in record["proposals"]]
@@ -81,6 +83,15 @@ def superfluous(run: RunDirectory, keep: Keep) -> set[bytes]:
     if keep is Keep.replay:
         kept |= messages | {from_hex(name) for name in decoded | {first}}
     return set() if keep is Keep.all else named - kept
+
+
+def _of_contest(
+    run: RunDirectory, records: Sequence[Mapping[str, Any]], messages: set[bytes], keep: Keep
+) -> set[bytes]:
+    """As `superfluous`: a replay keeps every payload, which others may score again; else only the leader is kept."""
+    payloads = {one["payload"] for record in records for one in record["submissions"] if one["payload"]}
+    named = messages | {from_hex(name) for name in (*payloads, run.read_task()[0]["terms"]["start_adapter"])}
+    return named - {from_hex(_read(run.summary)["final_adapter_hash"])} if keep is Keep.adapter else set()
 
 
 def _written(run: RunDirectory, folder: str) -> list[Path]:

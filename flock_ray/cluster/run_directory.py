@@ -17,21 +17,20 @@ from omegaconf import OmegaConf
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.chain.values import Addresses
 from flock_ray.cluster.attestation import (
+    AnyRecord,
     Attestation,
     Bulletin,
-    MessageVerifier,
     Settlement,
     has_quorum,
     report_of,
     valid_signatures,
 )
-from flock_ray.config import Config
+from flock_ray.cluster.rules import AllianceRules, Rules
+from flock_ray.config import ArenaConfig, Config
 from flock_ray.errors import RunDirectoryError
 from flock_ray.protocol.encoding import from_hex, to_hex
-from flock_ray.protocol.epoch import advance, derive, skip
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, SignedMessage
-from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Scope, TaskState, Terms
 from flock_ray.store.blob_store import BlobStore
@@ -39,6 +38,7 @@ from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import read_json, write_json, write_text
 
 RUN_SCHEMA = "flock_ray/run/2"
+ALLIANCE = AllianceRules()
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SignedEpoch:
     """An epoch read back: its record, who attested it, and its settlement if there was one."""
 
     state: TaskState
-    record: Record
+    record: Any
     attestation: Attestation
     settlement: Settlement | None
     wall_seconds: dict[str, float]
@@ -65,7 +65,7 @@ class RunDirectory:
         self.summary = path / "summary.json"
 
     @classmethod
-    def create(cls, output_dir: Path, config: Config) -> RunDirectory:
+    def create(cls, output_dir: Path, config: Config | ArenaConfig) -> RunDirectory:
         """Make the folder of a new run and write its resolved configuration.
 
         Raises:
@@ -171,7 +171,7 @@ class RunDirectory:
         return value, Addresses(**value["contracts"]), value["balances"]
 
     def write_epoch(
-        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
+        self, record: AnyRecord, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
     ) -> None:
         """Write record and receipt of a signed epoch; the receipt last, since it is what makes the epoch signed."""
         write_text(self._record(record.epoch), record.data.decode())
@@ -209,8 +209,12 @@ class RunDirectory:
         for epoch in range(first, following):
             write_json(self._receipt(epoch), {"epoch": epoch, "abandoned": True})
 
-    def first_state(self, terms: Terms) -> TaskState:
+    def first_state(self, terms: Terms, rules: Rules = ALLIANCE) -> TaskState:
         """The state of epoch 1 as the task was created.
+
+        Args:
+            terms: that the configuration and what was loaded give.
+            rules: of the kind of task.
 
         Raises:
             RunDirectoryError: the terms are others than the run's.
@@ -227,10 +231,10 @@ class RunDirectory:
         scope = Scope(value["chain_id"], from_hex(value["contract"], 20), from_hex(value["task"]))
         members = tuple(map(MemberState.read_joined, value["members"]))
         before_start = [Change(*row) for row in value["before_start"]]
-        return TaskState.first(terms, scope, members, from_hex(value["seed"]), before_start)
+        return rules.first(terms, scope, members, from_hex(value["seed"]), before_start)
 
     def signed_epochs(
-        self, state: TaskState, domain: Domain, relayer: str, store: BlobStore
+        self, state: TaskState, domain: Domain, relayer: str, store: BlobStore, rules: Rules = ALLIANCE
     ) -> tuple[list[SignedEpoch], TaskState]:
         """Replay every signed epoch from its messages; returns them, and the state after the last or abandoned one.
 
@@ -239,6 +243,7 @@ class RunDirectory:
             domain: that the messages were signed in.
             relayer: that the reports name.
             store: with the messages' blobs.
+            rules: of the kind of task.
 
         Raises:
             RunDirectoryError: a record is not what its signed messages give, or a receipt is damaged.
@@ -247,27 +252,33 @@ class RunDirectory:
         while self._receipt(state.epoch).is_file() and not state.finished:
             receipt = read_json(self._receipt(state.epoch))
             if receipt.get("abandoned"):
-                state = skip(state)
+                state = rules.skip(state)
                 continue
             try:
-                epoch = self._replay(state, receipt, domain, relayer, store)
+                epoch = self._replay(state, receipt, domain, relayer, store, rules)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise RunDirectoryError(
                     f"{self._receipt(state.epoch)} does not read as a receipt ({type(error).__name__}: {error})"
                 ) from error
             epochs.append(epoch)
-            state = advance(epoch.state, epoch.record, report_hash(epoch.attestation.report))
+            state = rules.advance(epoch.state, epoch.record, report_hash(epoch.attestation.report))
         return epochs, state
 
     def _replay(
-        self, state: TaskState, receipt: Mapping[str, Any], domain: Domain, relayer: str, store: BlobStore
+        self,
+        state: TaskState,
+        receipt: Mapping[str, Any],
+        domain: Domain,
+        relayer: str,
+        store: BlobStore,
+        rules: Rules,
     ) -> SignedEpoch:
         bulletin = [
             SignedMessage(store.get(from_hex(digest), MAX_BYTES), from_hex(signature, 65))
             for digest, signature in receipt["messages"].items()
         ]
         state = state.changed(*self._changes(state.epoch))
-        record = derive(state, MessageVerifier(domain).inbox(bulletin, state))
+        record = rules.derive(state, rules.verifier(domain).inbox(bulletin, state))
         report = report_of(record, domain, relayer)
         named = {int(voter): from_hex(signature, 65) for voter, signature in receipt["signatures"].items()}
         signatures = valid_signatures(report, named, state, domain)
@@ -314,15 +325,33 @@ class RunDirectory:
 
 
 def load_config(path: Path) -> Config:
-    """The resolved configuration of an earlier run.
+    """The resolved configuration of an earlier run of an alliance.
 
     Raises:
-        RunDirectoryError: the file does not read as a configuration.
+        RunDirectoryError: the file does not read as a configuration, or is of a contest.
     """
+    config = _load_config(path, Config)
+    assert isinstance(config, Config)
+    return config
+
+
+def load_arena_config(path: Path) -> ArenaConfig:
+    """As `load_config`, of a contest."""
+    config = _load_config(path, ArenaConfig)
+    assert isinstance(config, ArenaConfig)
+    return config
+
+
+def _load_config(path: Path, schema: type[Any]) -> Any:
+    config, of_contest = None, False
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path / "config.yaml"))
-        config = OmegaConf.to_object(merged)
+        written = OmegaConf.load(path / "config.yaml")
+        of_contest = "contest" in written
+        if of_contest == (schema is ArenaConfig):
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), written))
     except Exception as error:
         raise RunDirectoryError(f"{path / 'config.yaml'} is no configuration of this version: {error}") from error
-    assert isinstance(config, Config)
+    if config is None:
+        kind, command = ("a contest", "arena") if of_contest else ("an alliance", "alliance")
+        raise RunDirectoryError(f"{path} holds the run of {kind}; go on with it by: flock-ray {command} resume={path}")
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +11,8 @@ from flock_ray.chain.eip712 import Domain
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.signing_log import SigningEntry, SigningLog
 from flock_ray.errors import ProtocolError
-from flock_ray.protocol.message import MAX_BYTES, Kind, Message, SignedMessage
+from flock_ray.protocol.contest_message import ContestMessage
+from flock_ray.protocol.message import MAX_BYTES, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
@@ -26,7 +28,12 @@ class SigningBatch:
     """
 
     def __init__(
-        self, state: TaskState, store: BlobStore, host_of: Callable[[int], int], logs: Mapping[int, SigningLog]
+        self,
+        state: TaskState,
+        store: BlobStore,
+        host_of: Callable[[int], int],
+        logs: Mapping[int, SigningLog],
+        message: type[Message] | type[ContestMessage] = Message,
     ) -> None:
         """Nothing to sign yet.
 
@@ -35,25 +42,27 @@ class SigningBatch:
             store: for messages.
             host_of: logical host of a silo.
             logs: {logical host: its signing log of the epoch}.
+            message: class of the messages.
         """
+        self._class: Any = message
         self._state, self._store, self._host_of, self._logs = state, store, host_of, logs
         self.files = Batch()
         self.repeated: list[tuple[int, str]] = []
         self.unrepeatable: list[tuple[int, str]] = []
-        self._messages: list[tuple[Member, Message]] = []
+        self._messages: list[tuple[Member, Any]] = []
         self._members: list[Member] = []
         self._entries: dict[int, list[SigningEntry]] = {}
 
     def add(
-        self, member: Member, kind: Kind, body: Mapping[str, Any], private: Mapping[str, Any] | None = None
+        self, member: Member, kind: StrEnum, body: Mapping[str, Any], private: Mapping[str, Any] | None = None
     ) -> None:
         """A message of a member, and what it keeps to itself for later; what it signed before instead, if it did."""
         state = self._state
-        message = Message(kind, state.scope.task, state.epoch, member.number, body)
+        message = self._class(kind, state.scope.task, state.epoch, member.number, body)
         signed = member.signed(state).get(kind, message.digest)
         if signed != message.digest:
             try:
-                message = Message.parse(self._store.get(signed, MAX_BYTES))
+                message = self._class.parse(self._store.get(signed, MAX_BYTES))
             except (BlobMissingError, BlobTooLargeError, BlobCorruptedError):
                 self.unrepeatable.append((member.number, kind))
                 return

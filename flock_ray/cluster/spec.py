@@ -16,24 +16,18 @@ from flock_ray.training.model import ModelHashes, ModelSpec
 
 
 @dataclass(frozen=True)
-class GroupSpec:
-    """What one node group hosts and how it trains; the same for every rank of the group.
+class HostSpec:
+    """What one node group hosts, whatever it computes; the same for every rank of the group.
 
     Attributes:
         index: number of the group.
         hosts: the logical hosts that it carries, {number: silos in rising order}.
         run_seed: of the run.
         state_dir: folder on the node for the members' private files.
-        evaluate: how many members measure a global adapter beside those with a role; None for all.
-        preload: silos to open at once; others are opened when they are first used.
         store_url: of the blob store.
+        model: the base model.
         engine: `torch` or `deepspeed`.
-        zero_stage, zero_persistence_threshold: for `deepspeed`.
-        backend: `sequential`, `stacked`, `grouped`, or `auto`: as the model allows.
-        solo: every member is a cohort of its own.
         cohort_tokens: budget of a cohort's step.
-        rank_split: what the ranks of a group share out, `members` or `rows`.
-        compiled, checkpointing: see `StackedOptions`.
         behaviours: {silo: name of its member's behaviour}; others are honest.
         adversary_scale: strength of all behaviours.
         num_epochs: of the task.
@@ -42,7 +36,6 @@ class GroupSpec:
         embedded: whether keys derive from the run seed (embedded or no chain) or are loaded (rpc).
         threads: torch threads a worker.
         deterministic: torch's deterministic algorithms.
-        start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
         terms: what the members agree on; the group fills in who created the task, and what it loads.
         chain_terms: what the contract holds of that; the group fills in its own hashes of terms and adapter.
     """
@@ -51,22 +44,10 @@ class GroupSpec:
     hosts: dict[int, tuple[int, ...]]
     run_seed: int
     state_dir: str
-    evaluate: int | None
-    preload: frozenset[int]
     store_url: str
     model: ModelSpec
-    data: DataSpec
-    lora: LoraSpec
-    settings: TrainSettings
     engine: str
-    zero_stage: int
-    zero_persistence_threshold: int
-    backend: str
-    solo: bool
     cohort_tokens: int
-    rank_split: str
-    compiled: bool
-    checkpointing: bool
     behaviours: dict[int, str]
     adversary_scale: float
     num_epochs: int
@@ -75,7 +56,6 @@ class GroupSpec:
     embedded: bool
     threads: int
     deterministic: bool
-    start_adapter: bytes
     terms: Terms
     chain_terms: TaskTerms
 
@@ -83,6 +63,39 @@ class GroupSpec:
     def silos(self) -> tuple[int, ...]:
         """Numbers of all silos here: of the data and of the key of an owner, who may be a member of the task."""
         return tuple(silo for silos in self.hosts.values() for silo in silos)
+
+
+@dataclass(frozen=True)
+class GroupSpec(HostSpec):
+    """What one node group of an alliance hosts and how it trains.
+
+    Attributes:
+        evaluate: how many members measure a global adapter beside those with a role; None for all.
+        preload: silos to open at once; others are opened when they are first used.
+        data: the members' silos.
+        lora: the adapter's shape.
+        settings: of the local steps.
+        zero_stage, zero_persistence_threshold: for `deepspeed`.
+        backend: `sequential`, `stacked`, `grouped`, or `auto`: as the model allows.
+        solo: every member is a cohort of its own.
+        rank_split: what the ranks of a group share out, `members` or `rows`.
+        compiled, checkpointing: see `StackedOptions`.
+        start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
+    """
+
+    evaluate: int | None
+    preload: frozenset[int]
+    data: DataSpec
+    lora: LoraSpec
+    settings: TrainSettings
+    zero_stage: int
+    zero_persistence_threshold: int
+    backend: str
+    solo: bool
+    rank_split: str
+    compiled: bool
+    checkpointing: bool
+    start_adapter: bytes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ same. With several ranks all run the same phases, since engines may work collect
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from flock_ray.chain.eip712 import report_hash
@@ -16,9 +16,7 @@ from flock_ray.cluster.attestation import (
     Attestation,
     Bulletin,
     MessageVerifier,
-    has_quorum,
     report_of,
-    valid_signatures,
 )
 from flock_ray.cluster.ballot_builder import BallotBuilder
 from flock_ray.cluster.evaluation import evaluating
@@ -26,11 +24,9 @@ from flock_ray.cluster.hosted_members import ANOTHER_UPDATE
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.proposal_encoder import ProposalEncoder
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.cluster.signing import SigningBatch
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.cluster.trainer import LocalUpdate
 from flock_ray.cluster.worker_host import WorkerHost
-from flock_ray.errors import ProtocolError
 from flock_ray.lora.algebra import factor_averaging_error, some_of
 from flock_ray.protocol.ballot import (
     Ballot,
@@ -39,7 +35,6 @@ from flock_ray.protocol.ballot import (
 )
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive
-from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
 from flock_ray.verify.opinion import disagreement
@@ -56,17 +51,11 @@ class Worker(WorkerHost):
             self._encoder = ProposalEncoder(
                 self._spec.store_url, state.scope.task, bench.updates, self._hosting, bench.progress
             )
-            self._commitments: dict[Kind, set[bytes]] = {}
             bench.trainer.forget()
             bench.scorer.forget()
-        if self._rank == 0:
-            self._hosting.join(state.scope.task, _newcomers(before, task))
-            self._hosting.take_up(task)
-        self._task = task
+        self._take_up(task, MessageVerifier(task.domain))
         mechanism = get_mechanism(state.terms.mechanism)
         self._ballots = BallotBuilder(bench, self._hosting.members, task.silos, mechanism)
-        self._verifier = MessageVerifier(task.domain)
-        self._hosting.open_epoch(state, anew=True)
         return self._evaluated()
 
     def _evaluated(self) -> PhaseResult:
@@ -193,7 +182,6 @@ class Worker(WorkerHost):
         own = derive(self._state, inbox)  # `advance` will find it done, also where nobody signs
         if not voters:
             return self._result()
-        events = []
         agreed = own.candidate.candidate, own.candidate.weights
         computed = self._ballots.candidate(self._state, inbox) if own.candidate.candidate else agreed
         if agreed != computed and (own.accepted or computed[0]):  # who lacks an update may still sign a rejection
@@ -215,26 +203,7 @@ class Worker(WorkerHost):
             report_hash(report),
             self._verifier.parsed,
         )
-        present = {(message.kind, message.member): message.digest for message in inbox.messages}
-        signers = []
-        with self._hosting.signing(self._state) as signing:
-            for voter in voters:
-                lacking = [
-                    kind
-                    for kind, digest in voter.signed(self._state).items()
-                    if kind != "report" and present.get((Kind(kind), voter.number)) != digest
-                ]
-                why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
-                if not why:
-                    try:
-                        signing.record(voter, "report", report_hash(report))
-                        signers.append(voter)
-                    except ProtocolError as refused:  # it signed another report of this epoch
-                        why = str(refused)
-                if why:
-                    events.append(("refused_to_sign", {"epoch": own.epoch, "member": voter.number, "why": why}))
-        signatures = {voter.number: voter.sign_report(report, self._state, self._domain) for voter in signers}
-        return self._result(events=events, signatures=signatures)
+        return self._sign_report(own, report, inbox, refusal)
 
     def advance(self, attestation: Attestation, bulletin: Bulletin) -> PhaseResult:
         """Check the attested record, move on to the next epoch, and evaluate its global adapter.
@@ -243,11 +212,8 @@ class Worker(WorkerHost):
             ProtocolError: the record is not what the messages give, or lacks a quorum of signatures.
         """
         record = derive(self._state, self._inbox(bulletin))
-        report = report_of(record, self._domain, self._relayer)
-        valid = valid_signatures(report, attestation.signatures, self._state, self._domain)
-        if record.data != attestation.record or report != attestation.report or not has_quorum(valid, self._state):
-            raise ProtocolError(f"epoch {record.epoch}: the attested record is not what the signed messages give")
-        self._task = self._task.at(advance(self._state, record, report_hash(report)))
+        report_hash = self._require_attested(record, attestation)
+        self._task = self._task.at(advance(self._state, record, report_hash))
         self._verifier.forget()
         self._commitments.clear()
         self._encoder.end_epoch()
@@ -257,20 +223,6 @@ class Worker(WorkerHost):
         return evaluated
 
     # -- what the phases share -------------------------------------------------------------------------------------
-
-    def _hosted(self, members: Iterable[int]) -> list[int]:
-        """Those of the members whose silos are here, ascending."""
-        here = set(self._spec.silos)
-        return [member for member in sorted(set(members)) if self._task.silos.get(member) in here]
-
-    def _voters(self) -> list[Member]:
-        voters = map(self._hosting.active, self._hosted(self._state.roles.voters))
-        return [voter for voter in voters if voter]
-
-    def _inbox(self, bulletin: Bulletin) -> Inbox:
-        inbox = self._verifier.inbox(bulletin, self._state)
-        self._hosting.look_for_own(self._state, inbox)
-        return inbox
 
     def _commitment(self, member: Member) -> dict[str, str]:
         """Body of the message by which a proposer commits to its payload."""
@@ -289,12 +241,6 @@ class Worker(WorkerHost):
             return None
         return member
 
-    def _sign(self, signing: SigningBatch) -> list[SignedMessage]:
-        sent = signing.sign(self._domain)
-        for signed in sent:
-            self._verifier.remember(signed)
-        return sent
-
     def _commit(self, kind: Kind, reveal: Kind, ballots: Sequence[tuple[Member, Ballot]]) -> list[SignedMessage]:
         """Commit to ballots, and keep them for the reveal."""
         task, epoch = self._state.scope.task, self._state.epoch
@@ -305,42 +251,3 @@ class Worker(WorkerHost):
                     commitment = ballot_commitment(task, epoch, member.number, reveal, ballot, salt)
                     signing.add(member, kind, {"commitment": to_hex(commitment)}, ballot_body(ballot, salt))
         return self._sign(signing)
-
-    def _reveal(self, committed: Kind, kind: Kind, bulletin: Bulletin) -> PhaseResult:
-        """Reveal what was committed to, and note which commitments were there: no other is signed for later."""
-        self._commitments[committed] = {message.digest for message in self._inbox(bulletin).all(committed)}
-        with self._hosting.signing(self._state) as signing:
-            for voter in self._voters():
-                if body := voter.private(self._state, committed):
-                    signing.add(voter, kind, body)
-        return self._result(self._sign(signing))
-
-    def _late_commitment(self, inbox: Inbox) -> bool:
-        """Whether a ballot's commitment is counted that was not there when the ballots were revealed."""
-        return any(
-            message.kind in self._commitments and message.digest not in self._commitments[message.kind]
-            for message in inbox.messages
-        )
-
-    def _result(
-        self,
-        messages: list[SignedMessage] | None = None,
-        events: Sequence[tuple[str, Mapping[str, object]]] = (),
-        losses: dict[int, float] | None = None,
-        signatures: dict[int, bytes] | None = None,
-    ) -> PhaseResult:
-        seconds, (_, _, units) = self._bench.progress.take_seconds(), self._bench.progress.now
-        self._bench.progress.begin("", 0)
-        happened = (*events, *self._hosting.take_events())
-        opened = self._opened() if self._rank == 0 else ()
-        return PhaseResult(tuple(messages or ()), seconds, happened, losses or {}, signatures or {}, units, opened)
-
-
-def _newcomers(before: RunningTask | None, task: RunningTask) -> set[int]:
-    """Silos of the members that joined a task since this process saw it at the start of the same epoch.
-
-    They have signed nothing yet. In a process that just began nobody can say that of them.
-    """
-    if before is None or (before.state.scope, before.state.epoch) != (task.state.scope, task.state.epoch):
-        return set()
-    return {silo for number, silo in task.silos.items() if number >= len(before.state.members)}

@@ -22,7 +22,7 @@ def start(*words: str) -> NoReturn:
         stop_on_signals()
         return main(arguments)
 
-    if arguments[:1] in (["alliance"], ["demo"]):
+    if arguments[:1] in (["alliance"], ["arena"], ["demo"]):
         sys.exit(guarded(run, end_process))
     end_process(run())
 

@@ -12,6 +12,7 @@ from flock_ray.commands.settings import ChatSettings, EvaluateSettings, ExportSe
 
 COMPOSED = {
     ("alliance",): "alliance:run",
+    ("arena",): "arena:run",
     ("demo",): "demo:run",
     ("check",): "check:check",
     ("deployment", "deploy"): "deploy:deploy",
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = _sub_parsers(parser)
     commands.add_parser("alliance", help="train: an alliance from configuration to report", add_help=False)
+    commands.add_parser("arena", help="contest: find the best of many adapters, settled day by day", add_help=False)
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
     commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     _add_verify(commands)

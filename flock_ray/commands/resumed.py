@@ -10,13 +10,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from flock_ray.cluster.run_directory import RunDirectory, load_config
-from flock_ray.config import Config, check, valid_keys
+from flock_ray.cluster.run_directory import RunDirectory, load_arena_config, load_config
+from flock_ray.config import ArenaConfig, Config, check, check_arena, valid_keys
 from flock_ray.errors import ConfigError
 
 FREE = frozenset(
     (
-        "resume", "plan_only", "traceback", "model.path", "data.path", "store.keep", "store.shared",
+        "resume", "plan_only", "traceback", "model.path", "data.path", "contest.data", "store.keep", "store.shared",
         "chain.url", "chain.keystore", "chain.port", "chain.confirmation_timeout", "chain.outage_patience",
         "chain.max_fee_gwei", "chain.finality",
         "cluster.mode", "cluster.address", "cluster.nodes", "cluster.cpus_per_worker", "cluster.hosts_move",
@@ -47,22 +47,34 @@ def open_run(config: Config, named: Mapping[str, bool]) -> tuple[Config, RunDire
         ConfigError: the run would ignore what is named; the text has the run's values.
     """
     run = RunDirectory.open(Path(config.resume).expanduser())
-    earlier = load_config(run.path)
-    by_itself = {key: _by_itself(key, named) for key in valid_keys()}
+    resumed: Config = _resumed(config, load_config(run.path), named, run.path)
+    check(resumed)
+    return resumed, run
+
+
+def open_arena(config: ArenaConfig, named: Mapping[str, bool]) -> tuple[ArenaConfig, RunDirectory]:
+    """As `open_run`, of a contest."""
+    run = RunDirectory.open(Path(config.resume).expanduser())
+    resumed: ArenaConfig = _resumed(config, load_arena_config(run.path), named, run.path)
+    check_arena(resumed)
+    return resumed, run
+
+
+def _resumed(config: Any, earlier: Any, named: Mapping[str, bool], path: Path) -> Any:
+    """The earlier configuration with what is named now and may differ."""
+    by_itself = {key: _by_itself(key, named) for key in valid_keys(type(config))}
     asked = [key for key, how in by_itself.items() if how is not None]
     differing = [key for key in asked if attrgetter(key)(config) != attrgetter(key)(earlier)]
     kept = [f"{key} is {_shown(attrgetter(key)(earlier))}" for key in differing if key not in FREE]
     if kept:
         more = f" and {len(kept) - SHOWN} more" if len(kept) > SHOWN else ""
         raise ConfigError(
-            f"a resumed run keeps its settings: {', '.join(kept[:SHOWN])}{more} in this run ({run.path}); leave out"
+            f"a resumed run keeps its settings: {', '.join(kept[:SHOWN])}{more} in this run ({path}); leave out"
             " what differs, or start a new run with it"
         )
     taken = [key for key in differing if by_itself[key] or key == "cluster.mode"]
     resumed = reduce(lambda changed, key: _with(changed, key, attrgetter(key)(config)), taken, earlier)
-    resumed = replace(resumed, resume=config.resume, plan_only=config.plan_only, traceback=config.traceback)
-    check(resumed)
-    return resumed, run
+    return replace(resumed, resume=config.resume, plan_only=config.plan_only, traceback=config.traceback)
 
 
 def _by_itself(key: str, named: Mapping[str, bool]) -> bool | None:
@@ -71,7 +83,7 @@ def _by_itself(key: str, named: Mapping[str, bool]) -> bool | None:
     return any(how) if how else None
 
 
-def _with(config: Config, key: str, value: Any) -> Config:
+def _with(config: Any, key: str, value: Any) -> Any:
     """The configuration with another value of one key."""
     group, _, name = key.rpartition(".")
     return replace(config, **({group: replace(getattr(config, group), **{name: value})} if group else {name: value}))

@@ -6,10 +6,14 @@ Only ``commands``, ``session``, ``alliance`` and ``cluster`` import this package
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flock_ray.config.arena import ArenaConfig, ContestConfig, NodeTrainingConfig, settled_as
+from flock_ray.config.arena_checks import arena_problems, check_arena
 from flock_ray.config.checks import CAPTURE_LIMIT, basis_points, check, committee_risk, describe_risk, problems
 from flock_ray.config.choices import (
     Backend,
@@ -49,6 +53,7 @@ __all__ = [
     "AdversaryConfig",
     "AggregationConfig",
     "AllianceConfig",
+    "ArenaConfig",
     "AskedChange",
     "Backend",
     "ChainBackend",
@@ -57,6 +62,7 @@ __all__ = [
     "ClusterMode",
     "CohortScope",
     "Config",
+    "ContestConfig",
     "DataConfig",
     "Engine",
     "Finality",
@@ -65,14 +71,17 @@ __all__ = [
     "LoraConfig",
     "MechanismConfig",
     "ModelConfig",
+    "NodeTrainingConfig",
     "RankSplit",
     "StoreConfig",
     "TrainingConfig",
     "WireFormatConfig",
+    "arena_problems",
     "basis_points",
     "behaviours",
     "chain_urls",
     "check",
+    "check_arena",
     "committee_risk",
     "describe_risk",
     "evaluated_others",
@@ -80,15 +89,18 @@ __all__ = [
     "problems",
     "refuse_unknown",
     "register",
+    "settled_as",
     "to_config",
     "typed",
+    "typed_arena",
     "valid_keys",
 ]
 
 
 def register() -> None:
-    """Register the schema with Hydra: `conf/config.yaml` starts from it."""
+    """Register the schemas with Hydra: `conf/config.yaml` and `conf/arena.yaml` start from them."""
     ConfigStore.instance().store(name="flock_ray_schema", node=Config)
+    ConfigStore.instance().store(name="flock_ray_arena_schema", node=ArenaConfig)
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -109,10 +121,21 @@ def typed(composed: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown key, or a value that refers to what is not there, such as `${oc.env:UNSET}`.
     """
-    try:
-        refuse_unknown(composed)
-        config = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain_bad_key(error)) from error
+    config = _typed(composed, Config)
     assert isinstance(config, Config)
     return config
+
+
+def typed_arena(composed: DictConfig) -> ArenaConfig:
+    """As `typed`, of a contest."""
+    config = _typed(composed, ArenaConfig)
+    assert isinstance(config, ArenaConfig)
+    return config
+
+
+def _typed(composed: DictConfig, schema: type[Any]) -> Any:
+    try:
+        refuse_unknown(composed, schema)
+        return OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain_bad_key(error, schema)) from error

@@ -35,14 +35,20 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
         reason = text.partition(" full_key:")[0].rpartition("interpolation: ")[2].strip('"')
         return f"{error.full_key}: {reason}"
     if option := re.search(r"Could not find '(\w+)/(\S*)' Available options in '\w+': ([\w ]+) Config search", text):
-        group, choice, options = option.groups()
-        meant = _nearest(choice, options.split(), f"{group}=")
-        return f"there is no {group}={choice}{meant}; it must be one of {', '.join(options.split())}"
+        group, choice, known = option.groups()
+        options = [one for one in known.split() if group != "experiment" or _fits(one, schema)]
+        meant = _nearest(choice, options, f"{group}=")
+        return f"there is no {group}={choice}{meant}; it must be one of {', '.join(options)}"
     asked = re.search(r"full_key: ([\w.]+)", text) or re.search(r"[Kk]ey '([\w.]+)'", text)
     if not asked:
         return text
     key = asked.group(1)
     return f"{key}: {text.partition(' full_key:')[0]}" if key in valid_keys(schema) else _unknown_key(key, schema)
+
+
+def _fits(experiment: str, schema: type[Any]) -> bool:
+    """Whether an experiment is of this schema's kind: those of a contest say so in their names."""
+    return experiment.startswith("arena_") == ("contest" in get_type_hints(schema))
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:

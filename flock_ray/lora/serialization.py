@@ -112,6 +112,12 @@ def adapter_hash(adapter: Adapter) -> bytes:
     return digest.digest()
 
 
+def rank_of(data: bytes) -> int:
+    """Rank of an adapter's canonical bytes."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return int(next(entry["shape"][0] for key, entry in header.items() if key.endswith(LORA_A)))
+
+
 def flat(adapter: Adapter) -> torch.Tensor:
     """All entries in one row, factor after factor by sorted key: a view if memory has that order, else a copy."""
     factors = [adapter[key] for key in sorted(adapter)]

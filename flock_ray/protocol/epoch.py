@@ -153,7 +153,7 @@ def _new_slashes(outcome: Outcome, accepted: bool, inbox: Inbox) -> list[Slash]:
 
 
 @dataclass(frozen=True)
-class _Accounting:
+class Accounting:
     """The money of an epoch after rewards and slashes, and the members that have to leave."""
 
     members: tuple[MemberState, ...]
@@ -163,14 +163,18 @@ class _Accounting:
     removed: tuple[Change, ...]
 
 
-def _settle_money(
-    state: TaskState, rewards: dict[int, int], slashes: Sequence[Slash], noted: Mapping[int, Mapping[str, int]]
-) -> _Accounting:
+def settle_money(
+    state: TaskState,
+    rewards: Mapping[int, int],
+    slashes: Sequence[Slash],
+    noted: Mapping[int, Mapping[str, int]],
+    promises_more: bool,
+) -> Accounting:
     """Pay and slash, and keep what the mechanism notes of members.
 
     A slash takes at most the stake, the member's own part first. Of that a tenth goes to the relayer and the rest into
-    the escrow; what delegators lose is gone. In FLock's historic form nine tenths return to the pool instead. Who keeps
-    less than half of what its slots cost has to leave.
+    the escrow; what delegators lose is gone. Where payments leave the pool as it is (`promises_more`) nine tenths go
+    back to the pool instead. Who keeps less than half of what its slots cost has to leave.
     """
     members = list(state.members)
     for number in sorted(rewards.keys() | noted.keys()):
@@ -178,7 +182,6 @@ def _settle_money(
         members[number] = replace(
             member, earned=member.earned + rewards.get(number, 0), noted=noted.get(number, member.noted)
         )
-    promises_more = get_mechanism(state.terms.mechanism).promises_more(state.terms)
     pool_left = state.pool_left - (0 if promises_more else sum(rewards.values()))
     escrow, done, removed = state.escrow, [], list[Change]()
     for slash in slashes:
@@ -197,7 +200,7 @@ def _settle_money(
         done.append(replace(slash, amount=amount))
         if all(change.member != slash.member for change in removed):
             removed += _removed(state, slash.member, after)
-    return _Accounting(tuple(members), pool_left, escrow, tuple(done), tuple(removed))
+    return Accounting(tuple(members), pool_left, escrow, tuple(done), tuple(removed))
 
 
 def _removed(state: TaskState, number: int, member: MemberState) -> list[Change]:
@@ -222,7 +225,8 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
     rewards = mechanism.rewards(outcome, accepted)
     assert sum(rewards.values()) <= outcome.budget
     due = [*state.carried, *_new_slashes(outcome, accepted, inbox)]
-    money = _settle_money(state, rewards, due[:MAX_SLASHES], mechanism.noted(outcome, accepted))
+    noted = mechanism.noted(outcome, accepted)
+    money = settle_money(state, rewards, due[:MAX_SLASHES], noted, mechanism.promises_more(state.terms))
     reveals = {voter: ballot.reveal for voter, ballot in opened_ballots_b(state, inbox).items()}
     digest = reveals_digest(reveals)
     candidate = outcome.candidate.candidate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Protocol, Self
 
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256, tagged
-from flock_ray.protocol.message import Message
 from flock_ray.protocol.roles import Roles, roles
 from flock_ray.protocol.roster import Change, Roster, change_slots, founders
 
@@ -74,6 +74,11 @@ class Terms:
             else:
                 values[item.name] = dict(value) if isinstance(value, Mapping) else value
         return values
+
+    @property
+    def target_set(self) -> bytes:
+        """Hash of the rows that decide at the end, which the contract holds too; zero without any."""
+        return ZERO
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical terms: what the contract stores."""
@@ -164,6 +169,22 @@ class Slash:
         return {"member": self.member, "amount": self.amount, "reason": self.reason}
 
 
+class Addressed(Protocol):
+    """A message, whatever its kind."""
+
+    @property
+    def task(self) -> bytes:
+        """32 bytes."""
+
+    @property
+    def epoch(self) -> int:
+        """That it is of."""
+
+    @property
+    def member(self) -> int:
+        """Who sent it."""
+
+
 @dataclass(frozen=True)
 class TaskState:
     """Everything that epoch `epoch` starts from.
@@ -210,7 +231,7 @@ class TaskState:
         members: tuple[MemberState, ...],
         seed: bytes,
         before_start: Sequence[Change] = (),
-    ) -> TaskState:
+    ) -> Self:
         """The state of epoch 1.
 
         Args:
@@ -229,7 +250,7 @@ class TaskState:
             num_changes=len(before_start), before_start=tuple(before_start), num_before=len(members),
         )  # fmt: skip
 
-    def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:
+    def changed(self, changes: Sequence[Change], joined: Sequence[MemberState]) -> Self:
         """The state after changes of its members that are due in its epoch.
 
         Args:
@@ -266,7 +287,7 @@ class TaskState:
         terms = self.terms
         return roles(self.seed, self.scope.task, self.epoch, self.slot_owners, terms.num_voters, terms.num_proposers)
 
-    def concerns(self, message: Message) -> bool:
+    def concerns(self, message: Addressed) -> bool:
         """Whether a message is of this task and epoch and names a member."""
         return (message.task, message.epoch) == (self.scope.task, self.epoch) and message.member < len(self.members)
 

@@ -207,6 +207,33 @@ def score_chart(epochs: Sequence[EpochView]) -> str:
     return _svg("scores", draw, height=0.9 + 0.34 * len(_shown(epochs)))
 
 
+def standings_chart(points: Sequence[tuple[str, float, float, str]]) -> str:
+    """Submissions of a contest's day in the order given: (name, nats a token behind the leader, error, colour)."""
+
+    def draw(axes: Axes) -> None:
+        shown = points[:MAX_MEMBERS]
+        axes.set_yticks(range(len(shown)), [name for name, *_ in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.7)
+        if len(points) > len(shown):
+            axes.set_title(f"the first {len(shown)} of {len(points)}", fontsize=8.5, loc="left")
+        for position, (_, behind, error, colour) in enumerate(shown):
+            axes.errorbar(behind, position, xerr=error, fmt="o", markersize=5, linewidth=1.4, capsize=3,
+                          color=_STAND_IN[colour])  # fmt: skip
+        axes.axvline(0, color=_STAND_IN["muted"], linewidth=0.8)
+        distances = sorted(abs(behind) for _, behind, _, _ in shown)
+        middle = distances[len(distances) // 2] if distances else 0.0
+        if middle and distances[-1] > 8 * middle:
+            axes.set_xscale("symlog", linthresh=2 * middle)
+            _decimal_ticks(axes, 2 * middle)
+            axes.set_xlabel("nats a token behind the leader (linear in the middle, logarithmic outside)")
+        else:
+            _cover(axes, "x")
+            axes.set_xlabel("nats a token behind the leader")
+        axes.grid(axis="x")
+
+    return _svg("standings", draw, height=0.9 + 0.3 * min(len(points), MAX_MEMBERS))
+
+
 def money_chart(epochs: Sequence[EpochView]) -> str:
     """Rewards (right) and slashes (left) of every member, in tokens, one piece an epoch."""
 

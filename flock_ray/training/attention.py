@@ -70,13 +70,15 @@ def packed_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, width]
+    if packed.buckets:
+        return _shared(q, k, v, packed, scale)[None], None
     if q.is_cuda and q.dtype != torch.float32:
         return _variable_length(q, k, v, packed, scale)[None], None
     rows, longest = len(packed.lengths), max(packed.lengths)
     if not packed.rectangular:
         q, k, v = (x.new_zeros(rows * longest, *x.shape[1:]).index_copy(0, packed.cells, x) for x in (q, k, v))
     q, k, v = (x.reshape(rows, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-    attend = _explicit if longest <= EXPLICIT_LENGTH and not q.is_cuda else _fused
+    attend = _causal if longest <= EXPLICIT_LENGTH and not q.is_cuda else _fused
     attended = attend(q, k, v, scale).transpose(1, 2).reshape(rows * longest, q.shape[1], q.shape[3])
     return (attended if packed.rectangular else attended[packed.cells])[None], None
 
@@ -97,11 +99,33 @@ def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> t
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
 
 
-def _explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """[R, heads, s, width]; heads that share a key are multiplied in one product, so keys are never repeated."""
+def _shared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
+    """Attention of rows that share tokens, [N, heads, width]: each token is a query in the row that brings it."""
+    attended = torch.empty_like(q)
+    for bucket in packed.buckets:
+        queries, keys, values = (
+            x[cells].transpose(1, 2) for x, cells in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
+        )
+        later = torch.arange(bucket.keys.shape[1], device=q.device) > bucket.positions[..., None]
+        future = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill(later, float("-inf"))
+        found = _explicit(queries, keys, values, scale, future[:, None, None]).transpose(1, 2)
+        attended[bucket.queries[bucket.real]] = found[bucket.real]
+    return attended
+
+
+def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    size = q.shape[2]
+    future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+    return _explicit(q, k, v, scale, future)
+
+
+def _explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, future: torch.Tensor) -> torch.Tensor:
+    """[R, heads, s, width]; heads that share a key are multiplied in one product, so keys are never repeated.
+
+    `future` has 0 where a query sees a key and -inf elsewhere, [s, t] or [R, 1, 1, s, t].
+    """
     rows, heads, size, width = q.shape
     groups = heads // k.shape[1]
-    future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     products = torch.matmul((q * scale).reshape(rows, -1, groups * size, width), k.transpose(2, 3))
-    weights = torch.softmax(products.view(rows, -1, groups, size, size) + future, dim=-1)
-    return torch.matmul(weights.view(rows, -1, groups * size, size), v).view(rows, heads, size, width)
+    weights = torch.softmax(products.view(rows, -1, groups, size, k.shape[2]) + future, dim=-1)
+    return torch.matmul(weights.view(rows, -1, groups * size, k.shape[2]), v).view(rows, heads, size, width)

@@ -28,7 +28,7 @@ _ENDS = {*_SUFFIXES, *TABLES}
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
-def _natural(path: str) -> tuple[list[tuple[int, int | str]], str]:
+def natural(path: str) -> tuple[list[tuple[int, int | str]], str]:
     """Sort key by which member-2 comes before member-10; m01 and m1, equal numbers, are told apart by the letters."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)], path
 
@@ -70,7 +70,7 @@ def files_of(path: str) -> list[Path]:
                 f" ({', '.join(sorted(_ENDS))}); narrow it, as in '/data/*.jsonl', or give the folder, of which only"
                 " data is taken"
             )
-    return [Path(name) for name in sorted(found, key=_natural)]
+    return [Path(name) for name in sorted(found, key=natural)]
 
 
 def entry(path: Mapping[Any, Any], member: int) -> str:

@@ -13,6 +13,23 @@ from flock_ray.training.data import IGNORED, Example
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """Rows of a batch that share tokens with others (`shared_prefixes.py`), filled up to one size.
+
+    Attributes:
+        queries: [b, q] int64, the tokens that a row brings.
+        keys: [b, k] int64, all tokens of the row in their order.
+        positions: [b, q] int64, of the queries in their row.
+        real: [b, q] bool, false where a query only fills up.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    positions: torch.Tensor
+    real: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Packed:
     """A batch of N tokens in R sequences.
 
@@ -24,6 +41,7 @@ class Packed:
         targets: [L] int64, the labels of those.
         owners: [L] int64, the sequence of each.
         ends: [R + 1] int32, 0 and the end of each sequence (the field's `cu_seqlens`).
+        buckets: how sequences that share tokens attend; none where each has tokens of its own.
     """
 
     input_ids: torch.Tensor
@@ -33,6 +51,7 @@ class Packed:
     targets: torch.Tensor
     owners: torch.Tensor
     ends: torch.Tensor
+    buckets: tuple[Bucket, ...] = ()
 
     @property
     def rectangular(self) -> bool:

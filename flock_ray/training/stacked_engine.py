@@ -36,6 +36,7 @@ from flock_ray.training.generation import Prompts, Sampling, batched_answers
 from flock_ray.training.loss import PackedLoss
 from flock_ray.training.model import BaseModel
 from flock_ray.training.packing import filler, pack
+from flock_ray.training.shared_prefixes import pack_shared, passes
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,21 @@ class StackedEngine:
         return [
             [SequenceLoss(nll, example.num_labels) for nll, example in zip(sums, job.examples, strict=True)]
             for sums, job in zip(collected, jobs, strict=True)
+        ]
+
+    def shared_losses(self, adapters: Sequence[Adapter], rows: Sequence[Example]) -> list[list[SequenceLoss]]:
+        """Losses of the same rows under every adapter; what rows begin with alike is passed once for each adapter."""
+        self.adapters.load(adapters)
+        self.adapters.ownership.ends = None  # all have as many tokens
+        limit = self._options.max_tokens
+        most = sum(len(row.input_ids) for row in rows) if limit is None else limit // len(adapters)
+        sums = torch.zeros(len(adapters), len(rows))
+        with torch.no_grad():
+            for part in passes(rows, most):
+                packed = pack_shared([rows[number] for number in part], len(adapters), self._device)
+                sums[:, list(part)] = self.loss(packed).view(len(adapters), -1).cpu()
+        return [
+            [SequenceLoss(nll, row.num_labels) for nll, row in zip(each, rows, strict=True)] for each in sums.tolist()
         ]
 
     def answers(

@@ -20,6 +20,7 @@ from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, TaskState
 from flock_ray.verify.accounting import RELAYER_PART
 from flock_ray.verify.compare import require, require_equal
+from flock_ray.verify.contest import DayReplay
 from flock_ray.verify.epoch import Replay
 from flock_ray.verify.folder import MAX_JOURNAL, RunFolder
 from flock_ray.verify.genesis import TaskGenesis
@@ -56,6 +57,19 @@ class SettledEpoch:
     report: Report
     transaction: str | None
     gas_used: int | None
+
+
+@dataclass(frozen=True)
+class SettledDay:
+    """As a `SettledEpoch`, of a contest."""
+
+    replay: DayReplay
+    report: Report
+    transaction: str | None
+    gas_used: int | None
+
+
+Settled = SettledEpoch | SettledDay
 
 
 def replayed_chain(folder: RunFolder) -> ReplayedNode:
@@ -114,11 +128,12 @@ class ChainCheck:
         """The contract holds the terms, members and first seed that the run started from."""
         genesis, state = self._genesis, self._genesis.state
         terms, info = state.terms, self._info()
-        alliance, chain = genesis.config.get("alliance") or {}, genesis.config.get("chain") or {}
+        alliance = genesis.config.get("alliance") or genesis.config.get("contest") or {}
+        chain = genesis.config.get("chain") or {}
         expected = {
             "termsHash": to_hex(terms.digest()),
             "modelHash": to_hex(state.adapter),
-            "targetSetHash": to_hex(bytes(32)),
+            "targetSetHash": to_hex(terms.target_set),
             "pool": terms.pool,
             "minStake": terms.min_stake,
             "numVoters": terms.num_voters,
@@ -133,12 +148,13 @@ class ChainCheck:
         }
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
-        require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
+        members = [member for member in state.members if member.slots]  # a contest's training nodes are none on chain
+        require(info["numMembers"] >= len(members), "the contract has fewer members than the run")
         before = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
         claimed = [change.row for change in state.before_start]
         require_equal(claimed, [change.row for change in before], "changes before the start in task.json")
         gone = {change.member for change in before if change.leaves}
-        for number, member in enumerate(state.members):
+        for number, member in enumerate(members):
             on_chain = self._member(number)
             if number in gone:
                 on_chain = replace(on_chain, stake=0, delegated=0)
@@ -170,7 +186,7 @@ class ChainCheck:
         tip = from_hex(on_chain["chainTip"])
         return MemberState(account, on_chain["slots"], tip, stake, delegated=delegated)
 
-    def epoch(self, epoch: SettledEpoch) -> None:
+    def epoch(self, epoch: Settled) -> None:
         """The epoch was settled once, with its report, by its receipt's transaction and with exactly its slashes."""
         report = epoch.report
         what = f"epoch {report.epoch} on chain"
@@ -203,7 +219,7 @@ class ChainCheck:
         _, data = self._single_log("EpochSettlement", "EpochAbandoned", self._task, word(epoch))
         require_equal(to_hex(data[:32]), to_hex(following.seed), f"seed after the abandoned epoch {epoch} on chain")
 
-    def end(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
+    def end(self, epochs: Sequence[Settled], following: TaskState) -> None:
         """Totals, root and seed after the last epoch.
 
         Args:
@@ -229,7 +245,7 @@ class ChainCheck:
         sunk = [int.from_bytes(data, "big") for _, data in self._logs("RewardDistributor", "Sunk", self._task)]
         require_equal(sunk, [following.escrow] if following.escrow else [], "escrow that went to the sink")
 
-    def wallets(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
+    def wallets(self, epochs: Sequence[Settled], following: TaskState) -> None:
         """No member claimed more than it earned; on a replayed chain, every token is accounted for."""
         members = following.members
         for number, member in enumerate(members):
@@ -238,7 +254,7 @@ class ChainCheck:
         if isinstance(self._node, ReplayedNode):
             self._tokens(epochs, following)
 
-    def _tokens(self, epochs: Sequence[SettledEpoch], following: TaskState) -> None:
+    def _tokens(self, epochs: Sequence[Settled], following: TaskState) -> None:
         """Every member claimed and got its stake back; all balances follow from the records, and no token is left."""
         genesis, in_all, in_vault = self._genesis, 0, 0
         for number, member in enumerate(following.members):
@@ -247,7 +263,7 @@ class ChainCheck:
             require_equal(paid, member.earned, f"claims of member {number}")
             released = self._logs("TaskRegistry", "Released", self._task, _topic(member.account))
             stake = sum(int.from_bytes(data, "big") for _, data in released)
-            require_equal(stake, member.stake, f"stake released to member {number}")
+            require_equal(stake, member.stake if member.slots else 0, f"stake released to member {number}")
             pool = self._struct("StakeVault", "pool", account)
             require_equal(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
             owned = self._balance(account) + stake

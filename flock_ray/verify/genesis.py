@@ -64,13 +64,13 @@ class TaskGenesis:
     @property
     def on_rpc(self) -> bool:
         """Whether that chain is an external one, behind an RPC; there the contract also draws the first seed."""
-        chain = _part(self.config, "chain")
+        chain = part_of(self.config, "chain")
         return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
 
     @property
     def task_id(self) -> bytes:
         """Id of the task: keccak(tag, keccak(creator, all terms that the contract holds), seed of the run)."""
-        terms, alliance, chain = self.state.terms, _part(self.config, "alliance"), _part(self.config, "chain")
+        terms, alliance, chain = self.state.terms, part_of(self.config, "alliance"), part_of(self.config, "chain")
         run_seed, deadline = self.config.get("seed"), chain.get("epoch_deadline")
         numbers = (alliance.get("num_members"), alliance.get("candidates"))
         most = sum(numbers) if all(map(is_count, numbers)) else None  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def read_genesis(folder: RunFolder) -> TaskGenesis:
 
 def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
     terms = _terms(value["terms"])
-    scope = Scope(_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
+    scope = Scope(as_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
     members = tuple(map(MemberState.read_joined, value["members"]))
     require(0 < len(members) <= MAX_MEMBERS, f"a task has 1 to {MAX_MEMBERS} members")
     require(all(0 < member.slots <= MAX_SLOTS for member in members), f"a member has 1 to {MAX_SLOTS} slots")
@@ -150,7 +150,7 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> TaskGenesis:
         contracts.get("token"),
         contracts.get("task"),
         contracts.get("vault"),
-        {_text(account): _count(wei) for account, wei in value["balances"].items()},
+        {as_text(account): as_count(wei) for account, wei in value["balances"].items()},
         configuration,
         config,
     )
@@ -161,33 +161,37 @@ def _terms(value: dict[str, Any]) -> Terms:
         raise ValueError("the terms have another schema")
     if set(value) != {"schema", *(item.name for item in fields(Terms))}:
         raise ValueError("the terms have other fields")
-    read: dict[str, Callable[[object], Any]] = {"bytes": from_hex, "int": _count, "str": _text}
-    read["Mapping[str, int]"] = _integers
+    read: dict[str, Callable[[object], Any]] = {"bytes": from_hex, "int": as_count, "str": as_text}
+    read["Mapping[str, int]"] = as_integers
     return Terms(**{item.name: read[str(item.type)](value[item.name]) for item in fields(Terms)})
 
 
-def _count(value: object) -> int:
+def as_count(value: object) -> int:
+    """The value if it is a count, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 128:
         raise ValueError("expected a count")
     return value
 
 
-def _integer(value: object) -> int:
+def as_integer(value: object) -> int:
+    """The value if it is an integer, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 128:
         raise ValueError("expected an integer")
     return value
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """The value if it is a text, else ValueError."""
     if not isinstance(value, str):
         raise ValueError("expected a text")
     return value
 
 
-def _integers(value: object) -> dict[str, int]:
+def as_integers(value: object) -> dict[str, int]:
+    """The value if it holds integers by name, else ValueError."""
     if not isinstance(value, dict):
         raise ValueError("expected integers by name")
-    return {_text(name): _integer(number) for name, number in value.items()}
+    return {as_text(name): as_integer(number) for name, number in value.items()}
 
 
 def _check(genesis: TaskGenesis) -> None:
@@ -244,12 +248,12 @@ def _check_config(genesis: TaskGenesis) -> None:
         group, _, key = name.partition(".")
         if name == "schema":
             continue
-        claimed = _part(config, group).get(key)
+        claimed = part_of(config, group).get(key)
         require(
             text == str(claimed) or (isinstance(claimed, str) and text.endswith(f".{claimed}")),  # enums: Engine.auto
             f"config.yaml {name}: claimed {claimed!r}, the members agreed on {text!r}",
         )
-    alliance, mechanism, aggregation = (_part(config, group) for group in ("alliance", "mechanism", "aggregation"))
+    alliance, mechanism, aggregation = (part_of(config, group) for group in ("alliance", "mechanism", "aggregation"))
     claimed = {
         "num_epochs": alliance.get("num_epochs"),
         "num_voters": alliance.get("num_voters"),
@@ -260,12 +264,12 @@ def _check_config(genesis: TaskGenesis) -> None:
         "band_floor": alliance.get("band_floor"),
         "band_ceiling": alliance.get("band_ceiling"),
         "harmful_factor": alliance.get("harmful_factor"),
-        "quantile_bp": _basis_points(alliance.get("quantile")),
-        "band_z_bp": _basis_points(alliance.get("band_z")),
+        "quantile_bp": as_basis_points(alliance.get("quantile")),
+        "band_z_bp": as_basis_points(alliance.get("band_z")),
         "mechanism": mechanism.get("name"),
         "slash_fraction_bp": mechanism.get("slash_fraction"),
         "rule": aggregation.get("rule"),
-        "wire_format": _part(config, "wire_format").get("name"),
+        "wire_format": part_of(config, "wire_format").get("name"),
     }
     wei = {"pool": terms.pool // _TOKEN, "min_stake": terms.min_stake // _TOKEN}
     agreed = {name: wei.get(name, getattr(terms, name, None)) for name in claimed}
@@ -275,7 +279,7 @@ def _check_config(genesis: TaskGenesis) -> None:
         ("aggregation", terms.rule_parameters),
         ("wire_format", terms.wire_format_parameters),
     ):
-        for name, number in _part(_part(config, group), "parameters").items():
+        for name, number in part_of(part_of(config, group), "parameters").items():
             require_equal(number, parameters.get(name), f"config.yaml {group}.parameters.{name}")
     _check_members(genesis, alliance.get("num_members"), alliance.get("candidates"), alliance.get("slots_per_member"))
 
@@ -295,10 +299,12 @@ def _check_members(genesis: TaskGenesis, least: object, candidates: object, slot
         require_equal(stayed.get(account), slots, f"config.yaml slots_per_member, of {account}")
 
 
-def _part(config: dict[str, Any], group: str) -> dict[str, Any]:
+def part_of(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group of a configuration; empty where there is none."""
     part = config.get(group)
     return part if isinstance(part, dict) else {}
 
 
-def _basis_points(value: object) -> int | None:
+def as_basis_points(value: object) -> int | None:
+    """A fraction as basis points; None if it is none."""
     return round(value * 10_000) if isinstance(value, int | float) and abs(value) < 10**6 else None

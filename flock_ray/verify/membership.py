@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from flock_ray.protocol.message import is_count
 from flock_ray.protocol.roster import Change, Roster, Slot
 from flock_ray.protocol.state import MemberState, TaskState
+
+S = TypeVar("S", bound=TaskState)
 
 _MOST_SLOTS = 256
 """Slots that one settlement changes at most."""
@@ -57,7 +60,7 @@ class Removals:
             self.changes.append(Change(number, slots, self._epoch, leaves=True))
 
 
-def changed(state: TaskState, changes: Sequence[Change], joined: Sequence[MemberState]) -> TaskState:
+def changed(state: S, changes: Sequence[Change], joined: Sequence[MemberState]) -> S:
     """The state after changes that are due in its epoch; `joined` are the members that they let in, in their order."""
     return replace(
         state,

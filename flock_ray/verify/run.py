@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from flock_ray.chain.keys import recover
-from flock_ray.chain.rpc import RpcNode
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.encoding import from_hex, to_hex
@@ -14,13 +13,16 @@ from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import MAX_BYTES, Message, SignedMessage
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
-from flock_ray.verify.chain import ChainCheck, SettledEpoch, replayed_chain
+from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import require, require_equal
+from flock_ray.verify.contest_genesis import is_contest
+from flock_ray.verify.contest_run import verify_contest
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.genesis import TaskGenesis, read_genesis
 from flock_ray.verify.membership import changed, due_removals, slots_of
 from flock_ray.verify.message_set import open_message
+from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
 
@@ -47,6 +49,9 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         RunDirectoryError: the run is unfinished or pruned, or lacks a file that the checks need.
         ChainError: the node at `rpc` does not answer.
     """
+    if is_contest(folder):
+        verify_contest(folder, anchor, rpc, emit)
+        return
     genesis = read_genesis(folder)
     state = genesis.state
     if anchor:
@@ -63,7 +68,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         emit(f"start      adapter {to_hex(terms.start_adapter)}, of the terms; config.yaml says from {str(origin)!r}")
     if not folder.has("summary.json"):
         raise RunDirectoryError(f"{folder.path} holds an unfinished run: summary.json is missing")
-    check = _open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None
+    check = open_chain(folder, genesis, rpc, emit) if genesis.has_chain else None
     payloads = Payloads(folder, terms)
     epochs: list[SettledEpoch] = []
     abandoned: list[TaskState] = []
@@ -71,7 +76,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         state = changed(state, *(check.changes(state) if check else (due_removals(state), ())))
         if len(slots_of(state).slots) <= terms.num_voters:
             break
-        if _is_abandoned(folder, genesis, state.epoch):
+        if is_abandoned(folder, genesis, state.epoch):
             state = skip(state)
             abandoned.append(state)
             emit(f"epoch {state.epoch - 1:<4} abandoned: nothing paid, nobody slashed, the adapter stays")
@@ -85,20 +90,10 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     check_summary(folder.json("summary.json"), genesis, epochs, abandoned, state)
     emit("summary    every figure that follows from the signed messages")
     if check:
-        _check_settled(check, genesis, epochs, abandoned, state, emit)
+        check_settled(check, genesis, epochs, abandoned, state, emit)
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
-
-
-def _is_abandoned(folder: RunFolder, genesis: TaskGenesis, epoch: int) -> bool:
-    """Whether the run claims that the epoch was abandoned; `ChainCheck.abandoned` checks it on chain later."""
-    name = f"receipts/{epoch}.json"
-    if not folder.has(name) or not folder.json(name).get("abandoned"):
-        return False
-    require(genesis.has_chain, f"{name} calls the epoch abandoned, and there is no chain to abandon it on")
-    require(not folder.has(f"records/{epoch}.json"), f"{name} calls the epoch abandoned, yet it has a record")
-    return True
 
 
 def _epoch(
@@ -198,41 +193,3 @@ def _check_receipt(receipt: dict[str, Any], genesis: TaskGenesis, replayed: Repl
     seats = replayed.seats.held_by([accounts[voter][0] for voter in signatures])
     require(seats >= replayed.seats.quorum, f"{what}: {seats} seats signed, {replayed.seats.quorum} are needed")
     return len(signatures)
-
-
-def _open_chain(folder: RunFolder, genesis: TaskGenesis, rpc: str, emit: Emit) -> ChainCheck:
-    """The chain of the run, whose contracts belong together and hold the task that the run started from."""
-    if genesis.on_rpc:
-        if not rpc:
-            raise RunDirectoryError("this run settled on an external chain; name a node that you trust with --rpc URL")
-        check = ChainCheck(RpcNode([rpc], genesis.domain.chain_id), genesis)
-    else:
-        check = ChainCheck(replayed_chain(folder), genesis)
-    check.contracts()
-    code = (
-        "their code was not compared" if genesis.on_rpc else "deployed from this package's code, run again from genesis"
-    )
-    emit(f"contracts  tied to each other; {code}")
-    check.terms()
-    emit("members    terms, stakes and hash-chain tips on chain")
-    return check
-
-
-def _check_settled(
-    check: ChainCheck,
-    genesis: TaskGenesis,
-    epochs: list[SettledEpoch],
-    abandoned: list[TaskState],
-    final: TaskState,
-    emit: Emit,
-) -> None:
-    """Check what the epochs did on chain."""
-    for epoch in epochs:
-        check.epoch(epoch)
-    for state in abandoned:
-        check.abandoned(state)
-    check.end(epochs, final)
-    emit(f"settled    {len(epochs)} reports in order, totals, rewards root, slashes, seed, refund")
-    check.wallets(epochs, final)
-    result = "no claim above what was earned" if genesis.on_rpc else "claims, stakes and every token accounted for"
-    emit(f"money      {result}")

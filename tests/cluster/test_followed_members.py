@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flock_ray import alliance
 from flock_ray.alliance import Alliance
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.values import EpochAbandonedError
+from flock_ray.cluster import epoch_loop
 from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.running_task import RunningTask
@@ -218,7 +218,7 @@ def test_a_resumed_run_has_the_members_of_one_that_was_not_killed(config: Allian
 
 
 def test_a_run_does_not_go_back_further_than_it_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alliance, "REMEMBERED", 3)
+    monkeypatch.setattr(epoch_loop, "REMEMBERED", 3)
     loop = Loop(Chain(abandoned={1}), AllianceConfig(num_members=MEMBERS, num_epochs=EPOCHS, max_unsettled=9))
     with pytest.raises(ChainError, match="epoch 1 was abandoned after more than 3 later ones were signed"):
         begin(loop)

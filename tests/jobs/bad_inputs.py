@@ -90,6 +90,31 @@ CHECKED: dict[str, list[str]] = {
     "a store of an unknown kind": ["store.url=gopher://there"],
 }  # fmt: skip
 
+ARENA: dict[str, list[str]] = {
+    "a key of an alliance": ["alliance.num_epochs=2"],
+    "an experiment of an alliance": ["experiment=moon"],
+    "no days": ["contest.days=0"],
+    "more seats than validators have slots": ["contest.validators=4"],
+    "rungs that do not rise": ["contest.rung_rows=[8,4]"],
+    "no such metric": ["contest.metric=taste"],
+    "no such parameter": ["+contest.parameters.top_nodez=3"],
+    "a rank above the contest's": ["lora.rank=16"],
+    "fewer steps than days": ["training.steps=1"],
+    "no rows": ["contest.data=[]"],
+    "nothing to learn from": ["contest.train=[]"],
+    "both adapters and something to learn from": ["contest.submissions={folder}"],
+    "an attack of an alliance": ["adversary.members={3:sign_flip}"],
+    "nobody of this number": ["adversary.members=[12]", "adversary.attack=gauge_copy"],
+    "scores in bfloat16": ["model.dtype=bfloat16"],
+    "several workers a node": ["cluster.workers_per_node=2"],
+    "no folder of submissions": ["contest.train=[]", "contest.submissions={folder}/nowhere"],
+    "a folder without adapters": ["contest.train=[]", "contest.submissions={folder}/small"],
+    "rows that are not there": ["contest.data=[{folder}/none.jsonl]", "plan_only=true"],
+    "too few rows": ["contest.data=[{folder}/small/silo-0.jsonl]", "plan_only=true"],
+    "a malformed row": ["contest.data=[{folder}/silo-7.jsonl]", "plan_only=true"],
+    "the run of an alliance": ["resume={folder}/run"],
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -111,7 +136,10 @@ class World:
 
     def play(self, name: str) -> Ended:
         """Make the mistake; its one line is all that the command writes to standard error, and nothing stays behind."""
-        command, overrides = ("alliance", RUN[name]) if name in RUN else ("check", tiny(self.model, *CHECKED[name]))
+        if name in ARENA:
+            command, overrides = "arena", [*self._contest(), *ARENA[name]]
+        else:
+            command, overrides = ("alliance", RUN[name]) if name in RUN else ("check", tiny(self.model, *CHECKED[name]))
         here = self.folder / "here"
         here.mkdir(exist_ok=True)
         words = [word.strip("'") for word in overrides]
@@ -122,6 +150,11 @@ class World:
         assert not list(here.iterdir()), name
         [line] = errors.getvalue().splitlines()
         return Ended(code, self._neutral(line), said.getvalue())
+
+    def _contest(self) -> list[str]:
+        """A contest that would work."""
+        data = [f"contest.data=[{self.folder}/silo-0.jsonl]", f"contest.train=[{self.folder}/silo-1.jsonl]"]
+        return ["experiment=arena_tiny", "model=folder", f"model.path={self.model}", *data]
 
     def _neutral(self, line: str) -> str:
         names = {
@@ -188,7 +221,11 @@ tells all that is wrong at once; the code and the line are those of the first th
 def page(rows: dict[str, str]) -> str:
     """The page, of a row for each mistake."""
     parts = [HEAD]
-    for title, mistakes in (("`flock-ray alliance …`", RUN), ("`flock-ray check …`", CHECKED)):
+    for title, mistakes in (
+        ("`flock-ray alliance …`", RUN),
+        ("`flock-ray check …`", CHECKED),
+        ("`flock-ray arena …`", ARENA),
+    ):
         parts += [f"\n## {title}\n\n| mistake | overrides | code | line |\n|---|---|---:|---|\n"]
         parts += [rows[name] for name in mistakes]
     return "".join(parts)
@@ -196,7 +233,7 @@ def page(rows: dict[str, str]) -> str:
 
 def row(name: str, ended: Ended) -> str:
     """The row of a mistake, with its line end."""
-    words = " ".join((RUN | CHECKED)[name])
+    words = " ".join((RUN | CHECKED | ARENA)[name])
     for variable, value in (("{folder}", "/data"), ("{free}", "8546"), ("{taken}", "8545")):
         words = words.replace(variable, value)
     line = ended.line.removeprefix("error: ").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
@@ -210,4 +247,4 @@ if __name__ == "__main__":
         save_tiny_model(Path(name) / "model")
         (Path(name) / "data").mkdir()
         with world(Path(name) / "data", Path(name) / "model") as made:
-            DOCS.write_text(page({mistake: row(mistake, made.play(mistake)) for mistake in [*RUN, *CHECKED]}))
+            DOCS.write_text(page({mistake: row(mistake, made.play(mistake)) for mistake in [*RUN, *CHECKED, *ARENA]}))

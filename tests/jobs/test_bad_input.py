@@ -11,13 +11,13 @@ import pytest
 
 from flock_ray.chain.anvil import find_anvil
 from flock_ray.errors import ConfigError, DataError, ModelError
-from tests.jobs.bad_inputs import CHECKED, DOCS, RUN, SECRET, World, page, row, world
+from tests.jobs.bad_inputs import ARENA, CHECKED, DOCS, RUN, SECRET, World, page, row, world
 from tests.jobs.command import Ended, alliance
 from tests.runs import Head, tiny
 
 pytestmark = pytest.mark.ray
 
-MISTAKES = [*RUN, *CHECKED]
+MISTAKES = [*RUN, *CHECKED, *ARENA]
 ROWS = {found[1]: found[0] for found in re.finditer(r"^\| (.+?) \| `.*\n", DOCS.read_text(), re.MULTILINE)}
 
 

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from flock_ray.telemetry import charts
 from flock_ray.telemetry.report import write_report
 from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.views import Answer, EpochView, MemberTotal
-from tests.waiting import PATIENCE
+from tests.telemetry.pages import Page, require_narrow
 
 CHARTS = (
     charts.loss_chart, charts.change_chart, charts.step_chart, charts.score_chart, charts.money_chart,
@@ -26,25 +23,6 @@ ANSWERS = [
     Answer("What is <b>Ray</b>?", "A fish.", "A framework for `distributed` computing."),
     Answer("And LoRA?", "", "x" * 300),
 ]
-
-
-class Page(HTMLParser):
-    """Ids, loaded resources and cells of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.resources: list[str] = []
-        self.tags: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
-                self.resources.append(f"{tag} {name}={value}")
 
 
 def test_the_report_needs_nothing_outside_it_and_is_the_same_each_time(
@@ -115,29 +93,9 @@ def test_ticks_cover_the_points(chart: Any, values: list[float], epochs: list[Ep
 def test_the_page_is_readable_on_a_narrow_screen(
     tmp_path: Path, summary: dict[str, Any], epochs: list[EpochView], members: list[MemberTotal]
 ) -> None:
-    """Charts keep a size at which their text can be read, and what is wider than the page scrolls inside it."""
     path = tmp_path / "report.html"
     write_report(path, summary, epochs, members, ANSWERS)
-    html = path.read_text()
-    assert re.search(r"figure svg \{[^}]*min-width: (\d+)px", html) and re.search(
-        r"figure \{[^}]*overflow-x: auto", html
-    )
-    assert html.count('<div class="wide"><table>') == html.count("<table>")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium: its layout is not measured, only the rules are looked at")
-    script = "<script>document.title = document.documentElement.scrollWidth</script>"
-    (tmp_path / "measured.html").write_text(html.replace("</body>", f"{script}</body>"))
-    frame = tmp_path / "frame.html"
-    frame.write_text('<iframe src="measured.html" width="420" height="800" style="border:0"></iframe>'
-                     "<script>onload = () => { document.title = frames[0].document.title }</script>")  # fmt: skip
-    done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
-         "--virtual-time-budget=5000", f"--user-data-dir={tmp_path}/profile", frame.as_uri()],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    found = re.search(r"<title>(\d+)</title>", done.stdout)
-    assert found and int(found[1]) <= 420, done.stderr[-500:]
+    require_narrow(path.read_text(), tmp_path)
 
 
 @pytest.mark.parametrize("chart", CHARTS)

@@ -1,0 +1,180 @@
+"""Contests on a real Ray cluster: who wins, who is paid, that strangers derive the same, and nothing else counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flock_ray.arena import Arena
+from flock_ray.cluster.run_directory import RunDirectory
+from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.protocol.contest_message import ContestKind
+from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.run import verify_run
+from tests.contests import configure, overrides_of, play, resume, timeless
+from tests.runs import Head, Run, tiny
+
+pytestmark = pytest.mark.ray
+
+LIAR, LAZY, COPYCAT = 3, 4, 10
+
+
+@pytest.fixture(scope="module")
+def contest(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A contest that nothing disturbed. Its folder is shared: tests only read it."""
+    config = configure(*overrides_of(tiny_model_dir, tmp_path_factory.mktemp("rows")))
+    return play(head, tmp_path_factory.mktemp("contest"), config)
+
+
+def verified(path: Path, anchor: str = "") -> list[str]:
+    lines: list[str] = []
+    verify_run(RunFolder(path, ""), anchor, "", lines.append)
+    return lines
+
+
+def test_the_whole_contest_can_be_derived_again(contest: Run) -> None:
+    lines = verified(contest.path)
+    assert any(line.startswith("day 2") and "7 submissions, 4 rungs" in line for line in lines)
+    anchor = contest.events("task_created")[0]["anchor"]
+    assert verified(contest.path, anchor)
+    with pytest.raises(VerificationError, match="anchor of the run"):
+        verified(contest.path, "00" * 32)
+
+
+def test_who_is_ranked_is_paid_and_who_cheats_is_not(contest: Run) -> None:
+    first, second = contest.summary["days"]
+    assert first["leader"] == next(one["payload"] for one in first["submissions"] if one["rank"] == 1)
+    assert [one["reward"] > 0 for one in sorted(first["submissions"], key=lambda one: one["rank"])[:3]] == [True] * 3
+    copy = next(one for one in second["submissions"] if one["member"] == COPYCAT)
+    assert (copy["copy_of"], copy["reason"], copy["rank"]) == (first["leader"], "copy", None)
+    for day in (first, second):
+        judged = {one["member"]: one for one in day["validators"]}
+        assert [judged[one]["failed"] for one in (0, 1, 2, LIAR, LAZY)] == [False, False, False, True, True]
+        assert all(judged[one]["reward"] == 0 and judged[one]["slashed"] > 0 for one in (LIAR, LAZY))
+    assert contest.hash == second["leader"]
+    assert (contest.path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_neither_the_number_of_nodes_nor_the_order_of_arrival_changes_a_byte(
+    contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    config = configure(*overrides_of(tiny_model_dir, tmp_path, "cluster.nodes=1"))
+
+    def reversed_arrivals(results: Any) -> Any:
+        return reversed(list(results))
+
+    other = play(head, tmp_path / "outputs", config, arrivals=reversed_arrivals)
+    assert other.records() == contest.records()
+    assert timeless(other.summary) == timeless(contest.summary)
+
+
+def test_a_contest_that_is_interrupted_goes_on_to_the_same_bytes(
+    contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = Arena.exchange
+
+    def interrupt(self: Arena, phase: str, kind: Any, results: Any) -> Any:
+        second = (self.journal.path / "records" / "1.json").exists()  # type: ignore[attr-defined]
+        known = exchange(self, phase, kind, results)
+        if second and kind is ContestKind.RUNG_2_COMMITMENT:
+            raise KeyboardInterrupt
+        return known
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Arena, "exchange", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            play(head, tmp_path / "outputs", configure(*overrides_of(tiny_model_dir, tmp_path)))
+    path = (tmp_path / "outputs" / "latest").resolve()
+    with pytest.raises(RunDirectoryError, match="unfinished run"):
+        verified(path)
+    resumed = resume(head, path)
+    assert [event["epoch"] for event in resumed.events("resumed")] == [2]
+    assert resumed.records() == contest.records()
+    assert timeless(resumed.summary) == timeless(contest.summary)
+    assert verified(path)
+
+
+def _changed(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value, sort_keys=True, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("summary.json", lambda v: v["days"][0]["submissions"][0].update(reward=1), r"submissions\[0\].reward"),
+        ("summary.json", lambda v: v["members"][0].update(earned=1), r"summary.json.members\[0\].earned"),
+        ("records/1.json", lambda v: v["ranking"].reverse(), r"day 1: record.ranking\[0\]"),
+        ("records/2.json", lambda v: v.update(extra=1), "day 2: the record has fields that no rule gives it"),
+        ("receipts/1.json", lambda v: v["signatures"].clear(), "0 seats signed"),
+        ("receipts/1.json", lambda v: v["messages"].popitem(), "day 1: record.messages"),
+        ("receipts/2.json", lambda v: v["report"].update(model_hash="0x" + "00" * 32), "report.model_hash"),
+        ("rows/1.json", lambda v: v["tokens"][0][0].reverse(), "rows/1.json: digest of the tokens of row 1"),
+        ("rows/final.json", lambda v: (v["rows"].pop(), v["tokens"].pop()), "the rows of set B are not those"),
+        ("task.json", lambda v: v["terms"].update(rung_rows=[2, 8]), "task id of this creator"),
+        ("task.json", lambda v: v["members"][11].__setitem__(3, 1), "member 11 staked less than it had to"),
+    ],
+)  # fmt: skip
+def test_the_verifier_names_what_was_forged(
+    contest: Run, tmp_path: Path, name: str, change: Callable[[Any], None], told: str
+) -> None:
+    forged = shutil.copytree(contest.path, tmp_path / "forged", symlinks=True)
+    _changed(forged / name, change)
+    with pytest.raises(VerificationError, match=told):
+        verified(forged)
+
+
+def test_an_alliance_starts_from_the_leader(contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """With alpha equal to the rank, as in a contest, the alliance's terms name the very bytes of the leader."""
+    started = head.run(
+        tmp_path,
+        *tiny(tiny_model_dir, f"start_from={contest.path}", "lora.rank=4", "lora.alpha=4", "alliance.num_epochs=1",
+              "chain=none"),
+    )  # fmt: skip
+    assert RunDirectory(started.path).read_task()[0]["terms"]["start_adapter"] == contest.hash
+    assert any(line.startswith("start      adapter") and contest.hash in line for line in verified(started.path))
+
+
+def test_a_contest_is_no_alliance(contest: Run, head: Head) -> None:
+    with pytest.raises(RunDirectoryError, match=r"holds the run of a contest; go on with it by: flock-ray arena"):
+        head.resume(contest.path)
+
+
+def test_adapters_on_disk_enter_without_training(
+    contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The leader of one contest, under another rank's name, and an adapter that does nothing, in another one."""
+    store, submitted = contest.path / "store", contest.summary["days"][0]["submissions"]
+    for place, one in enumerate(submitted[:3]):
+        folder = shutil.copytree(contest.path / "adapter", tmp_path / "submissions" / f"node-{place}")
+        digest = one["payload"].removeprefix("0x")
+        shutil.copyfile(store / digest[:2] / digest, folder / "adapter_model.safetensors")
+    config = configure(
+        *overrides_of(
+            tiny_model_dir, tmp_path, f"contest.submissions={tmp_path / 'submissions'}", "contest.train=[]",
+            "contest.nodes=3", "adversary.members=null",
+        )
+    )  # fmt: skip
+    other = play(head, tmp_path / "outputs", config)
+    for day in other.summary["days"]:
+        assert [one["payload"] for one in day["submissions"]] == [one["payload"] for one in submitted[:3]]
+        assert not any(one["copy_of"] for one in day["submissions"])  # who submits its own again copies nobody
+    assert verified(other.path)
+
+
+@pytest.mark.chain
+def test_every_day_is_settled_on_a_chain(contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = configure(*overrides_of(tiny_model_dir, tmp_path, "chain=eth_tester"))
+    settled = play(head, tmp_path / "outputs", config)
+    assert [bool(day["settlement_tx"] and day["gas_used"]) for day in settled.summary["days"]] == [True, True]
+    assert settled.hash == contest.hash  # the leader depends on no chain
+    earned = {one["account"]: one for one in settled.summary["members"]}
+    for one in earned.values():
+        assert one["balance_end"] == one["balance_start"] + one["earned"] - one["slashed"]
+    assert any("settled" in line for line in verified(settled.path))
