@@ -133,6 +133,7 @@ class ChainCheck:
         }
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
+        require_equal(info["nodeStake"], 0, "stake of a node on chain")
         require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
         before = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
         claimed = [change.row for change in state.before_start]
