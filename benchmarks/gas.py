@@ -16,7 +16,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from benchmarks import delegation
+from benchmarks import contest, delegation
 from benchmarks.baselines import compile_contracts
 from benchmarks.common import environment, step, store
 from flock_ray.chain import transactions
@@ -50,7 +50,8 @@ WHAT = (
     " seats signing, which a relayer with all signatures chooses; it differs by the zeros in the calldata and by what"
     " the draw meets. max is the most of these epochs, last_seats an epoch that the last seats signed. Claims are of"
     " accounts that were paid before; relayed is one multiproof, divided by its claims. per_transaction is contribute"
-    " + vote + claim of one member and epoch, push_transfers one transfer in the operator's loop. " + delegation.WHAT
+    " + vote + claim of one member and epoch, push_transfers one transfer in the operator's loop. "
+    + f"{delegation.WHAT} {contest.WHAT}"
 )
 TARGETS = {
     "settle_gas_7of10": 120_000,
@@ -73,7 +74,8 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.creator, self.relayer = run_signer(0, "creator"), run_signer(0, "relayer")
         self.members = [run_signer(0, f"member-{i}") for i in range(ACCOUNTS)]
-        everybody = [self.creator, self.relayer, *self.members]
+        self.nodes = contest.signers()
+        everybody = [self.creator, self.relayer, *self.members, *self.nodes]
         self.node = AnvilNode(folder, [signer.address for signer in everybody])
         self.addresses = Addresses()
         self.supply = 100_000_000 * TOKEN
@@ -134,20 +136,22 @@ class Task:
     """A running task, with a tree of `num_members` rewarded accounts and as many slots.
 
     Attributes:
+        expected: digest of creator and terms.
         earned: address -> wei since the start.
         settlements: (receipt, report, seats, signatures) of each epoch.
     """
 
     chain: Chain
     name: bytes
+    expected: bytes
     num_voters: int
     owners: list[Signer]
     earned: dict[str, int]
     settlements: list[tuple[TxReceipt, Report, int, bytes]]
 
     @classmethod
-    def create(cls, chain: Chain, num_members: int, num_voters: int) -> Task:
-        """A task whose members' slots are shared out among the accounts on chain."""
+    def create(cls, chain: Chain, num_members: int, num_voters: int, node_stake: int = 0) -> Task:
+        """A task whose members' slots are shared out among the accounts on chain; with `node_stake` a contest."""
         slots, seed = num_members // ACCOUNTS, fixed_genesis(num_members)
         terms = TaskTerms(
             terms_hash=keccak(b"terms"), model_hash=keccak(b"model"), target_set_hash=bytes(32),
@@ -156,8 +160,9 @@ class Task:
             max_skips=3, end_share_bps=0, epoch_deadline=3_600, join_window=10**6, fixed_genesis=True,
         )  # fmt: skip
         creator, stake = chain.creator, terms.min_stake * slots
-        name, expected = terms.task_id(creator.address, seed), terms.digest(creator.address)
-        raws = transactions.create_task(creator, chain.context(creator), terms, seed)
+        name = terms.task_id(creator.address, seed, node_stake)
+        expected = terms.digest(creator.address, node_stake)
+        raws = transactions.create_task(creator, chain.context(creator), terms, seed, node_stake)
         for raw in raws:
             chain.send(raw)
         for raw in transactions.transfer(creator, chain.context(creator), [(m.address, stake) for m in chain.members]):
@@ -170,7 +175,7 @@ class Task:
         accounts = [member.address for member in chain.members]
         accounts += [rewarded_address(number) for number in range(num_members - ACCOUNTS)]
         owners = [member for member in chain.members for _ in range(slots)]
-        return cls(chain, name, num_voters, owners, dict.fromkeys(accounts, 0), [])
+        return cls(chain, name, expected, num_voters, owners, dict.fromkeys(accounts, 0), [])
 
     @property
     def quorum(self) -> int:
@@ -381,7 +386,16 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
         "slash_gas": result["delegation"]["slash"],
         "per_tx_baseline_gas": result["per_transaction"]["per_member"],
         "push_transfer_gas_per_member_1000": result["push_transfers"]["per_member"],
+        **contests(result["contests"]),
     }
+
+
+def contests(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of contests, by their numbers of nodes."""
+    figures = {"node_enter_gas": measured["64"]["enter_max"], "node_claim_gas_64": measured["64"]["node_claim"]}
+    for nodes, found in measured.items():
+        figures |= {f"gas_per_day_{nodes}": found["gas_per_day"], f"settle_gas_day_{nodes}": found["settlement"]}
+    return figures
 
 
 def measure(chain: Chain, quick: bool) -> dict[str, Any]:
@@ -403,6 +417,12 @@ def measure(chain: Chain, quick: bool) -> dict[str, Any]:
     with step("delegation"):
         pool = delegation.Pool(chain)
         result["delegation"] = delegation.measure(pool, Task.create(chain, POOL_MEMBERS, SEATS))
+    result["contests"] = {}
+    for nodes in [contest.QUICK_NODES] if quick else [contest.QUICK_NODES, contest.NODES]:
+        with step(f"days of a contest with {nodes:,} nodes"):
+            stake = contest.NODE_STAKE + nodes  # another contest
+            task = Task.create(chain, ACCOUNTS, SEATS, stake)
+            result["contests"][str(nodes)] = contest.measure(chain, task, chain.nodes[:nodes], stake)
     with step("the two designs without a committee"):
         result["per_transaction"] = per_transaction(chain, compiled["PerTransaction"])
         result["push_transfers"] = push_transfers(chain, compiled["PushTransfer"], list(thousand.earned))

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT.parent))
 
 def main() -> None:
     """Dispatch to the script of that name."""
-    shared = ("run", "common", "delegation", "simulated", "tables")
+    shared = ("run", "common", "contest", "delegation", "simulated", "tables")
     parts = "arena_"  # of the benchmark `arena`
     names = sorted(
         path.stem for path in ROOT.glob("*.py") if path.stem not in shared and not path.stem.startswith(parts)

@@ -20,6 +20,8 @@ import {TaskTerms, Terms} from "./libraries/TaskTerms.sol";
 /// more than a tenth of the slashed member's own stake. Who joins or leaves while a task runs does so for committees of
 /// `maxUnsettled` + 2 epochs later: no epoch that may be in training already is drawn anew, and nobody knows the seed of the
 /// first one that is.
+/// A contest is a task with nodes, too: they enter while it runs, with a stake but without slots. No committee draws them, no
+/// quorum and no place counts them; they are slashed, paid and released as members are.
 /// @dev The token must be a plain ERC-20 (no fee on transfer, supply below 2^128); `FlockToken` is.
 contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     using Membership for Roster;
@@ -34,7 +36,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         Closed
     }
 
-    /// @notice A member: its account (also its signing address), locked stake left in wei, slots, and hash-chain tip.
+    /// @notice A member: its account (also its signing address), locked stake left in wei, slots, and hash-chain tip. A node
+    /// has no slots and no tip.
     /// @param delegated The part of the stake that is its delegators', in wei.
     /// @param leaving Whether it asked to leave.
     /// @param leftAt Unix time at which it left, zero while it is in.
@@ -49,9 +52,10 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     }
 
     /// @notice Everything about a task but its members, gathered from the three contracts.
-    /// @dev `numMembers` counts those that left too, `numSlots` is that of the epoch that was settled last. `numChanges`
-    /// joined or left while it ran, or asked to; the slots show the first `numApplied` of these changes. `seedBlock` is the
-    /// block whose hash makes the first seed, while the task is starting.
+    /// @dev `numMembers` counts those that left too, and the `numNodes` nodes; `numSlots` is that of the epoch that was settled
+    /// last. `numChanges` joined or left while it ran, or asked to; the slots show the first `numApplied` of these changes.
+    /// `seedBlock` is the block whose hash makes the first seed, while the task is starting. `nodeStake` is what a node enters
+    /// with at least, in wei; zero: the task takes none.
     struct TaskInfo {
         Terms terms;
         address creator;
@@ -72,6 +76,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         uint32 numApplied;
         uint64 joinDeadline;
         uint64 seedBlock;
+        uint96 nodeStake;
+        uint32 numNodes;
     }
 
     /// @dev A member without its stake, which the vault knows, and with the slot at which its own began.
@@ -94,6 +100,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         bytes32 termsDigest;
         uint64 joinDeadline;
         uint64 seedBlock;
+        uint96 nodeStake;
+        uint32 numNodes;
     }
 
     /// @notice May create tasks while creation is not open to everybody.
@@ -139,6 +147,9 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     mapping(bytes32 task => mapping(address account => uint256)) private _indexPlusOne;
     mapping(bytes32 task => Roster) private _rosters;
 
+    /// @notice First epoch without a node that asked to leave; zero for all others.
+    mapping(bytes32 task => mapping(address node => uint256 epoch)) public leavesFrom;
+
     /// @notice Creation was opened to everybody, or closed to all but `CREATOR_ROLE`.
     event OpenToAllSet(bool openToAll);
     /// @notice A task was created and its pool escrowed.
@@ -147,7 +158,9 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     event Joined(
         bytes32 indexed task, address indexed account, uint256 index, uint128 stake, uint32 slots, bytes32 chainTip
     );
-    /// @notice A member asked to join or to leave a running task, from this epoch on.
+    /// @notice A node entered with its stake.
+    event Entered(bytes32 indexed task, address indexed account, uint256 index, uint128 stake);
+    /// @notice A member asked to join or to leave a running task, from this epoch on; or a node to leave it.
     event ChangeAnnounced(bytes32 indexed task, address indexed account, uint256 index, bool leaves, uint256 epoch);
     /// @notice A member is out; its stake still answers for what it did.
     event Left(bytes32 indexed task, address indexed account);
@@ -200,6 +213,12 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     error NotMember(address account);
     /// @notice The stake buys no slot.
     error InsufficientStake(uint256 required, uint256 given);
+    /// @notice The stake is less than a node enters with.
+    error InsufficientNodeStake(uint256 required, uint256 given);
+    /// @notice The task takes no nodes.
+    error NoNodes(bytes32 task);
+    /// @notice The node takes part until this epoch is settled.
+    error StillTakingPart(uint256 epoch);
     /// @notice A hash-chain tip must not be zero.
     error InvalidChainTip();
     /// @notice Too few members, or too few slots for the voters and one proposer, and joining still goes on.
@@ -270,26 +289,22 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     /// @param seed First seed, when `terms.fixedGenesis`; tells apart tasks of one creator under the same terms.
     /// @return task Its identifier, which follows from the caller, the terms and the seed (`TaskTerms.identifier`).
     function createTask(Terms calldata terms, bytes32 seed) external nonReentrant returns (bytes32 task) {
-        if (!openToAll) _checkRole(CREATOR_ROLE);
-        TaskTerms.check(terms, seed, settlement.grace());
-        bytes32 termsDigest = TaskTerms.digest(msg.sender, terms);
-        task = TaskTerms.identifier(termsDigest, seed);
-        State storage state = _states[task];
-        if (state.status != Status.None) revert TaskExists(task);
-        uint256 maximum = terms.numEpochs * emission.epochCap();
-        if (terms.pool > maximum) revert PoolTooLarge(maximum, terms.pool);
+        return _create(terms, seed, TaskTerms.digest(msg.sender, terms), 0);
+    }
 
-        _terms[task] = terms;
-        state.creator = msg.sender;
-        state.status = Status.Joining;
-        state.seed = seed;
-        state.termsDigest = termsDigest;
-        state.joinDeadline = uint64(block.timestamp) + terms.joinWindow;
-        emit TaskCreated(task, msg.sender, terms.termsHash, terms.pool);
-
-        uint256 reserve = uint256(terms.pool) * terms.endShareBps / TaskTerms.BPS;
-        distributor.deposit(task, terms.pool, uint128(reserve));
-        token.safeTransferFrom(msg.sender, address(distributor), terms.pool);
+    /// @notice Creates a contest: a task that nodes may enter while it runs.
+    /// @param terms As in `createTask`.
+    /// @param seed As in `createTask`.
+    /// @param nodeStake Least stake of a node in wei, fixed from now on; not zero.
+    /// @return task Its identifier, which follows from the caller, the terms, the node's stake and the seed.
+    function createContest(Terms calldata terms, bytes32 seed, uint96 nodeStake)
+        external
+        nonReentrant
+        returns (bytes32 task)
+    {
+        if (nodeStake == 0) revert TaskTerms.InvalidTerms("nodeStake");
+        bytes32 termsDigest = TaskTerms.contestDigest(TaskTerms.digest(msg.sender, terms), nodeStake);
+        return _create(terms, seed, termsDigest, nodeStake);
     }
 
     /// @notice Joins a task with a stake: locks so much of what the caller has in the vault, and of what its delegators have
@@ -299,7 +314,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     /// @param task Task that is joining or running.
     /// @param amount Stake in wei; every whole `minStake` of it is a slot, up to `maxSlots`.
     /// @param chainTip Tip of the member's hash chain, whose preimages it reveals epoch by epoch.
-    /// @param expected keccak256(abi.encode(creator, terms)) of the task that the caller means to join.
+    /// @param expected keccak256(abi.encode(creator, terms)) of the task that the caller means to join; of a contest
+    /// keccak256(abi.encode(that, nodeStake)).
     function join(bytes32 task, uint128 amount, bytes32 chainTip, bytes32 expected) external nonReentrant {
         State storage state = _states[task];
         Terms storage terms = _terms[task];
@@ -307,13 +323,28 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
             _requireStatus(task, Status.Joining);
             if (block.timestamp >= state.joinDeadline) revert JoinClosed(state.joinDeadline);
         }
-        if (expected != state.termsDigest) revert UnexpectedTerms(state.termsDigest, expected);
-        uint32 slots = _enter(task, state, terms, amount, chainTip);
+        _requireExpected(state, expected);
+        uint32 slots = _join(task, state, terms, amount, chainTip);
         emit Joined(task, msg.sender, state.numMembers - 1, amount, slots, chainTip);
-        // Delegators that answer for the task have their part of what it earns: fixed here, so that the operator cannot
-        // choose later.
-        bool shared = vault.lock(task, msg.sender, state.creator, amount);
-        if (shared) distributor.payToPool(task, msg.sender);
+        _lock(task, state, amount);
+    }
+
+    /// @notice Enters a running contest as a node, at once: with a stake, locked and paid as a member's is, but without slots.
+    /// An account that is a member, or was one, cannot enter, and a node cannot join.
+    /// @param task Contest that runs.
+    /// @param amount Stake in wei, at least the contest's `nodeStake`.
+    /// @param expected As in `join`.
+    function enter(bytes32 task, uint128 amount, bytes32 expected) external nonReentrant {
+        State storage state = _requireStatus(task, Status.Running);
+        _requireExpected(state, expected);
+        uint96 least = state.nodeStake;
+        if (least == 0) revert NoNodes(task);
+        _requireNew(task);
+        if (amount < least) revert InsufficientNodeStake(least, amount);
+        state.numNodes += 1;
+        uint32 index = _admit(task, state, 0, 0, 0);
+        emit Entered(task, msg.sender, index, amount);
+        _lock(task, state, amount);
     }
 
     /// @notice Leaves a task that has not started: the stake is free at once.
@@ -332,7 +363,8 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     }
 
     /// @notice Asks to leave a running task. The caller serves in committees for another `maxUnsettled` + 2 epochs, and
-    /// its stake answers for an evidence window after that. What it earned stays its own.
+    /// its stake answers for an evidence window after that. What it earned stays its own. A node has no slots to give up:
+    /// nothing waits for a settlement, and `release` lets it go when the epoch is over from which its leave counts.
     function resign(bytes32 task) external {
         _requireStatus(task, Status.Running);
         uint256 index = indexOf(task, msg.sender);
@@ -341,7 +373,13 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         member.leaving = true;
         (uint256 epoch, uint256 numEpochs) = _nextChange(task);
         if (epoch > numEpochs) revert TooLate(epoch, numEpochs);
-        _announce(task, msg.sender, Change(uint32(index), member.slots, uint32(epoch), true));
+        if (member.slots != 0) {
+            // slither-disable-next-line unused-return: who leaves gets no slot
+            _announce(task, msg.sender, Change(uint32(index), member.slots, uint32(epoch), true));
+        } else {
+            leavesFrom[task][msg.sender] = epoch;
+            emit ChangeAnnounced(task, msg.sender, index, true, epoch);
+        }
     }
 
     /// @notice Applies the changes that are due to the slots, before the committee of the epoch to settle is drawn.
@@ -377,7 +415,7 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         State storage state = _requireStatus(task, Status.Joining);
         Terms storage terms = _terms[task];
         bool joinEnded = block.timestamp >= state.joinDeadline;
-        uint32 members = state.numMembers - _rosters[task].left;
+        uint32 members = state.numMembers - _rosters[task].left; // no node has entered yet
         bool full = members == terms.maxMembers;
         if (!joinEnded && !full && msg.sender != state.creator) revert Unauthorized(msg.sender);
         if (members < terms.minMembers || state.numSlots <= terms.numVoters) {
@@ -415,9 +453,15 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
     }
 
     /// @notice Releases what is left of a member's stake in the vault: from `releasableAt` on, or when the evidence window is
-    /// over after it left. Anybody may call.
+    /// over after it left. Anybody may call. Of a node that asked to leave a task that still runs the first call, when the
+    /// epoch is over from which its leave counts, only notes that it left, unless there is no window.
     function release(bytes32 task, address account) external nonReentrant {
         uint256 leftAt = _memberAt(task, indexOf(task, account)).leftAt;
+        // slither-disable-next-line incorrect-equality: zero is for never
+        if (leftAt == 0 && leavesFrom[task][account] != 0 && _states[task].status == Status.Running) {
+            leftAt = _letGo(task, account);
+            if (evidenceWindow != 0) return;
+        }
         // slither-disable-next-line incorrect-equality: zero is for never
         if (leftAt == 0) _requireStatus(task, Status.Closed);
         // slither-disable-next-line incorrect-equality: zero is for never
@@ -482,7 +526,9 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
             numChanges: _rosters[task].announced,
             numApplied: _rosters[task].applied,
             joinDeadline: state.joinDeadline,
-            seedBlock: state.seedBlock
+            seedBlock: state.seedBlock,
+            nodeStake: state.nodeStake,
+            numNodes: state.numNodes
         });
     }
 
@@ -576,16 +622,69 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
         if (state.status != expected) revert WrongStatus(expected, state.status);
     }
 
+    function _requireExpected(State storage state, bytes32 expected) private view {
+        if (expected != state.termsDigest) revert UnexpectedTerms(state.termsDigest, expected);
+    }
+
+    function _requireNew(bytes32 task) private view {
+        if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
+    }
+
+    /// @dev Creates a task that takes nodes, or none if `nodeStake` is zero.
+    function _create(Terms calldata terms, bytes32 seed, bytes32 termsDigest, uint96 nodeStake)
+        private
+        returns (bytes32 task)
+    {
+        if (!openToAll) _checkRole(CREATOR_ROLE);
+        TaskTerms.check(terms, seed, settlement.grace());
+        task = TaskTerms.identifier(termsDigest, seed);
+        State storage state = _states[task];
+        if (state.status != Status.None) revert TaskExists(task);
+        uint256 maximum = terms.numEpochs * emission.epochCap();
+        if (terms.pool > maximum) revert PoolTooLarge(maximum, terms.pool);
+
+        _terms[task] = terms;
+        state.creator = msg.sender;
+        state.status = Status.Joining;
+        state.seed = seed;
+        state.termsDigest = termsDigest;
+        state.joinDeadline = uint64(block.timestamp) + terms.joinWindow;
+        state.nodeStake = nodeStake;
+        emit TaskCreated(task, msg.sender, terms.termsHash, terms.pool);
+
+        uint256 reserve = uint256(terms.pool) * terms.endShareBps / TaskTerms.BPS;
+        distributor.deposit(task, terms.pool, uint128(reserve));
+        token.safeTransferFrom(msg.sender, address(distributor), terms.pool);
+    }
+
+    /// @dev Gives the caller the next index.
+    function _admit(bytes32 task, State storage state, uint32 slots, uint32 firstSlot, bytes32 chainTip)
+        private
+        returns (uint32 index)
+    {
+        index = state.numMembers;
+        _members[task][index] = StoredMember(msg.sender, uint16(slots), firstSlot, 0, false, chainTip);
+        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
+        state.numMembers = index + 1;
+    }
+
+    /// @dev Locks stake of the caller's pool. Delegators that answer for the task have their part of what it earns: fixed
+    /// here, so that the operator cannot choose later.
+    function _lock(bytes32 task, State storage state, uint128 amount) private {
+        bool shared = vault.lock(task, msg.sender, state.creator, amount);
+        if (shared) distributor.payToPool(task, msg.sender);
+    }
+
     /// @dev Gives the caller the next index and its slots.
-    function _enter(bytes32 task, State storage state, Terms storage terms, uint128 amount, bytes32 chainTip)
+    function _join(bytes32 task, State storage state, Terms storage terms, uint128 amount, bytes32 chainTip)
         private
         returns (uint32 slots)
     {
         Roster storage roster = _rosters[task];
         bool running = state.status == Status.Running;
         uint32 index = state.numMembers;
-        if (index - roster.left == terms.maxMembers) revert TaskFull(terms.maxMembers);
-        if (_indexPlusOne[task][msg.sender] != 0) revert AlreadyMember(msg.sender);
+        if (index - roster.left - state.numNodes == terms.maxMembers) revert TaskFull(terms.maxMembers);
+        _requireNew(task);
         if (amount < terms.minStake) revert InsufficientStake(terms.minStake, amount);
         if (chainTip == 0) revert InvalidChainTip();
 
@@ -602,9 +701,17 @@ contract TaskRegistry is AccessControlEnumerable, ReentrancyGuardTransient {
             state.numSlots = firstSlot + slots;
             if (roster.announced != 0) roster.record(Change(index, slots, 0, false));
         }
-        _members[task][index] = StoredMember(msg.sender, uint16(slots), firstSlot, 0, false, chainTip);
-        _indexPlusOne[task][msg.sender] = uint256(index) + 1;
-        state.numMembers = index + 1;
+        // slither-disable-next-line unused-return: it is known
+        _admit(task, state, slots, firstSlot, chainTip);
+    }
+
+    /// @dev Notes that a node left, when the epoch is over from which its leave counts.
+    function _letGo(bytes32 task, address node) private returns (uint256 leftAt) {
+        uint256 epoch = leavesFrom[task][node];
+        if (settlement.headOf(task).clock.lastSettled < epoch) revert StillTakingPart(epoch);
+        leftAt = block.timestamp;
+        _memberAt(task, indexOf(task, node)).leftAt = uint40(leftAt);
+        emit Left(task, node);
     }
 
     /// @dev First epoch for which a change counts that is asked for now: nobody can be training it yet, nor know its seed.

@@ -16,7 +16,7 @@ abstract contract MembersFixture is Fixture {
 
     address internal newcomer;
 
-    function setUp() public override {
+    function setUp() public virtual override {
         super.setUp();
         newcomer = _newcomer(50);
     }

@@ -5,11 +5,11 @@ import {Base} from "./Base.sol";
 import {Fixture} from "./Fixture.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
 import {Change} from "../src/libraries/Membership.sol";
-import {Report} from "../src/libraries/Reports.sol";
+import {Report, Slash} from "../src/libraries/Reports.sol";
 import {Terms} from "../src/libraries/TaskTerms.sol";
 
-/// @notice Joins, leaves, settles, abandons, challenges and releases in any order, beside a plain model of the slots: a
-/// list of tokens from which those of a leaver are taken one by one.
+/// @notice Joins, enters, leaves, settles, slashes nodes, abandons, challenges and releases in any order, beside a plain
+/// model of the slots: a list of tokens from which those of a leaver are taken one by one. Two of three tasks take nodes.
 contract MembersHandler is Fixture {
     /// @notice A slot of the model: whose it is, and which of its owner's.
     struct Token {
@@ -27,6 +27,7 @@ contract MembersHandler is Fixture {
     uint32 private constant LAG = 2;
     uint32 private constant MAX_MEMBERS = 9;
     uint32 private constant LONG = 400;
+    uint96 private constant NODE_STAKE = 10 ether;
 
     uint256 public numTasks;
     bytes32 public task;
@@ -40,6 +41,10 @@ contract MembersHandler is Fixture {
     mapping(bytes32 task => mapping(uint256 member => bool)) private _resigned;
     mapping(bytes32 task => mapping(uint256 member => uint256)) private _leftAt;
     mapping(bytes32 task => mapping(uint256 member => bool)) private _released;
+    mapping(bytes32 task => mapping(uint256 member => uint256)) private _nodeStakes; // what is left of each node's
+    mapping(bytes32 task => mapping(uint256 member => uint256)) private _nodeLeaves; // epoch from which it is out
+    uint256[] private _nodes;
+    uint256 public slashed; // of all nodes, in the running task
     address[] private _lastVoters;
     bytes private _lastReport;
 
@@ -57,7 +62,7 @@ contract MembersHandler is Fixture {
         _enrol(account, 3 * STAKE);
         uint256 places;
         for (uint256 i; i < _joined.length; ++i) {
-            if (_leftAt[task][i] == 0) ++places;
+            if (_leftAt[task][i] == 0 && !_isNode(i)) ++places;
         }
         bool allowed = places < MAX_MEMBERS && _due() <= LONG;
         vm.prank(account);
@@ -70,25 +75,71 @@ contract MembersHandler is Fixture {
         }
     }
 
-    /// @notice A member leaves; one that has asked to already, or is out, may not.
-    function resign(uint256 member) external {
+    /// @notice An account that was in no task enters, and may do so exactly while the task takes nodes and it has the stake.
+    function enter(uint256 amount) external {
         _goOn();
-        member %= _joined.length;
-        bool allowed = !_resigned[task][member] && _due() <= LONG;
-        vm.prank(_joined[member]);
-        try tasks.resign(task) {
+        amount = bound(amount, 1, 4 * NODE_STAKE);
+        address account = vm.addr(++_nextKey);
+        keys[account] = _nextKey;
+        _enrol(account, 3 * STAKE);
+        bool allowed = _takesNodes() && amount >= NODE_STAKE;
+        vm.prank(account);
+        try tasks.enter(task, uint128(amount), digests[task]) {
             if (!allowed) ++unexpected;
-            _resigned[task][member] = true;
-            _asked.push(Asked(member, true, _due()));
+            _nodeStakes[task][_joined.length] = amount;
+            _nodes.push(_joined.length);
+            _joined.push(account);
         } catch {
             if (allowed) ++unexpected;
         }
     }
 
-    /// @notice The committee of the model's slots settles; no other one could.
-    function settle(bool absent) external {
+    /// @notice A member or node has a role for good: it neither joins nor enters again.
+    function comeAgain(uint256 member, bool joins) external {
+        _goOn();
+        vm.startPrank(_joined[member % _joined.length]);
+        if (joins) {
+            try tasks.join(task, STAKE, keccak256("tip"), digests[task]) {
+                ++unexpected;
+            } catch {}
+        } else {
+            try tasks.enter(task, NODE_STAKE, digests[task]) {
+                ++unexpected;
+            } catch {}
+        }
+        vm.stopPrank();
+    }
+
+    /// @notice A member leaves; one that has asked to already, or is out, may not.
+    function resign(uint256 member) external {
+        _goOn();
+        _resign(member % _joined.length);
+    }
+
+    /// @notice The same of a node.
+    function resignNode(uint256 node) external {
+        _goOn();
+        if (_nodes.length != 0) _resign(_nodes[node % _nodes.length]);
+    }
+
+    function _resign(uint256 member) private {
+        bool allowed = !_resigned[task][member] && _due() <= LONG;
+        vm.prank(_joined[member]);
+        try tasks.resign(task) {
+            if (!allowed) ++unexpected;
+            _resigned[task][member] = true;
+            if (_isNode(member)) _nodeLeaves[task][member] = _due();
+            else _asked.push(Asked(member, true, _due()));
+        } catch {
+            if (allowed) ++unexpected;
+        }
+    }
+
+    /// @notice The committee of the model's slots settles; no other one could. It may slash a node.
+    function settle(bool absent, uint256 node, uint256 amount) external {
         _goOn();
         Report memory report = _report(task);
+        if (_nodes.length != 0 && node % 3 == 0) report.slashes = _slashOf(_nodes[node % _nodes.length], amount);
         _apply(report.epoch);
         uint256[] memory seats = settlement.drawSeats(report.seed, task, report.epoch, uint32(_slots.length), VOTERS);
         delete _lastVoters;
@@ -124,15 +175,28 @@ contract MembersHandler is Fixture {
 
     /// @notice Stake is released when the evidence window is over after the member left, or after the end, and not before.
     function release(uint256 member, uint256 wait) external {
-        member %= _joined.length;
+        _release(member % _joined.length, wait);
+    }
+
+    /// @notice The same of a node; while the contest runs, it is noted first that it left.
+    function releaseNode(uint256 node, uint256 wait) external {
+        if (_nodes.length != 0) _release(_nodes[node % _nodes.length], wait);
+    }
+
+    function _release(uint256 member, uint256 wait) private {
         vm.warp(block.timestamp + wait % EVIDENCE_WINDOW);
         TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        bool running = info.status == TaskRegistry.Status.Running;
         uint256 left = _leftAt[task][member];
+        uint256 leaves = _nodeLeaves[task][member];
+        bool letGo = running && left == 0 && leaves != 0 && info.lastSettled >= leaves;
         if (left == 0 && info.status == TaskRegistry.Status.Closed) left = info.epochStart;
-        bool allowed = left != 0 && block.timestamp >= left + EVIDENCE_WINDOW && !_released[task][member];
+        bool empty = _released[task][member] || (_isNode(member) && _nodeStakes[task][member] == 0);
+        bool allowed = letGo || (left != 0 && block.timestamp >= left + EVIDENCE_WINDOW && !empty);
         try tasks.release(task, _joined[member]) {
             if (!allowed) ++unexpected;
-            _released[task][member] = true;
+            if (letGo) _leftAt[task][member] = block.timestamp;
+            else _released[task][member] = true;
         } catch {
             if (allowed) ++unexpected;
         }
@@ -169,6 +233,7 @@ contract MembersHandler is Fixture {
     function checkChanges() external view {
         TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
         vm.assertEq(info.numMembers, _joined.length);
+        vm.assertEq(info.numNodes, _nodes.length, "nodes");
         vm.assertEq(info.numChanges, _asked.length, "changes");
         vm.assertEq(info.numApplied, _applied, "applied changes");
         for (uint256 i; i < _asked.length; ++i) {
@@ -187,12 +252,37 @@ contract MembersHandler is Fixture {
         );
     }
 
-    /// @notice Every stake that was not released is locked.
+    /// @notice Every stake that was not released is locked, and what slashes took of nodes went where it must.
     function checkStakes() external view {
         for (uint256 i; i < _joined.length; ++i) {
-            uint256 stake = _released[task][i] ? 0 : tasks.memberAt(task, i).slots * STAKE;
+            uint256 stake = tasks.memberAt(task, i).slots * STAKE + _nodeStakes[task][i];
+            if (_released[task][i]) stake = 0;
             vm.assertEq(vault.lockedStake(task, _joined[i]), stake, "stake of a member");
         }
+        TaskRegistry.TaskInfo memory info = tasks.taskInfo(task);
+        uint256 taken = slashed - slashed / 10;
+        if (info.status == TaskRegistry.Status.Closed) taken = 0;
+        vm.assertEq(info.escrow, taken, "nine tenths of all slashes wait in the escrow");
+    }
+
+    /// @dev A slash of a multiple of ten wei, and what the model makes of it.
+    function _slashOf(uint256 node, uint256 amount) private returns (Slash[] memory) {
+        amount = bound(amount, 0, 2 * NODE_STAKE);
+        uint256 stake = _released[task][node] ? 0 : _nodeStakes[task][node];
+        uint256 taken = amount < stake ? amount : stake;
+        taken -= taken % 10; // so that tenths add up
+        if (taken == 0) return new Slash[](0);
+        _nodeStakes[task][node] = stake - taken;
+        slashed += taken;
+        return _slashes(uint32(node), uint128(taken));
+    }
+
+    function _isNode(uint256 member) private view returns (bool) {
+        return tasks.memberAt(task, member).slots == 0;
+    }
+
+    function _takesNodes() private view returns (bool) {
+        return numTasks % 3 != 0;
     }
 
     /// @dev A closed task is followed by a new one.
@@ -205,11 +295,13 @@ contract MembersHandler is Fixture {
         delete _asked;
         delete _joined;
         delete _lastReport;
-        _applied = 0;
+        delete _nodes;
+        (_applied, slashed) = (0, 0);
         Terms memory terms = _terms();
         (terms.maxMembers, terms.maxSlots, terms.maxUnsettled) = (MAX_MEMBERS, 3, LAG);
         (terms.numEpochs, terms.maxSkips, terms.pool) = (LONG, LONG + 1, 0);
-        task = _create(bytes32(++numTasks), terms);
+        ++numTasks;
+        task = _takesNodes() ? _createContest(terms) : _create(bytes32(numTasks), terms);
         for (uint256 i; i < 6; ++i) {
             _joinFirst(i % 3 + 1);
         }
@@ -222,6 +314,12 @@ contract MembersHandler is Fixture {
         }
         vm.prank(CREATOR);
         tasks.start(task);
+    }
+
+    function _createContest(Terms memory terms) private returns (bytes32 contest) {
+        vm.prank(CREATOR);
+        contest = tasks.createContest(terms, bytes32(numTasks), NODE_STAKE);
+        digests[contest] = keccak256(abi.encode(keccak256(abi.encode(CREATOR, terms)), NODE_STAKE));
     }
 
     function _joinFirst(uint256 slots) private {

@@ -164,6 +164,18 @@ def join(at: Addresses, task: bytes, amount: int, chain_tip: bytes, expected: by
     return Call("TaskRegistry", at.task, "join", (task, amount, chain_tip, expected))
 
 
+def enter(at: Addresses, task: bytes, amount: int, expected: bytes) -> Call:
+    """Enter a running contest as a node, with stake that is free in the caller's pool.
+
+    Args:
+        at: the contracts.
+        task: id.
+        amount: stake, wei.
+        expected: digest of creator, terms and least stake of a node; the contract refuses any other task.
+    """
+    return Call("TaskRegistry", at.task, "enter", (task, amount, expected))
+
+
 def cancel_join(at: Addresses, task: bytes) -> Call:
     """Leave a task that has not started."""
     return Call("TaskRegistry", at.task, "cancelJoin", (task,))
@@ -183,7 +195,10 @@ def claim(
 
 
 def release(at: Addresses, task: bytes, account: str) -> Call:
-    """Release what is left of a member's stake from a closed task, or from one that it left long enough ago."""
+    """Release what is left of a member's stake from a closed task, or from one that it left long enough ago.
+
+    Of a node that asked to leave a running contest the first call notes that it left, where there is a window.
+    """
     return Call("TaskRegistry", at.task, "release", (task, account))
 
 

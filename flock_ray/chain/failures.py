@@ -10,7 +10,7 @@ from web3.exceptions import BadResponseFormat, RequestTimedOut, TooManyRequests,
 from flock_ray.chain.abi import describe_revert
 from flock_ray.errors import ChainError, FundsError
 
-FUNDS_ERRORS = ("InsufficientStake", "StakeUnavailable", "ERC20InsufficientBalance")
+FUNDS_ERRORS = ("InsufficientStake", "InsufficientNodeStake", "StakeUnavailable", "ERC20InsufficientBalance")
 """Custom errors of the contracts that mean: the account has too few tokens."""
 
 NO_ANSWER = (

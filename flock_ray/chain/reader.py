@@ -11,8 +11,9 @@ from eth_utils.address import is_address, to_canonical_address, to_checksum_addr
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.failures import revert_error
+from flock_ray.chain.history import history
 from flock_ray.chain.node import ChainNode, Reverted
-from flock_ray.chain.values import Addresses, MemberView, RewardRoots, TaskStatus, TaskTerms, TaskView
+from flock_ray.chain.values import Addresses, Entry, MemberView, RewardRoots, TaskStatus, TaskTerms, TaskView
 from flock_ray.errors import ChainError
 from flock_ray.protocol.roster import Change
 
@@ -101,7 +102,8 @@ class ChainReader:
     def task_view(self, task: bytes) -> TaskView:
         """State of a task with its members; status NONE for an unknown task."""
         (info,) = self._read("TaskRegistry", self._addresses.task, "taskInfo", task)
-        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied, joining, seed_block = info
+        terms, creator, status, *state, num_members, num_slots, num_changes, num_applied = info[:-4]
+        joining, seed_block, node_stake, _ = info[-4:]
         rest = dict(zip(_STATE_FIELDS, state, strict=True))
         return TaskView(
             terms=TaskTerms(*terms),
@@ -116,6 +118,7 @@ class ChainReader:
             num_applied=num_applied,
             join_deadline=joining,
             seed_block=seed_block,
+            node_stake=node_stake,
             **rest,
         )
 
@@ -193,6 +196,20 @@ class ChainReader:
         """Members of a task by their numbers."""
         entries = self._read_each("TaskRegistry", "memberAt", [(task, number) for number in numbers])
         return tuple(MemberView(to_checksum_address(account), *rest) for account, *rest in entries)
+
+    def entries(self, task: bytes, first_block: int = 0) -> tuple[Entry, ...]:
+        """The nodes that entered a contest from a block on, in their order, with the stakes that they entered with."""
+        topics = [contract("TaskRegistry").event_topic("Entered"), task]
+        return tuple(
+            Entry(
+                to_checksum_address(account[-20:]), int.from_bytes(data[:32], "big"), int.from_bytes(data[32:64], "big")
+            )
+            for (_, _, account), data in history(self._node, self._addresses.task, topics, first_block)
+        )
+
+    def leaves_from(self, task: bytes, account: str) -> int:
+        """First epoch without a node that asked to leave a contest; 0 while it has not."""
+        return int(self._read("TaskRegistry", self._addresses.task, "leavesFrom", task, account)[0])
 
     def joined(self, task: bytes, numbers: Sequence[int]) -> tuple[MemberView, ...]:
         """Members of a task by their numbers, with the stake that they joined with: slashes since do not count."""

@@ -105,6 +105,13 @@ class _Batch:
         self.check_tokens(amount, purpose)
         self.add(self._ctx.token, contract("FlockToken").encode("approve", spender, amount), _APPROVE_GAS)
 
+    def stake(self, amount: int) -> None:
+        """Append what moves the part of `amount` wei that is not free there into the vault."""
+        missing = amount - self._ctx.free_stake
+        if missing > 0:
+            self.pay(self._ctx.vault, missing, "the stake")
+            self.add(self._ctx.vault, contract("StakeVault").encode("stake", missing), _STAKE_GAS)
+
     def check_tokens(self, amount: int, purpose: str) -> None:
         """Raise FundsError unless the account has `amount` wei of tokens."""
         if amount > self._ctx.token_balance:
@@ -168,21 +175,27 @@ def transfer(signer: Signer, ctx: TxContext, to: Sequence[tuple[str, int]]) -> l
     return batch.raws
 
 
-def create_task(signer: Signer, ctx: TxContext, terms: TaskTerms, seed: bytes) -> list[bytes]:
-    """Create a task, whose id is `terms.task_id(signer.address, seed)`, and escrow its pool.
+def create_task(signer: Signer, ctx: TxContext, terms: TaskTerms, seed: bytes, node_stake: int = 0) -> list[bytes]:
+    """Create a task, whose id is `terms.task_id(signer.address, seed, node_stake)`, and escrow its pool.
 
     Args:
         signer: the creator.
         ctx: its context.
         terms: of the task.
         seed: first seed, with `terms.fixed_genesis`; tells apart tasks of one creator under the same terms.
+        node_stake: least stake of a node, wei, which makes the task a contest; 0: it takes no nodes.
 
     Raises:
         FundsError: too few tokens for the pool, or too little gas money.
     """
     batch = _Batch(signer, ctx)
     batch.pay(ctx.task, terms.pool, "the task's pool")
-    batch.add(ctx.task, contract("TaskRegistry").encode("createTask", astuple(terms), seed), _CREATE_GAS)
+    registry = contract("TaskRegistry")
+    if node_stake:
+        data = registry.encode("createContest", astuple(terms), seed, node_stake)
+    else:
+        data = registry.encode("createTask", astuple(terms), seed)
+    batch.add(ctx.task, data, _CREATE_GAS)
     return batch.raws
 
 
@@ -206,18 +219,37 @@ def join(
         FundsError: too few tokens for the stake, or too little gas money.
     """
     batch = _Batch(signer, ctx)
-    missing = amount - ctx.free_stake
-    if missing > 0:
-        batch.pay(ctx.vault, missing, "the stake")
-        batch.add(ctx.vault, contract("StakeVault").encode("stake", missing), _STAKE_GAS)
+    batch.stake(amount)
     batch.add(
         ctx.task, contract("TaskRegistry").encode("join", task, amount, tip, expected), _JOIN_GAS + slots * _SLOT_GAS
     )
     return batch.raws
 
 
+def enter(signer: Signer, ctx: TxContext, task: bytes, amount: int, expected: bytes) -> list[bytes]:
+    """Enter a running contest as a node, at once, after moving the missing part of the stake into the vault.
+
+    Args:
+        signer: the node.
+        ctx: its context.
+        task: id.
+        amount: stake, wei; what is free in the vault counts towards it, whoever deposited it.
+        expected: digest of creator, terms and least stake of a node (`TaskView.digest`), as in `join`.
+
+    Raises:
+        FundsError: too few tokens for the stake, or too little gas money.
+    """
+    batch = _Batch(signer, ctx)
+    batch.stake(amount)
+    batch.add(ctx.task, contract("TaskRegistry").encode("enter", task, amount, expected), _JOIN_GAS)
+    return batch.raws
+
+
 def resign(signer: Signer, ctx: TxContext, task: bytes) -> list[bytes]:
-    """Leave a running task from `roster.due_epoch` on; the stake is released an evidence window after that."""
+    """Leave a running task from `roster.due_epoch` on; the stake is released an evidence window after that.
+
+    A node that asked to is let go by the first `release` after that epoch is over.
+    """
     batch = _Batch(signer, ctx)
     batch.add(ctx.task, contract("TaskRegistry").encode("resign", task), _RESIGN_GAS)
     return batch.raws

@@ -246,14 +246,20 @@ class TaskTerms:
     join_window: int
     fixed_genesis: bool
 
-    def digest(self, creator: str) -> bytes:
-        """keccak(abi.encode(creator, terms)): what a member expects of the task that it joins (`TaskTerms.digest`)."""
-        words = (item if isinstance(item, bytes) else word(int(item)) for item in astuple(self))
-        return keccak(word(int(creator, 16)) + b"".join(words))
+    def digest(self, creator: str, node_stake: int = 0) -> bytes:
+        """keccak(abi.encode(creator, terms)): what a member expects of the task that it joins (`TaskTerms.digest`).
 
-    def task_id(self, creator: str, seed: bytes) -> bytes:
+        Args:
+            creator: address.
+            node_stake: of a contest, least stake of a node, wei: hashed with the former (`TaskTerms.contestDigest`).
+        """
+        words = (item if isinstance(item, bytes) else word(int(item)) for item in astuple(self))
+        digest = keccak(word(int(creator, 16)) + b"".join(words))
+        return keccak(digest + word(node_stake)) if node_stake else digest
+
+    def task_id(self, creator: str, seed: bytes, node_stake: int = 0) -> bytes:
         """Id of the task that `creator` makes of these terms and this seed; nobody else can take it."""
-        return keccak(tag("flock_ray/task/2") + self.digest(creator) + seed)
+        return keccak(tag("flock_ray/task/2") + self.digest(creator, node_stake) + seed)
 
 
 @dataclass(frozen=True)
@@ -281,14 +287,14 @@ class TaskStatus(IntEnum):
 
 @dataclass(frozen=True)
 class MemberView:
-    """A member as the contract holds it; the order is that of the contract's struct.
+    """A member or a node as the contract holds it; the order is that of the contract's struct.
 
     Attributes:
         account: address.
         stake: the part of it that the task still locks, wei.
         delegated: the part of that which is its delegators', wei.
-        slots: fixed at joining.
-        chain_tip: tip of the member's hash chain.
+        slots: fixed at joining; a node has none.
+        chain_tip: tip of the member's hash chain; zero for a node.
         leaving: whether it asked to leave.
         left_at: time at which it left, 0 while it is in.
     """
@@ -300,6 +306,21 @@ class MemberView:
     chain_tip: bytes
     leaving: bool
     left_at: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A node that entered a contest.
+
+    Attributes:
+        account: address.
+        index: its number among the task's members.
+        stake: that it entered with, wei.
+    """
+
+    account: str
+    index: int
+    stake: int
 
 
 @dataclass(frozen=True)
@@ -321,11 +342,12 @@ class TaskView:
         rewards_root: Merkle root of cumulative rewards, from which claims are paid.
         last_report: hash of the last settled report.
         num_slots: slots of the epoch that was settled last.
-        members: in registration order, those that left included.
+        members: in registration order, those that left included, and the nodes among them.
         changes: of the members since the start, or since one left before it, in their order.
         num_applied: how many of these changes the slots include.
         join_deadline: time at which joining ends.
         seed_block: while the task is starting, number of the block whose hash makes the first seed.
+        node_stake: what a node enters with at least, wei; 0: the task takes none.
     """
 
     terms: TaskTerms
@@ -347,11 +369,17 @@ class TaskView:
     num_applied: int
     join_deadline: int
     seed_block: int
+    node_stake: int = 0
 
     @property
     def digest(self) -> bytes:
-        """Of creator and terms, as a member expects it before it joins."""
-        return self.terms.digest(self.creator)
+        """Of creator, terms and least stake of a node, as a member expects it before it joins."""
+        return self.terms.digest(self.creator, self.node_stake)
+
+    @property
+    def nodes(self) -> dict[int, MemberView]:
+        """{index: node} of those that entered, those that left included."""
+        return {index: member for index, member in enumerate(self.members) if not member.slots}
 
     @property
     def changes_before_start(self) -> tuple[Change, ...]:
@@ -362,13 +390,14 @@ class TaskView:
     def first_members(self) -> tuple[MemberView, ...]:
         """Members that joined before the start, those that left again included."""
         later = sum(bool(change.epoch) and not change.leaves for change in self.changes)
-        return self.members[: len(self.members) - later]
+        return self.members[: len(self.members) - later - len(self.nodes)]  # nodes enter after the start
 
     @cached_property
     def roster(self) -> Roster:
         """The slots of the last settled epoch, and the pending changes."""
         joined_later = sum(not change.leaves for change in self.changes)
-        slots = founders(member.slots for member in self.members[: len(self.members) - joined_later])
+        first = len(self.members) - joined_later - len(self.nodes)
+        slots = founders(member.slots for member in self.members[:first])
         for change in self.changes[: self.num_applied]:
             slots = change_slots(slots, change)
         return Roster(slots, self.changes[self.num_applied :])

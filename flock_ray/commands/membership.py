@@ -1,4 +1,4 @@
-"""`flock-ray task …`: what a member does: join, leave, have its rewards and its stake back."""
+"""`flock-ray task …`: what a member or a node does: join, enter, leave, have its rewards and its stake back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from argparse import Namespace
 from flock_ray.chain import calls
 from flock_ray.chain.merkle import reward_leaf
 from flock_ray.chain.values import TaskStatus, TaskView, TxReceipt
-from flock_ray.chain.words import format_tokens
+from flock_ray.chain.words import format_tokens, utc
 from flock_ray.cluster.member import hash_chain
 from flock_ray.commands.connection import Connection, connected
 from flock_ray.commands.evidence import read_rewards
@@ -21,11 +21,7 @@ def join(asked: Namespace) -> None:
     """Join a task, the one that the member expects, with stake that is free in the account's pool."""
     with connected(asked) as chain:
         view, expected = view_of(chain), _expected(asked)
-        if view.digest != expected:
-            raise ChainError(
-                f"task 0x{chain.task.hex()} is not the one that is expected: its digest is 0x{view.digest.hex()}, not"
-                f" 0x{expected.hex()}, so it has another creator or other terms"
-            )
+        _require_expected(chain, view, expected)
         terms = view.terms
         slots = terms.max_slots if asked.slots is None else asked.slots
         if not 1 <= slots <= terms.max_slots:
@@ -40,14 +36,40 @@ def join(asked: Namespace) -> None:
             facts = {"amount_wei": amount, "delegated_wei": lock["delegated"], "slots": slots, "from_epoch": since}
             then = f"The slots count from epoch {since} on; the stake stays locked until the task is over"
             if lock["delegated"]:
-                then += (
-                    f"; {format_tokens(lock['delegated'])} tokens of it are the delegators', and rewards of the task go"
-                    " to the pool"
-                )
+                then += f"; {_shared(lock['delegated'])}"
             if surplus := amount - slots * terms.min_stake:
                 then += f"; {format_tokens(surplus)} tokens of it buy no slot, and answer for the others"
             told = f"Joined with {format_tokens(amount)} tokens and {slots} slot{'s' if slots > 1 else ''}"
             chain.output.done(sent, told, then, facts)
+
+
+def enter(asked: Namespace) -> None:
+    """Enter a running contest, the one that the node expects, with stake that is free in the account's pool."""
+    with connected(asked) as chain:
+        view, expected = view_of(chain), bytes.fromhex(asked.expect)
+        _require_expected(chain, view, expected)
+        amount = asked.amount or view.node_stake
+        _require_stake(chain, view, amount)
+        if sent := chain.send(calls.enter(chain.at, chain.task, amount, expected)):
+            lock = chain.reader.struct("StakeVault", "lockOf", chain.task, chain.account)
+            index = chain.reader.ask("TaskRegistry", "indexOf", chain.task, chain.account)
+            facts = {"amount_wei": amount, "delegated_wei": lock["delegated"], "member": index}
+            then = "The stake stays locked until the contest is over; to leave it before: flock-ray task resign"
+            if lock["delegated"]:
+                then += f"; {_shared(lock['delegated'])}"
+            chain.output.done(sent, f"Entered as node {index} with {format_tokens(amount)} tokens", then, facts)
+
+
+def _shared(delegated: int) -> str:
+    return f"{format_tokens(delegated)} tokens of it are the delegators', and rewards of the task go to the pool"
+
+
+def _require_expected(chain: Connection, view: TaskView, expected: bytes) -> None:
+    if view.digest != expected:
+        raise ChainError(
+            f"task 0x{chain.task.hex()} is not the one that is expected: its digest is 0x{view.digest.hex()}, not"
+            f" 0x{expected.hex()}, so it has another creator or other terms"
+        )
 
 
 def _expected(asked: Namespace) -> bytes:
@@ -101,21 +123,33 @@ def resign(asked: Namespace) -> None:
         if sent := chain.send(calls.resign(chain.at, chain.task)):
             since = due_epoch(view.last_settled, view.terms.max_unsettled)
             window = chain.reader.ask("TaskRegistry", "evidenceWindow")
-            chain.output.done(
-                sent,
-                "Asked to leave the task",
+            then = (
                 f"Serve on: the account is out when epoch {since} is settled; {window} seconds later: flock-ray task"
-                " release",
-                {"out_with_epoch": since, "evidence_window_seconds": window},
+                " release"
             )
+            if any(node.account == chain.account for node in view.nodes.values()):
+                twice = f", and again {window} seconds later" if window else ""
+                then = f"The node is out when epoch {since} is over, then: flock-ray task release{twice}"
+            facts = {"out_with_epoch": since, "evidence_window_seconds": window}
+            chain.output.done(sent, "Asked to leave the task", then, facts)
 
 
 def release(asked: Namespace) -> None:
-    """Release what is left of a member's stake from a task."""
+    """Release what is left of a member's stake from a task; of a node that leaves, first note that it left."""
     with connected(asked) as chain:
         account = asked.account or chain.account
         amount = chain.reader.ask("StakeVault", "lockedStake", chain.task, account)
         if sent := chain.send(calls.release(chain.at, chain.task, account)):
+            if left := chain.reader.ask("StakeVault", "lockedStake", chain.task, account):
+                until = chain.reader.timestamp() + chain.reader.ask("TaskRegistry", "evidenceWindow")
+                chain.output.done(
+                    sent,
+                    f"Noted that {account} left the contest",
+                    f"Its stake, {format_tokens(left)} tokens, answers until {utc(until)}, then again: flock-ray task"
+                    " release",
+                    {"account": account, "amount_wei": 0, "locked_wei": left, "locked_until_at": until},
+                )
+                return
             chain.output.done(
                 sent,
                 f"Released {format_tokens(amount)} tokens of stake of {account}",

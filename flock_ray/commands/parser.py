@@ -185,9 +185,21 @@ def _add_task(group: _Group) -> None:
         help="digest of creator and terms, from whoever published the task; the one on the chain is in: task show",
     )  # fmt: skip
     _sender(join)
+    enter = group.add("enter", "enter a running contest as a node, without slots", _of_task, act="membership:enter")
+    enter.add_argument(
+        "amount", nargs="?", metavar="AMOUNT", type=amount, help="stake in whole tokens (default: the least)"
+    )
+    enter.add_argument(
+        "--expect", type=digest, metavar="HASH", required=True,
+        help="digest of creator, terms and least stake, from whoever published the contest; the one on the chain is in:"
+        " task show",
+    )  # fmt: skip
+    _sender(enter)
     cancel = "leave a task that has not started; the stake is free at once"
     group.add("cancel-join", cancel, _of_task, _sender, act="membership:cancel_join")
-    group.add("resign", "ask to leave a running task", _of_task, _sender, act="membership:resign")
+    group.add(
+        "resign", "ask to leave a running task, as a member or a node", _of_task, _sender, act="membership:resign"
+    )
     release = "release the stake of a member that is out, or of a closed task"
     group.add("release", release, _of_task, _for_account, _sender, act="membership:release")
     paid = "have what was earned of a task's rewards paid, to accounts or their pools"

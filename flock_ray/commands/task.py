@@ -37,6 +37,7 @@ def show(asked: Namespace) -> None:
                 "voters": terms.num_voters,
                 "proposers": terms.num_proposers,
                 "stake_of_a_slot_wei": terms.min_stake,
+                "stake_of_a_node_wei": view.node_stake or None,
                 "slots_of_a_member_at_most": terms.max_slots,
                 "members_at_least": terms.min_members,
                 "members_at_most": terms.max_members,

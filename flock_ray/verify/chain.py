@@ -148,6 +148,7 @@ class ChainCheck:
         }
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
+        require_equal(info["nodeStake"], 0, "stake of a node on chain")
         members = [member for member in state.members if member.slots]  # a contest's training nodes are none on chain
         require(info["numMembers"] >= len(members), "the contract has fewer members than the run")
         before = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))

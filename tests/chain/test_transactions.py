@@ -29,6 +29,8 @@ MAKERS: dict[str, Callable[[Signer, TxContext], Any]] = {
     "deploy": lambda s, c: transactions.deploy(s, c, 10**21, 1)[0],
     "transfer": lambda s, c: transactions.transfer(s, c, [(s.address, 10**21 - 1), (s.address, 1)]),
     "create_task": lambda s, c: transactions.create_task(s, c, TERMS, TASK),
+    "create_contest": lambda s, c: transactions.create_task(s, c, TERMS, TASK, 5),
+    "enter": lambda s, c: transactions.enter(s, c, TASK, 10**21, TASK),
     "join": lambda s, c: transactions.join(s, c, TASK, 10**21, TASK, TASK),
     "resign": lambda s, c: transactions.resign(s, c, TASK),
     "start": lambda s, c: transactions.start(s, c, TASK),
@@ -64,7 +66,8 @@ def test_too_little_gas_money_is_told_before_anything_is_signed(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "purpose"), [("create_task", "the task's pool"), ("join", "the stake"), ("transfer", "the others")]
+    ("name", "purpose"),
+    [("create_task", "the task's pool"), ("join", "the stake"), ("enter", "the stake"), ("transfer", "the others")],
 )
 def test_too_few_tokens_are_told_before_anything_is_signed(name: str, purpose: str) -> None:
     poor = replace(RICH, token_balance=10**21 - 5 * 10**17)

@@ -57,8 +57,10 @@ class World:
         assert (info.distributor, info.vault) == (addresses.distributor, addresses.vault)
         self.domain = Domain(info.chain_id, info.settlement, info.distributor)
 
-    def create(self, slots: Sequence[int] | None = None, **changes: object) -> bytes:
+    def create(self, slots: Sequence[int] | None = None, node_stake: int = 0, **changes: object) -> bytes:
         """A running task whose first members have so many slots each; by default all, with as many as they may.
+
+        With `node_stake` it is a contest, which nodes may enter.
 
         It becomes `task`, unless there is one; returns its id.
         """
@@ -75,8 +77,8 @@ class World:
         grants = [(member.address, stake) for member, stake in zip(self.members, stakes, strict=False)]
         self.do(self.creator, lambda s, c: transactions.transfer(s, c, grants))
         seed = fixed_genesis(RUN_SEED)
-        self.do(self.creator, lambda s, c: transactions.create_task(s, c, terms, seed))
-        task = terms.task_id(self.creator.address, seed)
+        self.do(self.creator, lambda s, c: transactions.create_task(s, c, terms, seed, node_stake))
+        task = terms.task_id(self.creator.address, seed, node_stake)
         self.task = self.task or task
         for member, stake in zip(self.members, stakes, strict=False):
             self.join(member, stake, terms.max_slots, task)
@@ -85,11 +87,18 @@ class World:
 
     def join(self, member: Signer, stake: int, slots: int = 1, task: bytes = b"") -> None:
         task, tip = task or self.task, keccak(member.address.encode())
-        expected = self.client.task_view(task).terms.digest(self.creator.address)
+        expected = self.client.task_view(task).digest
         raws = transactions.join(
             member, self.client.context(member.address, self.creator.address), task, stake, tip, expected, slots
         )
         self.client.broadcast(raws, self.epoch)
+
+    def enter(self, node: Signer, stake: int, task: bytes = b"") -> None:
+        """Enter a contest."""
+        task = task or self.task
+        expected = self.client.task_view(task).digest
+        context = self.client.context(node.address, self.creator.address)
+        self.client.broadcast(transactions.enter(node, context, task, stake, expected), self.epoch)
 
     def report(
         self, earned: dict[str, int] | None = None, slashes: Sequence[ReportedSlash] = (), task: bytes = b""

@@ -124,8 +124,11 @@ class Market:
 
     # -- the task ------------------------------------------------------------------------------------------------------
 
-    def create_task(self, members: Sequence[int], **changes: object) -> None:
-        """A task that these members have joined with a slot each, at 3,000 tokens; no CLI is involved."""
+    def create_task(self, members: Sequence[int], node_stake: int = 0, **changes: object) -> None:
+        """A task that these members have joined with a slot each, at 3,000 tokens; no CLI is involved.
+
+        With `node_stake` it is a contest.
+        """
         fields: dict[str, object] = {
             "terms_hash": keccak(b"terms"), "model_hash": keccak(b"model"), "target_set_hash": bytes(32),
             "pool": 1_000 * TOKEN, "min_stake": 3_000 * TOKEN, "max_slots": 1, "num_voters": 3, "num_proposers": 1,
@@ -134,9 +137,9 @@ class Market:
         }  # fmt: skip
         terms = TaskTerms(**{**fields, **changes})  # type: ignore[arg-type]
         world, seed = self.world, fixed_genesis(RUN_SEED)
-        world.do(world.creator, lambda s, c: transactions.create_task(s, c, terms, seed))
-        world.task = terms.task_id(world.creator.address, seed)
-        self.digest = terms.digest(world.creator.address).hex()
+        world.do(world.creator, lambda s, c: transactions.create_task(s, c, terms, seed, node_stake))
+        world.task = terms.task_id(world.creator.address, seed, node_stake)
+        self.digest = terms.digest(world.creator.address, node_stake).hex()
         self.give(**{f"member_{number}": 3_000 for number in members})
         for number in members:
             world.join(world.members[number], 3_000 * TOKEN)

@@ -97,6 +97,57 @@ def test_a_member_stakes_joins_earns_and_leaves(market: Market) -> None:
     assert market.wallet(ME) == 3_250 * TOKEN == market.facts("account", "show", ACCOUNT)["in_all_wei"]
 
 
+def test_a_node_enters_a_contest_and_leaves_it(market: Market) -> None:
+    market.create_task([0, 1, 2, 4], node_stake=500 * TOKEN, num_epochs=6)
+    ID, expect = market.id, ("--expect", market.digest)
+    market.give(member_3=700)
+    market.told("stake", "add", "--all", key=ME)
+    assert "to be running (WrongStatus)" in market.refused("task", "enter", ID, *expect, key=ME)[1]
+    market.told("task", "start", ID, key="creator")
+    code, line = market.refused("task", "enter", ID, "--expect", "ab" * 32, key=ME)
+    assert code == ChainError.exit_code and f"its digest is 0x{market.digest}, not 0xabab" in line
+    code, line = market.refused("task", "enter", ID, "499.5", *expect, key=ME)
+    assert code == FundsError.exit_code
+    assert line.endswith("a node enters with 500 tokens at least, not 499.5 (InsufficientNodeStake)")
+    code, line = market.refused("task", "enter", ID, "701", *expect, key=ME)
+    assert code == FundsError.exit_code and "can lock 700 tokens of the pool" in line
+    assert market.facts("task", "show", ID)["stake_of_a_node_wei"] == 500 * TOKEN
+    entered = market.facts("task", "enter", ID, *expect, key=ME)
+    assert (entered["member"], entered["amount_wei"], entered["delegated_wei"]) == (4, 500 * TOKEN, 0)
+    (row,) = [row for row in market.facts("task", "show", ID)["members"] if row["account"] == ACCOUNT]
+    assert row == {
+        "member": 4, "account": ACCOUNT, "slots": 0, "locked_wei": 500 * TOKEN, "delegated_wei": 0, "state": "in"
+    }  # fmt: skip
+    assert "AlreadyMember" in market.refused("task", "enter", ID, "100", *expect, key=ME)[1]
+
+    run = market.write_task()
+    earned: dict[str, int] = {}
+    settle(market, earned, 40)
+    assert market.told("task", "claim", run, key=ME).startswith(f"Claimed 40 tokens to {ACCOUNT}")
+    asked = market.told("task", "resign", run, key=ME)
+    assert "out when epoch 4 is over, then: flock-ray task release, and again 7200 seconds later" in asked
+    assert market.facts("task", "show", ID)["changes"] == []
+    code, line = market.refused("task", "release", run, key=ME)
+    assert code == ChainError.exit_code and line.endswith("until epoch 4 is over (StillTakingPart)")
+    for _ in range(3):
+        settle(market, earned, 40)
+    noted = market.told("task", "release", run, key=ME)
+    assert noted.startswith(f"Noted that {ACCOUNT} left the contest in 0x") and "500 tokens, answers until 20" in noted
+    assert market.facts("task", "show", ID)["members"][4]["state"].startswith("left on 20")
+    assert "stays locked until 20" in market.refused("task", "release", run, key=ME)[1]
+    market.wait(7_200)
+    assert "Released 500 tokens of stake" in market.told("task", "release", run, key=ME)
+    assert market.facts("stake", "show", ACCOUNT)["free_wei"] == 700 * TOKEN
+
+
+def test_a_task_that_is_no_contest_is_not_entered(market: Market) -> None:
+    market.create_task([0, 1, 2, 3], num_epochs=6)
+    market.told("task", "start", market.id, key="creator")
+    code, line = market.refused("task", "enter", market.id, "--expect", market.digest, key="member-4")
+    assert code == ChainError.exit_code and "the task takes no nodes" in line
+    assert market.facts("task", "show", market.id)["stake_of_a_node_wei"] is None
+
+
 def settle(market: Market, earned: dict[str, int], tokens: int) -> None:
     """The next epoch, by which the member has earned so much; its root pays at the end."""
     earned[ACCOUNT] = tokens * TOKEN

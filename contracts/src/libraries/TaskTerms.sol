@@ -76,6 +76,11 @@ library TaskTerms {
         return keccak256(abi.encode(creator, terms));
     }
 
+    /// @notice What members and nodes of a contest expect: hash of the former, and of a node's least stake.
+    function contestDigest(bytes32 termsDigest, uint96 nodeStake) internal pure returns (bytes32) {
+        return keccak256(abi.encode(termsDigest, nodeStake));
+    }
+
     /// @notice Identifier of a task: nobody but its creator, with these terms and this seed, can take it.
     function identifier(bytes32 termsDigest, bytes32 seed) internal pure returns (bytes32) {
         return keccak256(abi.encode(TAG, termsDigest, seed));
