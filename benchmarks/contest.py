@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flock_ray.chain import transactions
@@ -90,3 +90,11 @@ def measure(chain: Chain, task: Task, nodes: Sequence[Signer], stake: int) -> di
         "release": chain.send(raw).gas_used,
         "gas_per_day": sum(steady) / len(steady) + claimed,
     }
+
+
+def headline(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The figures that count, by their numbers of nodes."""
+    figures = {"node_enter_gas": measured["64"]["enter_max"], "node_claim_gas_64": measured["64"]["node_claim"]}
+    for nodes, found in measured.items():
+        figures |= {f"gas_per_day_{nodes}": found["gas_per_day"], f"settle_gas_day_{nodes}": found["settlement"]}
+    return figures

@@ -386,16 +386,8 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
         "slash_gas": result["delegation"]["slash"],
         "per_tx_baseline_gas": result["per_transaction"]["per_member"],
         "push_transfer_gas_per_member_1000": result["push_transfers"]["per_member"],
-        **contests(result["contests"]),
+        **contest.headline(result["contests"]),
     }
-
-
-def contests(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The figures of contests, by their numbers of nodes."""
-    figures = {"node_enter_gas": measured["64"]["enter_max"], "node_claim_gas_64": measured["64"]["node_claim"]}
-    for nodes, found in measured.items():
-        figures |= {f"gas_per_day_{nodes}": found["gas_per_day"], f"settle_gas_day_{nodes}": found["settlement"]}
-    return figures
 
 
 def measure(chain: Chain, quick: bool) -> dict[str, Any]:
