@@ -142,7 +142,9 @@ def test_an_alliance_starts_from_the_leader(contest: Run, head: Head, tiny_model
 
 
 def test_a_contest_is_no_alliance(contest: Run, head: Head) -> None:
-    with pytest.raises(RunDirectoryError, match=r"holds the run of a contest; go on with it by: flock-ray arena"):
+    with pytest.raises(
+        RunDirectoryError, match=r"holds the run of a contest, not of an alliance: flock-ray arena resume="
+    ):
         head.resume(contest.path)
 
 
