@@ -8,7 +8,6 @@ from typing import Any
 
 from flock_ray.chain.keys import recover
 from flock_ray.errors import RunDirectoryError, VerificationError
-from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.contest_state import ContestState, read_rows
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.hashing import sha256
@@ -22,6 +21,7 @@ from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.membership import changed, due_removals, slots_of
 from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
+from flock_ray.verify.summary import check_leader
 
 Emit = Callable[[str], None]
 
@@ -75,8 +75,7 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None
         days.append(day)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of a day that the contest does not have")
-    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
-    require_equal(to_hex(sha256(data)), to_hex(state.adapter), "SHA-256 of adapter/adapter_model.safetensors")
+    check_leader(folder, state)
     emit(f"leader     adapter/ holds {to_hex(state.adapter)}")
     _check_summary(folder.json("summary.json"), genesis, days, state)
     emit("summary    every figure that follows from the signed messages")

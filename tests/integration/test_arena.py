@@ -118,6 +118,7 @@ def _changed(path: Path, change: Callable[[Any], None]) -> None:
         ("rows/1.json", lambda v: v["tokens"][0][0].reverse(), "rows/1.json: digest of the tokens of row 1"),
         ("rows/final.json", lambda v: (v["rows"].pop(), v["tokens"].pop()), "the rows of set B are not those"),
         ("task.json", lambda v: v["terms"].update(rung_rows=[2, 8]), "task id of this creator"),
+        ("adapter/adapter_config.json", lambda v: v.update(lora_alpha=8), "adapter_config.json.lora_alpha"),
         ("task.json", lambda v: v["members"][11].__setitem__(3, 1), "member 11 staked less than it had to"),
     ],
 )  # fmt: skip
