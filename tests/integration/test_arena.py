@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from flock_ray.arena import Arena
 from flock_ray.cluster.run_directory import RunDirectory
@@ -97,6 +98,29 @@ def test_a_contest_that_is_interrupted_goes_on_to_the_same_bytes(
     assert resumed.records() == contest.records()
     assert timeless(resumed.summary) == timeless(contest.summary)
     assert verified(path)
+
+
+def test_a_worker_and_the_coordinator_that_die_in_a_day_change_nothing(
+    contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker after its validators have committed to ballots, the coordinator when they are open."""
+    exchange, killed = Arena.exchange, list[str]()
+
+    def kill(self: Arena, phase: str, kind: Any, results: Any) -> Any:
+        known = exchange(self, phase, kind, results)
+        dies = {ContestKind.RUNG_2_COMMITMENT: "node-1-0", ContestKind.RUNG_3_BALLOT: "coordinator"}.get(kind)
+        if dies and dies not in killed:
+            killed.append(dies)
+            ray.kill(ray.get_actor(dies))
+        return known
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Arena, "exchange", kill)
+        other = play(head, tmp_path / "outputs", configure(*overrides_of(tiny_model_dir, tmp_path)))
+    assert killed == ["node-1-0", "coordinator"]
+    assert [event["cause"] for event in other.events("node_group_failed")] == ["worker_died"]
+    assert [event["epoch"] for event in other.events("coordinator_lost")] == [1]
+    assert other.records() == contest.records()
 
 
 def _changed(path: Path, change: Callable[[Any], None]) -> None:
