@@ -212,6 +212,8 @@ def _check_summary(
                 "slashed": member.slashed,
                 "stake": member.stake,
                 "balance_start": first[number].stake,
+                # elsewhere a wallet has other uses
+                **({} if genesis.on_rpc else {"balance_end": member.stake + member.earned}),
             }
             for number, member in enumerate(final.members)
         ],
@@ -226,7 +228,8 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
     replay, report = day.replay, day.report
     places = {one.member: place for place, one in enumerate(replay.ranking, start=1)}
     final_places = {one.member: place for place, one in enumerate(replay.final_ranking, start=1)}
-    slashed = dict(report.slashes)
+    slashed, rewards = dict(report.slashes), replay.rewards
+    chunk, final = _scored(replay, set_b=False), _scored(replay, set_b=True)
     return {
         "day": report.epoch,
         "leader": to_hex(report.model_hash),
@@ -240,9 +243,12 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
                 "final_rank": final_places.get(one.member),
                 "payload": to_hex(one.payload) if one.payload else None,
                 "copy_of": to_hex(one.copy_of) if one.copy_of else None,
+                "rung": chunk.get(one.payload, ("", None))[0],
+                "score": chunk.get(one.payload, ("", None))[1],
+                "final_score": final.get(one.payload, ("", None))[1],
                 "state": one.steps[-1][0],
                 "reason": "copy" if one.unpaid else one.steps[-1][2],
-                "reward": replay.rewards.get(one.member, 0),
+                "reward": rewards.get(one.member, 0),
                 "slashed": slashed.get(one.member, 0),
             }
             for one in replay.submissions
@@ -257,7 +263,25 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
             for rung in replay.rungs
         ],
         "validators": [
-            {"member": voter, "work": work, "distance": distance, "failed": failed}
+            {
+                "member": voter,
+                "account": replay.state.members[voter].account,
+                "work": work,
+                "distance": distance,
+                "failed": failed,
+                "reward": rewards.get(voter, 0),
+                "slashed": slashed.get(voter, 0),
+            }
             for voter, (work, distance, failed) in sorted(replay.validators.items())
         ],
+    }
+
+
+def _scored(replay: DayReplay, set_b: bool) -> dict[bytes | None, tuple[str, int]]:
+    """{payload: (last rung that scored it, its joint score there)}, on the day's rows or on set B."""
+    return {
+        payload: (rung.name, score)
+        for rung in replay.rungs
+        if rung.complete and (rung.name == "final") == set_b
+        for payload, score in rung.scores.items()
     }

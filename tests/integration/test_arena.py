@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.run import verify_run
 from tests.contests import configure, overrides_of, play, resume, timeless
 from tests.runs import Head, Run, tiny
+from tests.verify.test_forgeries import HOSTILE, leaves, other
 
 pytestmark = pytest.mark.ray
 
@@ -153,6 +157,54 @@ def test_the_verifier_names_what_was_forged(
     _changed(forged / name, change)
     with pytest.raises(VerificationError, match=told):
         verified(forged)
+
+
+FREE = re.compile(
+    r"(receipts/1\.json\.wall_seconds|summary\.json\.(run_id|model|days\.\d+\.wall_seconds|chain\.(backend|creator)"
+    r"|((days\.\d+\.(submissions|validators)|members)\.\d+)\.adversary"
+    r"|run\.(metric|scorer|model_dtype|num_parameters|placement|load_seconds|abandoned_epochs|versions)))(\..*)?"
+)
+"""What `verify` says that nobody outside can check, and what `config.yaml` says already."""
+
+
+@pytest.mark.parametrize("name", ["task.json", "records/1.json", "receipts/1.json", "summary.json", "rows/2.json"])
+def test_every_value_is_checked_or_known_to_be_free(contest: Run, tmp_path: Path, name: str) -> None:
+    forged = shutil.copytree(contest.path, tmp_path / "forged", symlinks=True)
+    whole = json.loads((forged / name).read_text())
+    random = Random(5)
+    for path in random.sample(list(leaves(whole)), 12):
+        value = json.loads(json.dumps(whole))
+        owner = value
+        for key in path[:-1]:
+            owner = owner[key]
+        for wrong in (other(owner[path[-1]]), random.choice([None, [], {}, -1, "", 10**90, "0x", [[]], True])):
+            if wrong == owner[path[-1]]:
+                continue
+            owner[path[-1]] = wrong
+            (forged / name).write_text(json.dumps(value, sort_keys=True, separators=(",", ":")))
+            where = ".".join(map(str, (name, *path)))
+            if FREE.fullmatch(where):
+                verified(forged)
+            else:
+                with pytest.raises((VerificationError, RunDirectoryError)):
+                    verified(forged)
+                    pytest.fail(f"{where} = {wrong!r} passes")
+
+
+@pytest.mark.parametrize(
+    "name", ["task.json", "config.yaml", "records/1.json", "receipts/2.json", "summary.json", "rows/1.json",
+             "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+)  # fmt: skip
+def test_a_hostile_folder_ends_with_one_of_our_errors(contest: Run, tmp_path: Path, name: str) -> None:
+    for number, spoil in enumerate(HOSTILE.values()):
+        forged = shutil.copytree(contest.path, tmp_path / str(number), symlinks=True)
+        with suppress(ValueError, AttributeError):  # what can be done to a JSON text only
+            spoil(forged / name)
+        with pytest.raises((VerificationError, RunDirectoryError)):
+            verified(forged)
+            (forged / name).unlink()  # not spoilt: missing at least
+            verified(forged)
+        shutil.rmtree(forged)
 
 
 def test_an_alliance_starts_from_the_leader(contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
