@@ -42,9 +42,10 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
 def check_leader(folder: RunFolder, final: TaskState) -> None:
     """As `check_adapter`, of a contest, whose leader has a rank of its own and the scaling 1."""
     data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
+    require_equal(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
     try:
         rank = rank_of(data)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration):
+    except ValueError:
         raise VerificationError("adapter/adapter_model.safetensors does not read as an adapter") from None
     check_adapter_folder(folder, final.adapter, rank, rank)
 

@@ -177,8 +177,9 @@ def test_every_value_is_checked_or_known_to_be_free(contest: Run, tmp_path: Path
         owner = value
         for key in path[:-1]:
             owner = owner[key]
-        for wrong in (other(owner[path[-1]]), random.choice([None, [], {}, -1, "", 10**90, "0x", [[]], True])):
-            if wrong == owner[path[-1]]:
+        claimed = owner[path[-1]]
+        for wrong in (other(claimed), random.choice([None, [], {}, -1, "", 10**90, "0x", [[]], True])):
+            if wrong == claimed:
                 continue
             owner[path[-1]] = wrong
             (forged / name).write_text(json.dumps(value, sort_keys=True, separators=(",", ":")))
