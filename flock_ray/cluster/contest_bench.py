@@ -191,7 +191,7 @@ class ContestBench:
                 missing.setdefault(places, {})[payload] = adapter
         self.progress.begin("score", sum(map(len, missing.values())))
         with self.progress.timed("score"):
-            for places, adapters in sorted(missing.items()):
+            for places, adapters in sorted(missing.items(), key=lambda one: one[0]):
                 measured = self._measured(
                     shuffle, adapters, [rows[place] for place in places], rows, self.progress.step
                 )
@@ -214,16 +214,25 @@ class ContestBench:
     def again(
         self, day: int, shuffle: bytes, rung: Rung, cells: Sequence[tuple[int, int]]
     ) -> list[tuple[int, int, int]]:
-        """Disputed cells of a rung, (column, position), each measured anew: (column, position, micro-nats)."""
-        rows, found = self.data.of(day, rung.name == FINAL), []
+        """Disputed cells of a rung, (column, position), measured anew: (column, position, micro-nats), ascending."""
+        rows = self.data.of(day, rung.name == FINAL)
+        asked: dict[int, list[int]] = {}
         for column, position in cells:
-            payload = rung.contenders[column]
-            adapter = self.inspected(payload)[1]
+            asked.setdefault(column, []).append(position)
+        alike: dict[tuple[int, ...], dict[bytes, Adapter]] = {}  # adapters that are asked for on the same rows
+        for column, positions in asked.items():
+            adapter = self.inspected(rung.contenders[column])[1]
             if adapter is not None:
-                row = rows[rung.places[position]]
-                [loss] = self._measured(shuffle, {payload: adapter}, [row], rows, lambda: None)[payload]
-                found.append((column, position, loss))
-        return found
+                alike.setdefault(tuple(positions), {})[rung.contenders[column]] = adapter
+        self.progress.begin("audit", sum(map(len, alike.values())))
+        found = []
+        with self.progress.timed("audit"):
+            for same, adapters in sorted(alike.items(), key=lambda one: one[0]):
+                own = [rows[rung.places[position]] for position in same]
+                for payload, losses in self._measured(shuffle, adapters, own, rows, self.progress.step).items():
+                    column = rung.contenders.index(payload)
+                    found += [(column, position, loss) for position, loss in zip(same, losses, strict=True)]
+        return sorted(found)
 
     def end_day(self) -> None:
         """Forget losses and payloads of the day."""

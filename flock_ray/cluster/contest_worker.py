@@ -30,6 +30,7 @@ from flock_ray.protocol.contest_state import ContestState, ContestTerms
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.state import Terms
+from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.model import ModelHashes
 from flock_ray.verify.contest_opinion import contest_disagreement
@@ -118,18 +119,22 @@ class ContestWorker(SigningWorker):
         """The hosted training nodes put their payloads into the store and open their commitments."""
         state, store = self._day, self._bench.store
         payloads = {number: self._payload(number) for number in self._nodes()}
-        with self._hosting.signing(state) as signing:
+        kept: dict[int, bytes] = {}
+        with Batch() as batch:  # again, where the folder that had them is gone
             for number, payload in payloads.items():
+                if member := self._hosting.active(number):
+                    kept[number] = member.keep(payload, batch)
+        with self._hosting.signing(state) as signing:
+            for number, digest in kept.items():
                 if not (member := self._hosting.active(number)):
                     continue
-                digest = member.keep(payload, signing.files)
                 body = self._commitment(member, digest)
                 sent = ContestMessage(ContestKind.COMMITMENT, state.scope.task, state.epoch, number, body)
                 if member.signed(state).get(ContestKind.COMMITMENT) != sent.digest:
                     self._hosting.sit_out(state, number, ANOTHER_UPDATE)
                     continue
                 with self._progress.timed("transfer"):
-                    store.put(payload, signing.files)
+                    store.put_file(digest, member.kept(digest), signing.files)
                 signing.add(
                     member,
                     ContestKind.MANIFEST,

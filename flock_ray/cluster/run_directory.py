@@ -352,6 +352,9 @@ def _load_config(path: Path, schema: type[Any]) -> Any:
     except Exception as error:
         raise RunDirectoryError(f"{path / 'config.yaml'} is no configuration of this version: {error}") from error
     if config is None:
-        kind, command = ("a contest", "arena") if of_contest else ("an alliance", "alliance")
-        raise RunDirectoryError(f"{path} holds the run of {kind}; go on with it by: flock-ray {command} resume={path}")
+        kinds = ("a contest", "an alliance") if of_contest else ("an alliance", "a contest")
+        command = "arena" if of_contest else "alliance"
+        raise RunDirectoryError(
+            f"{path} holds the run of {kinds[0]}, not of {kinds[1]}: flock-ray {command} resume={path} goes on with it"
+        )
     return config

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from flock_ray.errors import ModelError
+from flock_ray.protocol.encoding import parse_json
 
 Adapter = dict[str, torch.Tensor]
 """PEFT state dict key -> factor: float32, CPU, contiguous; `lora_A` is [rank, in], `lora_B` is [out, rank]."""
@@ -113,9 +114,19 @@ def adapter_hash(adapter: Adapter) -> bytes:
 
 
 def rank_of(data: bytes) -> int:
-    """Rank of an adapter's canonical bytes."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return int(next(entry["shape"][0] for key, entry in header.items() if key.endswith(LORA_A)))
+    """Rank of an adapter's canonical bytes.
+
+    Raises:
+        ValueError: they are of no adapter.
+    """
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode(), 4)
+    if not isinstance(header, dict):
+        raise ValueError("no header of factors")
+    for key, entry in header.items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if key.endswith(LORA_A) and isinstance(shape, list) and shape and isinstance(shape[0], int):
+            return shape[0]
+    raise ValueError(f"no factor ends with {LORA_A}")
 
 
 def flat(adapter: Adapter) -> torch.Tensor:

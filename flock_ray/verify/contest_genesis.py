@@ -9,7 +9,7 @@ from typing import Any
 from flock_ray.errors import RunDirectoryError, VerificationError
 from flock_ray.protocol.contest_state import ContestState, ContestTerms
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
-from flock_ray.protocol.hashing import keccak, sha256, tag, word
+from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
 from flock_ray.protocol.roster import Roster
 from flock_ray.protocol.state import MemberState, Scope
@@ -141,6 +141,8 @@ def _check(genesis: ContestGenesis) -> None:
     for number, member in enumerate(members):
         least = member.slots * terms.min_stake if member.slots else terms.min_node_stake
         require(member.stake >= least, f"member {number} staked less than it had to")
+        revealing = member.slots > 0 or member.chain_tip == ZERO
+        require(revealing, f"member {number} is a training node, and has a hash chain")
     stakes = {member.account: member.stake for member in members}
     require_equal(genesis.balances, stakes, "balances in task.json")
     require_equal(len(genesis.balances), len(stakes), "number of balances in task.json")

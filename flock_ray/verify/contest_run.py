@@ -8,7 +8,6 @@ from typing import Any
 
 from flock_ray.chain.keys import recover
 from flock_ray.errors import RunDirectoryError, VerificationError
-from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.contest_state import ContestState, read_rows
 from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.hashing import sha256
@@ -22,6 +21,7 @@ from flock_ray.verify.folder import MAX_JSON, RunFolder
 from flock_ray.verify.membership import changed, due_removals, slots_of
 from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
+from flock_ray.verify.summary import check_leader
 
 Emit = Callable[[str], None]
 
@@ -75,8 +75,7 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None
         days.append(day)
     beyond = f"records/{state.epoch}.json"
     require(not folder.has(beyond), f"{beyond} is of a day that the contest does not have")
-    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
-    require_equal(to_hex(sha256(data)), to_hex(state.adapter), "SHA-256 of adapter/adapter_model.safetensors")
+    check_leader(folder, state)
     emit(f"leader     adapter/ holds {to_hex(state.adapter)}")
     _check_summary(folder.json("summary.json"), genesis, days, state)
     emit("summary    every figure that follows from the signed messages")
@@ -213,6 +212,8 @@ def _check_summary(
                 "slashed": member.slashed,
                 "stake": member.stake,
                 "balance_start": first[number].stake,
+                # elsewhere a wallet has other uses
+                **({} if genesis.on_rpc else {"balance_end": member.stake + member.earned}),
             }
             for number, member in enumerate(final.members)
         ],
@@ -227,7 +228,8 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
     replay, report = day.replay, day.report
     places = {one.member: place for place, one in enumerate(replay.ranking, start=1)}
     final_places = {one.member: place for place, one in enumerate(replay.final_ranking, start=1)}
-    slashed = dict(report.slashes)
+    slashed, rewards = dict(report.slashes), replay.rewards
+    chunk, final = _scored(replay, set_b=False), _scored(replay, set_b=True)
     return {
         "day": report.epoch,
         "leader": to_hex(report.model_hash),
@@ -241,9 +243,12 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
                 "final_rank": final_places.get(one.member),
                 "payload": to_hex(one.payload) if one.payload else None,
                 "copy_of": to_hex(one.copy_of) if one.copy_of else None,
+                "rung": chunk.get(one.payload, ("", None))[0],
+                "score": chunk.get(one.payload, ("", None))[1],
+                "final_score": final.get(one.payload, ("", None))[1],
                 "state": one.steps[-1][0],
                 "reason": "copy" if one.unpaid else one.steps[-1][2],
-                "reward": replay.rewards.get(one.member, 0),
+                "reward": rewards.get(one.member, 0),
                 "slashed": slashed.get(one.member, 0),
             }
             for one in replay.submissions
@@ -258,7 +263,25 @@ def _day_figures(day: SettledDay) -> dict[str, Any]:
             for rung in replay.rungs
         ],
         "validators": [
-            {"member": voter, "work": work, "distance": distance, "failed": failed}
+            {
+                "member": voter,
+                "account": replay.state.members[voter].account,
+                "work": work,
+                "distance": distance,
+                "failed": failed,
+                "reward": rewards.get(voter, 0),
+                "slashed": slashed.get(voter, 0),
+            }
             for voter, (work, distance, failed) in sorted(replay.validators.items())
         ],
+    }
+
+
+def _scored(replay: DayReplay, set_b: bool) -> dict[bytes | None, tuple[str, int]]:
+    """{payload: (last rung that scored it, its joint score there)}, on the day's rows or on set B."""
+    return {
+        payload: (rung.name, score)
+        for rung in replay.rungs
+        if rung.complete and (rung.name == "final") == set_b
+        for payload, score in rung.scores.items()
     }

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from flock_ray.errors import VerificationError
-from flock_ray.lora.serialization import LORA_A, MAX_ADAPTER_BYTES
+from flock_ray.lora.serialization import LORA_A, MAX_ADAPTER_BYTES, rank_of
 from flock_ray.protocol.encoding import parse_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.state import TaskState
@@ -31,14 +31,35 @@ def check_adapter(folder: RunFolder, genesis: TaskGenesis, final: TaskState) -> 
     Raises:
         VerificationError: it does not.
     """
-    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
-    require_equal(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
-    config = folder.json("adapter/adapter_config.json")
     agreed = genesis.configuration
     try:
-        expected = _SET | {"r": int(agreed["lora.rank"]), "lora_alpha": int(agreed["lora.alpha"])}
+        rank, alpha = int(agreed["lora.rank"]), int(agreed["lora.alpha"])
     except (KeyError, ValueError):
         raise VerificationError("the configuration that the members agreed on states no lora.rank or alpha") from None
+    check_adapter_folder(folder, final.adapter, rank, alpha)
+
+
+def check_leader(folder: RunFolder, final: TaskState) -> None:
+    """As `check_adapter`, of a contest, whose leader has a rank of its own and the scaling 1."""
+    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
+    require_equal(to_hex(sha256(data)), to_hex(final.adapter), "SHA-256 of adapter/adapter_model.safetensors")
+    try:
+        rank = rank_of(data)
+    except ValueError:
+        raise VerificationError("adapter/adapter_model.safetensors does not read as an adapter") from None
+    check_adapter_folder(folder, final.adapter, rank, rank)
+
+
+def check_adapter_folder(folder: RunFolder, adapter: bytes, rank: int, alpha: int) -> None:
+    """The adapter folder holds the bytes of this hash, under a configuration of this rank that adds nothing to them.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    data = folder.read("adapter/adapter_model.safetensors", MAX_ADAPTER_BYTES)
+    require_equal(to_hex(sha256(data)), to_hex(adapter), "SHA-256 of adapter/adapter_model.safetensors")
+    config = folder.json("adapter/adapter_config.json")
+    expected = _SET | {"r": rank, "lora_alpha": alpha}
     require_equal(_DEFAULT | config, expected | _DEFAULT, "adapter/adapter_config.json")
     for name, value in config.items():
         known = name in expected | _DEFAULT or name in _FREE | _UNUSED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,9 @@ def only_run(output: Path) -> Path:
     return (output / "latest").resolve()
 
 
-def play_until(reached: Callable[[], bool], log: Path, *overrides: str) -> None:
+def play_until(reached: Callable[[], bool], log: Path, *overrides: str, command: Sequence[str] = ALLIANCE) -> None:
     """Start a run as a command, kill it with SIGKILL once `reached`, and see that nothing of ours stays alive."""
-    with command_running([*ALLIANCE, *overrides], log) as process:
+    with command_running([*command, *overrides], log) as process:
         wait_until(reached, process=process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -35,8 +35,8 @@ def play_until(reached: Callable[[], bool], log: Path, *overrides: str) -> None:
         wait_until(lambda: not [name for name in processes(mark).values() if not name.startswith(RAY_AGENTS)])
 
 
-def play_to_the_end(log: Path, *overrides: str) -> None:
-    with command_running([*ALLIANCE, *overrides], log) as process:
+def play_to_the_end(log: Path, *overrides: str, command: Sequence[str] = ALLIANCE) -> None:
+    with command_running([*command, *overrides], log) as process:
         assert process.wait(PATIENCE) == 0, (log / "output").read_text()[-3000:]
 
 

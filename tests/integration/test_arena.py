@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import ray
 
 from flock_ray.arena import Arena
 from flock_ray.cluster.run_directory import RunDirectory
@@ -18,6 +22,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.run import verify_run
 from tests.contests import configure, overrides_of, play, resume, timeless
 from tests.runs import Head, Run, tiny
+from tests.verify.test_forgeries import HOSTILE, leaves, other
 
 pytestmark = pytest.mark.ray
 
@@ -99,6 +104,29 @@ def test_a_contest_that_is_interrupted_goes_on_to_the_same_bytes(
     assert verified(path)
 
 
+def test_a_worker_and_the_coordinator_that_die_in_a_day_change_nothing(
+    contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker after its validators have committed to ballots, the coordinator when they are open."""
+    exchange, killed = Arena.exchange, list[str]()
+
+    def kill(self: Arena, phase: str, kind: Any, results: Any) -> Any:
+        known = exchange(self, phase, kind, results)
+        dies = {ContestKind.RUNG_2_COMMITMENT: "node-1-0", ContestKind.RUNG_3_BALLOT: "coordinator"}.get(kind)
+        if dies and dies not in killed:
+            killed.append(dies)
+            ray.kill(ray.get_actor(dies))
+        return known
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Arena, "exchange", kill)
+        other = play(head, tmp_path / "outputs", configure(*overrides_of(tiny_model_dir, tmp_path)))
+    assert killed == ["node-1-0", "coordinator"]
+    assert [event["cause"] for event in other.events("node_group_failed")] == ["worker_died"]
+    assert [event["epoch"] for event in other.events("coordinator_lost")] == [1]
+    assert other.records() == contest.records()
+
+
 def _changed(path: Path, change: Callable[[Any], None]) -> None:
     value = json.loads(path.read_text())
     change(value)
@@ -118,6 +146,7 @@ def _changed(path: Path, change: Callable[[Any], None]) -> None:
         ("rows/1.json", lambda v: v["tokens"][0][0].reverse(), "rows/1.json: digest of the tokens of row 1"),
         ("rows/final.json", lambda v: (v["rows"].pop(), v["tokens"].pop()), "the rows of set B are not those"),
         ("task.json", lambda v: v["terms"].update(rung_rows=[2, 8]), "task id of this creator"),
+        ("adapter/adapter_config.json", lambda v: v.update(lora_alpha=8), "adapter_config.json.lora_alpha"),
         ("task.json", lambda v: v["members"][11].__setitem__(3, 1), "member 11 staked less than it had to"),
     ],
 )  # fmt: skip
@@ -128,6 +157,55 @@ def test_the_verifier_names_what_was_forged(
     _changed(forged / name, change)
     with pytest.raises(VerificationError, match=told):
         verified(forged)
+
+
+FREE = re.compile(
+    r"(receipts/1\.json\.wall_seconds|summary\.json\.(run_id|model|days\.\d+\.wall_seconds|chain\.(backend|creator)"
+    r"|((days\.\d+\.(submissions|validators)|members)\.\d+)\.adversary"
+    r"|run\.(metric|scorer|model_dtype|num_parameters|placement|load_seconds|abandoned_epochs|versions)))(\..*)?"
+)
+"""What `verify` says that nobody outside can check, and what `config.yaml` says already."""
+
+
+@pytest.mark.parametrize("name", ["task.json", "records/1.json", "receipts/1.json", "summary.json", "rows/2.json"])
+def test_every_value_is_checked_or_known_to_be_free(contest: Run, tmp_path: Path, name: str) -> None:
+    forged = shutil.copytree(contest.path, tmp_path / "forged", symlinks=True)
+    whole = json.loads((forged / name).read_text())
+    random = Random(5)
+    for path in random.sample(list(leaves(whole)), 12):
+        value = json.loads(json.dumps(whole))
+        owner = value
+        for key in path[:-1]:
+            owner = owner[key]
+        claimed = owner[path[-1]]
+        for wrong in (other(claimed), random.choice([None, [], {}, -1, "", 10**90, "0x", [[]], True])):
+            if wrong == claimed:
+                continue
+            owner[path[-1]] = wrong
+            (forged / name).write_text(json.dumps(value, sort_keys=True, separators=(",", ":")))
+            where = ".".join(map(str, (name, *path)))
+            if FREE.fullmatch(where):
+                verified(forged)
+            else:
+                with pytest.raises((VerificationError, RunDirectoryError)):
+                    verified(forged)
+                    pytest.fail(f"{where} = {wrong!r} passes")
+
+
+@pytest.mark.parametrize(
+    "name", ["task.json", "config.yaml", "records/1.json", "receipts/2.json", "summary.json", "rows/1.json",
+             "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+)  # fmt: skip
+def test_a_hostile_folder_ends_with_one_of_our_errors(contest: Run, tmp_path: Path, name: str) -> None:
+    for number, spoil in enumerate(HOSTILE.values()):
+        forged = shutil.copytree(contest.path, tmp_path / str(number), symlinks=True)
+        with suppress(ValueError, AttributeError):  # what can be done to a JSON text only
+            spoil(forged / name)
+        with pytest.raises((VerificationError, RunDirectoryError)):
+            verified(forged)
+            (forged / name).unlink()  # not spoilt: missing at least
+            verified(forged)
+        shutil.rmtree(forged)
 
 
 def test_an_alliance_starts_from_the_leader(contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -142,7 +220,9 @@ def test_an_alliance_starts_from_the_leader(contest: Run, head: Head, tiny_model
 
 
 def test_a_contest_is_no_alliance(contest: Run, head: Head) -> None:
-    with pytest.raises(RunDirectoryError, match=r"holds the run of a contest; go on with it by: flock-ray arena"):
+    with pytest.raises(
+        RunDirectoryError, match=r"holds the run of a contest, not of an alliance: flock-ray arena resume="
+    ):
         head.resume(contest.path)
 
 

@@ -104,7 +104,6 @@ ARENA: dict[str, list[str]] = {
     "nothing to learn from": ["contest.train=[]"],
     "both adapters and something to learn from": ["contest.submissions={folder}"],
     "an attack of an alliance": ["adversary.members={3:sign_flip}"],
-    "nobody of this number": ["adversary.members=[12]", "adversary.attack=gauge_copy"],
     "scores in bfloat16": ["model.dtype=bfloat16"],
     "several workers a node": ["cluster.workers_per_node=2"],
     "no folder of submissions": ["contest.train=[]", "contest.submissions={folder}/nowhere"],

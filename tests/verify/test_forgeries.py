@@ -122,7 +122,7 @@ def test_every_value_is_checked_or_known_to_be_free(
 ) -> None:
     forger = Forger(whole_run.path, tmp_path / "run")
     chain = replayed_chain(RunFolder(forger.path))
-    monkeypatch.setattr("flock_ray.verify.run.replayed_chain", lambda folder: chain)  # the same one each time
+    monkeypatch.setattr("flock_ray.verify.on_chain.replayed_chain", lambda folder: chain)  # the same one each time
     whole = forger.read(name)
     random = Random(7)
     for path in random.sample(list(leaves(whole)), 15):
