@@ -1,6 +1,6 @@
 """A contest's scoring beside the procedure of today's validators, on 64 submissions of about 4,000 tokens each.
 
-    python benchmarks/run.py arena [--quick]
+    python benchmarks/run.py arena [only=contests] [--quick]
 
 SmolLM2-135M in float32 on a CPU. The script trains 16 adapters on text-to-SQL questions, by recipes that differ, and
 scores them on questions whose answers none has seen. A validator of today (`benchmarks/peers/todays_validator.py`)
@@ -9,6 +9,7 @@ after the other. Ours passes several unmerged adapters together, and what rows b
 turns (A B B A). In the race a loss is measured once, as rungs are nested and a node group keeps what it measured; the
 rungs before the last are passed whole, of the last some submissions. How many reach which rung is the mean of simulated
 contests, whose submissions have the measured adapters' covariance of rows. No Ray, no chain.
+Each section is stored as it is done; `only=contests` simulates anew with the stored losses and keeps the others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from benchmarks.arena_adapters import SPEC, num_tokens, read_questions, train_nodes
 from benchmarks.arena_attacks import in_defence
 from benchmarks.arena_contests import Losses, Raced, compatibility_vectors, in_contests, race, repeated, summary
-from benchmarks.common import environment, step, store, tell
+from benchmarks.common import earlier_result, environment, step, store, tell
 from benchmarks.peers.todays_validator import validate
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, save_peft, shortest_targets
 from flock_ray.lora.serialization import Adapter, canonical_bytes
@@ -73,7 +74,7 @@ class Extent:
 
 
 WHOLE = Extent(
-    submissions=64, nodes=16, rows=32, rung_rows=(2, 6, 32), order="abbaab", race_order="rlaalr", together=6, exact=2,
+    submissions=64, nodes=16, rows=32, rung_rows=(4, 8, 32), order="abbaab", race_order="rlaalr", together=6, exact=2,
     contests=200, max_tokens=4_096,
 )  # fmt: skip
 QUICK = Extent(
@@ -253,6 +254,36 @@ def simulate(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], ex
         return summary(in_contests(extent.contests, play))
 
 
+def contests(measured: Losses, rows: Sequence[Row], extent: Extent) -> tuple[dict[str, Any], dict[str, float]]:
+    """Simulated contests of a day of these rows and of a longer one: (what they came to, the figures that count)."""
+    simulated = simulate(measured, rows, extent.rung_rows, extent)
+    longer = simulate(*repeated(measured, rows, LONGER), LONGER_RUNGS, extent)
+    found = {
+        "simulated": {"rung_rows": extent.rung_rows, **simulated},
+        "simulated_longer_day": {"rung_rows": LONGER_RUNGS, **longer},
+    }
+    return found, {
+        "arena_row_forwards_saved": simulated["row_forwards_saved"],
+        "arena_same_top_8": simulated["same_top_8"],
+        "arena_row_forwards_saved_longer_day": longer["row_forwards_saved"],
+        "arena_same_top_8_longer_day": longer["same_top_8"],
+    }
+
+
+def contests_anew(extent: Extent, quick: bool) -> None:
+    """Simulate with the losses that are stored; what was timed in other rungs is dropped."""
+    result = earlier_result("arena", quick)
+    tokenizer = load_base(MODEL).tokenizer
+    rows = contest_rows(read_questions(tokenizer, extent.rows).scored, tokenizer, "the day's rows")
+    found, figures = contests(np.array(result["losses"]), rows, extent)
+    if result["rung_rows"] != list(extent.rung_rows):
+        result["turns"] = {side: rounds for side, rounds in result["turns"].items() if side in "ab"}
+        for name in ("arena_wall_vs_validator", "arena_cpu_vs_validator"):
+            result["headline"].pop(name, None)
+    result |= {**found, "rung_rows": extent.rung_rows, "headline": result["headline"] | figures}
+    store("arena", result, quick)
+
+
 def exactness(bench: Bench) -> dict[str, float]:
     """How far scores are from plain PEFT's, and from each other in other batches: nats a token."""
     with step("against PEFT, and between batches"):
@@ -279,9 +310,11 @@ def day(bench: Bench) -> dict[str, Any]:
 
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store each section as it is done."""
-    if overrides:
-        raise SystemExit("error: arena takes no overrides")
     began, extent = time.perf_counter(), QUICK if quick else WHOLE
+    if list(overrides) == ["only=contests"]:
+        return contests_anew(extent, quick)
+    if overrides:
+        raise SystemExit("error: arena takes one override, only=contests")
     vectors = compatibility_vectors()
     figures: dict[str, float] = {"flock_compat_vectors": float(sum(vectors.values()))}
     with tempfile.TemporaryDirectory() as folder:
@@ -299,19 +332,17 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         measured = bench.measured()
         figures |= headline(bench.turns, ())
         keep(losses=measured.tolist(), merged_max_abs_diff=merged_difference(bench))
-        simulated = simulate(measured, bench.rows, extent.rung_rows, extent)
-        longer = simulate(*repeated(measured, bench.rows, LONGER), LONGER_RUNGS, extent)
-        figures["arena_row_forwards_saved"] = simulated["row_forwards_saved"]
-        figures["arena_row_forwards_saved_longer_day"] = longer["row_forwards_saved"]
-        figures |= {"arena_same_top_8": simulated["same_top_8"], "arena_same_top_8_longer_day": longer["same_top_8"]}
+        found, saved = contests(measured, bench.rows, extent)
+        figures |= saved
+        keep(**found)
         figures |= exactness(bench)
-        keep(simulated=simulated, simulated_longer_day={"rung_rows": LONGER_RUNGS, **longer})
+        keep()
         with step("attacks"):
             defence = in_defence(bench.adapters, measured, bench.rows, bench.scorer, bench.examples, quick)
         figures |= defence.figures
         keep(attacks=defence.attacks, copies=defence.copies, gate=defence.gate,
              honest_called_copies=defence.honest_called_copies)  # fmt: skip
-        contenders = reached(simulated, extent)
+        contenders = reached(found["simulated"], extent)
         bench.compare(extent.race_order, contenders)
         figures |= headline(bench.turns, contenders)
         keep(contenders=contenders)
