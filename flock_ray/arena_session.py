@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flock_ray.arena import Arena
@@ -29,13 +29,15 @@ from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_c
 from flock_ray.cluster.spec import HostSpec
 from flock_ray.config import ArenaConfig, Config, settled_as
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
+from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
 from flock_ray.session import PACKAGES, Session, patiently
 from flock_ray.store.blob_store import BlobStore
-from flock_ray.store.files import write_json
+from flock_ray.store.files import write_json, write_text
 from flock_ray.telemetry.contest_views import build_contest_summary, show_totals
 from flock_ray.telemetry.events import EventLog
+from flock_ray.telemetry.leaderboard import leaderboard
 from flock_ray.telemetry.table import Console
 from flock_ray.verify.contest_genesis import read_contest_genesis
 from flock_ray.verify.folder import RunFolder
@@ -159,9 +161,20 @@ class ArenaSession(Session):
         )
         adapter = patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
         write_leader_folder(run.adapter, adapter, self.arena, base, self.console.line)
+        self._write_leaderboard(reporter.records, summary)
         write_json(run.summary, summary)
         self.on_whole()
         return summary
+
+    def _write_leaderboard(self, records: Sequence[ContestRecord], summary: Mapping[str, Any]) -> None:
+        """Write leaderboard.html and leaderboard.json; none without a day."""
+        if not records:
+            return
+        facts = {"base model": summary["model"], "chain": summary["chain"]["backend"], "run": summary["run_id"]}
+        page, board = leaderboard(records, {}, facts, f"flock-ray verify {self.run_directory.path}")
+        write_text(self.run_directory.path / "leaderboard.html", page)
+        write_json(self.run_directory.path / "leaderboard.json", board)
+        self.console.line(f"Leaderboard: {self.run_directory.path / 'leaderboard.html'}")
 
 
 def run_arena(

@@ -25,10 +25,11 @@ class ContestReporter(Observer):
     """Sees everything that the loop does, tells console and event log, and keeps the views of the days."""
 
     def __init__(self, config: ArenaConfig, console: Console, events: EventLog) -> None:
-        """Nothing yet."""
+        """Nothing yet; `records` are those of the days that stand."""
         self._config, self._console, self._events = config, console, events
         self._adversaries = {one: name for one, name in behaviours(config.adversary).items() if name != "none"}
         self.views: list[DayView] = []
+        self.records: list[ContestRecord] = []
         self.load_seconds = 0.0
 
     def line(self, message: str) -> None:
@@ -55,6 +56,7 @@ class ContestReporter(Observer):
         seconds = dict(wall_seconds) | ({"load": self.load_seconds} if record.epoch == 1 else {})
         view = self._view(record, seconds)
         self.views.append(view)
+        self.records.append(record)
         self._events.emit("day", epoch=record.epoch, adapter=record.adapter, wall_seconds=seconds)
         show_day(self._console, view, self._config.contest.days)
 
@@ -82,6 +84,7 @@ class ContestReporter(Observer):
     def abandoned(self, first: int, following: int) -> None:
         """Days were given up on the chain; views from `first` on are void."""
         self.views = [view for view in self.views if view.day < first]
+        self.records = [record for record in self.records if record.epoch < first]
         for day in range(first, following):
             self._events.emit("epoch_abandoned", epoch=day)
             self._console.line(f"day {day} was abandoned on the chain: what was signed from it on is void")
@@ -98,6 +101,7 @@ class ContestReporter(Observer):
         """Rebuild the views of days that an earlier run signed, from its records."""
         for signed in days:
             self.views.append(self._view(signed.record, signed.wall_seconds))
+            self.records.append(signed.record)
             if signed.settlement:
                 settled = signed.settlement
                 self.views[-1] = replace(self.views[-1], settlement_tx=settled.transaction, gas_used=settled.gas_used)

@@ -197,7 +197,9 @@ def test_a_start_that_does_not_fit_the_model(  # type: ignore[no-untyped-def]
     adapter = initial_adapter(adapter_shapes(base, spec.target_modules, spec.rank), 0)
     save_peft(run / "adapter", canonical_bytes(adapter), spec, shortest_targets(base, spec.target_modules), "base")
     (run / "config.yaml").touch()
-    terms = {"base_model": to_hex(model_hashes(tiny_model_dir).weights)}
+    hashes = model_hashes(tiny_model_dir)
+    named = {"base_model": hashes.weights, "model_config": hashes.config, "tokenizer": hashes.tokenizer}
+    terms = {name: to_hex(digest) for name, digest in named.items()}
     (run / "task.json").write_text(
         json.dumps({"terms": terms, "contracts": vars(Addresses("", "", "")), "balances": {}})
     )

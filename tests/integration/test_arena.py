@@ -51,6 +51,16 @@ def test_the_whole_contest_can_be_derived_again(contest: Run) -> None:
         verified(contest.path, "00" * 32)
 
 
+def test_the_leaderboard_shows_the_last_day(contest: Run) -> None:
+    board = json.loads((contest.path / "leaderboard.json").read_text())
+    last = contest.summary["days"][-1]
+    assert len(board["days"]) == len(contest.summary["days"]) and board["task"] == contest.summary["task_id"]
+    ranked = {one["payload"]: one["rank"] for one in last["submissions"] if one["rank"]}
+    assert {one["payload"]: one["rank"] for one in board["days"][-1]["standings"] if one["rank"]} == ranked
+    page = (contest.path / "leaderboard.html").read_text()
+    assert all(payload[:10] in page for payload in ranked) and f"flock-ray verify {contest.path}" in page
+
+
 def test_who_is_ranked_is_paid_and_who_cheats_is_not(contest: Run) -> None:
     first, second = contest.summary["days"]
     assert first["leader"] == next(one["payload"] for one in first["submissions"] if one["rank"] == 1)
