@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, linear_regression
 from types import SimpleNamespace
@@ -92,10 +93,11 @@ class Members(Phases):
             owner.hash_chain = self._chain_of(owner.signer)
         self._host = SimpleNamespace(
             _spec=SimpleNamespace(terms=terms, chain_terms=chain_terms(config, terms), index=0),
-            _bench=SimpleNamespace(base=SimpleNamespace(hashes=hashes)),
+            _hashes=hashes,
             _adapter=_ADAPTER,
             _hosting=SimpleNamespace(owners=owners, join=lambda task, silos: None),
         )
+        self._host._agreed = partial(Worker._agreed, self._host)
 
     def _chain_of(self, signer: Signer) -> Callable[[bytes], Any]:
         return lambda task: hash_chain(signer, task, self.config.alliance.num_epochs)

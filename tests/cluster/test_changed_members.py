@@ -45,7 +45,9 @@ def test_a_run_refuses_a_task_that_it_cannot_count_with(
         **{"status": TaskStatus.RUNNING, "members": members, "changes": (), "last_settled": 0, **what}
     )
     monkeypatch.setattr(ledger, "_ask", lambda method, *_: {"task_view": view}[method])
-    terms: Any = SimpleNamespace(digest=lambda: keccak(b"terms"), start_adapter=bytes(32), min_stake=STAKE)
+    terms: Any = SimpleNamespace(
+        digest=lambda: keccak(b"terms"), start_adapter=bytes(32), min_stake=STAKE, target_set=bytes(32)
+    )
     task = chain_terms(config, terms).task_id(ledger._creator.address, fixed_genesis(1))
     with pytest.raises(ChainError, match=match) as refused:
         ledger.create_task(terms, None)  # type: ignore[arg-type]
