@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flock_ray.cluster.run_directory import RunDirectory, load_config
-from flock_ray.commands import run as command
+from flock_ray.commands import alliance as command
 from flock_ray.commands.main import main
 from flock_ray.config import Config, Keep
 from flock_ray.errors import RunDirectoryError
