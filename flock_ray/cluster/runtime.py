@@ -112,7 +112,9 @@ def within(seconds: float, call: Callable[[], object]) -> bool:
 
 
 class HeadWatchdog:
-    """Notices that Ray's head (its GCS) does not answer, before Ray ends the process without a word.
+    """Notices that Ray's head (its GCS) does not answer, or that the raylet beside this process died.
+
+    Of the first Ray ends the process after a while without a word; of the second it does at once, or never.
 
     Attributes:
         silent: seconds since the last answer, not counting those in which this process was suspended.
@@ -128,8 +130,9 @@ class HeadWatchdog:
             timeout: seconds without an answer.
         """
         self._timeout = timeout
-        self._address = ray.get_runtime_context().gcs_address
-        self._answers = 0
+        context = ray.get_runtime_context()
+        self._address, self._node = context.gcs_address, context.get_node_id()
+        self._answers, self._alone = 0, False
         self.silent = 0.0
         self.describe: Callable[[], str] = lambda: "nothing is signed"
         self._armed = True
@@ -150,35 +153,39 @@ class HeadWatchdog:
     def _ask(self) -> None:
         while not self._stopped.wait(_ASK_EVERY):
             try:
-                ray.nodes()
+                nodes = ray.nodes()
             except Exception:
                 continue
             self._answers += 1
+            self._alone = any(node["NodeID"] == self._node and not node["Alive"] for node in nodes)
 
     def _watch(self) -> None:
-        raised, answers, looked = False, 0, time.monotonic()
+        raised, answers, looked = 0.0, 0, time.monotonic()
         while not self._stopped.wait(_TICK):
             now = time.monotonic()
             self.silent += min(now - looked, 2 * _TICK)
             looked = now
             if self._answers != answers:
                 answers, self.silent = self._answers, 0.0
-                if raised:
-                    raised = False
+                if raised and not self._alone:
+                    raised = 0.0
                     forget_pending()
-            silent = self.silent
-            if silent < self._timeout or not self._armed:
+            if not self._armed or not (self._alone or self.silent >= self._timeout):
                 continue
-            error = RayLostError(
-                f"Ray's head at {self._address} has not answered for {silent:.0f} s (cluster.head_timeout);"
-                f" {self.describe()}; start it again and go on with resume=RUN_DIR"
-            )
             if not raised:
-                raised = True
+                raised, error = now, RayLostError(self._what_is_lost())
                 raise_in_waiting(error)
-            elif silent > self._timeout + _GRACE and is_pending():
+            elif now > raised + _GRACE and is_pending():
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(error.exit_code)
+
+    def _what_is_lost(self) -> str:
+        if self._alone:
+            return f"Ray's raylet on this machine died; {self.describe()}; go on with resume=RUN_DIR"
+        return (
+            f"Ray's head at {self._address} has not answered for {self.silent:.0f} s (cluster.head_timeout);"
+            f" {self.describe()}; start it again and go on with resume=RUN_DIR"
+        )
 
 
 @contextmanager
