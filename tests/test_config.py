@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from flock_ray.config import (
     CAPTURE_LIMIT,
     AllianceConfig,
+    ArenaConfig,
     AskedChange,
     ChainBackend,
     Config,
@@ -27,6 +28,7 @@ from flock_ray.config import (
     explain_bad_key,
     register,
     to_config,
+    typed_arena,
     valid_keys,
 )
 from flock_ray.errors import CaptureRiskError, ConfigError
@@ -250,12 +252,14 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
 
 
 def test_every_group_of_options_is_among_the_valid_keys() -> None:
-    composed = OmegaConf.structured(Config)
-    OmegaConf.update(composed, "typo", 4, force_add=True)
-    with pytest.raises(ConfigError) as caught:
-        to_config(composed)
-    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    assert groups <= set(str(caught.value).partition("valid here: ")[2].split(", "))
+    told = set[str]()
+    for schema, read in ((Config, to_config), (ArenaConfig, typed_arena)):
+        composed = OmegaConf.structured(schema)
+        OmegaConf.update(composed, "typo", 4, force_add=True)
+        with pytest.raises(ConfigError) as caught:
+            read(composed)
+        told |= set(str(caught.value).partition("valid here: ")[2].split(", "))
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} <= told
 
 
 def test_a_mapping_of_members_to_files_is_no_unknown_key() -> None:

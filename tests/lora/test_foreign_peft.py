@@ -9,7 +9,7 @@ import torch
 
 from flock_ray.errors import AdapterError
 from flock_ray.lora.foreign import read_foreign, with_rank
-from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, save_peft
+from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, inject, load_adapter, save_peft, shortest_targets
 from flock_ray.lora.serialization import canonical_bytes
 from tests.lora.test_peft_io import llama, logits, random_adapter
 
@@ -63,9 +63,9 @@ def test_what_peft_saves_of_other_kinds_is_refused(tmp_path: Path, options: dict
 
 
 def test_what_this_project_saves_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    spec = LoraSpec(4, 4, ("all-linear",))
+    spec, targets = LoraSpec(4, 4, ("all-linear",)), shortest_targets(llama(), ("all-linear",))
     first = tmp_path / "first"
-    save_peft(first, canonical_bytes(random_adapter(with_rank(SHAPES, 4))), spec, "base")
+    save_peft(first, canonical_bytes(random_adapter(with_rank(SHAPES, 4))), spec, targets, "base")
     once = read_foreign(first, SHAPES, max_rank=4)
-    save_peft(tmp_path / "second", canonical_bytes(once), spec, "base")
+    save_peft(tmp_path / "second", canonical_bytes(once), spec, targets, "base")
     assert canonical_bytes(read_foreign(tmp_path / "second", SHAPES, max_rank=4)) == canonical_bytes(once)
