@@ -61,7 +61,7 @@ def play(config: ArenaConfig, named: Mapping[str, bool]) -> None:
         console.line(f"Run folder: {run.path}")
     run = run or RunDirectory.create(output_root(settled_as(config)), config)
     if run.started or not config.resume:
-        lead(run.path)
+        lead(run.path, run.made)
     try:
         summary = run_arena(config, run, plan, console)
     except KeyboardInterrupt:
