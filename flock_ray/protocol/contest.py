@@ -102,11 +102,11 @@ def rungs_until(state: ContestState, inbox: ContestInbox, name: str) -> tuple[li
 
 def _finish(state: ContestState, entries: Entries, results: Sequence[RungResult], phase: str) -> None:
     """Rank who was not eliminated, and say which copies are unpaid: of one original's at most the best is paid."""
-    standing = {entry.payload: entry for entry in entries.all if entry.step.state != "refused" and entry.payload}
     if not results:
-        for entry in standing.values():
+        for entry in entries.running():
             entry.steps.append(Step("refused", phase, "no_quorum"))
         return
+    standing = {entry.payload: entry for entry in entries.all if entry.step.state != "refused" and entry.payload}
     rewarded: set[bytes] = set()
     for payload in _order(results, standing):
         for entry in entries.all:

@@ -161,7 +161,10 @@ def test_every_refusal_has_its_reason() -> None:
     few = new_contest(parameters={"max_submissions": 15}, stakes={8: 999 * TOKEN})
     assert refusal(ContestPlay(), few) == "over_limit"
     votes = [kind for kind in ContestKind if kind.startswith("rung_1")]
-    assert refusal(ContestPlay(silent=[(kind, v) for kind in votes for v in range(7)])) == "no_quorum"
+    silent = [(kind, v) for kind in votes for v in range(7)]
+    assert refusal(ContestPlay(silent=silent)) == "no_quorum"
+    twins = ContestPlay(silent=silent, payloads={8: payload_of(1, 9)})
+    assert {refusal(twins, node=node) for node in (8, 9)} == {"no_quorum"}
 
 
 def test_every_step_has_a_deadline_and_a_line_for_its_owner() -> None:
