@@ -202,8 +202,8 @@ class _Submission:
                 handed_in = message and contest.board.message(day, ContestKind.COMMITMENT, contest.account)
                 if message and handed_in and handed_in.data != message.data:
                     raise ProtocolError(
-                        f"{contest.account} committed to another adapter on day {day.day}; a second commitment would cost"
-                        " it its stake"
+                        f"{contest.account} committed to another adapter on day {day.day}; a second commitment would"
+                        " cost it its stake"
                     )
                 if message and handed_in and now < ends["reveal"]:
                     self._note(day, message)
