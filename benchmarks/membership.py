@@ -98,6 +98,7 @@ class Members(Phases):
             _hosting=SimpleNamespace(owners=owners, join=lambda task, silos: None),
         )
         self._host._agreed = partial(Worker._agreed, self._host)
+        self._host._joins = partial(Worker._joins, self._host)
 
     def _chain_of(self, signer: Signer) -> Callable[[bytes], Any]:
         return lambda task: hash_chain(signer, task, self.config.alliance.num_epochs)
