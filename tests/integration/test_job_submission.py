@@ -44,7 +44,8 @@ def test_a_submitted_job_runs_on_its_own_cluster(
     assert lines.count(f"Run folder: {run}") == 2
     assert read_summary(run).hash == whole_run.hash
 
-    (uploaded,) = head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    packages = head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    uploaded = max(packages, key=lambda package: package.stat().st_mtime)
     files = [path for path in uploaded.rglob("*") if path.is_file()]
     tops = {path.relative_to(uploaded).parts[0] for path in files}
     assert {"conf", "flock_ray", "jobs"} <= tops
