@@ -12,6 +12,7 @@ from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.contest_scores import MICRO
 from flock_ray.training.contest import RowScorer
 from flock_ray.training.contest_data import Question
+from flock_ray.training.engine import Tick, no_tick
 from flock_ray.training.generation import prompt_ids
 from flock_ray.training.sql_metric import SqlMetric
 
@@ -31,7 +32,12 @@ class SqlScorer:
         self._scorer, self._tokenizer, self._max_tokens, self._today = scorer, tokenizer, max_tokens, today
 
     def losses(
-        self, adapters: Mapping[bytes, Adapter], questions: Sequence[Question], known: Sequence[Question], seed: bytes
+        self,
+        adapters: Mapping[bytes, Adapter],
+        questions: Sequence[Question],
+        known: Sequence[Question],
+        seed: bytes,
+        tick: Tick = no_tick,
     ) -> dict[bytes, tuple[int, ...]]:
         """{payload: for each question 0 if its answer is right, else 10^6}.
 
@@ -40,6 +46,7 @@ class SqlScorer:
             questions: at least one of `known`.
             known: all questions of the day's chunk or of set B: their literals are in the databases.
             seed: of the databases, 32 bytes.
+            tick: called once per adapter.
         """
         metrics = {
             schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
@@ -59,4 +66,5 @@ class SqlScorer:
                 0 if question is None or metrics[one.system].matches(question, answer) else MICRO
                 for one, question, answer in zip(questions, judged, answers, strict=True)
             )
+            tick()
         return found
