@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, InterpolationValidationError
 
+from flock_ray.config.arena import ArenaConfig
 from flock_ray.config.schema import Config
 from flock_ray.errors import ConfigError
 
@@ -52,6 +53,8 @@ def _fits(experiment: str, schema: type[Any]) -> bool:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
+    if other := _of_another_kind(key.partition(".")[0], schema):
+        return f"{key} {other}"
     above, siblings = key.rpartition(".")[0], list[str]()
     while above and not siblings:
         siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
@@ -61,6 +64,15 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
     group, _, name = key.rpartition(".")
     meant = _nearest(name, [other.rpartition(".")[2] for other in valid], f"{group}." if group else "")
     return f"unknown configuration key {key!r}{meant}; valid here: {', '.join(valid)}"
+
+
+def _of_another_kind(group: str, schema: type[Any]) -> str:
+    """Which command takes a group that an alliance or a contest lacks, and the other one has; empty if none does."""
+    if schema is Config and group == "contest":
+        return "is of a contest: flock-ray arena takes it, and with plan_only=true looks whether it will work"
+    if schema is ArenaConfig and group in get_type_hints(Config) and group not in get_type_hints(ArenaConfig):
+        return "is of an alliance: flock-ray alliance takes it, and flock-ray check looks whether it will work"
+    return ""
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
