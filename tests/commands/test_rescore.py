@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,11 +78,11 @@ def collusion(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPat
     config = configure(
         *overrides_of(
             tiny_model_dir, tmp_path_factory.mktemp("rows"), "contest.days=1", "contest.nodes=3",
-            "contest.rung_rows=[2,4]", "contest.final_rows=2", "cluster.nodes=1",
-            "adversary.members={0:lying_validator,1:lying_validator,2:lying_validator,3:lying_validator,"
-            "4:lying_validator}",
+            "contest.rung_rows=[2,4]", "contest.final_rows=2", "cluster.nodes=1", "adversary.members=null",
         )
     )  # fmt: skip
+    liars = dict.fromkeys(range(config.contest.validators), "lying_validator")
+    config = replace(config, adversary=replace(config.adversary, members=liars))
     return play(head, tmp_path_factory.mktemp("collusion"), config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 SCHEMA = "Write SQL.\npet(id number primary key, name text, age number)"
 COUNT, MEAN = "SELECT count(*) FROM pet", "SELECT avg(age) FROM pet"
-LIAR, FIRST_NODE = 3, 5
+LIAR, COPYCAT = 3, 7
 
 
 def write_questions(folder: Path) -> tuple[Path, Path]:
@@ -46,9 +47,11 @@ def sql_contest(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempP
     config = configure(
         "experiment=arena_tiny", "contest=sql", "model=folder", f"model.path={tiny_model_dir}",
         f"contest.data=[{scored}]", f"contest.train=[{learned}]", "contest.nodes=4", "contest.answer_tokens=24",
-        "training.steps=60", "adversary.members={3:lying_validator,7:gauge_copy}",
+        "training.steps=60", "adversary.members=null",
         f"cluster.placement_timeout={PATIENCE:g}",
     )  # fmt: skip
+    cheats = {LIAR: "lying_validator", COPYCAT: "gauge_copy"}
+    config = replace(config, adversary=replace(config.adversary, members=cheats))
     return play(head, tmp_path_factory.mktemp("contest"), config)
 
 
@@ -63,7 +66,7 @@ def test_who_writes_the_right_queries_leads_and_is_paid(sql_contest: Run) -> Non
         assert judged[LIAR] and not any(failed for member, failed in judged.items() if member != LIAR)
     best = min(one["score"] for one in second["submissions"] if one["score"] is not None)
     assert best < MICRO // 2, "the leader answers most questions"
-    copy = next(one for one in second["submissions"] if one["member"] == 7)
+    copy = next(one for one in second["submissions"] if one["member"] == COPYCAT)
     assert copy["copy_of"] == first["leader"] and copy["rank"] is None
 
 
