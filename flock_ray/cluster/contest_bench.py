@@ -13,6 +13,7 @@ import torch
 
 from flock_ray.cluster.contest_spec import ContestSpec
 from flock_ray.cluster.progress import Progress
+from flock_ray.errors import DataError
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.foreign import read_foreign, with_rank
 from flock_ray.lora.gate import inspect
@@ -28,6 +29,7 @@ from flock_ray.training.cohort import cohorts
 from flock_ray.training.contest import RowScorer, train_snapshots
 from flock_ray.training.contest_data import node_batches, read_contest, read_training
 from flock_ray.training.contest_losses import ContestLosses
+from flock_ray.training.contest_sql import num_telling
 from flock_ray.training.device import set_deterministic
 from flock_ray.training.engine import MemberJob
 from flock_ray.training.model import load_base
@@ -41,6 +43,7 @@ class ContestBench:
         base: the base model.
         data: the contest's rows.
         num_training: rows that training nodes learn from.
+        num_telling: rows that can tell a wrong query, under `sql`; None under another metric.
         store: of payloads.
         targets: names of the layers that adapters may have.
     """
@@ -52,6 +55,7 @@ class ContestBench:
         self._spec, self.progress = spec, progress
         self.base = load_base(spec.model)
         self.data = read_contest(spec.data, self.base.tokenizer)
+        self.num_telling = self._require_telling() if spec.data.metric == "sql" else None
         self._training = [] if spec.submissions else read_training(spec.data, self.base.tokenizer, self.data)
         self.num_training = len(self._training)
         self.shapes = adapter_shapes(self.base.model, spec.target_modules, spec.rank)
@@ -65,6 +69,23 @@ class ContestBench:
         self._inspected: dict[bytes, tuple[Finding, Adapter | None]] = {}
         if spec.submissions:
             self._read_submissions()
+
+    def _require_telling(self) -> int:
+        """Rows under `sql` that can tell wrong queries from gold ones; a day of others would rank by chance.
+
+        Raises:
+            DataError: a day, or set B, has none.
+        """
+        found = 0
+        for chunk in (*self.data.chunks, self.data.final):
+            telling = num_telling([one.question for one in chunk if one.question])
+            if not telling:
+                raise DataError(
+                    f"contest.data: none of the {len(chunk)} rows of a day can tell a wrong query from the gold one; a"
+                    " gold query must return something, and two queries like it something else"
+                )
+            found += telling
+        return found
 
     def _read_submissions(self) -> None:
         """Read the folders of the training nodes here, so that a bad one is refused before anything starts."""

@@ -40,6 +40,8 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
         options = [one for one in known.split() if group != "experiment" or _fits(one, schema)]
         meant = _nearest(choice, options, f"{group}=")
         return f"there is no {group}={choice}{meant}; it must be one of {', '.join(options)}"
+    if other := re.search(r"Could not override '(\w+)'. No match in the defaults list", text):
+        return _of_another_kind(other[1], schema) or text
     asked = re.search(r"full_key: ([\w.]+)", text) or re.search(r"[Kk]ey '([\w.]+)'", text)
     if not asked:
         return text
@@ -53,8 +55,8 @@ def _fits(experiment: str, schema: type[Any]) -> bool:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
-    if other := _of_another_kind(key.partition(".")[0], schema):
-        return f"{key} {other}"
+    if told := _of_another_kind(key.partition(".")[0], schema):
+        return told
     above, siblings = key.rpartition(".")[0], list[str]()
     while above and not siblings:
         siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
@@ -69,10 +71,12 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
 def _of_another_kind(group: str, schema: type[Any]) -> str:
     """Which command takes a group that an alliance or a contest lacks, and the other one has; empty if none does."""
     if schema is Config and group == "contest":
-        return "is of a contest: flock-ray arena takes it, and with plan_only=true looks whether it will work"
-    if schema is ArenaConfig and group in get_type_hints(Config) and group not in get_type_hints(ArenaConfig):
-        return "is of an alliance: flock-ray alliance takes it, and flock-ray check looks whether it will work"
-    return ""
+        takes = "is of contests: flock-ray arena takes it, and with plan_only=true looks whether one will work"
+    elif schema is ArenaConfig and group in get_type_hints(Config) and group not in get_type_hints(ArenaConfig):
+        takes = "is of alliances: flock-ray alliance takes it, and flock-ray check looks whether one will work"
+    else:
+        return ""
+    return f"the group {group!r} {takes}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:

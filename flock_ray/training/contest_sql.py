@@ -17,6 +17,23 @@ from flock_ray.training.generation import prompt_ids
 from flock_ray.training.sql_metric import SqlMetric
 
 
+def num_telling(questions: Sequence[Question]) -> int:
+    """How many questions can tell wrong queries from the gold one, on the databases of a trial seed.
+
+    On a day's own databases, whose seed nobody knows before, a few may differ.
+    """
+    metrics = _metrics(questions, questions, bytes(32))
+    return sum(metrics[one.system].question(one.gold) is not None for one in questions)
+
+
+def _metrics(questions: Sequence[Question], known: Sequence[Question], seed: bytes) -> dict[str, SqlMetric]:
+    """The databases of each schema that `questions` are about, with the literals of `known` in them."""
+    return {
+        schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
+        for schema in dict.fromkeys(one.system for one in questions)
+    }
+
+
 class SqlScorer:
     """Judges generated queries; a question that cannot tell wrong answers on the day's databases costs nobody."""
 
@@ -48,10 +65,7 @@ class SqlScorer:
             seed: of the databases, 32 bytes.
             tick: called once per adapter.
         """
-        metrics = {
-            schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
-            for schema in dict.fromkeys(one.system for one in questions)
-        }
+        metrics = _metrics(questions, known, seed)
         judged = [metrics[one.system].question(one.gold) for one in questions]
         turns = [
             [{"role": "system", "content": one.system}, {"role": "user", "content": one.user}] for one in questions
