@@ -106,5 +106,5 @@ def _load(config: ArenaConfig, plan: Plan, folder: Path) -> str:
     rows = len(bench.data.final) + sum(map(len, bench.data.chunks))
     tokens = sum(len(one.example.input_ids) for chunk in (*bench.data.chunks, bench.data.final) for one in chunk)
     learnt = f", {bench.num_training} to learn from" if bench.num_training else ""
-    tell = "" if bench.num_telling is None else f", of which {bench.num_telling} can tell a wrong query"
+    tell = "" if bench.num_telling is None else f", {bench.num_telling} of these rows can tell a wrong query"
     return f"{bench.base.name} and {rows} rows of {tokens} tokens{tell}{learnt}"

@@ -142,7 +142,7 @@ def _add_verify(commands: Any) -> None:
     verify.set_defaults(act="verify:verify")
     verify.epilog = (
         "Exit codes: 0 everything held, 51 something does not, 61 no finished run, or one that was pruned, 41 the RPC"
-        " does not answer."
+        " does not answer, 21 the base model of --rescore is missing, or another one."
     )
     _of_run(verify)
     verify.add_argument(

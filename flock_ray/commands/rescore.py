@@ -37,6 +37,8 @@ from flock_ray.verify.contest_numbers import NO_LOSS, middle
 from flock_ray.verify.contest_race import Rung
 from flock_ray.verify.folder import RunFolder
 
+_REFUSED = frozenset(Finding) - {Finding.VALID, Finding.UNAVAILABLE}
+"""Findings that follow from a payload's bytes."""
 _UNITS = {"text": "nats", "sql": "(0 right, 1 wrong)"}
 
 
@@ -89,12 +91,15 @@ class Tally:
         cells: how many.
         largest: difference, micro-nats a token; where: of which cell.
         left: cells that were not scored again, by the reason.
+        refused: payloads that the gate refused, inspected again; gone: those that are not in the store any more.
     """
 
     cells: int = 0
     largest: Fraction = Fraction(0)
     where: str = ""
     left: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    gone: int = 0
 
     def add(self, difference: Fraction, where: str) -> None:
         """Count a cell."""
@@ -111,6 +116,11 @@ class Tally:
         )
         for reason, count in self.left.items():
             yield f"           not scored again: {count} cells {reason}"
+        if self.refused or self.gone:
+            yield (
+                f"           {self.refused} payloads that the gate refused were inspected again;"
+                f" {self.gone} are not in the store"
+            )
 
 
 class Rescore:
@@ -127,6 +137,7 @@ class Rescore:
         self._base = load_agreed_base(config.model, terms.json(), threads, folder.path)
         targets, self._most = tuple(config.lora.target_modules), terms.mechanism_parameters["max_rank"]
         self._shapes = adapter_shapes(self._base.model, targets, self._most)
+        self._max_bytes = layout(with_rank(self._shapes, self._most)).size
         scorer = RowScorer(self._base, targets, self._most, config.training.cohort_tokens)
         contest = config.contest
         self._losses = ContestLosses(
@@ -136,13 +147,15 @@ class Rescore:
         self.tally = Tally()
 
     def day(self, replay: DayReplay, console: Console) -> None:
-        """Score a day again.
+        """Score a day again, and inspect again what its gate refused.
 
         Raises:
-            VerificationError: a median of the ballots is not what is measured.
+            VerificationError: a median of the ballots, or a finding of the gate, is not what is found here.
             RunDirectoryError: a payload was pruned.
         """
         number, owners = replay.state.epoch, _owners(replay)
+        if self._extent.days is None or number in self._extent.days:
+            self._gate(replay)
         for rung in replay.rungs:
             cells = len(rung.contenders) * len(rung.places)
             if self._extent.days is not None and number not in self._extent.days:
@@ -153,6 +166,23 @@ class Rescore:
                 self._rung(replay, rung, owners, console)
         self._losses.forget()
         self._adapters.clear()
+
+    def _gate(self, replay: DayReplay) -> None:
+        for one in replay.submissions:
+            state, phase, reason = one.steps[-1]
+            if (state, phase) != ("refused", "gate") or reason not in _REFUSED or one.payload is None:
+                continue
+            data = self._folder.blob(one.payload, self._max_bytes)
+            if data is None:
+                self.tally.gone += 1
+                continue
+            self.tally.refused += 1
+            finding = inspect(data, self._shapes, self._most)[0]
+            if finding != reason:
+                raise VerificationError(
+                    f"day {replay.state.epoch}: the gate refused node {one.member}'s payload {to_hex(one.payload)} as"
+                    f" {reason}, and it is {finding}"
+                )
 
     def _rung(self, replay: DayReplay, rung: Rung, owners: dict[bytes, int], console: Console) -> None:
         what, final = f"day {replay.state.epoch} {rung.name}", rung.name == FINAL
@@ -218,7 +248,7 @@ class Rescore:
         return self._adapters[payload]
 
     def _fetch(self, payload: bytes, whose: str) -> Adapter:
-        data = self._folder.blob(payload, layout(with_rank(self._shapes, self._most)).size)
+        data = self._folder.blob(payload, self._max_bytes)
         if data is None:
             raise self._folder.lacking(f"{whose} {to_hex(payload)}, which is to be scored again,")
         finding, adapter = inspect(data, self._shapes, self._most)

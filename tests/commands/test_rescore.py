@@ -13,8 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from flock_ray.cluster.run_directory import load_arena_config
 from flock_ray.commands.main import main
+from flock_ray.commands.rescore import Extent, Rescore
 from flock_ray.errors import ConfigError, ModelError, RunDirectoryError, VerificationError
+from flock_ray.telemetry.table import Console
+from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.run import verify_run
 from tests.contests import configure, overrides_of, play
 from tests.runs import Head, Run
 
@@ -100,6 +105,27 @@ def test_a_quorum_that_lies_in_concert_is_named(collusion: Run, verify: Verify) 
     [told] = [line for line in output if line.startswith("rescored")]
     largest = re.search(r"largest difference (\d\.\d{6}) nats a token \(day 1 ", told)
     assert code == 0 and largest and float(largest[1]) > 0.001
+
+
+def test_a_payload_that_the_gate_refused_is_inspected_again(whole_contest: Run) -> None:
+    """Had a quorum said of a valid payload that it is malformed, its node would be slashed."""
+    folder = RunFolder(whole_contest.path)
+    first = verify_run(folder, "", "", lambda line: None)[0]
+    terms = first.state.terms
+    again = Rescore(folder, load_arena_config(whole_contest.path), terms, Extent(None, 1, 0, 1_000), 1)
+    one = first.submissions[2]
+    assert one.payload
+    slandered = replace(one, steps=[*one.steps[:2], ("refused", "gate", "malformed")])
+    with pytest.raises(VerificationError) as caught:
+        again.day(replace(first, submissions=[slandered]), Console())
+    payload = "0x" + one.payload.hex()
+    told = f"day 1: the gate refused node {one.member}'s payload {payload} as malformed, and it is valid"
+    assert str(caught.value) == told
+    lost = replace(slandered, payload=bytes(32))
+    again.day(replace(first, submissions=[lost], rungs=[]), Console())
+    assert "0 payloads that the gate refused were inspected again; 1 are not in the store" in "".join(
+        again.tally.lines(Extent(None, 1, 0, 1_000), 1.0)
+    )
 
 
 def test_a_payload_that_is_not_there_is_named(whole_contest: Run, verify: Verify, tmp_path: Path) -> None:
