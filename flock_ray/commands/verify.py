@@ -19,6 +19,8 @@ def verify(asked: Namespace) -> int:
     alone = next((name for name in _OF_RESCORE if getattr(asked, name) is not None and not asked.rescore), None)
     if alone:
         raise ConfigError(f"--{alone} says how a contest is scored again; it goes with --rescore")
+    if asked.seed is not None and asked.rows is None:
+        raise ConfigError("--seed draws the rows of --rows N, which is not given: all rows are scored again")
     folder = RunFolder(asked.run_dir, asked.store)
     try:
         if asked.rescore and not is_contest(folder):

@@ -165,6 +165,8 @@ def test_what_cannot_be_asked_is_refused(whole_contest: Run, verify: Verify, tmp
     assert code == ConfigError.exit_code and line == "error: --days names day 3; the contest has days 1 to 2"
     code, _, [line] = verify(whole_contest.path, "--rows", "2")
     assert code == ConfigError.exit_code and "--rows says how a contest is scored again; it goes with --rescore" in line
+    code, _, [line] = verify(whole_contest.path, "--rescore", "--seed", "2")
+    assert code == ConfigError.exit_code and "--seed draws the rows of --rows N, which is not given" in line
     (tmp_path / "store").mkdir()
     (tmp_path / "task.json").write_text(json.dumps({"terms": {"schema": "flock_ray/terms/3"}}))
     code, _, [line] = verify(tmp_path, "--rescore")
