@@ -123,7 +123,7 @@ def test_a_payload_that_the_gate_refused_is_inspected_again(whole_contest: Run) 
     assert str(caught.value) == told
     lost = replace(slandered, payload=bytes(32))
     again.day(replace(first, submissions=[lost], rungs=[]), Console())
-    assert "0 payloads that the gate refused were inspected again; 1 are not in the store" in "".join(
+    assert "1 payloads that the gate refused were inspected again; 1 are not in the store" in "".join(
         again.tally.lines(Extent(None, 1, 0, 1_000), 1.0)
     )
 
