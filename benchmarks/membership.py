@@ -98,6 +98,7 @@ class Members(Phases):
             _hosting=SimpleNamespace(owners=owners, join=lambda task, silos: None),
         )
         self._host._agreed = partial(Worker._agreed, self._host)
+        self._host._joins = partial(Worker._joins, self._host)
 
     def _chain_of(self, signer: Signer) -> Callable[[bytes], Any]:
         return lambda task: hash_chain(signer, task, self.config.alliance.num_epochs)
@@ -235,7 +236,8 @@ def many(folder: Path, num_members: int, **alliance: Any) -> Config:
 def random_model(folder: Path, num_silos: int) -> tuple[str, ...]:
     """Overrides for the model of `write_model` and rows of its words."""
     model, rows = write_model(folder / "model"), write_rows(folder / "rows", num_silos)
-    return "model=folder", f"model.path={model}", "data=jsonl", f"data.path={rows}"
+    few = "data.heldout_sequences=1"  # rows that mean nothing: nobody reads their scores
+    return "model=folder", f"model.path={model}", "data=jsonl", f"data.path={rows}", few
 
 
 def epoch_of_many(quick: bool, folder: Path) -> dict[str, Any]:

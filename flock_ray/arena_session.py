@@ -11,6 +11,7 @@ from flock_ray.arena import Arena
 from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.adapter_folder import write_leader_folder
 from flock_ray.cluster.chain_ledger import ChainLedger
+from flock_ray.cluster.contest_board import ContestBoard
 from flock_ray.cluster.contest_launch import agreed_terms, contest_specs, contest_texts
 from flock_ray.cluster.contest_ledger import ContestLedger, NoContestLedger
 from flock_ray.cluster.contest_reporter import ContestReporter
@@ -21,12 +22,14 @@ from flock_ray.cluster.coordinator_actor import coordinator_actors
 from flock_ray.cluster.epoch_loop import Arrivals
 from flock_ray.cluster.groups import NodeGroups
 from flock_ray.cluster.ledger import Ledger
+from flock_ray.cluster.observer import Observers
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster, ray_failures
 from flock_ray.cluster.spec import HostSpec
+from flock_ray.cluster.strangers import Strangers
 from flock_ray.config import ArenaConfig, Config, settled_as
 from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.contest_record import ContestRecord
@@ -70,7 +73,9 @@ class ArenaSession(Session):
             ledger = self._ledger(accounts)
             reporter = ContestReporter(self.arena, self.console, self.events)
             state, earlier = self._contest(reports, ledger, groups, reporter)
-            task = RunningTask(state, ledger.domain, ledger.relayer, {number: number for number in accounts})
+            owners = {account: silo for silo, account in accounts.items()}
+            silos = {number: owners[one.account] for number, one in enumerate(state.members) if one.account in owners}
+            task = RunningTask(state, ledger.domain, ledger.relayer, silos)
             reporter.load_seconds = time.perf_counter() - started
             self.console.line(
                 f"{self._first.model_name} ({self._first.model_dtype}), chain {ledger.facts()['backend']}, contest"
@@ -81,9 +86,11 @@ class ArenaSession(Session):
                 groups.deadlines, self.config.cluster.load_timeout, reporter.line, rules.derive, rules.advance,
                 rules.verifier,
             )  # fmt: skip
+            strangers = self._strangers(state, ledger, accounts) if self.arena.contest.open else None
+            observers = Observers([reporter, *([strangers] if strangers else [])])
             loop = Arena(
-                groups, coordinators, ledger, self.run_directory, reporter, self.arena.contest.max_unsettled,
-                self._open_rows, arrivals,
+                groups, coordinators, ledger, self.run_directory, observers, self.arena.contest.max_unsettled,
+                self._open_rows, arrivals, strangers,
             )  # fmt: skip
             with frozen_garbage_collection():
                 final = loop.run(task, earlier)
@@ -101,6 +108,16 @@ class ArenaSession(Session):
     def _chain(self, config: Config, accounts: dict[int, str]) -> ChainLedger:
         stake = self.arena.contest.node_stake * TOKEN
         return ContestLedger(config, self.run_directory.path, accounts, self._rules, stake)
+
+    def _strangers(self, state: TaskState, ledger: Ledger, accounts: Mapping[int, str]) -> Strangers:
+        """Others that enter while the contest runs, and how they do."""
+        board, domain = ContestBoard(BlobStore(self.store_url), state.scope.task), ledger.domain
+        patiently(board.post_task, domain.chain_id, domain.contract, state.terms)
+        self.console.line(
+            f"Open to others: flock-ray arena submit task={to_hex(state.scope.task)} store={self.store_url}"
+            f" contracts={domain.contract} rpc=URL key=NAME adapter=DIR"
+        )
+        return Strangers(board, list(accounts.values()), self.console.line)
 
     def _open_rows(self, day: int) -> None:
         """Publish a day's rows in the run folder, and set B on the last day."""
@@ -121,10 +138,8 @@ class ArenaSession(Session):
             )
             self.console.line(f"Run folder: {run.path}")
             self.console.line(f"Anchor of the run, for jobs/verify.py: {to_hex(anchor)}")
-            self._created = state
             return state, []
         state = run.first_state(terms, self._rules)
-        self._created = state
         ledger.adopt(state)
         store = BlobStore(self.store_url)
         earlier, state = patiently(run.signed_epochs, state, ledger.domain, ledger.relayer, store, self._rules)
@@ -136,7 +151,7 @@ class ArenaSession(Session):
     def _summarised(self, state: TaskState, ledger: Ledger, reporter: ContestReporter) -> dict[str, Any]:
         """Write adapter/ and summary.json, which is written last and means that the run is whole."""
         run, base, plan = self.run_directory, self._first, self.plan
-        totals = reporter.totals(self._created, state, ledger.balances(state))
+        totals = reporter.totals(state, ledger.balances(state))
         show_totals(self.console, totals)
         summary = build_contest_summary(
             run_id=run.run_id,

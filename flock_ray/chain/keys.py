@@ -21,7 +21,7 @@ from flock_ray.protocol.hashing import keccak, tag, tagged
 PASSWORD_VARIABLE = "FLOCK_RAY_KEYSTORE_PASSWORD"
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-_NAME = re.compile(r"creator|relayer|(member|delegator)-\d+")
+_NAME = re.compile(r"creator|relayer|(member|node|delegator)-\d+")
 
 
 class Signer:

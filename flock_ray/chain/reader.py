@@ -15,6 +15,7 @@ from flock_ray.chain.history import history
 from flock_ray.chain.node import ChainNode, Reverted
 from flock_ray.chain.values import Addresses, Entry, MemberView, RewardRoots, TaskStatus, TaskTerms, TaskView
 from flock_ray.errors import ChainError
+from flock_ray.protocol.hashing import word
 from flock_ray.protocol.roster import Change
 
 _STATE_FIELDS = (  # of TaskView, in the order of the contract's TaskInfo
@@ -206,6 +207,33 @@ class ChainReader:
             )
             for (_, _, account), data in history(self._node, self._addresses.task, topics, first_block)
         )
+
+    def entered(self, task: bytes, first: int, epoch: int) -> tuple[MemberView, ...]:
+        """The nodes from number `first` on, as they entered, that were in when an epoch was settled or given up.
+
+        Up to the first number that is no node's, or that came later: who entered after it waits for it.
+        """
+        num_members, nodes = self.struct("TaskRegistry", "taskInfo", task)["numMembers"], list[MemberView]()
+        if first >= num_members:
+            return ()
+        topics = [contract("EpochSettlement").event_topic(name) for name in ("EpochSettled", "EpochAbandoned")]
+        blocks = [self._block_of(self._addresses.settlement, [topic, task, word(epoch)]) for topic in topics]
+        last = max(block for block in blocks if block is not None)
+        for member in self.members(task, range(first, num_members)):
+            operator = to_canonical_address(member.account).rjust(32, b"\0")
+            topics = [contract("TaskRegistry").event_topic("Entered"), task, operator]
+            block = self._block_of(self._addresses.task, topics)
+            if block is None or block > last:
+                break
+            nodes.append(self._as_joined(task, member))
+        return tuple(nodes)
+
+    def _block_of(self, address: str, topics: Sequence[bytes]) -> int | None:
+        """Number of the block of the newest log with these topics; None without one."""
+        for tx_hash, _ in self._node.logs(address, topics):
+            mined = self._node.receipt(tx_hash)
+            return mined[0].block if mined else None
+        return None
 
     def leaves_from(self, task: bytes, account: str) -> int:
         """First epoch without a node that asked to leave a contest; 0 while it has not."""

@@ -108,7 +108,7 @@ class ChainLedger(ChainConnection):
         """Create and start the task; what an earlier attempt did already is left as it is."""
         creator, seed = self._creator, fixed_genesis(self._config.seed)
         on_chain = chain_terms(self._config, terms)
-        self._task = on_chain.task_id(creator.address, seed)
+        self._task = on_chain.task_id(creator.address, seed, terms.node_stake)
         view = self._ask("task_view", self._task)
         if view.status is TaskStatus.CLOSED or view.last_settled:
             raise ChainError(
@@ -116,9 +116,10 @@ class ChainLedger(ChainConnection):
                 " another seed, or go on with its run by resume=RUN_DIR"
             )
         if view.status is TaskStatus.NONE:
-            view = self._send(create_task(creator, self._ask("context", creator.address), on_chain, seed))
+            context = self._ask("context", creator.address)
+            view = self._send(create_task(creator, context, on_chain, seed, terms.node_stake))
         if joining := view.status is TaskStatus.JOINING:
-            self._join_missing(nodes, {member.account for member in view.members})
+            self._enrol_missing(nodes, self._first, {member.account for member in view.members})
             view = self._send(start(creator, self._ask("context", creator.address), self._task))
         while view.status is TaskStatus.STARTING:  # again if the block's hash was gone before it was taken
             self._ask("await_seed", self._task)
@@ -140,7 +141,7 @@ class ChainLedger(ChainConnection):
         if not joining:  # an earlier attempt went further, and its folder may be gone
             nodes.enrol(self._task, creator.address, seed, self._first, {})
         scope = Scope(self._info.chain_id, bytes.fromhex(self._info.settlement[2:]), self._task)
-        members = tuple(map(_as_joined, view.first_members))
+        members = tuple(map(as_joined, view.first_members))
         state = TaskState.first(terms, scope, members, view.seed, view.changes_before_start)
         self._asked, self._first_asked, self._read_after = (), state.num_changes, 0  # what is asked now is not due soon
         return state
@@ -188,7 +189,7 @@ class ChainLedger(ChainConnection):
             self._read_after = state.epoch - state.terms.max_unsettled - 2
         due = list(takewhile(lambda change: change.epoch <= state.epoch, self._waiting(state)))
         joined = [change.member for change in due if not change.leaves]
-        return due, [_as_joined(member) for member in self._ask("joined", self._task, joined)] if joined else []
+        return due, [as_joined(member) for member in self._ask("joined", self._task, joined)] if joined else []
 
     def _waiting(self, state: TaskState) -> Sequence[Change]:
         """The requests that have not reached `state`, as they were last read."""
@@ -201,11 +202,10 @@ class ChainLedger(ChainConnection):
             self._asked = self._get(self._actor.ask.remote("changes", self._task, self._first_asked), "changes")
             self._read_after = settled
 
-    def _join_missing(self, nodes: Phases, joined: set[str]) -> None:
-        """Have the members that are not in yet stake, then join in the order of their silos."""
-        creator, seed = self._creator.address, fixed_genesis(self._config.seed)
-        contexts = self._contexts([silo for silo in self._first if self._accounts[silo] not in joined], creator)
-        enrolments = nodes.enrol(self._task, creator, seed, self._first, contexts)
+    def _enrol_missing(self, nodes: Phases, silos: Sequence[int], there: Collection[str]) -> None:
+        """Enrol the owners of silos; those not in the task yet stake, then join it in the order of their silos."""
+        contexts = self._contexts([silo for silo in silos if self._accounts[silo] not in there], self.creator)
+        enrolments = nodes.enrol(self._task, self.creator, fixed_genesis(self._config.seed), silos, contexts)
         signed = {silo: enrolments[silo].transactions for silo in contexts}
         self._broadcast({silo: raws[:-1] for silo, raws in signed.items()}, 0)
         self._broadcast({silo: raws[-1:] for silo, raws in signed.items()}, 0, one_by_one=True)
@@ -371,7 +371,7 @@ class ChainLedger(ChainConnection):
         return owned
 
 
-def _as_joined(member: MemberView) -> MemberState:
+def as_joined(member: MemberView) -> MemberState:
     """A member with what the task locks of its stake: nothing, if it left before the start."""
     return MemberState(member.account, member.slots, member.chain_tip, member.stake, delegated=member.delegated)
 

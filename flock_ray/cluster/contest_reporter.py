@@ -61,8 +61,13 @@ class ContestReporter(Observer):
         show_day(self._console, view, self._config.contest.days)
 
     def members_changed(self, task: RunningTask, changes: Sequence[Change]) -> None:
-        """Validators left."""
-        for change in changes:
+        """Validators left or joined, nodes entered."""
+        state = task.state
+        for number, member in enumerate(state.members[state.num_before :], start=state.num_before):
+            what = "validator" if member.slots else "node"
+            self._events.emit("member_joined", epoch=state.epoch, member=number, account=member.account)
+            self._console.line(f"{what} {number} ({member.account}) takes part from day {state.epoch} on")
+        for change in [one for one in changes if one.leaves]:
             self._events.emit("member_left", epoch=task.state.epoch, member=change.member)
             self._console.line(f"validator {change.member} leaves before day {task.state.epoch}")
 
@@ -106,18 +111,18 @@ class ContestReporter(Observer):
                 settled = signed.settlement
                 self.views[-1] = replace(self.views[-1], settlement_tx=settled.transaction, gas_used=settled.gas_used)
 
-    def totals(self, first: TaskState, final: TaskState, end: Mapping[str, int]) -> list[ContestTotal]:
+    def totals(self, final: TaskState, end: Mapping[str, int]) -> list[ContestTotal]:
         """Every member over the contest; `end` are {account: wei} after the pay-out."""
         return [
             ContestTotal(
                 member=number,
                 account=member.account,
-                role="validator" if first.members[number].slots else "node",
+                role="validator" if member.slots else "node",
                 adversary=self._adversaries.get(number, ""),
                 earned=member.earned,
                 slashed=member.slashed,
                 stake=member.stake,
-                balance_start=first.members[number].stake,
+                balance_start=member.stake + member.slashed,
                 balance_end=end.get(member.account, member.stake + member.earned),
             )
             for number, member in enumerate(final.members)

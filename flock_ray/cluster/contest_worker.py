@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from flock_ray.adversary.behaviour import Behaviour
 from flock_ray.adversary.contest import ContestBehaviour, ContestContext, get_contest_behaviour
 from flock_ray.chain.eip712 import report_hash
+from flock_ray.chain.transactions import enter
+from flock_ray.chain.values import TaskTerms, TxContext
 from flock_ray.cluster.attestation import Attestation, Bulletin, ContestVerifier, report_of
 from flock_ray.cluster.contest_bench import ContestBench
 from flock_ray.cluster.contest_spec import ContestInfo, ContestSpec, contest_terms
@@ -70,6 +72,14 @@ class ContestWorker(SigningWorker):
         bench, terms = self._bench, self._spec.terms
         assert isinstance(terms, ContestTerms)
         return contest_terms(terms, creator, bench.base.hashes, self._adapter, bench.data)
+
+    def _joins(
+        self, owner: Member, context: TxContext, task: bytes, terms: TaskTerms, agreed: Terms, expected: bytes
+    ) -> list[bytes]:
+        """Training nodes enter; validators join."""
+        if owner.silo < self._spec.num_validators:
+            return super()._joins(owner, context, task, terms, agreed, expected)
+        return enter(owner.signer, context, task, agreed.node_stake, expected)
 
     def load(self, host: str, port: int, world: int) -> ContestInfo:
         """Load base model and rows, read adapters on disk, open the members' keys.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from flock_ray.chain.eip712 import Domain, report_hash
 from flock_ray.cluster.attestation import (
@@ -24,6 +24,7 @@ from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
 
+T = TypeVar("T")
 Derive = Callable[[TaskState, Any], Any]
 Advance = Callable[[TaskState, Any, bytes], TaskState]
 
@@ -106,6 +107,10 @@ class Coordinator:
     def size(self) -> int:
         """How many messages of the epoch there are so far."""
         return len(self._messages)
+
+    def look(self, read: Callable[..., T], *args: Any) -> T:
+        """`read(state, messages so far, *args)`: what somebody wants to know who must not have all messages sent."""
+        return read(self._state, self._bulletin(), *args)
 
     def tally(self) -> tuple[Any, Bulletin]:
         """The record that the messages give, proposed for signing, and the messages that it is made from."""

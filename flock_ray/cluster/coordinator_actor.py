@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -20,6 +20,8 @@ from flock_ray.cluster.waiting import WatchedActor
 from flock_ray.errors import ClusterError, HangError
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
+
+T = TypeVar("T")
 
 _Actor = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"health": 1})(Coordinator)
 
@@ -57,6 +59,11 @@ class CoordinatorActor:
         bulletin: ObjectRef[Bulletin] = self._watched.actor.bulletin.remote()
         self._ask("size")  # answered after it: a coordinator that died is noticed here, not by the nodes
         return bulletin
+
+    def look(self, read: Callable[..., T], *args: Any) -> T:
+        """`read(state, messages so far, *args)`, there."""
+        found: T = self._ask("look", read, *args)
+        return found
 
     def tally(self) -> tuple[Any, Bulletin]:
         """The proposed record, and its messages."""

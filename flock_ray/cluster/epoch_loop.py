@@ -25,13 +25,14 @@ from flock_ray.errors import ChainError
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
 
+T = TypeVar("T")
+
 MAX_COORDINATORS = 3
 """That may be lost one after the other in an epoch before the run ends."""
 
 REMEMBERED = 100
 """Epochs that a run can go back when the chain turns out to have abandoned one; a resumed run goes back further."""
 
-T = TypeVar("T")
 Arrivals = Callable[[Results], Results]
 
 
@@ -46,6 +47,9 @@ class AnyCoordinator(Protocol):
 
     def bulletin(self) -> AnyBulletin:
         """The messages so far."""
+
+    def look(self, read: Callable[..., T], *args: Any) -> T:
+        """`read(state, messages so far, *args)`, where the messages are."""
 
     def tally(self) -> tuple[Any, Bulletin]:
         """The proposed record, and its messages."""

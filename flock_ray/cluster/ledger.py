@@ -101,7 +101,7 @@ class NoLedger:
     def create_task(self, terms: Terms, nodes: Phases) -> TaskState:
         """The first state, with the stakes of the configuration."""
         seed, slots = fixed_genesis(self._config.seed), self._config.alliance.slots_per_member
-        task = chain_terms(self._config, terms).task_id(self.creator, seed)
+        task = chain_terms(self._config, terms).task_id(self.creator, seed, terms.node_stake)
         enrolments = nodes.enrol(task, self.creator, seed, self._accounts, {})
         members = tuple(
             MemberState(self._accounts[silo], slots, enrolment.tip, terms.min_stake * slots)

@@ -35,6 +35,11 @@ def hash_chain(signer: Signer, task: bytes, reveals: int) -> HashChain:
     return HashChain(tagged("flock_ray/chain-root/1", signer.secret("hash chain"), task), reveals)
 
 
+def salt_of(signer: Signer, task: bytes, epoch: int, seed: bytes, purpose: str) -> bytes:
+    """32 secret bytes of an account for one purpose in an epoch with this seed."""
+    return tagged("flock_ray/salt/1", signer.secret("salts"), task, epoch, seed, sha256(purpose.encode()))
+
+
 class Member:
     """Signs what its owner's process computed, one digest for each kind of message and epoch, and only what is stored.
 
@@ -77,8 +82,7 @@ class Member:
 
     def salt(self, state: TaskState, purpose: str) -> bytes:
         """32 secret bytes for one purpose in the epoch of `state`; the same when asked again."""
-        secret = self.signer.secret("salts")
-        return tagged("flock_ray/salt/1", secret, state.scope.task, state.epoch, state.seed, sha256(purpose.encode()))
+        return salt_of(self.signer, state.scope.task, state.epoch, state.seed, purpose)
 
     def keep(self, data: bytes, batch: Batch) -> bytes:
         """Store bytes privately, before anything that commits to them is signed; returns their SHA-256."""

@@ -13,7 +13,7 @@ from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import claim, join, release, resign
-from flock_ray.chain.values import TxContext
+from flock_ray.chain.values import TaskTerms, TxContext
 from flock_ray.cluster.hosted_members import HostedMembers
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.progress import Progress
@@ -132,17 +132,23 @@ class MemberHost(ABC):
         terms = replace(
             spec.chain_terms, terms_hash=agreed.digest(), model_hash=self._adapter, target_set_hash=agreed.target_set
         )
-        if task != terms.task_id(creator, seed):
+        if task != terms.task_id(creator, seed, agreed.node_stake):
             raise ChainError(f"task 0x{task.hex()} has other terms than the configuration of node group {spec.index}")
-        amount, expected = terms.min_stake * terms.max_slots, terms.digest(creator)
-        enrolments = {}
+        expected, enrolments = terms.digest(creator, agreed.node_stake), {}
         self._hosting.join(task, silos)
         for silo, owner in self._hosting.owners.items():
             if silo in silos:
                 tip, context = owner.hash_chain(task).tip, contexts.get(silo)
-                raw = join(owner.signer, context, task, amount, tip, expected, terms.max_slots) if context else []
+                raw = self._joins(owner, context, task, terms, agreed, expected) if context else []
                 enrolments[silo] = Enrolment(tip, tuple(raw))
         return enrolments
+
+    def _joins(
+        self, owner: Member, context: TxContext, task: bytes, terms: TaskTerms, agreed: Terms, expected: bytes
+    ) -> list[bytes]:
+        """The transactions by which an owner stakes and joins."""
+        amount, tip = terms.min_stake * terms.max_slots, owner.hash_chain(task).tip
+        return join(owner.signer, context, task, amount, tip, expected, terms.max_slots)
 
     def resign(self, task: bytes, contexts: dict[int, TxContext]) -> dict[int, tuple[bytes, ...]]:
         """{silo: its owner's signed transactions} by which members ask to leave a task.

@@ -14,12 +14,10 @@ from omegaconf import DictConfig
 
 from flock_ray.cluster.data_plan import show_data
 from flock_ray.cluster.finding import Finding
-from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job, make_plan
-from flock_ray.cluster.pruning import prune
+from flock_ray.cluster.placement import Plan, in_ray_job, make_plan
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.composed import play_each
-from flock_ray.commands.guard import lead
-from flock_ray.commands.outcome import explained
+from flock_ray.commands.playing import check_local_fit, is_whole, run_folder
 from flock_ray.commands.resumed import open_run
 from flock_ray.config import ClusterMode, Config, describe_risk, problems, register, typed
 from flock_ray.telemetry.table import Console
@@ -42,8 +40,7 @@ def show_plan(plan: Plan, config: Config, console: Console) -> None:
     console.plan(plan.describe())
     console.line(describe_risk(config))
     show_data(config, console)
-    if config.cluster.mode is ClusterMode.local:
-        plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
+    check_local_fit(plan, config.cluster)
 
 
 def tell(findings: Iterable[Finding], console: Console) -> None:
@@ -79,39 +76,18 @@ def play(config: Config, named: Mapping[str, bool]) -> None:
         console.plan(plan.describe())
         return tell(checkup(config, plan, run.path if run else output_root(config)), console)
     show_plan(plan, config, console)
-    if run and run.whole:
-        prune(run, config.store, console.line)  # as far as an interrupted one did not
-        console.line(f"The run in {run.path} is complete already; nothing to do.")
+    if is_whole(run, config.store, console):
         return
     # These import torch and Ray, so only after the configuration was checked.
     from flock_ray.cluster.preflight import check_before_start
     from flock_ray.session import run_alliance
 
     check_before_start(config)
-    if run:
-        console.line(f"Run folder: {run.path}")
-    run = run or RunDirectory.create(output_root(config), config)
-    if run.started or not config.resume:
-        lead(run.path, run.made)
-    try:
-        summary = run_alliance(config, run, plan, console)
-    except KeyboardInterrupt:
-        console.close()
-        if run.started:
-            console.line(f"Interrupted; go on with: resume={run.path}")
-        raise
-    except Exception as error:
-        console.close()
-        told = explained(error, run.path if run.started else None)
-        if told is error:
-            raise
-        raise told from error
-    finally:
-        if not (run.started or config.resume):
-            run.discard()
-    console.line(f"Final adapter {summary['final_adapter_hash']} in {run.adapter}")
-    console.line(f"Report: {run.report}")
-    console.line(f"Run folder: {run.path}")
+    with run_folder(run, lambda: RunDirectory.create(output_root(config), config), console) as folder:
+        summary = run_alliance(config, folder, plan, console)
+    console.line(f"Final adapter {summary['final_adapter_hash']} in {folder.adapter}")
+    console.line(f"Report: {folder.report}")
+    console.line(f"Run folder: {folder.path}")
 
 
 def compose_and_play(command: str, overrides: Sequence[str], plan_only: bool = False) -> int:

@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flock_ray.cluster.finding import Finding
-from flock_ray.cluster.placement import Plan, available_cpus, in_ray_job
-from flock_ray.cluster.pruning import prune
+from flock_ray.cluster.placement import in_ray_job
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.commands.alliance import output_root, tell
 from flock_ray.commands.composed import play_each
-from flock_ray.commands.guard import lead
-from flock_ray.commands.outcome import explained
+from flock_ray.commands.playing import check_local_fit, is_whole, run_folder
 from flock_ray.commands.resumed import open_arena
 from flock_ray.config import (
     ArenaConfig,
@@ -51,40 +49,14 @@ def play(config: ArenaConfig, named: Mapping[str, bool]) -> None:
     if config.plan_only:
         return tell(contest_checkup(config, plan, run.path if run else output_root(settled_as(config))), console)
     console.line(describe_risk(settled_as(config)))
-    _check_fit(plan, config)
-    if run and run.whole:
-        prune(run, config.store, console.line)  # as far as an interrupted one did not
-        console.line(f"The run in {run.path} is complete already; nothing to do.")
+    check_local_fit(plan, config.cluster)
+    if is_whole(run, config.store, console):
         return
     check_before_contest(config)
-    if run:
-        console.line(f"Run folder: {run.path}")
-    run = run or RunDirectory.create(output_root(settled_as(config)), config)
-    if run.started or not config.resume:
-        lead(run.path, run.made)
-    try:
-        summary = run_arena(config, run, plan, console)
-    except KeyboardInterrupt:
-        console.close()
-        if run.started:
-            console.line(f"Interrupted; go on with: resume={run.path}")
-        raise
-    except Exception as error:
-        console.close()
-        told = explained(error, run.path if run.started else None)
-        if told is error:
-            raise
-        raise told from error
-    finally:
-        if not (run.started or config.resume):
-            run.discard()
-    console.line(f"Leader {summary['final_adapter_hash']} in {run.adapter}")
-    console.line(f"Run folder: {run.path}")
-
-
-def _check_fit(plan: Plan, config: ArenaConfig) -> None:
-    if config.cluster.mode is ClusterMode.local:
-        plan.check_fit([{"CPU": float(available_cpus()), "GPU": float(config.cluster.gpus_per_worker and 99)}])
+    with run_folder(run, lambda: RunDirectory.create(output_root(settled_as(config)), config), console) as folder:
+        summary = run_arena(config, folder, plan, console)
+    console.line(f"Leader {summary['final_adapter_hash']} in {folder.adapter}")
+    console.line(f"Run folder: {folder.path}")
 
 
 def run(overrides: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from flock_ray.cluster.interrupts import end_process, stop_on_signals
 from flock_ray.commands.guard import guarded
 from flock_ray.commands.outcome import exit_code_of
-from flock_ray.commands.parser import COMPOSED, build_parser
+from flock_ray.commands.parser import COMPOSED, PARSED, build_parser
 
 
 def start(*words: str) -> NoReturn:
@@ -22,7 +22,7 @@ def start(*words: str) -> NoReturn:
         stop_on_signals()
         return main(arguments)
 
-    if arguments[:1] in (["alliance"], ["arena"], ["demo"]):
+    if arguments[:1] in (["alliance"], ["arena"], ["demo"]) and tuple(arguments[:2]) not in PARSED:
         sys.exit(guarded(run, end_process))
     end_process(run())
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: the command line is wrong, or asks for help.
     """
     for words, act in COMPOSED.items():
-        if tuple(arguments[: len(words)]) == words:
+        if tuple(arguments[: len(words)]) == words and tuple(arguments[:2]) not in PARSED:
             return exit_code_of(partial(_run, act, arguments[len(words) :]))
     asked = build_parser().parse_args(arguments)
     return exit_code_of(partial(_run, asked.act, asked))

@@ -18,7 +18,14 @@ from flock_ray.commands.arguments import (
     positive,
     task,
 )
-from flock_ray.commands.settings import ChatSettings, EvaluateSettings, ExportSettings, words_of
+from flock_ray.commands.settings import (
+    ChatSettings,
+    EvaluateSettings,
+    ExportSettings,
+    StatusSettings,
+    SubmitSettings,
+    words_of,
+)
 
 COMPOSED = {
     ("alliance",): "alliance:run",
@@ -28,6 +35,10 @@ COMPOSED = {
     ("deployment", "deploy"): "deploy:deploy",
 }
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
+
+
+PARSED = (("arena", "submit"), ("arena", "status"))
+"""Commands under one of these words that are parsed like all others."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = _sub_parsers(parser)
     commands.add_parser("alliance", help="train: an alliance from configuration to report", add_help=False)
-    commands.add_parser("arena", help="contest: find the best of many adapters, settled day by day", add_help=False)
+    arena = commands.add_parser(
+        "arena", help="contest: find the best of many adapters, settled day by day", add_help=False
+    )
+    _add_submissions(_sub_parsers(arena))
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
     commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     _add_verify(commands)
@@ -186,6 +200,20 @@ def _add_results(commands: Any) -> None:
         parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(schema).replace("%", "%%"))
         if schema is EvaluateSettings:
             parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_submissions(commands: Any) -> None:
+    """Commands for those who take part in a contest that others hold."""
+    help = "enter an open contest with an adapter, and follow it through the day"
+    submit = commands.add_parser("submit", help=help, description=_sentence(help))
+    submit.set_defaults(act="submission:submit")
+    submit.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(SubmitSettings).replace("%", "%%"))
+    submit.add_argument("--dry-run", action="store_true", help="check the adapter, show what it costs, send nothing")
+    help = "show the state of a contest's submissions, and why one was refused"
+    status = commands.add_parser("status", help=help, description=_sentence(help))
+    status.set_defaults(act="submission:status")
+    status.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(StatusSettings).replace("%", "%%"))
+    status.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_compare(commands: Any) -> None:

@@ -78,6 +78,39 @@ class ExportSettings:
     )
 
 
+@dataclass(frozen=True)
+class SubmitSettings:
+    """Of `flock-ray arena submit`."""
+
+    task: str = field(metadata=about("id of the contest, from whoever holds it"))
+    adapter: Path = field(metadata=about("folder of a LoRA adapter as PEFT saves it"))
+    store: str = field(metadata=about("where the contest keeps its files: a folder or a URL such as s3://bucket/name"))
+    rpc: str = field(metadata=about("node of the chain"))
+    contracts: str = field(
+        metadata=about("address book of the contracts, folder of a run on them, or the address of EpochSettlement")
+    )
+    key: str = field(metadata=about("account that enters, such as node-3"))
+    keystore: str = field(default="", metadata=about("folder of keystores, instead of the environment"))
+    records: str = field(
+        default="~/.flock_ray/submissions",
+        metadata=about("folder that remembers what was signed, so that the account never contradicts itself"),
+    )
+    wait: str = field(
+        default="true",
+        metadata=about("follow the submission to the end of its day", choices=("true", "false")),
+    )
+
+
+@dataclass(frozen=True)
+class StatusSettings:
+    """Of `flock-ray arena status`."""
+
+    contest: str = field(metadata=about("id of an open contest, or the folder of a run"))
+    store: str = field(default="", metadata=about("with an id: where the contest keeps its files"))
+    account: str = field(default="", metadata=about("only this node's submission"))
+    day: int = field(default=0, metadata=about("a day that is over; 0: the last one that has begun", low=0))
+
+
 def words_of(schema: type[Any]) -> str:
     """The settings for `--help`: name, what it is, default."""
     return "; ".join(f"{one.name}={_shape(one)}: {one.metadata['help']}{_default(one)}" for one in fields(schema))

@@ -42,6 +42,8 @@ class ContestConfig:
         submissions: folder with a folder of PEFT's for each training node, in natural order: nodes submit these every
             day, and nobody trains. Empty to train.
         template_date: the date that a chat template is told that asks for one, YYYY-MM-DD.
+        open: whether others enter while the contest runs, with `flock-ray arena submit`: the windows of commitments and
+            of payloads are waited for, by the clock. Needs an existing chain.
         pool: reward pool, in whole tokens; min_stake: of one slot; node_stake: that a training node enters with.
         max_unsettled: days that may be open on the chain while the next one goes on.
         slash_fraction: p, share of a member's stake that one slash takes, in basis points.
@@ -70,6 +72,7 @@ class ContestConfig:
     answer_tokens: int = 64
     submissions: str = ""
     template_date: str = "2025-01-01"
+    open: bool = False
     pool: int = 3_000
     min_stake: int = 3_000
     node_stake: int = 1_000

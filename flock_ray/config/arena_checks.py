@@ -8,8 +8,8 @@ from operator import attrgetter
 
 from flock_ray.config.arena import ArenaConfig, settled_as
 from flock_ray.config.checks import problems as problems_of_task
-from flock_ray.config.choices import HostsMove
-from flock_ray.config.schema import behaviours
+from flock_ray.config.choices import ChainBackend, HostsMove
+from flock_ray.config.schema import behaviours, chain_urls
 from flock_ray.errors import ConfigError
 from flock_ray.protocol.contest_state import ContestTerms, Window, contest_parameters
 
@@ -35,7 +35,7 @@ def arena_problems(config: ArenaConfig) -> list[ConfigError]:
     if found := list(_out_of_range(config)):
         return found
     found = [type(error)(_renamed(str(error))) for error in problems_of_task(settled_as(config))]
-    for part in (_check_terms, _check_data, _check_cluster, _check_names):
+    for part in (_check_terms, _check_open, _check_data, _check_cluster, _check_names):
         try:
             part(config)
         except ValueError as error:
@@ -94,6 +94,15 @@ def _check_terms(config: ArenaConfig) -> None:
         )
     ContestTerms.check_rungs(contest.rung_rows)
     ContestTerms.check_names(contest.rule, contest.metric, contest.scorer)
+
+
+def _check_open(config: ArenaConfig) -> None:
+    chain, backend = config.chain, config.chain.backend
+    reached = backend is ChainBackend.rpc or (backend is ChainBackend.auto and chain_urls(chain))
+    if config.contest.open and not reached:
+        raise ConfigError(
+            f"contest.open is true with chain.backend={backend}; others need a chain that they reach too: set chain.url"
+        )
 
 
 def _check_data(config: ArenaConfig) -> None:

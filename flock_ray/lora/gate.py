@@ -30,7 +30,7 @@ def inspect(data: bytes, shapes: Shapes, max_rank: int) -> tuple[Finding, Adapte
     """
     if len(data) > layout(with_rank(shapes, max_rank)).size:
         return Finding.TOO_LARGE, None
-    header = _header(data)
+    header = header_of(data)
     if header is None:
         return Finding.MALFORMED, None
     if header.keys() != shapes.keys():
@@ -52,7 +52,7 @@ def inspect(data: bytes, shapes: Shapes, max_rank: int) -> tuple[Finding, Adapte
     }
 
 
-def _header(data: bytes) -> dict[str, tuple[int, int]] | None:
+def header_of(data: bytes) -> dict[str, tuple[int, int]] | None:
     """{key: shape} of a safetensors file of matrices, None if it is none; only names and numbers are read."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(len(data) - 8, _MAX_HEADER_BYTES):

@@ -134,6 +134,11 @@ class ContestTerms(Terms):
         return self.final_rows
 
     @property
+    def node_stake(self) -> int:
+        """What a training node enters with at least."""
+        return self.min_node_stake
+
+    @property
     def end_share(self) -> int:
         """Wei of the pool that are paid by the ranking on set B."""
         return self.pool * self.mechanism_parameters["end_share_bp"] // 10_000
@@ -205,21 +210,12 @@ class ContestState(TaskState):
     @property
     def rungs(self) -> tuple[str, ...]:
         """Names of the day's rungs in their order; the last day ends with one on set B."""
-        names = tuple(f"rung_{number + 1}" for number in range(len(self.terms.rung_rows)))
-        return (*names, FINAL) if self.last_day else names
+        return rungs_of(self.terms, self.epoch)
 
     @property
     def schedule(self) -> dict[str, int]:
         """Seconds from the day's start until each phase ends: `commit`, …, `gate`, `rung_1_score`, `rung_1_open`, …."""
-        early = (Window.COMMIT, Window.ACKNOWLEDGE, Window.REVEAL, Window.GATE)
-        phases = [(str(window), window) for window in early]
-        late = (Window.SCORE, Window.OPEN, Window.AUDIT)
-        phases += [(f"{rung}_{window}", window) for rung in self.rungs for window in late]
-        ends, now = {}, 0
-        for name, window in phases:
-            now += self.terms.windows[window]
-            ends[name] = now
-        return ends
+        return schedule_of(self.terms, self.epoch)
 
     def phase(self, elapsed: int) -> tuple[str, int | None]:
         """The phase that the contest is in, and the second of the day at which it ends.
@@ -229,6 +225,25 @@ class ContestState(TaskState):
         if self.finished:
             return "finished", None
         return next(((name, end) for name, end in self.schedule.items() if elapsed < end), ("settling", None))
+
+
+def rungs_of(terms: ContestTerms, day: int) -> tuple[str, ...]:
+    """Names of a day's rungs in their order; the last day ends with one on set B."""
+    names = tuple(f"rung_{number + 1}" for number in range(len(terms.rung_rows)))
+    return (*names, FINAL) if day == terms.num_epochs else names
+
+
+def schedule_of(terms: ContestTerms, day: int) -> dict[str, int]:
+    """Seconds from a day's start until each phase ends: `commit`, …, `gate`, `rung_1_score`, `rung_1_open`, …."""
+    early = (Window.COMMIT, Window.ACKNOWLEDGE, Window.REVEAL, Window.GATE)
+    phases = [(str(window), window) for window in early]
+    late = (Window.SCORE, Window.OPEN, Window.AUDIT)
+    phases += [(f"{rung}_{window}", window) for rung in rungs_of(terms, day) for window in late]
+    ends, now = {}, 0
+    for name, window in phases:
+        now += terms.windows[window]
+        ends[name] = now
+    return ends
 
 
 def read_rows(value: object) -> tuple[Row, ...]:

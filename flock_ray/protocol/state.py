@@ -80,6 +80,11 @@ class Terms:
         """Hash of the rows that decide at the end, which the contract holds too; zero without any."""
         return ZERO
 
+    @property
+    def node_stake(self) -> int:
+        """Wei that a node enters with at least, which makes the task a contest; 0: the task takes none."""
+        return 0
+
     def digest(self) -> bytes:
         """SHA-256 of the canonical terms: what the contract stores."""
         return sha256(canonical_json(self.json()))

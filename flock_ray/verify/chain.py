@@ -148,14 +148,13 @@ class ChainCheck:
         }
         require_equal(info["terms"], expected, "terms on chain")
         require_equal(info["creator"], to_hex(genesis.creator), "creator on chain")
-        require_equal(info["nodeStake"], 0, "stake of a node on chain")
-        members = [member for member in state.members if member.slots]  # a contest's training nodes are none on chain
-        require(info["numMembers"] >= len(members), "the contract has fewer members than the run")
+        require_equal(info["nodeStake"], genesis.node_stake, "least stake of a node on chain")
+        require(info["numMembers"] >= len(state.members), "the contract has fewer members than the run")
         before = list(takewhile(lambda change: not change.epoch, self._changes(0, info["numChanges"])))
         claimed = [change.row for change in state.before_start]
         require_equal(claimed, [change.row for change in before], "changes before the start in task.json")
         gone = {change.member for change in before if change.leaves}
-        for number, member in enumerate(members):
+        for number, member in enumerate(state.members):
             on_chain = self._member(number)
             if number in gone:
                 on_chain = replace(on_chain, stake=0, delegated=0)
@@ -172,6 +171,33 @@ class ChainCheck:
         due = list(takewhile(lambda change: change.epoch <= state.epoch, asked))
         return due, [self._member(change.member) for change in due if not change.leaves]
 
+    def entered(self, state: TaskState, first: int) -> list[MemberState]:
+        """The nodes of a contest from number `first` on that take part from the day of `state` on, as they entered.
+
+        Those that were in when day `epoch` - 1 - `max_unsettled` was over, up to the first number that was not.
+        """
+        over, nodes = state.epoch - 1 - state.terms.max_unsettled, list[MemberState]()
+        for number in range(first, self._info()["numMembers"] if over >= 1 else first):
+            account = self._struct("TaskRegistry", "memberAt", self._task, number)["account"]
+            came = self._logs("TaskRegistry", "Entered", self._task, _topic(account))
+            if not came or self._block(came[0]) > self._block(self._end_of(over)):
+                break
+            nodes.append(self._member(number))
+        return nodes
+
+    def _end_of(self, epoch: int) -> tuple[bytes, bytes]:
+        """(transaction, data) of the log by which an epoch was settled or abandoned."""
+        names = ("EpochSettled", "EpochAbandoned")
+        logs = [log for name in names for log in self._logs("EpochSettlement", name, self._task, word(epoch))]
+        require(len(logs) == 1, f"epoch {epoch} was settled or abandoned {len(logs)} times instead of once")
+        return logs[0]
+
+    def _block(self, log: tuple[bytes, bytes]) -> int:
+        """Number of the block that a log is in."""
+        mined = self._node.receipt(log[0])
+        assert mined is not None
+        return mined[0].block
+
     def _changes(self, first: int, last: int) -> Iterator[Change]:
         for start in range(first, last, _PAGE):
             rows = self._read("TaskRegistry", "changesOf", self._task, start, min(start + _PAGE, last))
@@ -181,7 +207,8 @@ class ChainCheck:
         """A member as it joined."""
         on_chain = self._struct("TaskRegistry", "memberAt", self._task, number)
         account = checksummed(on_chain["account"][2:])
-        _, joined = self._single_log("TaskRegistry", "Joined", self._task, _topic(account))
+        event = "Joined" if on_chain["slots"] else "Entered"
+        _, joined = self._single_log("TaskRegistry", event, self._task, _topic(account))
         _, locked = self._single_log("StakeVault", "Locked", self._task, _topic(account))
         stake, delegated = int.from_bytes(joined[32:64], "big"), int.from_bytes(locked[32:64], "big")
         tip = from_hex(on_chain["chainTip"])
@@ -264,7 +291,7 @@ class ChainCheck:
             require_equal(paid, member.earned, f"claims of member {number}")
             released = self._logs("TaskRegistry", "Released", self._task, _topic(member.account))
             stake = sum(int.from_bytes(data, "big") for _, data in released)
-            require_equal(stake, member.stake if member.slots else 0, f"stake released to member {number}")
+            require_equal(stake, member.stake, f"stake released to member {number}")
             pool = self._struct("StakeVault", "pool", account)
             require_equal(pool, {"own": stake, **dict.fromkeys(_EMPTY, 0)}, f"member {number} in the vault")
             owned = self._balance(account) + stake

@@ -47,8 +47,13 @@ class ContestGenesis(TaskGenesis):
         return sum(member.slots > 0 for member in self.state.members)
 
     @property
+    def node_stake(self) -> int:
+        """What a training node enters with at least."""
+        return self.state.terms.min_node_stake
+
+    @property
     def task_id(self) -> bytes:
-        """Id of the validators' task, as of an alliance's; its target set is set B."""
+        """Id of the contest's task: as an alliance's, with set B as its target set, and with the stake of a node."""
         terms, contest = self.state.terms, part_of(self.config, "contest")
         deadline, run_seed = part_of(self.config, "chain").get("epoch_deadline"), self.config.get("seed")
         validators = contest.get("validators")
@@ -62,6 +67,7 @@ class ContestGenesis(TaskGenesis):
         *held, seed = known
         hashes = terms.digest() + self.state.adapter + terms.final_rows
         agreed = keccak(self.creator.rjust(32, b"\0") + hashes + b"".join(map(word, held)))
+        agreed = keccak(agreed + word(self.node_stake))
         return keccak(tag("flock_ray/task/2") + agreed + genesis_seed(seed))
 
 
@@ -90,7 +96,7 @@ def read_contest_genesis(folder: RunFolder) -> ContestGenesis:
 
 
 def _read(value: dict[str, Any], config: dict[str, Any]) -> ContestGenesis:
-    terms = _terms(value["terms"])
+    terms = read_contest_terms(value["terms"])
     scope = Scope(as_count(value["chain_id"]), from_hex(value["contract"], 20), from_hex(value["task"]))
     members = tuple(map(MemberState.read_joined, value["members"]))
     require(0 < len(members) <= MAX_MEMBERS, f"a contest has 1 to {MAX_MEMBERS} members")
@@ -115,7 +121,12 @@ def _read(value: dict[str, Any], config: dict[str, Any]) -> ContestGenesis:
     )
 
 
-def _terms(value: dict[str, Any]) -> ContestTerms:
+def read_contest_terms(value: dict[str, Any]) -> ContestTerms:
+    """A contest's terms from their JSON value.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are none.
+    """
     if set(value) != {"schema", *(item.name for item in fields(ContestTerms))}:
         raise ValueError("the terms have other fields")
     read: dict[str, Callable[[Any], Any]] = {

@@ -68,6 +68,11 @@ class TaskGenesis:
         return self.has_chain and bool(chain.get("url") or chain.get("backend") == "rpc")
 
     @property
+    def node_stake(self) -> int:
+        """Least stake of a node on the chain, wei; 0: the task takes none."""
+        return 0
+
+    @property
     def task_id(self) -> bytes:
         """Id of the task: keccak(tag, keccak(creator, all terms that the contract holds), seed of the run)."""
         terms, alliance, chain = self.state.terms, part_of(self.config, "alliance"), part_of(self.config, "chain")

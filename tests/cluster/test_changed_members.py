@@ -46,7 +46,7 @@ def test_a_run_refuses_a_task_that_it_cannot_count_with(
     )
     monkeypatch.setattr(ledger, "_ask", lambda method, *_: {"task_view": view}[method])
     terms: Any = SimpleNamespace(
-        digest=lambda: keccak(b"terms"), start_adapter=bytes(32), min_stake=STAKE, target_set=bytes(32)
+        digest=lambda: keccak(b"terms"), start_adapter=bytes(32), min_stake=STAKE, target_set=bytes(32), node_stake=0
     )
     task = chain_terms(config, terms).task_id(ledger._creator.address, fixed_genesis(1))
     with pytest.raises(ChainError, match=match) as refused:

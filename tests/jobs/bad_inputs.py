@@ -113,6 +113,7 @@ ARENA: dict[str, list[str]] = {
     "rows that are not there": ["contest.data=[{folder}/none.jsonl]", "plan_only=true"],
     "too few rows": ["contest.data=[{folder}/small/silo-0.jsonl]", "plan_only=true"],
     "a malformed row": ["contest.data=[{folder}/silo-7.jsonl]", "plan_only=true"],
+    "open on a chain of its own": ["contest.open=true"],
     "the run of an alliance": ["resume={folder}/run"],
 }  # fmt: skip
 
