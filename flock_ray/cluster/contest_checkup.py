@@ -70,6 +70,8 @@ def describe_contest(config: ArenaConfig) -> str:
         else "text: the loss of each row's targets"
     )
     enter = f"adapters of {contest.submissions}" if contest.submissions else f"{config.training.steps} steps each"
+    if contest.open:
+        enter += ", and whoever enters"
     rungs = ", ".join(map(str, contest.rung_rows))
     return (
         f"{contest.days} days, {contest.nodes} training nodes ({enter}), {contest.validators} validators; rungs of"
