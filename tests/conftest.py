@@ -179,3 +179,12 @@ def whole_run(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPat
     from tests.runs import tiny
 
     return head.run(tmp_path_factory.mktemp("whole"), *tiny(tiny_model_dir))
+
+
+@pytest.fixture(scope="session")
+def whole_contest(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A tiny contest on two node groups that nothing disturbed. Its folder is shared: tests only read it."""
+    from tests.contests import configure, overrides_of, play
+
+    config = configure(*overrides_of(tiny_model_dir, tmp_path_factory.mktemp("rows")))
+    return play(head, tmp_path_factory.mktemp("contest"), config)

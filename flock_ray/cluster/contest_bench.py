@@ -6,14 +6,14 @@ is measured once for all validators that the worker hosts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from flock_ray.cluster.contest_spec import ContestSpec
 from flock_ray.cluster.progress import Progress
+from flock_ray.errors import DataError
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.foreign import read_foreign, with_rank
 from flock_ray.lora.gate import inspect
@@ -27,8 +27,9 @@ from flock_ray.protocol.seed import local_seed
 from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, BlobStore, BlobTooLargeError
 from flock_ray.training.cohort import cohorts
 from flock_ray.training.contest import RowScorer, train_snapshots
-from flock_ray.training.contest_data import ScoredRow, node_batches, read_contest, read_training
-from flock_ray.training.contest_sql import SqlScorer
+from flock_ray.training.contest_data import node_batches, read_contest, read_training
+from flock_ray.training.contest_losses import ContestLosses
+from flock_ray.training.contest_sql import num_telling
 from flock_ray.training.device import set_deterministic
 from flock_ray.training.engine import MemberJob
 from flock_ray.training.model import load_base
@@ -42,6 +43,7 @@ class ContestBench:
         base: the base model.
         data: the contest's rows.
         num_training: rows that training nodes learn from.
+        num_telling: rows that can tell a wrong query, under `sql`; None under another metric.
         store: of payloads.
         targets: names of the layers that adapters may have.
     """
@@ -53,23 +55,37 @@ class ContestBench:
         self._spec, self.progress = spec, progress
         self.base = load_base(spec.model)
         self.data = read_contest(spec.data, self.base.tokenizer)
+        self.num_telling = self._require_telling() if spec.data.metric == "sql" else None
         self._training = [] if spec.submissions else read_training(spec.data, self.base.tokenizer, self.data)
         self.num_training = len(self._training)
         self.shapes = adapter_shapes(self.base.model, spec.target_modules, spec.rank)
         self.targets = shortest_targets(self.base.model, spec.target_modules)
         self.store = BlobStore(spec.store_url)
         self._scorer = RowScorer(self.base, spec.target_modules, spec.max_rank, spec.cohort_tokens)
-        today = date.fromisoformat(spec.data.template_date)
-        self._sql = (
-            SqlScorer(self._scorer, self.base.tokenizer, spec.answer_tokens, today)
-            if spec.data.metric == "sql"
-            else None
+        self._losses = ContestLosses(
+            self._scorer, self.base.tokenizer, spec.data.metric, spec.answer_tokens, spec.data.template_date
         )
         self._snapshots: dict[int, list[Adapter]] = {}
         self._inspected: dict[bytes, tuple[Finding, Adapter | None]] = {}
-        self._losses: dict[tuple[bool, bytes, int], int] = {}
         if spec.submissions:
             self._read_submissions()
+
+    def _require_telling(self) -> int:
+        """Rows under `sql` that can tell wrong queries from gold ones; a day of others would rank by chance.
+
+        Raises:
+            DataError: a day, or set B, has none.
+        """
+        found = 0
+        for chunk in (*self.data.chunks, self.data.final):
+            telling = num_telling([one.question for one in chunk if one.question])
+            if not telling:
+                raise DataError(
+                    f"contest.data: none of the {len(chunk)} rows of a day can tell a wrong query from the gold one; a"
+                    " gold query must return something, and two queries like it something else"
+                )
+            found += telling
+        return found
 
     def _read_submissions(self) -> None:
         """Read the folders of the training nodes here, so that a bad one is refused before anything starts."""
@@ -172,9 +188,8 @@ class ContestBench:
         rungs = (*(result.rung for result in earlier), rung)
         for each in rungs:
             self._measure(state.epoch, rungs[0].seed, each)
-        final = rung.name == FINAL
         return [
-            tuple(self._losses[final, payload, place] for place in rung.places)
+            self._losses.column(rung.name == FINAL, payload, rung.places)
             if self.inspected(payload)[1] is not None
             else None
             for payload in rung.contenders
@@ -182,34 +197,12 @@ class ContestBench:
 
     def _measure(self, day: int, shuffle: bytes, rung: Rung) -> None:
         final = rung.name == FINAL
-        rows = self.data.of(day, final)
-        missing: dict[tuple[int, ...], dict[bytes, Adapter]] = {}
-        for payload in rung.contenders:
-            adapter = self.inspected(payload)[1]
-            places = tuple(place for place in sorted(rung.places) if (final, payload, place) not in self._losses)
-            if adapter is not None and places:
-                missing.setdefault(places, {})[payload] = adapter
-        self.progress.begin("score", sum(map(len, missing.values())))
+        inspected = {payload: self.inspected(payload)[1] for payload in rung.contenders}
+        adapters = {payload: adapter for payload, adapter in inspected.items() if adapter is not None}
+        groups = self._losses.missing(final, adapters, rung.places)
+        self.progress.begin("score", sum(len(together) for _, together in groups))
         with self.progress.timed("score"):
-            for places, adapters in sorted(missing.items(), key=lambda one: one[0]):
-                measured = self._measured(
-                    shuffle, adapters, [rows[place] for place in places], rows, self.progress.step
-                )
-                for payload, losses in measured.items():
-                    self._losses |= {(final, payload, place): loss for place, loss in zip(places, losses, strict=True)}
-
-    def _measured(
-        self,
-        shuffle: bytes,
-        adapters: Mapping[bytes, Adapter],
-        rows: Sequence[ScoredRow],
-        chunk: Sequence[ScoredRow],
-        tick: Callable[[], None],
-    ) -> dict[bytes, tuple[int, ...]]:
-        if self._sql:
-            asked, known = ([one.question for one in each if one.question] for each in (rows, chunk))
-            return self._sql.losses(adapters, asked, known, shuffle)
-        return self._scorer.losses(adapters, [one.example for one in rows], tick)
+            self._losses.measure(shuffle, final, groups, self.data.of(day, final), self.progress.step)
 
     def again(
         self, day: int, shuffle: bytes, rung: Rung, cells: Sequence[tuple[int, int]]
@@ -229,12 +222,12 @@ class ContestBench:
         with self.progress.timed("audit"):
             for same, adapters in sorted(alike.items(), key=lambda one: one[0]):
                 own = [rows[rung.places[position]] for position in same]
-                for payload, losses in self._measured(shuffle, adapters, own, rows, self.progress.step).items():
+                for payload, losses in self._losses.of(shuffle, adapters, own, rows, self.progress.step).items():
                     column = rung.contenders.index(payload)
                     found += [(column, position, loss) for position, loss in zip(same, losses, strict=True)]
         return sorted(found)
 
     def end_day(self) -> None:
         """Forget losses and payloads of the day."""
-        self._losses.clear()
+        self._losses.forget()
         self._inspected.clear()

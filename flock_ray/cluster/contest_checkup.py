@@ -20,6 +20,7 @@ from flock_ray.cluster.progress import Progress
 from flock_ray.config import ArenaConfig, ClusterMode, behaviours, describe_risk, settled_as
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.training.device import num_gpus
+from flock_ray.training.sql_metric import NUM_DATABASES
 
 
 def check_before_contest(config: ArenaConfig) -> None:
@@ -48,6 +49,7 @@ def contest_checkup(config: ArenaConfig, plan: Plan, folder: Path) -> Iterator[F
         folder: where run folders are made, or the run to resume.
     """
     yield look("configuration", lambda: _names(config))
+    yield look("contest", lambda: describe_contest(config))
     with ExitStack() as stack:
         place: list[Path] = []
         yield look("output folder", lambda: _output(folder, place, stack))
@@ -56,6 +58,25 @@ def contest_checkup(config: ArenaConfig, plan: Plan, folder: Path) -> Iterator[F
             if place:
                 yield look("model and rows", lambda: _load(config, plan, place[0]))
     yield from look_at_chain(settled_as(config), {})
+
+
+def describe_contest(config: ArenaConfig) -> str:
+    """What a contest will do, in a line."""
+    contest = config.contest
+    metric = (
+        f"sql: each adapter writes a query of at most {contest.answer_tokens} tokens for each row, and it runs on"
+        f" {NUM_DATABASES} made-up databases"
+        if contest.metric == "sql"
+        else "text: the loss of each row's targets"
+    )
+    enter = f"adapters of {contest.submissions}" if contest.submissions else f"{config.training.steps} steps each"
+    if contest.open:
+        enter += ", and whoever enters"
+    rungs = ", ".join(map(str, contest.rung_rows))
+    return (
+        f"{contest.days} days, {contest.nodes} training nodes ({enter}), {contest.validators} validators; rungs of"
+        f" {rungs} rows a day, set B of {contest.final_rows}; metric {metric}"
+    )
 
 
 def _names(config: ArenaConfig) -> str:
@@ -87,4 +108,5 @@ def _load(config: ArenaConfig, plan: Plan, folder: Path) -> str:
     rows = len(bench.data.final) + sum(map(len, bench.data.chunks))
     tokens = sum(len(one.example.input_ids) for chunk in (*bench.data.chunks, bench.data.final) for one in chunk)
     learnt = f", {bench.num_training} to learn from" if bench.num_training else ""
-    return f"{bench.base.name} and {rows} rows of {tokens} tokens{learnt}"
+    tell = "" if bench.num_telling is None else f", {bench.num_telling} of these rows can tell a wrong query"
+    return f"{bench.base.name} and {rows} rows of {tokens} tokens{tell}{learnt}"

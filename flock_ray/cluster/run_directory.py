@@ -330,24 +330,31 @@ def load_config(path: Path) -> Config:
     Raises:
         RunDirectoryError: the file does not read as a configuration, or is of a contest.
     """
-    config = _load_config(path, Config)
+    config = _load_config(path, (Config,))
     assert isinstance(config, Config)
     return config
 
 
 def load_arena_config(path: Path) -> ArenaConfig:
     """As `load_config`, of a contest."""
-    config = _load_config(path, ArenaConfig)
+    config = _load_config(path, (ArenaConfig,))
     assert isinstance(config, ArenaConfig)
     return config
 
 
-def _load_config(path: Path, schema: type[Any]) -> Any:
+def load_any_config(path: Path) -> Config | ArenaConfig:
+    """As `load_config`, of an alliance or a contest."""
+    return _load_config(path, (Config, ArenaConfig))
+
+
+def _load_config(path: Path, schemas: Sequence[type[Config] | type[ArenaConfig]]) -> Config | ArenaConfig:
+    """The configuration, which must be of one of these schemas."""
     config, of_contest = None, False
     try:
         written = OmegaConf.load(path / "config.yaml")
         of_contest = "contest" in written
-        if of_contest == (schema is ArenaConfig):
+        schema = ArenaConfig if of_contest else Config
+        if schema in schemas:
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), written))
     except Exception as error:
         raise RunDirectoryError(f"{path / 'config.yaml'} is no configuration of this version: {error}") from error
@@ -357,4 +364,5 @@ def _load_config(path: Path, schema: type[Any]) -> Any:
         raise RunDirectoryError(
             f"{path} holds the run of {kinds[0]}, not of {kinds[1]}: flock-ray {command} resume={path} goes on with it"
         )
+    assert isinstance(config, Config | ArenaConfig)
     return config

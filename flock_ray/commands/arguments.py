@@ -69,3 +69,24 @@ def task(text: str) -> bytes | Path:
     if not Path(text).is_dir():
         raise ArgumentTypeError(f"{text!r} is neither the id of a task (64 hex digits) nor a folder")
     return Path(text)
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    return _whole(text, 1)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers above 0, with commas between them."""
+    return [_whole(part, 1) for part in text.split(",")]
+
+
+def _whole(text: str, low: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < low:
+        raise ArgumentTypeError(f"{text!r} is no whole number{' above 0' if low else ''}")
+    return int(text)

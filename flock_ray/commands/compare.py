@@ -24,12 +24,17 @@ def read_runs(paths: list[Path]) -> list[ComparedRun]:
     """The runs in these folders, each under a label of its own.
 
     Raises:
-        RunDirectoryError: one holds no finished run.
+        RunDirectoryError: one holds no finished run, or that of a contest.
     """
     folders = [path.expanduser().resolve() for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if not (folder / "summary.json").is_file():
             raise RunDirectoryError(f"{path} holds no finished run: summary.json is missing")
+        if read_json(folder / "summary.json").get("kind") == "contest":
+            raise RunDirectoryError(
+                f"{path} holds the run of a contest, and compare takes those of alliances; what a contest found is"
+                f" in its leaderboard.html and leaderboard.json"
+            )
     names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     seen = Counter(names)
     labels = [name if seen[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, start=1)]

@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 from transformers import PreTrainedModel
 
-from flock_ray.cluster.run_directory import RunDirectory, load_config
+from flock_ray.cluster.run_directory import RunDirectory, load_any_config
 from flock_ray.commands.settings import ExportSettings, read_settings
 from flock_ray.commands.trained import Trained, finished_run, load_trained
 from flock_ray.errors import ConfigError, RunDirectoryError, StoreError
@@ -77,12 +77,16 @@ def _merged_card(run: RunDirectory, trained: Trained) -> str:
         "pipeline_tag: text-generation",
         *([f"license: {licence}"] if licence else []),
     ]
+    more = (
+        "who submitted it, and its scores, is in `leaderboard.html` of the run"
+        if summary.get("kind") == "contest"
+        else "its own card, with data, losses and members, is `adapter/README.md` of the run"
+    )
     return (
         "\n".join(("---", *head, "---"))
         + f"\n\n# {trained.base.name}, with an adapter merged in\n\nThe weights of {trained.base.name} with the LoRA"
         f" adapter of run {run.run_id} added, in {trained.base.dtype}. Hash of the adapter:"
-        f" `{summary['final_adapter_hash']}`; its own card, with data, losses and members, is `adapter/README.md` of"
-        " the run.\n"
+        f" `{summary['final_adapter_hash']}`; {more}.\n"
     )
 
 
@@ -125,7 +129,7 @@ def _export_to_hub(settings: ExportSettings) -> str:
 
 def _name_base_for_others(run: RunDirectory, folder: Path) -> None:
     """Name the base model by its id on the hub, where it has one: a path of this machine helps nobody else."""
-    model = load_config(run.path).model
+    model = load_any_config(run.path).model
     hub_name = {"packaged": PACKAGED_HUB_NAME, "hub": model.path}.get(model.source)
     if hub_name:
         path = folder / "adapter_config.json"

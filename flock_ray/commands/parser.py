@@ -7,7 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flock_ray.commands.arguments import address, amount, basis_points, book_or_address, digest, task
+from flock_ray.commands.arguments import (
+    address,
+    amount,
+    basis_points,
+    book_or_address,
+    count,
+    digest,
+    numbers,
+    positive,
+    task,
+)
 from flock_ray.commands.settings import (
     ChatSettings,
     EvaluateSettings,
@@ -146,7 +156,7 @@ def _add_verify(commands: Any) -> None:
     verify.set_defaults(act="verify:verify")
     verify.epilog = (
         "Exit codes: 0 everything held, 51 something does not, 61 no finished run, or one that was pruned, 41 the RPC"
-        " does not answer."
+        " does not answer, 21 the base model of --rescore is missing, or another one."
     )
     _of_run(verify)
     verify.add_argument(
@@ -158,6 +168,24 @@ def _add_verify(commands: Any) -> None:
     )
     verify.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
     verify.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
+    again = verify.add_argument_group("losses of a contest, measured again")
+    again.add_argument(
+        "--rescore", action="store_true",
+        help="load the base model, measure what the ballots say, and name the first that lies outside the tolerance",
+    )  # fmt: skip
+    again.add_argument("--days", type=numbers, metavar="N,...", help="only these days")
+    again.add_argument("--rows", type=positive, metavar="N", help="at most so many rows of each rung, drawn")
+    again.add_argument("--seed", type=count, metavar="N", help="of that draw (default: a new one, which is told)")
+    again.add_argument(
+        "--tolerance", type=count, metavar="N",
+        help="micro-nats a token that machines may differ by (default: audit_tolerance of the terms)",
+    )  # fmt: skip
+    again.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of the base model, if not where the run's config.yaml says"
+    )
+    again.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: those of a worker of the run)"
+    )
 
 
 def _add_results(commands: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, InterpolationValidationError
 
+from flock_ray.config.arena import ArenaConfig
 from flock_ray.config.schema import Config
 from flock_ray.errors import ConfigError
 
@@ -39,6 +40,8 @@ def explain_bad_key(error: Exception, schema: type[Any] = Config) -> str:
         options = [one for one in known.split() if group != "experiment" or _fits(one, schema)]
         meant = _nearest(choice, options, f"{group}=")
         return f"there is no {group}={choice}{meant}; it must be one of {', '.join(options)}"
+    if other := re.search(r"Could not override '(\w+)'. No match in the defaults list", text):
+        return _of_another_kind(other[1], schema) or text
     asked = re.search(r"full_key: ([\w.]+)", text) or re.search(r"[Kk]ey '([\w.]+)'", text)
     if not asked:
         return text
@@ -52,6 +55,8 @@ def _fits(experiment: str, schema: type[Any]) -> bool:
 
 
 def _unknown_key(key: str, schema: type[Any]) -> str:
+    if told := _of_another_kind(key.partition(".")[0], schema):
+        return told
     above, siblings = key.rpartition(".")[0], list[str]()
     while above and not siblings:
         siblings = [valid for valid in valid_keys(schema) if valid.startswith(f"{above}.")]
@@ -61,6 +66,17 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
     group, _, name = key.rpartition(".")
     meant = _nearest(name, [other.rpartition(".")[2] for other in valid], f"{group}." if group else "")
     return f"unknown configuration key {key!r}{meant}; valid here: {', '.join(valid)}"
+
+
+def _of_another_kind(group: str, schema: type[Any]) -> str:
+    """Which command takes a group that an alliance or a contest lacks, and the other one has; empty if none does."""
+    if schema is Config and group == "contest":
+        takes = "is of contests: flock-ray arena takes it, and with plan_only=true looks whether one will work"
+    elif schema is ArenaConfig and group in get_type_hints(Config) and group not in get_type_hints(ArenaConfig):
+        takes = "is of alliances: flock-ray alliance takes it, and flock-ray check looks whether one will work"
+    else:
+        return ""
+    return f"the group {group!r} {takes}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:

@@ -248,11 +248,11 @@ def _behind(record: ContestRecord, results: Sequence[RungResult], payload: bytes
 def _outcome(entry: Entry, results: Sequence[RungResult]) -> str:
     """The last state in words; of an elimination the figures too."""
     step = entry.step
-    said = Status(step.state, step.phase, step.reason, None).text()
     why = results[-1].eliminated.get(entry.payload) if results and entry.payload else None
     if why and step.state == "eliminated":
-        said += f" ({why.difference / 1e6:.4f} behind, band {why.band / 1e6:.4f})"
-    return said
+        figures = f"{why.difference / 1e6:.4f} behind, band {why.band / 1e6:.4f}"
+        return f"eliminated in {results[-1].rung.name}: worse than the last one kept ({figures})"
+    return Status(step.state, step.phase, step.reason, None).text()
 
 
 def _validators(
@@ -283,7 +283,10 @@ def _tiles(record: ContestRecord, day: DayView, labels: Mapping[int, str]) -> li
     score = next((_micro(one.score) for one in ranked), "-")
     refused = sum(one.state == "refused" for one in day.standings)
     copies = sum(one.copy_of is not None for one in day.standings)
-    forwards = sum(contenders * rows for name, contenders, rows in day.rungs if name != FINAL)
+    forwards = known = 0
+    for name, contenders, rows in day.rungs:  # a rung begins with the rows of the one before
+        if name != FINAL:
+            forwards, known = forwards + contenders * (rows - known), rows
     everything = max((contenders for _, contenders, _ in day.rungs), default=0) * len(record.state.rows)
     return [
         (first, f"leads day {day.day} with {score}"),
@@ -291,7 +294,7 @@ def _tiles(record: ContestRecord, day: DayView, labels: Mapping[int, str]) -> li
             f"{len(ranked)} of {len(day.standings)}",
             f"submissions ranked; {refused} refused, {copies} {'copy' if copies == 1 else 'copies'}",
         ),
-        (f"{forwards:,} of {everything:,}", "losses measured by each seat; eliminations saved the others"),
+        (f"{forwards:,} of {everything:,}", "losses measured; eliminations saved the others"),
         (text.tokens(sum(record.rewards.values())), "tokens paid for the day"),
     ]
 

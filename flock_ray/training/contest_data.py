@@ -18,6 +18,7 @@ from flock_ray.training.files import files_of, rows
 from flock_ray.training.formats import BadRowError, Conversation
 from flock_ray.training.formats import Row as FileRow
 from flock_ray.training.labels import Encoder
+from flock_ray.training.sql_databases import parse_schema
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ def read_contest(spec: ContestDataSpec, tokenizer: PreTrainedTokenizerBase) -> C
         DataError: a file is missing, a row cannot be read or has no target, or there are too few rows.
     """
     known = list(
-        {example.sample_id: (example, file) for example, file in _read(spec.data, spec, tokenizer, True)}.values()
+        {
+            example.sample_id: (example, _question(row, where) if spec.metric == "sql" else None)
+            for where, example, row in _read(spec.data, spec, tokenizer, True)
+        }.values()
     )
     need = spec.days * spec.rows_a_day + spec.final_rows
     if len(known) < need:
@@ -100,10 +104,8 @@ def read_contest(spec: ContestDataSpec, tokenizer: PreTrainedTokenizerBase) -> C
     examples = [example for example, _ in known[:need]]
     facts = contest_rows(examples, tokenizer, "contest.data")
     scored = [
-        ScoredRow(example, replace(row, num_tokens=1), _question(file))
-        if spec.metric == "sql"
-        else ScoredRow(example, row, None)
-        for (example, file), row in zip(known[:need], facts, strict=True)
+        ScoredRow(example, replace(row, num_tokens=1) if question else row, question)
+        for (example, question), row in zip(known[:need], facts, strict=True)
     ]
     chunks = [tuple(scored[day * spec.rows_a_day : (day + 1) * spec.rows_a_day]) for day in range(spec.days)]
     return ContestData(tuple(chunks), tuple(scored[need - spec.final_rows :]))
@@ -116,7 +118,7 @@ def read_training(spec: ContestDataSpec, tokenizer: PreTrainedTokenizerBase, sco
         DataError: nothing is left.
     """
     taken = {one.example.sample_id for rows in (*scored.chunks, scored.final) for one in rows}
-    found = {example.sample_id: example for example, _ in _read(spec.train, spec, tokenizer, False)}
+    found = {example.sample_id: example for _, example, _ in _read(spec.train, spec, tokenizer, False)}
     examples = [example for name, example in found.items() if name not in taken]
     if not examples:
         raise DataError(f"contest.train has no row of at most {spec.max_row_tokens} tokens that is not scored itself")
@@ -136,7 +138,8 @@ def node_batches(examples: Sequence[Example], node: int, steps: int, batch_size:
 
 def _read(
     places: Sequence[str], spec: ContestDataSpec, tokenizer: PreTrainedTokenizerBase, scored: bool
-) -> Iterator[tuple[Example, FileRow]]:
+) -> Iterator[tuple[str, Example, FileRow]]:
+    """(where it stands, as it is scored or learned, as it was read) of each row that is not too long."""
     key = "contest.data" if scored else "contest.train"
     encoder = Encoder(tokenizer, date.fromisoformat(spec.template_date))
     for place in places:
@@ -158,11 +161,16 @@ def _read(
                 example = Example.of(encoded.ids, encoded.has_loss)
                 if not example.num_labels:
                     raise DataError(f"{where}: no target to score; a contest's rows all have one")
-                yield example, row
+                yield where, example, row
 
 
-def _question(row: FileRow) -> Question:
+def _question(row: FileRow, where: str) -> Question:
     said = [(one["role"], one["content"]) for one in row.messages] if isinstance(row, Conversation) else []
     if [role for role, _ in said] != ["system", "user", "assistant"]:
-        raise DataError("metric sql takes conversations of a system text with the schema, a question and its query")
-    return Question(*(str(content) for _, content in said))
+        raise DataError(
+            f"{where}: metric sql takes conversations of a system text with the schema, a question and its query"
+        )
+    question = Question(*(str(content) for _, content in said))
+    if not parse_schema(question.system).tables:
+        raise DataError(f"{where}: metric sql: the system text has no line of the form table(column type, ...)")
+    return question

@@ -12,8 +12,26 @@ from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.contest_scores import MICRO
 from flock_ray.training.contest import RowScorer
 from flock_ray.training.contest_data import Question
+from flock_ray.training.engine import Tick, no_tick
 from flock_ray.training.generation import prompt_ids
 from flock_ray.training.sql_metric import SqlMetric
+
+
+def num_telling(questions: Sequence[Question]) -> int:
+    """How many questions can tell wrong queries from the gold one, on the databases of a trial seed.
+
+    On a day's own databases, whose seed nobody knows before, a few may differ.
+    """
+    metrics = _metrics(questions, questions, bytes(32))
+    return sum(metrics[one.system].question(one.gold) is not None for one in questions)
+
+
+def _metrics(questions: Sequence[Question], known: Sequence[Question], seed: bytes) -> dict[str, SqlMetric]:
+    """The databases of each schema that `questions` are about, with the literals of `known` in them."""
+    return {
+        schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
+        for schema in dict.fromkeys(one.system for one in questions)
+    }
 
 
 class SqlScorer:
@@ -31,7 +49,12 @@ class SqlScorer:
         self._scorer, self._tokenizer, self._max_tokens, self._today = scorer, tokenizer, max_tokens, today
 
     def losses(
-        self, adapters: Mapping[bytes, Adapter], questions: Sequence[Question], known: Sequence[Question], seed: bytes
+        self,
+        adapters: Mapping[bytes, Adapter],
+        questions: Sequence[Question],
+        known: Sequence[Question],
+        seed: bytes,
+        tick: Tick = no_tick,
     ) -> dict[bytes, tuple[int, ...]]:
         """{payload: for each question 0 if its answer is right, else 10^6}.
 
@@ -40,11 +63,9 @@ class SqlScorer:
             questions: at least one of `known`.
             known: all questions of the day's chunk or of set B: their literals are in the databases.
             seed: of the databases, 32 bytes.
+            tick: called once per adapter.
         """
-        metrics = {
-            schema: SqlMetric(schema, [one.gold for one in known if one.system == schema], seed)
-            for schema in dict.fromkeys(one.system for one in questions)
-        }
+        metrics = _metrics(questions, known, seed)
         judged = [metrics[one.system].question(one.gold) for one in questions]
         turns = [
             [{"role": "system", "content": one.system}, {"role": "user", "content": one.user}] for one in questions
@@ -59,4 +80,5 @@ class SqlScorer:
                 0 if question is None or metrics[one.system].matches(question, answer) else MICRO
                 for one, question, answer in zip(questions, judged, answers, strict=True)
             )
+            tick()
         return found

@@ -27,12 +27,11 @@ Emit = Callable[[str], None]
 
 NOT_PROVABLE = (
     "Not provable from outside: that rows are good questions, how training nodes trained, wall times, who the"
-    " adversaries are, events.jsonl, members/. What a loss should be can be measured: rows/ has the rows, the store the"
-    " adapters."
+    " adversaries are, events.jsonl, members/. What a loss should be can be measured: --rescore does."
 )
 
 
-def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
+def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence[DayReplay]:
     """Replay a contest and check everything that its folder claims.
 
     Args:
@@ -40,6 +39,9 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None
         anchor: hex SHA-256 of the genesis, known to the verifier from another source; empty for none.
         rpc: url of a node that the verifier trusts, for a run on an external chain; empty for none.
         emit: called with a line of text for each group of checks that passed.
+
+    Returns:
+        The days, without those that were abandoned.
 
     Raises:
         VerificationError: the first claim that fails.
@@ -84,6 +86,7 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
+    return [day.replay for day in days]
 
 
 def _day(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flock_ray.chain.keys import recover
@@ -15,6 +15,7 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
 from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import require, require_equal
+from flock_ray.verify.contest import DayReplay
 from flock_ray.verify.contest_genesis import is_contest
 from flock_ray.verify.contest_run import verify_contest
 from flock_ray.verify.epoch import Replay, replay, skip
@@ -35,7 +36,7 @@ NOT_PROVABLE = (
 )
 
 
-def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
+def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence[DayReplay]:
     """Replay a run and check everything that it claims.
 
     Args:
@@ -44,14 +45,16 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
         rpc: url of a node that the verifier trusts, for a run on an external chain; empty for none.
         emit: called with a line of text for each group of checks that passed.
 
+    Returns:
+        The days of a contest, as they were replayed; none of an alliance.
+
     Raises:
         VerificationError: the first claim that fails.
         RunDirectoryError: the run is unfinished or pruned, or lacks a file that the checks need.
         ChainError: the node at `rpc` does not answer.
     """
     if is_contest(folder):
-        verify_contest(folder, anchor, rpc, emit)
-        return
+        return verify_contest(folder, anchor, rpc, emit)
     genesis = read_genesis(folder)
     state = genesis.state
     if anchor:
@@ -94,6 +97,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> None:
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
+    return ()
 
 
 def _epoch(

@@ -30,10 +30,8 @@ LIAR, LAZY, COPYCAT = 3, 4, 10
 
 
 @pytest.fixture(scope="module")
-def contest(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A contest that nothing disturbed. Its folder is shared: tests only read it."""
-    config = configure(*overrides_of(tiny_model_dir, tmp_path_factory.mktemp("rows")))
-    return play(head, tmp_path_factory.mktemp("contest"), config)
+def contest(whole_contest: Run) -> Run:
+    return whole_contest
 
 
 def verified(path: Path, anchor: str = "") -> list[str]:

@@ -36,6 +36,7 @@ RUN: dict[str, list[str]] = {
     "an option that is misspelt": ["chain=anvill"],
     "the group of experiments misspelt": ["experimnt=tiny"],
     "no such experiment": ["experiment=moon"],
+    "a key of a contest": ["contest.days=2"],
     "no override at all": ["nonsense"],
     "a word for a number": ["training.steps=many"],
     "a word that is no choice": ["chain.backend=coin"],
@@ -92,7 +93,8 @@ CHECKED: dict[str, list[str]] = {
 
 ARENA: dict[str, list[str]] = {
     "a key of an alliance": ["alliance.num_epochs=2"],
-    "an experiment of an alliance": ["experiment=moon"],
+    "an experiment of an alliance": ["experiment=tiny"],
+    "an experiment that is not there": ["experiment=moon"],
     "no days": ["contest.days=0"],
     "more seats than validators have slots": ["contest.validators=4"],
     "rungs that do not rise": ["contest.rung_rows=[8,4]"],

@@ -75,8 +75,13 @@ def test_what_cannot_be_a_contests_data_is_refused_in_a_line(
     (tmp_path / "rows.jsonl").write_text('{"conversations": [{"role": "user", "content": "no answer"}]}\n')
     with pytest.raises(DataError, match=r"rows.jsonl:1: (no target to score|.*assistant)"):
         read_contest(enough, tokenizer)
-    with pytest.raises(DataError, match=r"metric sql takes conversations of a system text"):
+    with pytest.raises(DataError, match=r"rows.jsonl:1: metric sql takes conversations of a system text"):
         read_contest(spec_of(tmp_path, metric="sql"), tokenizer)
+    row = {"system": "no schema", "conversations": [{"role": "user", "content": "q"}]}
+    row["conversations"].append({"role": "assistant", "content": "SELECT 1"})  # type: ignore[attr-defined]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"rows.jsonl:1: metric sql: the system text has no line of the form table"):
+        read_contest(replace(enough, metric="sql"), tokenizer)
 
 
 def test_a_node_draws_its_own_batches_pass_by_pass(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
