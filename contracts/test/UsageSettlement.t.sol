@@ -234,7 +234,7 @@ contract UsageSettlementTest is UsageFixture {
         Charge memory other = _cap(users[1], 50 ether);
         _refused(cap, _signCap(1, GATEWAY, BOOK, other)); // of another account
         _refused(cap, _signCap(2, GATEWAY, BOOK, cap)); // by another account
-        other = cap;
+        other = _cap(users[0], 50 ether);
         other.cap = CAP + 1;
         _refused(cap, _signCap(1, GATEWAY, BOOK, other));
         other = _cap(users[0], 50 ether);
@@ -329,9 +329,9 @@ contract UsageSettlementTest is UsageFixture {
         uint256[] memory other = _amounts(51 ether, 30 ether, 20 ether);
         vm.expectRevert(refused);
         this.collect(1, other);
+        _collect(1, charged);
         vm.expectRevert(refused);
         this.claim(1, _amounts(61 ether, 25 ether, 15 ether), 0);
-        _collect(1, charged);
         vm.expectRevert(refused);
         this.claim(1, charged, 0); // no payout, though a leaf of this batch
     }
