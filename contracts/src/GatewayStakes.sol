@@ -96,12 +96,12 @@ abstract contract GatewayStakes is EIP712 {
     error SameReceipt(bytes32 receipt);
     /// @notice The key does not sign receipts of the gateway.
     error NotReceiptKey(address gateway, address key);
-    /// @notice The account did not sign this digest.
-    error NotSignedBy(address account, bytes32 digest);
+    /// @notice This digest was not signed by the account.
+    error SignedByAnother(address account, bytes32 digest);
     /// @notice There must be 64 bytes for each signature.
     error WrongSignatureLength(uint256 expected, uint256 got);
     /// @notice The gateway was punished for this request.
-    error AlreadyPunished(address gateway, bytes32 request);
+    error RequestPunished(address gateway, bytes32 request);
 
     constructor(IERC20 token_, UsageSettings memory settings) EIP712("flock_ray", "1") {
         bool valid = settings.sink != address(0) && settings.minStake != 0
@@ -170,7 +170,7 @@ abstract contract GatewayStakes is EIP712 {
         _checkSignature(keys[0], one, signatures[:Signatures.LENGTH]);
         _checkSignature(keys[1], other, signatures[Signatures.LENGTH:]);
         bytes32 offence = keccak256(abi.encode(gateway, request));
-        if (punished[offence]) revert AlreadyPunished(gateway, request);
+        if (punished[offence]) revert RequestPunished(gateway, request);
         punished[offence] = true;
         emit ReceiptsConflict(gateway, request);
         _slash(gateway, msg.sender);
@@ -231,7 +231,7 @@ abstract contract GatewayStakes is EIP712 {
     /// @dev The account must not be zero: that is what the recovery of a wrong signature gives.
     function _checkSignature(address account, bytes32 digest, bytes calldata signature) internal view {
         if (account == address(0)) revert ZeroAccount();
-        if (!Signatures.isBy(account, digest, signature)) revert NotSignedBy(account, digest);
+        if (!Signatures.isBy(account, digest, signature)) revert SignedByAnother(account, digest);
     }
 
     function _checkLength(bytes calldata signatures, uint256 count) internal pure {

@@ -105,7 +105,7 @@ contract UsageSettlement is GatewayStakes {
     /// @notice The batch is active already.
     error AlreadyActive(uint64 number);
     /// @notice The proof does not lead to the batch's root.
-    error InvalidProof(bytes32 series, uint64 number);
+    error NotInBatch(bytes32 series, uint64 number);
     /// @notice The charge is above the cap.
     error AboveCap(address account, uint128 cap, uint128 cumulative);
     /// @notice The batch was settled after the cap had expired.
@@ -125,9 +125,9 @@ contract UsageSettlement is GatewayStakes {
     /// @notice The charge was collected.
     error AlreadyCollected(address account, uint128 collected);
     /// @notice This charge was challenged.
-    error AlreadyChallenged(bytes32 leaf);
+    error ChallengeExists(bytes32 leaf);
     /// @notice This charge was not challenged, or the case is over.
-    error NoChallenge(bytes32 leaf);
+    error NoOpenChallenge(bytes32 leaf);
     /// @notice The charge may still be collected.
     error ResponseWindowOpen(uint64 deadline);
 
@@ -208,7 +208,7 @@ contract UsageSettlement is GatewayStakes {
         Batch storage batch = _activeBatch(series, number);
         bytes32[] memory leaves = _leaves(series, charged);
         if (!MerkleProof.multiProofVerifyCalldata(proof, flags, batch.charges, leaves)) {
-            revert InvalidProof(series, number);
+            revert NotInBatch(series, number);
         }
         _checkCaps(gateway, priceBook, batch.settledAt, charged, signatures);
         amount = _takeAll(gateway, series, charged);
@@ -280,10 +280,10 @@ contract UsageSettlement is GatewayStakes {
         bytes32 series = Usage.series(gateway, priceBook);
         Batch storage batch = _batch(series, number);
         bytes32 leaf = Usage.leaf(series, account, cumulative);
-        if (!MerkleProof.verifyCalldata(proof, batch.charges, leaf)) revert InvalidProof(series, number);
+        if (!MerkleProof.verifyCalldata(proof, batch.charges, leaf)) revert NotInBatch(series, number);
         _requireOpen(series, account, cumulative);
         Challenge storage challenge = _challenges[leaf];
-        if (challenge.deadline != 0) revert AlreadyChallenged(leaf);
+        if (challenge.deadline != 0) revert ChallengeExists(leaf);
         uint256 from = _activeFrom(batch);
         if (from < block.timestamp) from = block.timestamp;
         uint64 deadline = uint64(from) + responseWindow;
@@ -297,7 +297,7 @@ contract UsageSettlement is GatewayStakes {
         bytes32 series = Usage.series(gateway, priceBook);
         bytes32 leaf = Usage.leaf(series, account, cumulative);
         Challenge storage challenge = _challenges[leaf];
-        if (challenge.deadline == 0 || challenge.over) revert NoChallenge(leaf);
+        if (challenge.deadline == 0 || challenge.over) revert NoOpenChallenge(leaf);
         if (block.timestamp <= challenge.deadline) revert ResponseWindowOpen(challenge.deadline);
         _requireOpen(series, account, cumulative);
         challenge.over = true;
@@ -401,7 +401,7 @@ contract UsageSettlement is GatewayStakes {
     function _checkPayout(bytes32 series, uint64 number, address account, Payout calldata payout) private view {
         bytes32 leaf = Usage.leaf(series, account, payout.cumulative);
         if (!MerkleProof.verifyCalldata(payout.proof, _batches[series][number].payouts, leaf)) {
-            revert InvalidProof(series, number);
+            revert NotInBatch(series, number);
         }
     }
 

@@ -52,7 +52,7 @@ contract GatewayStakesTest is UsageFixture {
         vm.assertEq(usage.stakeOf(GATEWAY).amount, 50 ether);
         vm.assertEq(token.balanceOf(ACCUSER), 5 ether);
         vm.assertEq(token.balanceOf(SINK), 45 ether);
-        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.AlreadyPunished.selector, GATEWAY, bytes32("one")));
+        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.RequestPunished.selector, GATEWAY, bytes32("one")));
         this.accuse(_receipt("one", 5), _receipt("one", 7));
         _accuse(_receipt("two", 5), _receipt("two", 6));
         vm.assertEq(usage.stakeOf(GATEWAY).amount, 25 ether);
@@ -91,7 +91,7 @@ contract GatewayStakesTest is UsageFixture {
             bytes.concat(_signature(RECEIPT_KEY, usage.receiptDigest(one)), _signature(7, usage.receiptDigest(other)));
         vm.expectRevert(abi.encodeWithSelector(GatewayStakes.NotReceiptKey.selector, GATEWAY, vm.addr(7)));
         usage.slashReceipts(one, other, [key, vm.addr(7)], signatures);
-        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.NotSignedBy.selector, key, usage.receiptDigest(other)));
+        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.SignedByAnother.selector, key, usage.receiptDigest(other)));
         usage.slashReceipts(one, other, [key, key], signatures);
         vm.expectRevert(abi.encodeWithSelector(GatewayStakes.NotReceiptKey.selector, GATEWAY, vm.addr(7)));
         usage.slashReceipts(other, one, [vm.addr(7), key], signatures);
@@ -107,7 +107,7 @@ contract GatewayStakesTest is UsageFixture {
         (Receipt memory one, Receipt memory other) = (_receipt("one", 5), _receipt("one", 6));
         bytes memory signatures =
             bytes.concat(_signature(7, usage.receiptDigest(one)), _signature(RECEIPT_KEY, usage.receiptDigest(other)));
-        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.NotSignedBy.selector, key, usage.receiptDigest(one)));
+        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.SignedByAnother.selector, key, usage.receiptDigest(one)));
         usage.slashReceipts(one, other, [key, key], signatures);
     }
 
@@ -189,7 +189,7 @@ contract GatewayStakesTest is UsageFixture {
         vm.assertEq(usage.stakeOf(GATEWAY).amount, 50 ether);
         vm.assertEq(token.balanceOf(ACCUSER), 5 ether);
         bytes32 leaf = _leaf(users[0], CAP + 1);
-        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.NoChallenge.selector, leaf));
+        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.NoOpenChallenge.selector, leaf));
         this.slashUncollected(0);
     }
 
@@ -215,7 +215,7 @@ contract GatewayStakesTest is UsageFixture {
         _settle(charged, payouts);
         _challenge(1);
         bytes32 leaf = _leaf(users[1], charged[1]);
-        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.AlreadyChallenged.selector, leaf));
+        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.ChallengeExists.selector, leaf));
         this.challenge(1);
         _activate();
         _collect(1, charged);
@@ -225,7 +225,7 @@ contract GatewayStakesTest is UsageFixture {
         vm.expectRevert(abi.encodeWithSelector(UsageSettlement.AlreadyCollected.selector, users[1], 30 ether));
         this.slashUncollected(1);
         leaf = _leaf(users[2], charged[2]);
-        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.NoChallenge.selector, leaf));
+        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.NoOpenChallenge.selector, leaf));
         this.slashUncollected(2);
     }
 
@@ -233,7 +233,7 @@ contract GatewayStakesTest is UsageFixture {
         _settle(charged, payouts);
         bytes32[] memory proof = Merkle.prove(_tree(users, charged), _leaf(users[0], charged[0]));
         bytes32 series = _series();
-        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.InvalidProof.selector, series, 1));
+        vm.expectRevert(abi.encodeWithSelector(UsageSettlement.NotInBatch.selector, series, 1));
         usage.challengeCharge(GATEWAY, BOOK, 1, users[0], 51 ether, proof);
         vm.expectRevert(abi.encodeWithSelector(UsageSettlement.UnknownBatch.selector, series, 2));
         usage.challengeCharge(GATEWAY, BOOK, 2, users[0], 50 ether, proof);

@@ -159,12 +159,17 @@ contract UsageHandler is UsageFixture {
         }
     }
 
-    function full(uint256 number, uint256[] calldata payouts, uint256 payee) external returns (uint256) {
+    modifier onlyByItself() {
+        if (msg.sender == address(this)) _;
+    }
+
+    function full(uint256 number, uint256[] calldata payouts, uint256 payee) external onlyByItself returns (uint256) {
         return _claim(uint64(number), payouts, payee);
     }
 
     function short(uint256 number, uint256[] calldata before, uint256[] calldata payouts, uint256 payee)
         external
+        onlyByItself
         returns (uint256)
     {
         return _claimShort(uint64(number), before, payouts, payee);

@@ -247,7 +247,7 @@ contract UsageSettlementTest is UsageFixture {
 
     function _refused(Charge memory cap, bytes memory signature) private {
         bytes32 digest = usage.capDigest(GATEWAY, BOOK, cap);
-        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.NotSignedBy.selector, cap.account, digest));
+        vm.expectRevert(abi.encodeWithSelector(GatewayStakes.SignedByAnother.selector, cap.account, digest));
         this.collectOne(1, charged, 0, cap, signature);
     }
 
@@ -266,7 +266,7 @@ contract UsageSettlementTest is UsageFixture {
         bytes memory signature = _signCap(1, GATEWAY, BOOK, one[0]);
         vm.expectRevert(
             abi.encodeWithSelector(
-                GatewayStakes.NotSignedBy.selector, users[0], usage.capDigest(GATEWAY, dearer, one[0])
+                GatewayStakes.SignedByAnother.selector, users[0], usage.capDigest(GATEWAY, dearer, one[0])
             )
         );
         usage.collect(GATEWAY, dearer, 1, one, signature, new bytes32[](0), new bool[](0));
@@ -325,7 +325,7 @@ contract UsageSettlementTest is UsageFixture {
         _settle(charged, payouts);
         _activate();
         bytes32 series = _series();
-        bytes memory refused = abi.encodeWithSelector(UsageSettlement.InvalidProof.selector, series, 1);
+        bytes memory refused = abi.encodeWithSelector(UsageSettlement.NotInBatch.selector, series, 1);
         uint256[] memory other = _amounts(51 ether, 30 ether, 20 ether);
         vm.expectRevert(refused);
         this.collect(1, other);

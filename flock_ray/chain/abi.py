@@ -26,6 +26,7 @@ CONTRACTS = (
     "RewardDistributor",
     "EpochSettlement",
     "StakeVault",
+    "UsageSettlement",
     "TimelockController",
 )
 
