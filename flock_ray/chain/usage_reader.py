@@ -65,15 +65,15 @@ class UsageReader:
             caller: account that asks.
 
         Raises:
-            ChainError: there is no such contract.
+            ChainError: there is no such contract, or one with other code.
         """
         self._node, self._caller = node, caller
         try:
             self.at = to_checksum_address(at)
         except ValueError:
             raise ChainError(f"{at} is no address of a UsageSettlement") from None
-        if not node.has_code(self.at):
-            raise ChainError(f"there is no contract at {self.at}, where UsageSettlement should be")
+        if not contract("UsageSettlement").runs_as(node.code(self.at)):
+            raise ChainError(f"the contract at {self.at}, if there is one, is not this package's UsageSettlement")
         self.token: str = to_checksum_address(self._ask("token"))
 
     def settings(self) -> UsageSettings:

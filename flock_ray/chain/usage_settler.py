@@ -32,9 +32,7 @@ class UsageSettler(Settler):
         roots = batch.charges.root + batch.payouts.root
         digest = keccak(batch.price_book + roots + word(batch.tables.total))
         name = intent_id(chain_id, at, keccak(batch.series + word(batch.number) + word(self._voids(batch)) + digest))
-        return self.enact(
-            Intent(name, at, batch.series, batch.number, digest, settle_batch(batch).data, _SETTLE_GAS)
-        )
+        return self.enact(Intent(name, at, batch.series, batch.number, digest, settle_batch(batch).data, _SETTLE_GAS))
 
     def _voids(self, batch: UsageBatch) -> int:
         """How often batches of the series were voided: the same batch may have to be settled again after that."""
