@@ -41,9 +41,9 @@ abstract contract GatewayStakes is EIP712 {
 
     /// @notice Part of what is left of its stake that a gateway loses for each offence, in basis points.
     uint256 public constant SLASH_BPS = 5_000;
-    /// @notice Part of a slash that goes to whoever brought the case, in basis points.
-    uint256 public constant REWARD_BPS = 1_000;
-    uint256 internal constant BPS = 10_000;
+    /// @notice Whoever brought the case gets 1 / `REWARD_DIVISOR` of a slash.
+    uint256 public constant REWARD_DIVISOR = 10;
+    uint256 private constant BPS = 10_000;
 
     /// @notice Token of all deposits, stakes and payouts.
     IERC20 public immutable token;
@@ -189,7 +189,7 @@ abstract contract GatewayStakes is EIP712 {
     function _slash(address gateway, address rewarded) internal {
         Balance storage stake_ = _stakes[gateway];
         uint256 amount = stake_.amount * SLASH_BPS / BPS;
-        uint256 reward = amount * REWARD_BPS / BPS;
+        uint256 reward = amount / REWARD_DIVISOR;
         stake_.amount -= uint96(amount);
         emit GatewaySlashed(gateway, amount, rewarded, reward);
         token.safeTransfer(rewarded, reward);

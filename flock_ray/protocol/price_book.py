@@ -22,8 +22,41 @@ MAX_OFFERS = 4_096
 MAX_BOOK = 1 << 22
 SCHEMA = "flock_ray/price_book/1"
 
-Weights = Mapping[bytes, int]
-"""{account of a member: weight}, the final rewards of the verified run that a model came from."""
+
+@dataclass(frozen=True)
+class LeafTable:
+    """The final rewards of a verified run: weights of the members of the model that came from it.
+
+    Attributes:
+        chain_id: of the chain that the run was settled on; 0 for weights that no contract holds.
+        distributor: contract that pays these rewards, 20 bytes.
+        task: id of the task.
+        rewards: {account: all that it earned}, whose Merkle root the run's last report has.
+    """
+
+    chain_id: int
+    distributor: bytes
+    task: bytes
+    rewards: Mapping[bytes, int]
+
+    def __post_init__(self) -> None:
+        rewards = self.rewards.values()
+        if not rewards or any(type(units) is not int or not 0 < units < MAX_WEIGHT for units in rewards):
+            raise ValueError("members' rewards are positive integers below 2^128, of at least one account")
+        if len(self.distributor) != 20 or len(self.task) != 32 or any(len(account) != 20 for account in self.rewards):
+            raise ValueError("a leaf table has accounts and a distributor of 20 bytes, and a task of 32")
+
+    def as_json(self) -> dict[str, Json]:
+        """Its fields; rewards as [account, units] by ascending account."""
+        return {
+            "chain_id": self.chain_id, "distributor": to_hex(self.distributor), "task": to_hex(self.task),
+            "rewards": [[to_hex(account), self.rewards[account]] for account in sorted(self.rewards)],
+        }  # fmt: skip
+
+    @cached_property
+    def hash(self) -> bytes:
+        """SHA-256 of the canonical bytes, by which an offer names it."""
+        return sha256(canonical_json(self.as_json()))
 
 
 @dataclass(frozen=True)
@@ -52,7 +85,7 @@ class Offer:
         split: of what it costs.
         host: account that serves it.
         owner: account that published it.
-        weights: `weights_hash` of its members; zero, if nothing goes to members.
+        weights: hash of its members' `LeafTable`; zero, if nothing goes to members.
     """
 
     model: bytes
@@ -160,19 +193,3 @@ class PriceBook:
             raise ValueError(f"a price book has the schema {SCHEMA} and a list of offers")
         offers = tuple(Offer.from_json(offer) for offer in value["offers"])
         return cls(from_hex(value["gateway"], 20), from_hex(value["protocol"], 20), offers)
-
-
-def weights_json(weights: Weights) -> list[Json]:
-    """[account, weight] by ascending account.
-
-    Raises:
-        ValueError: nobody is in the table, or a weight is not a positive integer.
-    """
-    if not weights or any(type(weight) is not int or not 0 < weight < MAX_WEIGHT for weight in weights.values()):
-        raise ValueError("members' weights are positive integers below 2^128, of at least one account")
-    return [[to_hex(account), weights[account]] for account in sorted(weights)]
-
-
-def weights_hash(weights: Weights) -> bytes:
-    """SHA-256 of the canonical bytes of a table of weights, by which an offer names it."""
-    return sha256(canonical_json(weights_json(weights)))

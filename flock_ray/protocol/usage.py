@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import tagged
-from flock_ray.protocol.price_book import BASIS, Offer, PriceBook, Weights, weights_hash
+from flock_ray.protocol.price_book import BASIS, LeafTable, Offer, PriceBook
 from flock_ray.protocol.receipt import Cap, Receipt
 
 Amounts = Mapping[bytes, int]
@@ -54,7 +54,7 @@ class Parts:
     protocol: int
 
 
-def divide(cost: int, offer: Offer, weights: Weights) -> Parts:
+def divide(cost: int, offer: Offer, weights: Amounts) -> Parts:
     """The parts of a cost, floored; the protocol gets what the floors of all others and its own leave over."""
     split, total = offer.split, sum(weights.values())
     host, owner = cost * split.host // BASIS, cost * split.owner // BASIS
@@ -81,14 +81,14 @@ def check_receipt(receipt: Receipt, book: PriceBook) -> Offer:
     return offer
 
 
-def charge(before: Tables, receipts: Iterable[Receipt], book: PriceBook, weights: Mapping[bytes, Weights]) -> Tables:
+def charge(before: Tables, receipts: Iterable[Receipt], book: PriceBook, weights: Mapping[bytes, LeafTable]) -> Tables:
     """The tables after a batch.
 
     Args:
         before: after the batch before.
         receipts: of the batch, in any order.
         book: the price book.
-        weights: {`weights_hash`: members' weights}, of every offer that pays members.
+        weights: {its hash: leaf table}, of every offer that pays members.
 
     Raises:
         ValueError: a receipt does not fit the price book, or a request has two; or an offer's weights are missing.
@@ -103,7 +103,7 @@ def charge(before: Tables, receipts: Iterable[Receipt], book: PriceBook, weights
         if not receipt.cost:
             continue
         charges[receipt.account] = charges.get(receipt.account, 0) + receipt.cost
-        parts = divide(receipt.cost, offer, weights.get(offer.weights, {}))
+        parts = divide(receipt.cost, offer, weights[offer.weights].rewards if offer.split.members else {})
         for account, units in (
             (offer.host, parts.host), (offer.owner, parts.owner), (book.protocol, parts.protocol),
             *parts.members.items(),
@@ -113,13 +113,13 @@ def charge(before: Tables, receipts: Iterable[Receipt], book: PriceBook, weights
     return Tables(charges, payouts)
 
 
-def _check_weights(book: PriceBook, weights: Mapping[bytes, Weights]) -> None:
+def _check_weights(book: PriceBook, weights: Mapping[bytes, LeafTable]) -> None:
     for offer in book.offers:
         if not offer.split.members:
             continue
         if offer.weights not in weights:
             raise ValueError(f"the weights {to_hex(offer.weights)} of model {to_hex(offer.model)} are missing")
-        if weights_hash(weights[offer.weights]) != offer.weights:
+        if weights[offer.weights].hash != offer.weights:
             raise ValueError(f"the weights given as {to_hex(offer.weights)} have another hash")
 
 

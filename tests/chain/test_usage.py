@@ -24,14 +24,14 @@ from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import MAX_FEE
 from flock_ray.errors import ChainError
-from flock_ray.protocol.price_book import BASIS, PriceBook, Split, weights_hash
+from flock_ray.protocol.price_book import BASIS, PriceBook, Split
 from flock_ray.protocol.usage import Tables, charge
-from tests.chain.usage_world import HOST, OWNER, PROTOCOL, SETTINGS, WEIGHTS, UsageWorld, account
+from tests.chain.usage_world import HOST, OWNER, PROTOCOL, SETTINGS, TABLE, WEIGHTS, UsageWorld, account
 from tests.chain.world import RUN_SEED, TOKEN
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.chain
-TABLES = {weights_hash(WEIGHTS): WEIGHTS}
+TABLES = {TABLE.hash: TABLE}
 PAYEES = [HOST, OWNER, PROTOCOL, *WEIGHTS]
 numbers = count(1)
 

@@ -13,7 +13,7 @@ from flock_ray.chain.usage import SignedCap, UsageBatch, UsageSettings, account_
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.values import NOBODY, SINK, TxReceipt
 from flock_ray.protocol.hashing import sha256
-from flock_ray.protocol.price_book import Offer, PriceBook, Split, weights_hash
+from flock_ray.protocol.price_book import LeafTable, Offer, PriceBook, Split
 from flock_ray.protocol.receipt import Cap, Receipt
 from flock_ray.protocol.usage import Tables
 from tests.chain.world import RUN_SEED, SUPPLY, TOKEN, World, spec
@@ -23,6 +23,7 @@ MODEL = b"\x07" * 32
 NEVER = (1 << 64) - 1
 HOST, OWNER, PROTOCOL, ONE, TWO, THREE = (bytes([0xA0 + number]) * 20 for number in range(6))
 WEIGHTS = {ONE: 3, TWO: 2, THREE: 2}
+TABLE = LeafTable(31_337, PROTOCOL, MODEL, WEIGHTS)
 GAS = 16_000_000
 
 
@@ -69,7 +70,7 @@ class UsageWorld(World):
 
     def book(self, prompt: int = 2, output: int = 6, split: Split | None = None) -> PriceBook:
         split = split or Split(2_000, 800, 2_200, 5_000)
-        weights = weights_hash(WEIGHTS) if split.members else bytes(32)
+        weights = TABLE.hash if split.members else bytes(32)
         offer = Offer(MODEL, prompt, output, split, HOST, OWNER, weights)
         return PriceBook(account(self.gateway), PROTOCOL, (offer,))
 

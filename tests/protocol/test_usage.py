@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.protocol.hashing import ZERO, sha256
-from flock_ray.protocol.price_book import BASIS, Offer, PriceBook, Split, Weights, weights_hash
+from flock_ray.protocol.price_book import BASIS, LeafTable, Offer, PriceBook, Split
 from flock_ray.protocol.receipt import Cap, Receipt
 from flock_ray.protocol.usage import Tables, charge, divide, series_of, uncapped
 
@@ -21,8 +21,18 @@ MODEL, OTHER = b"\x01" * 32, b"\x02" * 32
 SPLIT = Split(2_000, 800, 2_200, 5_000)
 
 
-def offer(weights: Weights, model: bytes = MODEL, prompt: int = 2, output: int = 6, split: Split = SPLIT) -> Offer:
-    return Offer(model, prompt, output, split, HOST, OWNER, weights_hash(weights) if split.members else ZERO)
+def table(weights: dict[bytes, int]) -> LeafTable:
+    return LeafTable(1, HOST, MODEL, weights)
+
+
+def tables_of(weights: dict[bytes, int]) -> dict[bytes, LeafTable]:
+    return {table(weights).hash: table(weights)}
+
+
+def offer(
+    weights: dict[bytes, int], model: bytes = MODEL, prompt: int = 2, output: int = 6, split: Split = SPLIT
+) -> Offer:
+    return Offer(model, prompt, output, split, HOST, OWNER, table(weights).hash if split.members else ZERO)
 
 
 def book_of(*offers: Offer) -> PriceBook:
@@ -42,7 +52,7 @@ def test_golden_numbers() -> None:
     assert (parts.host, parts.protocol, parts.owner) == (640, 256, 704)
     assert parts.members == {MEMBERS[0]: 960, MEMBERS[1]: 640}
     book = book_of(offer(weights))
-    tables = charge(Tables(), [receipt(book, 1, (1_000, 200))], book, {weights_hash(weights): weights})
+    tables = charge(Tables(), [receipt(book, 1, (1_000, 200))], book, tables_of(weights))
     assert tables.charges == {USERS[0]: 3_200}
     assert tables.payouts == {HOST: 640, PROTOCOL: 256, OWNER: 704, MEMBERS[0]: 960, MEMBERS[1]: 640}
 
@@ -67,13 +77,13 @@ def test_golden_hashes() -> None:
     """The bytes that are signed and hashed do not change by accident."""
     weights = {MEMBERS[0]: 3, MEMBERS[1]: 2}
     book = book_of(offer(weights))
-    assert weights_hash(weights).hex() == "629d19066628e14c40a465cd48fd9615fef115a719a9450e1876bee8892b56ba"
-    assert book.hash.hex() == "8658d8661e86de94e2e17d63981be7f0d80607fb4899af703fd2110c7bd645a4"
+    assert table(weights).hash.hex() == "378d318df4bce76de9649087d556c9640e59f83a40d192d9c3bc3a92c7f450ab"
+    assert book.hash.hex() == "53575b05ac9844bc60191446ad78c108d4fbe489c74b9038408479447c2f53df"
     assert (
         sha256(receipt(book, 1, (1_000, 200)).to_bytes()).hex()
-        == "ebb1bef9f2461865c3a1e6c9cd107b64e38e7cf3ff9ce40c59d071721bfd95b2"
+        == "ebfe12c8090c4249401e450d0846d1f2544a714e94e6e4ad5c1bed09fde9a8ef"
     )
-    assert series_of(GATEWAY, book.hash).hex() == "d17593f128ce1ac72b58885385f486db7c6b788b8b19df9b15881c6211c4a9f6"
+    assert series_of(GATEWAY, book.hash).hex() == "350da3ae623b74032251701bf5cf2b8e6941ca62f1713e06ffd492892ab61ce9"
 
 
 @pytest.mark.parametrize("parts", [(2_000, 800, 2_200, 4_999), (-1, 801, 2_200, 7_000), (0.5, 9_999.5, 0, 0)])
@@ -93,9 +103,9 @@ def test_malformed_books_are_refused() -> None:
     with pytest.raises(ValueError, match="exactly if a part goes to members"):
         replace(one, weights=ZERO)
     with pytest.raises(ValueError, match="positive integers"):
-        weights_hash({MEMBERS[0]: 0})
+        table({MEMBERS[0]: 0})
     with pytest.raises(ValueError, match="positive integers"):
-        weights_hash({})
+        table({})
     data = book_of(one).to_bytes()
     for old, new in (
         (b'"prompt":2', b'"prompt":2,"tip":1'),
@@ -110,7 +120,7 @@ def test_receipts_that_do_not_fit_are_refused() -> None:
     weights = {MEMBERS[0]: 1}
     book = book_of(offer(weights))
     one = receipt(book, 1, (5, 7))
-    tables = {weights_hash(weights): weights}
+    tables = tables_of(weights)
     for changed, text in (
         ({"gateway": PROTOCOL}, "of the gateway"), ({"price_book": MODEL}, "of the price book"),
         ({"model": OTHER}, "has no model"), ({"cost": one.cost + 1}, "by the price book"),
@@ -123,7 +133,7 @@ def test_receipts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="are missing"):
         charge(Tables(), [one], book, {})
     with pytest.raises(ValueError, match="another hash"):
-        charge(Tables(), [one], book, {weights_hash(weights): {MEMBERS[0]: 2}})
+        charge(Tables(), [one], book, {table(weights).hash: table({MEMBERS[0]: 2})})
     for changed, text in (
         ({"cost": -1}, "cost of a receipt"), ({"prompt_tokens": 1 << 64}, "prompt_tokens"),
         ({"request": b"1"}, "32 bytes"), ({"account": b""}, "20 bytes"), ({"cost": True}, "cost of a receipt"),
@@ -185,7 +195,7 @@ def test_order_and_batches_change_nothing(
     book = book_of(
         offer(weights, MODEL, prices[0], prices[1], splits[0]), offer(weights, OTHER, prices[2], prices[3], splits[1])
     )
-    tables = {weights_hash(weights): weights}
+    tables = tables_of(weights)
     receipts = [
         receipt(book, number, tokens, user, model)
         for number, (user, model, *tokens) in enumerate(asked)  # type: ignore[arg-type]
