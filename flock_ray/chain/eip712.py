@@ -31,6 +31,7 @@ RECEIPT_TYPE = (
     "uint64 promptTokens,uint64 outputTokens,bytes32 priceBook,uint128 cost)"
 )
 PRICE_BOOK_TYPE = "PriceBook(address gateway,bytes32 digest)"
+USAGE_BATCH_TYPE = "UsageBatch(address gateway,bytes32 digest)"
 
 
 def _struct(type_text: str, *members: bytes | int) -> bytes:
@@ -138,3 +139,8 @@ def receipt_digest(domain: Domain, receipt: Receipt) -> bytes:
 def price_book_digest(domain: Domain, book: PriceBook) -> bytes:
     """Digest that a gateway signs for its price book."""
     return domain.digest(_struct(PRICE_BOOK_TYPE, int.from_bytes(book.gateway, "big"), book.hash))
+
+
+def usage_batch_digest(domain: Domain, gateway: bytes, claims: bytes) -> bytes:
+    """Digest that a gateway signs for what it claims of a batch; `claims` is the SHA-256 of its batch.json."""
+    return domain.digest(_struct(USAGE_BATCH_TYPE, int.from_bytes(gateway, "big"), claims))

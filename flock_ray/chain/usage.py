@@ -12,7 +12,7 @@ from flock_ray.chain.keys import Signer, checksummed, compact
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
 from flock_ray.chain.transactions import call, created_at
 from flock_ray.chain.values import TxContext
-from flock_ray.protocol.receipt import Cap
+from flock_ray.protocol.receipt import Cap, Receipt
 from flock_ray.protocol.usage import Amounts, Tables, series_of
 
 MAX_COLLECTED = 100  # accounts that one transaction collects from
@@ -88,6 +88,15 @@ class SignedCap:
     """A cap and the account's signature of it, 65 bytes."""
 
     cap: Cap
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class SignedReceipt:
+    """A receipt, the account of the receipt key, and its signature of 65 bytes."""
+
+    receipt: Receipt
+    key: bytes
     signature: bytes
 
 

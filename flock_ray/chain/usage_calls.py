@@ -7,7 +7,7 @@ from dataclasses import astuple
 
 from flock_ray.chain.calls import Call
 from flock_ray.chain.keys import compact
-from flock_ray.chain.usage import SignedCap, UsageBatch, account_text
+from flock_ray.chain.usage import SignedCap, SignedReceipt, UsageBatch, account_text
 from flock_ray.protocol.receipt import Receipt
 
 _DEPOSIT_GAS = 110_000  # measured: 82,000
@@ -104,16 +104,11 @@ def slash_uncollected(batch: UsageBatch, account: bytes) -> Call:
     return _call(batch.domain.contract, "slashUncollected", *who, batch.tables.charges[account])
 
 
-def slash_receipts(at: str, signed: Sequence[tuple[Receipt, str, bytes]]) -> Call:
-    """Slash a gateway that gave one request two receipts.
-
-    Args:
-        at: the contract.
-        signed: both: (receipt, address of the receipt key, its signature of 65 bytes).
-    """
-    (first, key, signature), (second, other, last) = signed
-    values = _receipt(first), _receipt(second), [key, other]
-    return _call(at, "slashReceipts", *values, compact(signature) + compact(last))
+def slash_receipts(at: str, first: SignedReceipt, second: SignedReceipt) -> Call:
+    """Slash a gateway that gave one request two receipts."""
+    keys = [account_text(first.key), account_text(second.key)]
+    signatures = compact(first.signature) + compact(second.signature)
+    return _call(at, "slashReceipts", _receipt(first.receipt), _receipt(second.receipt), keys, signatures)
 
 
 def void(batch: UsageBatch) -> Call:

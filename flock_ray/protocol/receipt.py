@@ -77,7 +77,7 @@ class Receipt:
         """
         if set(value) != _BYTES.keys() | _NUMBERS.keys():
             raise ValueError(f"a receipt has the fields {', '.join(sorted(_BYTES.keys() | _NUMBERS.keys()))}")
-        read = {name: from_hex(value[name], length) for name, length in _BYTES.items()}
+        read: dict[str, Any] = {name: from_hex(value[name], length) for name, length in _BYTES.items()}
         return cls(**read, **{name: value[name] for name in _NUMBERS})
 
     @classmethod

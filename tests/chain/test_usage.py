@@ -223,9 +223,8 @@ def test_gateway_is_slashed_for_two_receipts_and_for_a_leaf_above_its_cap(tmp_pa
     book, user, accuser = usage.book(), usage.users[0], usage.users[1]
     first = usage.receipt(book, 1, user, (1_000, 200))
     second = usage.receipt(book, 1, user, (1_001, 200))
-    signed = [(receipt, usage.key.address, usage.sign(receipt)) for receipt in (first, second)]
     before = usage.wallet(account(accuser))
-    usage.send(accuser, usage_calls.slash_receipts(usage.at, signed))
+    usage.send(accuser, usage_calls.slash_receipts(usage.at, usage.signed(first), usage.signed(second)))
     assert usage.reader.stake(usage.gateway.address).amount == 50 * TOKEN
     assert usage.wallet(account(accuser)) - before == 5 * TOKEN
 

@@ -9,7 +9,7 @@ from flock_ray.chain import transactions, usage_calls
 from flock_ray.chain.calls import Call
 from flock_ray.chain.eip712 import cap_digest, receipt_digest, usage_domain
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.chain.usage import SignedCap, UsageBatch, UsageSettings, account_text, deploy_usage
+from flock_ray.chain.usage import SignedCap, SignedReceipt, UsageBatch, UsageSettings, account_text, deploy_usage
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.values import NOBODY, SINK, TxReceipt
 from flock_ray.protocol.hashing import sha256
@@ -79,8 +79,8 @@ class UsageWorld(World):
         hashes = sha256(b"prompt"), sha256(b"output")
         return Receipt(book.gateway, request, account(user), MODEL, *hashes, *tokens, book.hash, cost)
 
-    def sign(self, receipt: Receipt) -> bytes:  # type: ignore[override]
-        return self.key.sign_digest(receipt_digest(self.usage, receipt))
+    def signed(self, receipt: Receipt) -> SignedReceipt:
+        return SignedReceipt(receipt, account(self.key), self.key.sign_digest(receipt_digest(self.usage, receipt)))
 
     def cap(self, user: Signer, book: PriceBook, cumulative: int, expiry: int = NEVER) -> SignedCap:
         cap = Cap(account(user), book.gateway, book.hash, cumulative, expiry)
