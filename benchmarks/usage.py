@@ -25,8 +25,8 @@ BATCHES = 3  # the last one counts: all words are written by then
 PRICE = 10**9  # wei a token
 WHAT = (
     f"usage: batches of {USERS} users with {REQUESTS:,} requests, paid to host, owner, protocol and {MEMBERS} members,"
-    " in the steady state. gas_per_user is what collecting costs for each user, gas_per_1000_requests the whole batch: its"
-    " settlement, the collection and all claims. A batch's gas follows its users and payees: with ten times as many"
+    " in the steady state. gas_per_user is what collecting costs for each user, gas_per_1000_requests the whole batch:"
+    " its settlement, the collection and all claims. A batch's gas follows its users and payees: with ten times as many"
     " requests it is the same but for zeros in the calldata."
 )
 
