@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 
-from flock_ray.chain.abi import contract
+from flock_ray.chain.calls import Call
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, checksummed, compact
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -40,10 +40,14 @@ class UsageSettings:
     withdrawal_delay: int
 
 
+def creation(token: str, settings: UsageSettings) -> Call:
+    """The deployment of `UsageSettlement` for a token, beside whatever is deployed."""
+    return Call("UsageSettlement", "", "", (token, astuple(settings)))
+
+
 def deploy_usage(signer: Signer, ctx: TxContext, token: str, settings: UsageSettings) -> tuple[bytes, str]:
-    """The transaction that deploys `UsageSettlement` for a token, beside whatever is deployed, and its address."""
-    data = contract("UsageSettlement").constructor(token, astuple(settings))
-    return call(signer, ctx, "", data, _DEPLOY_GAS), created_at(signer.address, ctx.nonce)
+    """The transaction of `creation`, and the address that the contract will have."""
+    return call(signer, ctx, "", creation(token, settings).data, _DEPLOY_GAS), created_at(signer.address, ctx.nonce)
 
 
 def account_text(account: bytes) -> str:
