@@ -139,6 +139,23 @@ contract UsageSettlementTest is UsageFixture {
         vm.assertLe(_claimShort(2, new uint256[](0), later, 0), honest, "more without the batch before");
     }
 
+    /// @dev Whoever claims to have had more in the batch before would get more of the one that is filling.
+    function test_WhatTheBatchBeforeGaveIsProven() public {
+        _settle(charged, payouts);
+        uint256[] memory later = _amounts(160 ether, 25 ether, 15 ether);
+        _settle(_amounts(50 ether, 30 ether, 120 ether), later);
+        _activate();
+        _collect(1, charged);
+        UsageSettlement.Payout memory before = _payout(payouts, 0);
+        UsageSettlement.Payout memory payout = _payout(later, 0);
+        before.cumulative += 1;
+        bytes memory refused = abi.encodeWithSelector(UsageSettlement.NotInBatch.selector, _series(), 1);
+        vm.expectRevert(refused);
+        usage.claimShort(GATEWAY, BOOK, 2, payees[0], before, payout);
+        before.cumulative -= 1;
+        vm.assertEq(usage.claimShort(GATEWAY, BOOK, 2, payees[0], before, payout), 60 ether);
+    }
+
     function test_PayoutsThatFallAreRefused() public {
         _settle(charged, payouts);
         uint256[] memory later = _amounts(59 ether, 26 ether, 55 ether);
