@@ -30,11 +30,16 @@ contract UsageSettlement is GatewayStakes {
         uint64 settledAt;
     }
 
-    /// @notice Money of a series in wei, and the number of its last batch.
+    /// @notice Money and batches of a series.
+    /// @param collected Wei taken from deposits.
+    /// @param paid Wei paid out.
+    /// @param last Number of its last batch.
+    /// @param newest Number of the newest batch that was collected from.
     struct Series {
         uint128 collected;
         uint128 paid;
         uint64 last;
+        uint64 newest;
     }
 
     /// @notice A leaf of a payouts tree.
@@ -213,8 +218,9 @@ contract UsageSettlement is GatewayStakes {
         _checkCaps(gateway, priceBook, batch.settledAt, charged, signatures);
         amount = _takeAll(gateway, series, charged);
         Series storage books = _series[series];
+        if (number > books.newest) books.newest = number;
         uint256 collected = books.collected + amount;
-        uint128 total = _batches[series][books.last].total;
+        uint128 total = _batches[series][books.newest].total;
         if (collected > total) revert ChargesExceedTotal(total, collected);
         books.collected = uint128(collected);
     }

@@ -46,11 +46,12 @@ class SettledBatch:
 
 @dataclass(frozen=True)
 class SeriesBooks:
-    """Money of a series, wei, and the number of its last batch."""
+    """Money of a series, wei; the numbers of its last batch, and of the newest one that was collected from."""
 
     collected: int
     paid: int
     last: int
+    newest: int
 
 
 class UsageReader:

@@ -45,7 +45,7 @@ class UsageSettler(Settler):
     def _last_settled(self, intent: Intent) -> int:
         answer = self._call(intent.contract, "UsageSettlement", "booksOf", intent.task)
         try:
-            ((_, _, last),) = contract("UsageSettlement").decode("booksOf", answer)
+            ((_, _, last, _),) = contract("UsageSettlement").decode("booksOf", answer)
         except ValueError:
             raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return int(last)
