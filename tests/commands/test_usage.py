@@ -34,6 +34,7 @@ def test_usage_is_deployed_beside_the_others(market: Market) -> None:
     assert code == ChainError.exit_code and "a setting is out of its bounds" in line
 
 
+@pytest.mark.chain  # the command's module imports an EVM
 def test_batch_is_verified_by_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "batch", second())
     assert main(["verify", str(folder)]) == 0
