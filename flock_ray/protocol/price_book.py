@@ -123,8 +123,8 @@ class Offer:
         Raises:
             ValueError: a field is missing, unknown or out of its bounds.
         """
-        fields = dict(value)
         try:
+            fields = dict(value)
             model, host, owner, weights = (fields.pop(name) for name in ("model", "host", "owner", "weights"))
             split = Split(**fields.pop("split"))
             accounts = from_hex(host, 20), from_hex(owner, 20)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.protocol.encoding import canonical_json
+from flock_ray.protocol.encoding import canonical_json, to_hex
 from flock_ray.protocol.hashing import ZERO, sha256
 from flock_ray.protocol.price_book import BASIS, LeafTable, Offer, PriceBook, Split
 from flock_ray.protocol.receipt import Cap, Receipt
@@ -114,6 +114,10 @@ def test_malformed_books_are_refused() -> None:
     ):
         with pytest.raises(ValueError):
             PriceBook.from_bytes(data.replace(old, new))
+    for value in ([5], ["x"], [[]], [{}], {}):
+        fields = {"schema": "flock_ray/price_book/1", "gateway": to_hex(HOST), "protocol": to_hex(HOST)}
+        with pytest.raises(ValueError):
+            PriceBook.from_bytes(canonical_json({**fields, "offers": value}))
 
 
 def test_receipts_that_do_not_fit_are_refused() -> None:
