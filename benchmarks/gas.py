@@ -16,7 +16,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from benchmarks import contest, delegation
+from benchmarks import contest, delegation, usage
 from benchmarks.baselines import compile_contracts
 from benchmarks.common import environment, step, store
 from flock_ray.chain import transactions
@@ -51,7 +51,7 @@ WHAT = (
     " the draw meets. max is the most of these epochs, last_seats an epoch that the last seats signed. Claims are of"
     " accounts that were paid before; relayed is one multiproof, divided by its claims. per_transaction is contribute"
     " + vote + claim of one member and epoch, push_transfers one transfer in the operator's loop. "
-    + f"{delegation.WHAT} {contest.WHAT}"
+    + f"{delegation.WHAT} {contest.WHAT} {usage.WHAT}"
 )
 TARGETS = {
     "settle_gas_7of10": 120_000,
@@ -387,6 +387,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
         "per_tx_baseline_gas": result["per_transaction"]["per_member"],
         "push_transfer_gas_per_member_1000": result["push_transfers"]["per_member"],
         **contest.headline(result["contests"]),
+        **usage.headline(result["usage"]),
     }
 
 
@@ -415,6 +416,8 @@ def measure(chain: Chain, quick: bool) -> dict[str, Any]:
             stake = contest.NODE_STAKE + nodes  # another contest
             task = Task.create(chain, ACCOUNTS, SEATS, stake)
             result["contests"][str(nodes)] = contest.measure(chain, task, chain.nodes[:nodes], stake)
+    with step("batches of usage"):
+        result["usage"] = usage.measure(chain)
     with step("the two designs without a committee"):
         result["per_transaction"] = per_transaction(chain, compiled["PerTransaction"])
         result["push_transfers"] = push_transfers(chain, compiled["PushTransfer"], list(thousand.earned))

@@ -35,6 +35,8 @@ interface Vm {
     function expectEmit(address emitter) external;
     function lastCallGas() external view returns (Gas memory);
     function recordLogs() external;
+    function snapshotState() external returns (uint256 snapshot);
+    function revertToState(uint256 snapshot) external returns (bool success);
     function getRecordedLogs() external returns (Log[] memory);
     function eip712HashStruct(string calldata types, bytes calldata encoded) external pure returns (bytes32);
     function assertEq(uint256 left, uint256 right) external pure;

@@ -10,6 +10,7 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const ARTIFACTS = join(ROOT, "..", "flock_ray", "chain", "artifacts");
 const CONTRACTS = [
   "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement", "StakeVault",
+  "UsageSettlement",
 ];
 const SOURCES = {
   ...Object.fromEntries(CONTRACTS.map((name) => [name, `src/${name}.sol`])),

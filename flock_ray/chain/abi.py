@@ -26,6 +26,7 @@ CONTRACTS = (
     "RewardDistributor",
     "EpochSettlement",
     "StakeVault",
+    "UsageSettlement",
     "TimelockController",
 )
 
@@ -88,8 +89,8 @@ class Contract:
             raise ValueError(f"the answer is not one of {self.name}.{function}") from error
 
     def inputs(self, function: str) -> list[Any]:
-        """ABI entries of a function's arguments."""
-        return list(self._entries["function", function]["inputs"])
+        """ABI entries of a function's arguments; of the constructor's for an empty name."""
+        return list(self._entries["function" if function else "constructor", function]["inputs"])
 
     def output_components(self, function: str) -> list[Any]:
         """ABI entries of the fields of the struct that a function returns."""

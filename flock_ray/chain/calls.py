@@ -26,13 +26,13 @@ _UNITS: dict[str, Callable[[Any], str]] = {  # of arguments, by their names in t
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a contract.
+    """One call of a contract, or its deployment.
 
     Attributes:
         contract: its Solidity name.
-        to: its address.
-        function: of the contract.
-        args: of the function.
+        to: its address; empty for a deployment.
+        function: of the contract; empty for a deployment.
+        args: of the function, or of the constructor.
         gas: limit where it cannot be estimated, because an approval before it is not mined yet; 0 for none.
     """
 
@@ -45,12 +45,13 @@ class Call:
     @property
     def data(self) -> bytes:
         """The call as the contract takes it."""
-        return contract(self.contract).encode(self.function, *self.args)
+        compiled = contract(self.contract)
+        return compiled.encode(self.function, *self.args) if self.function else compiled.constructor(*self.args)
 
     @property
     def name(self) -> str:
         """Contract and function."""
-        return f"{self.contract}.{self.function}"
+        return f"{self.contract}.{self.function or 'constructor'}"
 
     def words(self, names: Mapping[str, str]) -> dict[str, str]:
         """{argument: what it is, as a person reads it}.

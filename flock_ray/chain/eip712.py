@@ -6,11 +6,13 @@ is one concatenation; the tests compare with eth_account and with the contract.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.protocol.hashing import keccak, tag, word
+from flock_ray.protocol.price_book import PriceBook
+from flock_ray.protocol.receipt import Cap, Receipt
 
 NAME = "flock_ray"
 VERSION = "1"
@@ -23,6 +25,13 @@ REPORT_TYPE = (
 )
 
 CORRECTION_TYPE = "Correction(bytes32 report,bytes32 disabled,bytes32 rewardsRoot,uint128 rewardsTotal)"
+CAP_TYPE = "Cap(address account,address gateway,bytes32 priceBook,uint128 cumulative,uint64 expiry)"
+RECEIPT_TYPE = (
+    "Receipt(address gateway,bytes32 request,address account,bytes32 model,bytes32 prompt,bytes32 output,"
+    "uint64 promptTokens,uint64 outputTokens,bytes32 priceBook,uint128 cost)"
+)
+PRICE_BOOK_TYPE = "PriceBook(address gateway,bytes32 digest)"
+USAGE_BATCH_TYPE = "UsageBatch(address gateway,bytes32 digest)"
 
 
 def _struct(type_text: str, *members: bytes | int) -> bytes:
@@ -107,3 +116,31 @@ def correction_digest(domain: Domain, report: bytes, disabled: bytes, root: byte
         total: sum of the rewards under it, wei.
     """
     return domain.digest(_struct(CORRECTION_TYPE, report, disabled, root, total))
+
+
+def usage_domain(chain_id: int, contract: str) -> Domain:
+    """The domain of what is signed about usage, whose leaves name the same contract: `UsageSettlement`."""
+    return Domain(chain_id, contract, contract)
+
+
+def cap_digest(domain: Domain, cap: Cap) -> bytes:
+    """Digest that a user signs for a cap."""
+    account, gateway = (int.from_bytes(address, "big") for address in (cap.account, cap.gateway))
+    return domain.digest(_struct(CAP_TYPE, account, gateway, cap.price_book, cap.cumulative, cap.expiry))
+
+
+def receipt_digest(domain: Domain, receipt: Receipt) -> bytes:
+    """Digest that a receipt key signs for a receipt."""
+    values = (getattr(receipt, item.name) for item in fields(receipt))  # in the order of the type
+    words = (int.from_bytes(value, "big") if isinstance(value, bytes) else value for value in values)
+    return domain.digest(_struct(RECEIPT_TYPE, *words))
+
+
+def price_book_digest(domain: Domain, book: PriceBook) -> bytes:
+    """Digest that a gateway signs for its price book."""
+    return domain.digest(_struct(PRICE_BOOK_TYPE, int.from_bytes(book.gateway, "big"), book.hash))
+
+
+def usage_batch_digest(domain: Domain, gateway: bytes, claims: bytes) -> bytes:
+    """Digest that a gateway signs for what it claims of a batch; `claims` is the SHA-256 of its batch.json."""
+    return domain.digest(_struct(USAGE_BATCH_TYPE, int.from_bytes(gateway, "big"), claims))

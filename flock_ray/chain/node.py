@@ -199,7 +199,8 @@ class ChainNode(ABC):
         Raises:
             Reverted: the contract refuses it.
         """
-        fields = cast(TxParams, {"to": to, "from": sender, "data": HexBytes(data)})
+        target = {"to": to} if to else {}
+        fields = cast(TxParams, {**target, "from": sender, "data": HexBytes(data)})
         try:
             with self._reach():
                 return int(self._web3.eth.estimate_gas(fields))

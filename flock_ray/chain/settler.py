@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from threading import Event
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from flock_ray.chain.abi import contract
 from flock_ray.chain.eip712 import report_hash
@@ -108,9 +108,12 @@ class Settler:
         digest = report_hash(report)
         name = intent_id(self._node.chain_id, settlement, digest)
         data, gas = settle_call(report, seats, signatures), settle_gas(report, seats, work)
-        intent = Intent(name, settlement, report.task, report.epoch, digest, data, gas)
+        return self.enact(Intent(name, settlement, report.task, report.epoch, digest, data, gas))
+
+    def enact(self, intent: Intent) -> TxReceipt:
+        """See that an intent takes effect once; as `settle`, which makes one."""
         self._outbox.plan(intent)
-        self._with_retries(report.epoch, self._recheck)
+        self._with_retries(intent.epoch, self._recheck)
         return self._complete(intent)
 
     def confirm(self, level: State) -> dict[int, TxReceipt]:
@@ -187,7 +190,7 @@ class Settler:
 
     def _timeout_text(self, intent: Intent) -> str:
         attempts = self._outbox.attempts(intent.id)
-        name = f"transaction 0x{attempts[-1].hash.hex()}" if attempts else f"the settlement of epoch {intent.epoch}"
+        name = f"transaction 0x{attempts[-1].hash.hex()}" if attempts else self._name(intent)
         fee = f", which pays up to {max_fee_of(attempts[-1].raw)} wei a gas," if len(attempts) > 1 else ""
         return f"{name}{fee} is not mined after {self._timeout:g} s (chain.confirmation_timeout)"
 
@@ -208,6 +211,11 @@ class Settler:
             self._send(intent, self._sign(intent, self._node.nonce(self._relayer.address)), watch)
         return None
 
+    # What is settled: epochs here; a subclass may settle other things, one after the other.
+
+    def _name(self, intent: Intent) -> str:
+        return f"the settlement of epoch {intent.epoch}"
+
     def _last_settled(self, intent: Intent) -> int:
         """Number of the task's last settled epoch."""
         answer = self._call(intent.contract, "EpochSettlement", "headOf", intent.task)
@@ -216,6 +224,20 @@ class Settler:
         except ValueError:  # the contract existed when the run began: the node lags far behind, or reorganizes
             raise ChainUnreachableError(f"no contract at {intent.contract} in the chain's current state") from None
         return int(last_settled)
+
+    def _refuse(self, intent: Intent) -> NoReturn:
+        """Raise the error of an intent whose place another took."""
+        topics = [contract("EpochSettlement").event_topic("EpochAbandoned"), intent.task, word(intent.epoch)]
+        if self._node.logs(intent.contract, topics):
+            raise EpochAbandonedError(intent.epoch)
+        raise ChainError(f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report")
+
+    def _logged(self, intent: Intent) -> Iterator[bytes]:
+        """Hashes of transactions that settled the report, whoever sent them."""
+        topics = [contract("EpochSettlement").event_topic("EpochSettled"), intent.task, word(intent.epoch)]
+        for tx_hash, data in self._node.logs(intent.contract, topics):
+            if data[:32] == intent.report:
+                yield tx_hash
 
     def _find_receipt(self, intent: Intent, watch: _Watch | None = None) -> TxReceipt | None:
         """Receipt of the transaction that settled the report, recorded in the journal; None if there is none yet."""
@@ -229,17 +251,7 @@ class Settler:
                 return mined[0]
         if watch is None or not watch.persists("settled by another"):
             return None
-        topics = [contract("EpochSettlement").event_topic("EpochAbandoned"), intent.task, word(intent.epoch)]
-        if self._node.logs(intent.contract, topics):
-            raise EpochAbandonedError(intent.epoch)
-        raise ChainError(f"epoch {intent.epoch} of task 0x{intent.task.hex()} was settled by another report")
-
-    def _logged(self, intent: Intent) -> Iterator[bytes]:
-        """Hashes of transactions that settled the report, whoever sent them."""
-        topics = [contract("EpochSettlement").event_topic("EpochSettled"), intent.task, word(intent.epoch)]
-        for tx_hash, data in self._node.logs(intent.contract, topics):
-            if data[:32] == intent.report:
-                yield tx_hash
+        self._refuse(intent)
 
     def _call(self, address: str, name: str, function: str, *args: object) -> bytes:
         try:
@@ -254,7 +266,7 @@ class Settler:
         except Reverted as reverted:
             if self._last_settled(intent) != last:
                 return False
-            raise revert_error(f"the settlement of epoch {intent.epoch}", reverted.data) from None
+            raise revert_error(self._name(intent), reverted.data) from None
         return True
 
     # Its transactions.

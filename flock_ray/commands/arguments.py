@@ -8,6 +8,7 @@ from pathlib import Path
 
 _TOKEN_DECIMALS = 18
 _MAX_WEI = 1 << 96  # what the vault counts with
+_YEAR = 365 * 86_400  # seconds
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _HASH = re.compile(r"(0x)?[0-9a-fA-F]{64}")
@@ -19,6 +20,13 @@ def amount(text: str) -> int:
     if not 0 < wei < _MAX_WEI:
         raise ArgumentTypeError(f"{text!r} is no amount of tokens that an account can have")
     return wei
+
+
+def seconds(text: str) -> int:
+    """A number of whole seconds, at most a year."""
+    if not text.isdecimal() or int(text) > _YEAR:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_YEAR}")
+    return int(text)
 
 
 def basis_points(text: str) -> int:

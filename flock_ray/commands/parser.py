@@ -16,6 +16,7 @@ from flock_ray.commands.arguments import (
     digest,
     numbers,
     positive,
+    seconds,
     task,
 )
 from flock_ray.commands.settings import (
@@ -151,7 +152,9 @@ def _much(parser: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    help = "replay a finished run from its signed messages, and name the first thing that does not hold"
+    help = (
+        "replay a finished run, or a batch of usage, from what was signed, and name the first thing that does not hold"
+    )
     verify = commands.add_parser("verify", help=help, description=_sentence(help))
     verify.set_defaults(act="verify:verify")
     verify.epilog = (
@@ -166,7 +169,9 @@ def _add_verify(commands: Any) -> None:
         help="what the run started from (task, terms, members' accounts, contract), as you know it from elsewhere:"
         " without it a forger who made up all members would pass",
     )
-    verify.add_argument("--rpc", default="", metavar="URL", help="node that you trust, for a run on an external chain")
+    verify.add_argument(
+        "--rpc", default="", metavar="URL", help="node that you trust, for a run, or a batch, on an external chain"
+    )
     verify.add_argument("--store", default="", metavar="URL", help="where the blobs are, if not in RUN_DIR/store")
     again = verify.add_argument_group("losses of a contest, measured again")
     again.add_argument(
@@ -346,6 +351,17 @@ def _add_deployment(group: _Group) -> None:
         help="with an address: a block from before the timelock was created, to search its logs from",
     )  # fmt: skip
     check.add_argument("--json", action="store_true", help="print one JSON object")
+    usage = group.add("usage", "deploy the contract that takes what users of models pay", _sender, act="usage:deploy")
+    usage.add_argument("--min-stake", required=True, metavar="AMOUNT", type=amount, help="least stake of a gateway")
+    for name, help in (
+        ("activation-delay", "from a batch's settlement to its activation"),
+        ("response-window", "in which a challenged charge may be collected"),
+        ("withdrawal-delay", "of deposits and stakes: longer than the two others together"),
+    ):
+        usage.add_argument(f"--{name}", required=True, metavar="SECONDS", type=seconds, help=help)
+    usage.add_argument(
+        "--guardian", metavar="ADDRESS", type=address, help="may void batches that are not active yet; left out: nobody"
+    )
     sources = group.add("sources", "write what an explorer needs to verify the contracts' source code")
     sources.add_argument("book", metavar="BOOK", type=Path, help="address book of the deployment")
     sources.add_argument("folder", metavar="DIR", type=Path, help="where to write standard-input.json, contracts.json")

@@ -125,6 +125,20 @@ class RunFolder:
         return VerificationError(f"{what} is not in the store")
 
 
+class UsageFolder(RunFolder):
+    """Reads the files of a batch of usage by name."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a folder.
+
+        Raises:
+            RunDirectoryError: there is no batch.
+        """
+        if not (path / "batch.json").is_file():
+            raise RunDirectoryError(f"{path} holds no batch of usage: batch.json is missing")
+        self.path, self._root, self._store = path, path.resolve(), None
+
+
 def _parse_yaml(text: str) -> Any:
     """The value of a YAML text; before the loader recurses, deep nesting and aliases are refused."""
     depth = 0

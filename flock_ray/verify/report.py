@@ -36,17 +36,17 @@ class SigningDomain:
         domain = (tag(_DOMAIN), keccak(b"flock_ray"), keccak(b"1"), word(self.chain_id), _address(self.settlement))
         return keccak(b"".join(domain))
 
-    def _digest(self, struct: bytes) -> bytes:
+    def digest(self, struct: bytes) -> bytes:
         """EIP-712: 0x1901, domain separator, struct hash."""
         return keccak(b"\x19\x01" + self._separator + struct)
 
     def message_digest(self, task: bytes, epoch: int, seed: bytes, kind: str, digest: bytes) -> bytes:
         """Digest that a member signs for a message, in the epoch of this number and seed."""
-        return self._digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + tag(kind) + digest))
+        return self.digest(keccak(tag(_MESSAGE) + task + word(epoch) + seed + tag(kind) + digest))
 
     def report_digest(self, report: Report) -> bytes:
         """Digest that a voter signs for a report."""
-        return self._digest(report.hash)
+        return self.digest(report.hash)
 
     def leaf(self, task: bytes, account: str, wei: int) -> bytes:
         """Leaf for an account's earnings so far, wei: hashed twice, so that no inner node passes for a leaf."""

@@ -22,7 +22,10 @@ from flock_ray.protocol.hashing import word
 
 ACCOUNT = "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf"
 AT = Addresses("0x" + "11" * 20, "0x" + "22" * 20, "0x" + "33" * 20, "0x" + "44" * 20, "0x" + "55" * 20)
-OURS = ("FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement", "StakeVault")
+OURS = (
+    "FlockToken", "EmissionController", "TaskRegistry", "RewardDistributor", "EpochSettlement", "StakeVault",
+    "UsageSettlement",
+)  # fmt: skip
 LIBRARIES = {  # of OpenZeppelin: no call of ours raises them
     "AccessControlBadConfirmation", "ECDSAInvalidSignature", "ECDSAInvalidSignatureLength", "ECDSAInvalidSignatureS",
     "ERC20InvalidApprover", "ERC20InvalidReceiver", "ERC20InvalidSender", "ERC20InvalidSpender",
