@@ -137,7 +137,7 @@ class Bench:
         with step(f"training {extent.nodes} adapters"):
             self.adapters = train_nodes(base, questions, extent.nodes)
         with step(f"training {SAME_START} more from one start"):
-            self.one_start = train_from_one_start(base, questions, SAME_START)
+            self.one_start = train_from_one_start(load_base(MODEL), questions, SAME_START)
         self.folders = [folder / f"node_{number}" for number in range(extent.nodes)]
         for path, adapter in zip(self.folders, self.adapters, strict=True):
             save_peft(path, canonical_bytes(adapter), SPEC, targets, str(self.files))

@@ -84,7 +84,13 @@ def train_nodes(base: BaseModel, questions: Questions, num_nodes: int) -> list[A
 
 
 def train_from_one_start(base: BaseModel, questions: Questions, num_nodes: int) -> list[Adapter]:
-    """Adapters of nodes that began with the same factors and trained for SHARED_STEPS on rows of their own."""
+    """Adapters of nodes that began with the same factors and trained for SHARED_STEPS on rows of their own.
+
+    Args:
+        base: in float32, without adapter layers, which are put into it.
+        questions: to train on.
+        num_nodes: how many.
+    """
     shapes = adapter_shapes(base.model, SPEC.target_modules, SPEC.rank)
     settings = TrainSettings(SHARED_STEPS, 1, SHARED_RATE, 0.0, 1.0)
     silo = Silo("questions", questions.train, ())

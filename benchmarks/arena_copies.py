@@ -13,6 +13,7 @@ import torch
 from benchmarks.arena_adapters import on_grid
 from benchmarks.arena_contests import NUM_VALIDATORS, TOP, Losses, MeasuredPlay
 from benchmarks.common import step
+from flock_ray.lora.algebra import mixture
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, canonical_bytes
 from flock_ray.lora.sketch import Sketch, Sketcher, distance, earliest_within
 from flock_ray.protocol.contest import VESTED, advance_day
@@ -92,20 +93,6 @@ def noised(adapter: Adapter, relative: float, seed: int, part: float = 1.0) -> A
     return on_grid(result)
 
 
-def mixed(one: Adapter, other: Adapter, share: float) -> Adapter:
-    """The best approximation of the first one's rank to (1 - share) of its products plus share of the other's."""
-    result = dict[str, torch.Tensor]()
-    for key, a in one.items():
-        if key.endswith(LORA_A):
-            name, rank = key.removesuffix(LORA_A) + LORA_B, len(a)
-            left, inner = torch.linalg.qr(torch.cat([(1 - share) * one[name], share * other[name]], dim=1))
-            right, outer = torch.linalg.qr(torch.cat([a, other[key]]).T)
-            u, sizes, v = torch.linalg.svd(inner @ outer.T)
-            root = sizes[:rank].sqrt()
-            result[name], result[key] = left @ u[:, :rank] * root, root[:, None] * (v[:rank] @ right.T)
-    return on_grid(dict(sorted(result.items())))
-
-
 def disguises(
     leader: Adapter, own: Adapter, noises: Sequence[float], scorer: RowScorer, examples: Sequence[Example]
 ) -> dict[str, Adapter]:
@@ -128,7 +115,8 @@ def disguises(
     made[f"noise of {HIDING_NOISE:.0%} in {HIDDEN_LAYERS:.0%} of the layers"] = noised(
         leader, HIDING_NOISE, 9, HIDDEN_LAYERS
     )
-    return made | {f"{1 - share:.0%} leader, {share:.0%} own": mixed(leader, own, share) for share in OWN_SHARES}
+    mixtures = {share: on_grid(mixture(leader, own, share)) for share in OWN_SHARES}
+    return made | {f"{1 - share:.0%} leader, {share:.0%} own": adapter for share, adapter in mixtures.items()}
 
 
 @dataclass(frozen=True)

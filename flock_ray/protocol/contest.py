@@ -46,8 +46,8 @@ class Day:
 def spread_by_length(rows: Sequence[Row], shuffle: bytes) -> list[int]:
     """Places of rows in an order of which every beginning has rows of all lengths, so that few rows tell of all.
 
-    Systematic sampling (Cochran 1977, Sampling Techniques, chapter 8) from the rows by their target tokens, from a place
-    that the shuffle draws, in van der Corput's order: halves, then quarters, then eighths between those already taken.
+    Systematic sampling (Cochran 1977, Sampling Techniques, chapter 8) from the rows by their target tokens, from a
+    place that the shuffle draws, in van der Corput's order: a half on, a quarter on, …, each row once.
     """
     count, bits = len(rows), (len(rows) - 1).bit_length()
     sizes = [row.num_tokens for row in rows]

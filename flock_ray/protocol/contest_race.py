@@ -324,11 +324,11 @@ def usual_error(result: RungResult, reference: bytes, others: Collection[bytes])
 def beats(
     state: ContestState, results: Sequence[RungResult], copy: bytes, original: bytes, own: Collection[bytes]
 ) -> bool:
-    """Whether a copy is better than its original in the last rung that scored both, as another's adapter would have to be.
+    """Whether a copy is better than its original in the last rung that scored both, as another's adapter must be.
 
-    By z paired standard errors, of which none counts as smaller than the usual one of the original and submissions that
-    are no copies: what hardly differs has a tiny error, and any change of it would be better or worse for certain. And by
-    the band's floor: what rounding does to equal products is alike on all rows.
+    By z paired standard errors, which count as no smaller than the usual one of the original and submissions that are
+    no copies: what hardly differs has a tiny error, and any change of it is better or worse for certain. And by the
+    band's floor: what rounding does to equal products is alike on all rows.
 
     Args:
         state: of the day.

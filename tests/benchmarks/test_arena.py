@@ -15,7 +15,7 @@ from benchmarks.arena_adapters import num_tokens, on_grid, read_questions
 from benchmarks.arena_attack_plays import CASES, Case, Played, first_day, honest_day
 from benchmarks.arena_attacks import bad_bytes, came_to, conserved, unharmed
 from benchmarks.arena_contests import Losses, compatibility_vectors, drawn, in_contests, race, summary
-from benchmarks.arena_copies import gauged, mixed, neighbours, noised, thefts
+from benchmarks.arena_copies import gauged, neighbours, noised, thefts
 from benchmarks.peers.todays_validator import validate
 from flock_ray.lora.foreign import with_rank
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, save_peft, shortest_targets
@@ -140,17 +140,6 @@ def test_honest_adapters_are_far_from_each_other(adapters: list[Adapter]) -> Non
     assert (found["pairs"], found["within"], found["pairs_of_one_start"]) == (6, 0.0, 1)
     assert found["nearest"] > 0.8 and 0.3 < found["nearest_of_one_start"] < 0.6
     assert neighbours([adapters[0], adapters[0], adapters[1]], adapters[:2], 700_000)["within"] == pytest.approx(1 / 3)
-
-
-def test_a_mixture_is_between_both(adapters: list[Adapter]) -> None:
-    one, other = adapters[:2]
-    for share, same in ((0.0, one), (1.0, other)):
-        end = mixed(one, other, share)
-        for key, a in one.items():
-            if key.endswith(LORA_A):
-                b = key.removesuffix(LORA_A) + LORA_B
-                assert end[key].shape == a.shape
-                assert torch.allclose(end[b] @ end[key], same[b] @ same[key], atol=1e-3)
 
 
 def test_noise_is_of_the_given_size_in_the_given_part(adapters: list[Adapter]) -> None:
