@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -45,7 +46,6 @@ from flock_ray.training.loss import CausalLoss, sequence_losses
 from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
 from flock_ray.training.shared_prefixes import num_different
 
-SAME_START = 4
 PARTS = ("contests", "gas", "demo")
 MODEL = ModelSpec("packaged", "", "main", "float32", "cpu")
 
@@ -57,6 +57,7 @@ class Extent:
     Attributes:
         submissions: of the contest.
         nodes: that train.
+        one_start: more nodes that train from one start, and their steps.
         rows: of the day.
         rung_rows: rows of each rung.
         short_rungs: the same on a shorter day of so many of these rows, in simulations only.
@@ -70,6 +71,7 @@ class Extent:
 
     submissions: int
     nodes: int
+    one_start: tuple[int, int]
     rows: int
     rung_rows: tuple[int, ...]
     short_rungs: tuple[int, ...]
@@ -82,12 +84,13 @@ class Extent:
 
 
 WHOLE = Extent(
-    submissions=64, nodes=16, rows=96, rung_rows=(4, 16, 96), short_rungs=(3, 8, 32), order="abba",
+    submissions=64, nodes=16, one_start=(4, 8), rows=96, rung_rows=(4, 16, 96), short_rungs=(3, 8, 32), order="abba",
     race_order="rlaalr", together=4, exact=2, contests=400, max_tokens=4_096,
 )  # fmt: skip
 QUICK = Extent(
     submissions=10,
     nodes=4,
+    one_start=(2, 1),
     rows=6,
     rung_rows=(2, 3, 6),
     short_rungs=(2, 4),
@@ -136,8 +139,8 @@ class Bench:
         targets = shortest_targets(base.model, SPEC.target_modules)
         with step(f"training {extent.nodes} adapters"):
             self.adapters = train_nodes(base, questions, extent.nodes)
-        with step(f"training {SAME_START} more from one start"):
-            self.one_start = train_from_one_start(load_base(MODEL), questions, SAME_START)
+        with step(f"training {extent.one_start[0]} more from one start"):
+            self.one_start = train_from_one_start(load_base(MODEL), questions, *extent.one_start)
         self.folders = [folder / f"node_{number}" for number in range(extent.nodes)]
         for path, adapter in zip(self.folders, self.adapters, strict=True):
             save_peft(path, canonical_bytes(adapter), SPEC, targets, str(self.files))
@@ -255,25 +258,24 @@ def headline(turns: Turns, contenders: Sequence[int]) -> dict[str, float]:
 
 
 def simulate(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], extent: Extent) -> dict[str, Any]:
-    """Contests of submissions that are drawn from the measured ones."""
+    """Contests of submissions that are drawn from the measured ones.
+
+    On a day of fewer rows than were measured each contest has some of them, drawn by its seed.
+    """
 
     def play(seed: int) -> Raced:
-        return race(measured, rows, rung_rows, extent.submissions, seed)
+        chosen = sorted(Random(f"rows {seed}").sample(range(len(rows)), rung_rows[-1]))
+        return race(measured[:, chosen], [rows[row] for row in chosen], rung_rows, extent.submissions, seed)
 
-    with step(f"{extent.contests} simulated contests of {len(rows)} rows"):
-        return summary(in_contests(extent.contests, play))
+    with step(f"{extent.contests} simulated contests of {rung_rows[-1]} rows"):
+        return {"rung_rows": rung_rows, **summary(in_contests(extent.contests, play))}
 
 
 def contests(measured: Losses, rows: Sequence[Row], extent: Extent) -> tuple[dict[str, Any], dict[str, float]]:
     """Simulated contests of a day of these rows and of a shorter one: (what they came to, the figures that count)."""
     simulated = simulate(measured, rows, extent.rung_rows, extent)
-    number = extent.short_rungs[-1]
-    short = simulate(measured[:, :number], rows[:number], extent.short_rungs, extent)
-    found = {
-        "simulated": {"rung_rows": extent.rung_rows, **simulated},
-        "simulated_short_day": {"rung_rows": extent.short_rungs, **short},
-    }
-    return found, {
+    short = simulate(measured, rows, extent.short_rungs, extent)
+    return {"simulated": simulated, "simulated_short_day": short}, {
         "arena_row_forwards_saved": simulated["row_forwards_saved"],
         "arena_same_top_8": simulated["same_top_8"],
         "arena_row_forwards_saved_short_day": short["row_forwards_saved"],

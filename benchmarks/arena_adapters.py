@@ -27,7 +27,7 @@ SPEC = LoraSpec(8, 8, ("all-linear",))
 STEPS, RATES = (1, 2, 3, 4), (3e-4, 1e-3, 2e-3, 4e-3)
 """Recipes of the nodes: each number of local steps at each learning rate."""
 
-SHARED_STEPS, SHARED_RATE = 8, 2e-3
+ONE_START_RATE = 2e-3
 _TOGETHER = 4  # nodes that train in one batch: with all, memory would be the limit
 
 
@@ -83,19 +83,20 @@ def train_nodes(base: BaseModel, questions: Questions, num_nodes: int) -> list[A
     return [on_grid(outcome.adapter) for outcome in outcomes if isinstance(outcome, TrainOutcome)]
 
 
-def train_from_one_start(base: BaseModel, questions: Questions, num_nodes: int) -> list[Adapter]:
-    """Adapters of nodes that began with the same factors and trained for SHARED_STEPS on rows of their own.
+def train_from_one_start(base: BaseModel, questions: Questions, num_nodes: int, steps: int) -> list[Adapter]:
+    """Adapters of nodes that began with the same factors and trained on rows of their own.
 
     Args:
         base: in float32, without adapter layers, which are put into it.
         questions: to train on.
         num_nodes: how many.
+        steps: of each.
     """
     shapes = adapter_shapes(base.model, SPEC.target_modules, SPEC.rank)
-    settings = TrainSettings(SHARED_STEPS, 1, SHARED_RATE, 0.0, 1.0)
+    settings = TrainSettings(steps, 1, ONE_START_RATE, 0.0, 1.0)
     silo = Silo("questions", questions.train, ())
     jobs = [
-        MemberJob(initial_adapter(shapes, 0), batches(silo, SHARED_STEPS, 1, 100 + node), settings)
+        MemberJob(initial_adapter(shapes, 0), batches(silo, steps, 1, 100 + node), settings)
         for node in range(num_nodes)
     ]
     outcomes = StackedEngine(base, SPEC, StackedOptions()).train(jobs)

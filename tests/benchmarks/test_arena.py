@@ -62,15 +62,13 @@ def test_racing_saves_more_the_clearer_the_differences_are() -> None:
     assert clear["contenders_mean"][0] == 24 and clear["contenders_most"][-1] < 24
 
 
-def test_the_short_days_figures_are_of_the_first_rows_alone() -> None:
-    table = measured(0.2, 0.05)
-    extent = replace(WHOLE, submissions=12, rows=32, rung_rows=(4, 8, 32), short_rungs=(2, 8), contests=2)
-    found, figures = contests(table, ROWS, extent)
-    spoilt = table.copy()
-    spoilt[:, 8:] = 7.0
-    other, _ = contests(spoilt, ROWS, extent)
-    assert other["simulated_short_day"] == found["simulated_short_day"] and other["simulated"] != found["simulated"]
+def test_a_short_day_has_other_rows_in_each_contest() -> None:
+    extent = replace(WHOLE, submissions=12, rows=32, rung_rows=(4, 8, 32), short_rungs=(2, 8), contests=3)
+    found, figures = contests(measured(0.2, 0.05), ROWS, extent)
+    assert [found[day]["rung_rows"][-1] for day in ("simulated", "simulated_short_day")] == [32, 8]
     assert figures["arena_row_forwards_saved"] == found["simulated"]["row_forwards_saved"]
+    alike = np.repeat(measured(0.5, 0.0)[:, :1], 32, axis=1)  # whatever rows a day has, they say the same
+    assert contests(alike, [ROWS[0]] * 32, extent)[1]["arena_same_top_8_short_day"] == 1.0
 
 
 def test_all_of_flocks_published_figures_hold() -> None:
