@@ -1,6 +1,6 @@
-"""A contest's scoring beside the procedure of today's validators, on 64 submissions of about 4,000 tokens each.
+"""A contest's scoring beside the procedure of today's validators, on 64 submissions of about 4,000 target tokens each.
 
-    python benchmarks/run.py arena [only=contests] [--quick]
+    python benchmarks/run.py arena [only=contests|gas|demo] [--quick]
 
 SmolLM2-135M in float32 on a CPU. The script trains 16 adapters on text-to-SQL questions, by recipes that differ, and
 scores them on questions whose answers none has seen. A validator of today (`benchmarks/peers/todays_validator.py`)
@@ -8,8 +8,9 @@ loads the base model, merges the adapter and passes a row at a time; a round tim
 after the other. Ours passes several unmerged adapters together, and what rows begin with alike once. Both sides take
 turns (A B B A). In the race a loss is measured once, as rungs are nested and a node group keeps what it measured; the
 rungs before the last are passed whole, of the last some submissions. How many reach which rung is the mean of simulated
-contests, whose submissions have the measured adapters' covariance of rows. No Ray, no chain.
-Each section is stored as it is done; `only=contests` simulates anew with the stored losses and keeps the others.
+contests, whose submissions have the measured adapters' covariance of rows. The attacks are days on paper and real
+copies; gas is measured on an anvil, the demonstration and a stranger's replay are commands as people type them.
+Each section is stored as it is done; `only=` measures one anew and keeps the others, `contests` with the stored losses.
 """
 
 from __future__ import annotations
@@ -21,26 +22,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.arena_adapters import SPEC, num_tokens, read_questions, train_nodes
+from benchmarks.arena_adapters import SPEC, num_tokens, read_questions, train_from_one_start, train_nodes
 from benchmarks.arena_attacks import in_defence
-from benchmarks.arena_contests import Losses, Raced, compatibility_vectors, in_contests, race, repeated, summary
+from benchmarks.arena_contests import Losses, Raced, compatibility_vectors, in_contests, race, summary
+from benchmarks.arena_runs import demonstration, gas_of_days
 from benchmarks.common import earlier_result, environment, step, store, tell
 from benchmarks.peers.todays_validator import validate
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter, save_peft, shortest_targets
 from flock_ray.lora.serialization import Adapter, canonical_bytes
+from flock_ray.protocol.contest import spread_by_length
 from flock_ray.protocol.contest_scores import Row, strict_score
+from flock_ray.protocol.hashing import sha256
 from flock_ray.training.contest import RowScorer, contest_rows
 from flock_ray.training.data import Example
 from flock_ray.training.loss import CausalLoss, sequence_losses
 from flock_ray.training.model import BaseModel, ModelSpec, load_base, prepare_packaged
 from flock_ray.training.shared_prefixes import num_different
 
+PARTS = ("contests", "gas", "demo")
 MODEL = ModelSpec("packaged", "", "main", "float32", "cpu")
 
 
@@ -51,8 +57,10 @@ class Extent:
     Attributes:
         submissions: of the contest.
         nodes: that train.
+        one_start: more nodes that train from one start, and their steps.
         rows: of the day.
         rung_rows: rows of each rung.
+        short_rungs: the same on a shorter day of so many of these rows, in simulations only.
         order: whose turn it is: `a` a validator of today, `b` ours.
         race_order: the same in the race: `r` ours in the rungs before the last, `l` on the rows that the last adds.
         together: adapters that a turn of ours measures.
@@ -63,8 +71,10 @@ class Extent:
 
     submissions: int
     nodes: int
+    one_start: tuple[int, int]
     rows: int
     rung_rows: tuple[int, ...]
+    short_rungs: tuple[int, ...]
     order: str
     race_order: str
     together: int
@@ -74,14 +84,16 @@ class Extent:
 
 
 WHOLE = Extent(
-    submissions=64, nodes=16, rows=32, rung_rows=(4, 8, 32), order="abbaab", race_order="rlaalr", together=6, exact=2,
-    contests=200, max_tokens=4_096,
+    submissions=64, nodes=16, one_start=(4, 8), rows=96, rung_rows=(4, 16, 96), short_rungs=(3, 8, 32), order="abba",
+    race_order="rlaalr", together=4, exact=2, contests=400, max_tokens=4_096,
 )  # fmt: skip
 QUICK = Extent(
     submissions=10,
     nodes=4,
-    rows=4,
-    rung_rows=(2, 3, 4),
+    one_start=(2, 1),
+    rows=6,
+    rung_rows=(2, 3, 6),
+    short_rungs=(2, 4),
     order="ab",
     race_order="rl",
     together=2,
@@ -89,8 +101,6 @@ QUICK = Extent(
     contests=5,
     max_tokens=1_024,
 )
-LONGER = 4  # times the rows, in simulations only
-LONGER_RUNGS = (4, 16, 128)
 
 
 @dataclass
@@ -125,9 +135,12 @@ class Bench:
         questions = read_questions(base.tokenizer, extent.rows)
         self.examples = questions.scored
         self.rows = contest_rows(self.examples, base.tokenizer, "the day's rows")
+        self.raced = [self.examples[row] for row in spread_by_length(self.rows, sha256(b"the timed race"))]
         targets = shortest_targets(base.model, SPEC.target_modules)
         with step(f"training {extent.nodes} adapters"):
             self.adapters = train_nodes(base, questions, extent.nodes)
+        with step(f"training {extent.one_start[0]} more from one start"):
+            self.one_start = train_from_one_start(load_base(MODEL), questions, *extent.one_start)
         self.folders = [folder / f"node_{number}" for number in range(extent.nodes)]
         for path, adapter in zip(self.folders, self.adapters, strict=True):
             save_peft(path, canonical_bytes(adapter), SPEC, targets, str(self.files))
@@ -155,7 +168,7 @@ class Bench:
         before = 0
         for many, rows in zip(contenders, self.extent.rung_rows[:-1], strict=False):
             submitted = {bytes([at]): self.adapters[at % self.extent.nodes] for at in range(many)}
-            self.scorer.losses(submitted, self.examples[before:rows])
+            self.scorer.losses(submitted, self.raced[before:rows])
             before = rows
         return 1
 
@@ -163,7 +176,7 @@ class Bench:
         """A turn of ours on the rows that the last rung adds."""
         numbers = range(2)
         submitted = {bytes([number]): self.adapters[number] for number in numbers}
-        self.scorer.losses(submitted, self.examples[self.extent.rung_rows[-2] :])
+        self.scorer.losses(submitted, self.raced[self.extent.rung_rows[-2] :])
         return len(submitted)
 
     def compare(self, order: str, contenders: Sequence[int] = ()) -> None:
@@ -245,34 +258,33 @@ def headline(turns: Turns, contenders: Sequence[int]) -> dict[str, float]:
 
 
 def simulate(measured: Losses, rows: Sequence[Row], rung_rows: Sequence[int], extent: Extent) -> dict[str, Any]:
-    """Contests of submissions that are drawn from the measured ones."""
+    """Contests of submissions that are drawn from the measured ones.
+
+    On a day of fewer rows than were measured each contest has some of them, drawn by its seed.
+    """
 
     def play(seed: int) -> Raced:
-        return race(measured, rows, rung_rows, extent.submissions, seed)
+        chosen = sorted(Random(f"rows {seed}").sample(range(len(rows)), rung_rows[-1]))
+        return race(measured[:, chosen], [rows[row] for row in chosen], rung_rows, extent.submissions, seed)
 
-    with step(f"{extent.contests} simulated contests of {len(rows)} rows"):
-        return summary(in_contests(extent.contests, play))
+    with step(f"{extent.contests} simulated contests of {rung_rows[-1]} rows"):
+        return {"rung_rows": rung_rows, **summary(in_contests(extent.contests, play))}
 
 
 def contests(measured: Losses, rows: Sequence[Row], extent: Extent) -> tuple[dict[str, Any], dict[str, float]]:
-    """Simulated contests of a day of these rows and of a longer one: (what they came to, the figures that count)."""
+    """Simulated contests of a day of these rows and of a shorter one: (what they came to, the figures that count)."""
     simulated = simulate(measured, rows, extent.rung_rows, extent)
-    longer = simulate(*repeated(measured, rows, LONGER), LONGER_RUNGS, extent)
-    found = {
-        "simulated": {"rung_rows": extent.rung_rows, **simulated},
-        "simulated_longer_day": {"rung_rows": LONGER_RUNGS, **longer},
-    }
-    return found, {
+    short = simulate(measured, rows, extent.short_rungs, extent)
+    return {"simulated": simulated, "simulated_short_day": short}, {
         "arena_row_forwards_saved": simulated["row_forwards_saved"],
         "arena_same_top_8": simulated["same_top_8"],
-        "arena_row_forwards_saved_longer_day": longer["row_forwards_saved"],
-        "arena_same_top_8_longer_day": longer["same_top_8"],
+        "arena_row_forwards_saved_short_day": short["row_forwards_saved"],
+        "arena_same_top_8_short_day": short["same_top_8"],
     }
 
 
-def contests_anew(extent: Extent, quick: bool) -> None:
+def contests_anew(result: dict[str, Any], extent: Extent) -> tuple[dict[str, Any], dict[str, float]]:
     """Simulate with the losses that are stored; what was timed in other rungs is dropped."""
-    result = earlier_result("arena", quick)
     tokenizer = load_base(MODEL).tokenizer
     rows = contest_rows(read_questions(tokenizer, extent.rows).scored, tokenizer, "the day's rows")
     found, figures = contests(np.array(result["losses"]), rows, extent)
@@ -280,8 +292,21 @@ def contests_anew(extent: Extent, quick: bool) -> None:
         result["turns"] = {side: rounds for side, rounds in result["turns"].items() if side in "ab"}
         for name in ("arena_wall_vs_validator", "arena_cpu_vs_validator"):
             result["headline"].pop(name, None)
-    result |= {**found, "rung_rows": extent.rung_rows, "headline": result["headline"] | figures}
-    store("arena", result, quick)
+    return found | {"rung_rows": extent.rung_rows}, figures
+
+
+def anew(part: str, extent: Extent, quick: bool) -> dict[str, float]:
+    """Measure one part anew and keep the others' stored results; its figures."""
+    result = earlier_result("arena", quick)
+    if part == "contests":
+        found, figures = contests_anew(result, extent)
+    elif part == "gas":
+        measured, figures = gas_of_days(quick)
+        found = {"gas": measured}
+    else:
+        found, figures = {}, demonstration(quick)
+    store("arena", result | found | {"headline": result["headline"] | figures}, quick)
+    return figures
 
 
 def exactness(bench: Bench) -> dict[str, float]:
@@ -311,10 +336,11 @@ def day(bench: Bench) -> dict[str, Any]:
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store each section as it is done."""
     began, extent = time.perf_counter(), QUICK if quick else WHOLE
-    if list(overrides) == ["only=contests"]:
-        return contests_anew(extent, quick)
     if overrides:
-        raise SystemExit("error: arena takes one override, only=contests")
+        part = overrides[0].removeprefix("only=")
+        if len(overrides) > 1 or part not in PARTS:
+            raise SystemExit(f"error: arena takes one override: {', '.join(f'only={one}' for one in PARTS)}")
+        return show(anew(part, extent, quick))
     vectors = compatibility_vectors()
     figures: dict[str, float] = {"flock_compat_vectors": float(sum(vectors.values()))}
     with tempfile.TemporaryDirectory() as folder:
@@ -337,17 +363,29 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
         keep(**found)
         figures |= exactness(bench)
         keep()
-        with step("attacks"):
-            defence = in_defence(bench.adapters, measured, bench.rows, bench.scorer, bench.examples, quick)
+        number = extent.short_rungs[-1]
+        defence = in_defence(
+            bench.adapters, bench.one_start, measured[:, :number], bench.rows[:number], bench.scorer,
+            bench.examples[:number], quick,
+        )  # fmt: skip
         figures |= defence.figures
-        keep(attacks=defence.attacks, copies=defence.copies, gate=defence.gate,
-             honest_called_copies=defence.honest_called_copies)  # fmt: skip
+        keep(attacks=defence.attacks, copies=defence.copies, neighbours=defence.neighbours, gate=defence.gate)
         contenders = reached(found["simulated"], extent)
         bench.compare(extent.race_order, contenders)
         figures |= headline(bench.turns, contenders)
         keep(contenders=contenders)
+    measured_gas, gas_figures = gas_of_days(quick)
+    figures |= gas_figures
+    keep(gas=measured_gas)
+    figures |= demonstration(quick)
+    keep()
+    show(figures)
+
+
+def show(figures: Mapping[str, float]) -> None:
+    """A line for each figure."""
     for name, value in figures.items():
-        tell(f"{name}: {value:.3g}")
+        tell(f"{name}: {value:.6g}")
 
 
 def merged_difference(bench: Bench) -> float:

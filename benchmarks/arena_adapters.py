@@ -22,11 +22,12 @@ from flock_ray.training.model import BaseModel
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 
 DATA = ROOT / "tests" / "data" / "text2sql"
-DATABASES = ("course_teach", "network_1", "poker_player", "singer")  # of few tables: rows of about 130 tokens
+DATABASES = ("course_teach", "flight_2", "network_1", "poker_player", "singer")  # rows of about 140 tokens
 SPEC = LoraSpec(8, 8, ("all-linear",))
 STEPS, RATES = (1, 2, 3, 4), (3e-4, 1e-3, 2e-3, 4e-3)
 """Recipes of the nodes: each number of local steps at each learning rate."""
 
+ONE_START_RATE = 2e-3
 _TOGETHER = 4  # nodes that train in one batch: with all, memory would be the limit
 
 
@@ -79,6 +80,26 @@ def train_nodes(base: BaseModel, questions: Questions, num_nodes: int) -> list[A
         jobs.append(MemberJob(initial_adapter(shapes, node), batches(silo, steps, 1, node), settings))
     outcomes = [outcome for at in range(0, num_nodes, _TOGETHER) for outcome in engine.train(jobs[at : at + _TOGETHER])]
     assert all(isinstance(outcome, TrainOutcome) for outcome in outcomes)
+    return [on_grid(outcome.adapter) for outcome in outcomes if isinstance(outcome, TrainOutcome)]
+
+
+def train_from_one_start(base: BaseModel, questions: Questions, num_nodes: int, steps: int) -> list[Adapter]:
+    """Adapters of nodes that began with the same factors and trained on rows of their own.
+
+    Args:
+        base: in float32, without adapter layers, which are put into it.
+        questions: to train on.
+        num_nodes: how many.
+        steps: of each.
+    """
+    shapes = adapter_shapes(base.model, SPEC.target_modules, SPEC.rank)
+    settings = TrainSettings(steps, 1, ONE_START_RATE, 0.0, 1.0)
+    silo = Silo("questions", questions.train, ())
+    jobs = [
+        MemberJob(initial_adapter(shapes, 0), batches(silo, steps, 1, 100 + node), settings)
+        for node in range(num_nodes)
+    ]
+    outcomes = StackedEngine(base, SPEC, StackedOptions()).train(jobs)
     return [on_grid(outcome.adapter) for outcome in outcomes if isinstance(outcome, TrainOutcome)]
 
 

@@ -1,45 +1,33 @@
 """What attacks on a contest cost and bring: played days, and copies of a real adapter under the real sketch and scores.
 
-`in_defence` makes the figures and the table of docs/arena_attacks.md.
+`in_defence` makes the figures and the tables of docs/arena_attacks.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from benchmarks.arena_adapters import on_grid
 from benchmarks.arena_attack_plays import CASES, TOP, Case, Played
-from benchmarks.arena_contests import NUM_VALIDATORS, Losses, MeasuredPlay
+from benchmarks.arena_contests import Losses
+from benchmarks.arena_copies import income, neighbours, thefts
 from benchmarks.common import step
 from flock_ray.lora.gate import inspect
-from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, canonical_bytes
-from flock_ray.lora.sketch import Sketcher, distance, earliest_within
-from flock_ray.protocol.contest import VESTED, advance_day
-from flock_ray.protocol.contest_entries import shuffled
-from flock_ray.protocol.contest_message import ContestKind, Finding
+from flock_ray.lora.serialization import LORA_A, Adapter, canonical_bytes
+from flock_ray.protocol.contest import advance_day
+from flock_ray.protocol.contest_message import Finding
 from flock_ray.protocol.contest_record import ContestRecord
-from flock_ray.protocol.contest_scores import Row, rows_digest, strict_score
-from flock_ray.protocol.contest_state import ContestState
-from flock_ray.protocol.hashing import keccak, sha256
+from flock_ray.protocol.contest_scores import Row
+from flock_ray.protocol.hashing import keccak
 from flock_ray.training.contest import RowScorer
 from flock_ray.training.data import Example
-from tests.protocol.contest_players import new_contest, relayer_share, total_wei
+from tests.protocol.contest_players import relayer_share, total_wei
 
-NOISES = (0.05, 0.1, 0.3, 0.6)
-
-
-def income(record: ContestRecord, members: Sequence[int]) -> int:
-    """What members earned on a day, wei: with what is held of it, without what a slash took."""
-    total = 0
-    for member in members:
-        before, after = record.state.members[member], record.members[member]
-        total += record.rewards.get(member, 0) + after.noted.get(VESTED, 0) - before.noted.get(VESTED, 0)
-    return total
+NOISES = (0.1, 0.6, 0.9, 1.2, 2.0)
 
 
 def slashed(record: ContestRecord, members: Sequence[int]) -> int:
@@ -87,97 +75,6 @@ def came_to(case: Case, num_days: int) -> dict[str, Any]:
     }
 
 
-@dataclass
-class SketchedPlay(MeasuredPlay):
-    """Validators that sketch real adapters to find copies.
-
-    Attributes:
-        adapters: {payload: adapter} of all days so far.
-    """
-
-    adapters: dict[bytes, Adapter] = field(default_factory=dict)
-
-    def original_of(self, payload: bytes, payloads: list[bytes], state: ContestState, shuffle: bytes) -> bytes | None:
-        """The earliest submission within the contest's copy distance, itself excepted."""
-        sketcher = Sketcher({key: tuple(one.shape) for key, one in self.adapters[payload].items()}, shuffle)
-        before = [one.payload for one in state.earlier]
-        today = sorted(payloads, key=lambda one: shuffled(shuffle, one))
-        before += [one for one in today[: today.index(payload)] if one not in before]
-        sketches = [sketcher.sketch(self.adapters[one]) for one in before]
-        found = earliest_within(sketcher.sketch(self.adapters[payload]), sketches, state.parameter("copy_distance"))
-        return None if found is None or before[found] == payload else before[found]
-
-
-def gauged(adapter: Adapter, seed: int) -> Adapter:
-    """The same products by other factors: B M and M^-1 A."""
-    stream, result = torch.Generator().manual_seed(seed), {}
-    for key, a in adapter.items():
-        if key.endswith(LORA_A):
-            mixing = torch.eye(len(a)) + torch.randn(len(a), len(a), generator=stream) / 4
-            other = key.removesuffix(LORA_A) + LORA_B
-            result[key], result[other] = torch.linalg.solve(mixing, a), adapter[other] @ mixing
-    return on_grid(dict(sorted(result.items())))
-
-
-def noised(adapter: Adapter, relative: float, seed: int) -> Adapter:
-    """Noise on every B, of a norm relative to its own."""
-    stream, result = torch.Generator().manual_seed(seed), dict[str, torch.Tensor]()
-    for key, factor in sorted(adapter.items()):
-        noise = torch.randn(factor.shape, generator=stream)
-        result[key] = factor + relative * factor.norm() / noise.norm() * noise if key.endswith(LORA_B) else factor
-    return on_grid(result)
-
-
-def copies(
-    adapters: Sequence[Adapter], measured: Losses, rows: Sequence[Row], scorer: RowScorer, examples: Sequence[Example],
-    noises: Sequence[float],
-) -> tuple[list[dict[str, Any]], ContestRecord, int]:  # fmt: skip
-    """Two days with real adapters; on the second, accounts submit the first day's leader again, disguised.
-
-    Returns:
-        What became of each copy, the second day's record, and how many honest submissions were called copies.
-    """
-    sent = {sha256(canonical_bytes(one)): one for one in adapters}
-    table = {payload: tuple(map(int, own)) for payload, own in zip(sent, measured, strict=True)}
-    leader = min(sent, key=lambda payload: strict_score(table[payload], rows))
-    made = {"byte copy": sent[leader], "gauge copy": gauged(sent[leader], 1)}
-    made |= {f"leader plus noise of {noise:.0%}": noised(sent[leader], noise, 2) for noise in noises}
-    disguised = {name: sha256(canonical_bytes(one)) for name, one in made.items()}
-    new = {disguised[name]: one for name, one in made.items() if disguised[name] != leader}
-    with step(f"scoring {len(new)} copies of the best adapter"):
-        table |= scorer.losses(new, examples)
-    number = len(adapters)
-    bare = new_contest(
-        number + len(made), NUM_VALIDATORS, days=3, rung_rows=(len(rows),), parameters={"top_nodes": TOP}
-    )
-    state = replace(bare, terms=replace(bare.terms, chunks=(rows_digest(rows),) * 3), rows=()).opened(rows)
-    nodes = dict(zip(range(NUM_VALIDATORS, NUM_VALIDATORS + number), sent, strict=True))
-    thieves = dict(enumerate(disguised.values(), start=NUM_VALIDATORS + number))
-    late = [(kind, thief) for thief in thieves for kind in (ContestKind.COMMITMENT, ContestKind.MANIFEST)]
-    known = dict(sent) | new
-    first = SketchedPlay(payloads=nodes, silent=late, table=dict(table), adapters=known).record(state)
-    state = advance_day(state, first, keccak(b"report")).opened(rows)
-    second = SketchedPlay(payloads=nodes | thieves, table=dict(table), adapters=known).record(state)
-    entries = {entry.member: entry for entry in second.entries}
-    sketcher = Sketcher({key: tuple(one.shape) for key, one in adapters[0].items()}, bytes(32))
-    original = sketcher.sketch(sent[leader])
-    found = []
-    for (name, adapter), thief in zip(made.items(), thieves, strict=True):
-        entry = entries[thief]
-        found.append(
-            {
-                "copy": name,
-                "distance": distance(sketcher.sketch(adapter), original) / 1e6,
-                "called_copy": entry.copy_of == leader,
-                "unpaid": income(second, [thief]) == 0,
-                "worse_by": (strict_score(table[disguised[name]], rows) - strict_score(table[leader], rows)) / 1e6,
-                "rank": second.ranking.index(thief) + 1 if thief in second.ranking else None,
-            }
-        )
-    called = sum(entries[node].copy_of is not None for node in nodes)
-    return found, second, called
-
-
 def bad_bytes(adapter: Adapter) -> dict[str, bool]:
     """Whether the gate finds what is wrong with real bytes, before anything is loaded."""
     shapes = {key: tuple(factor.shape) for key, factor in adapter.items()}
@@ -208,32 +105,40 @@ class Defence:
     figures: Mapping[str, float]
     attacks: Sequence[Mapping[str, Any]]
     copies: Sequence[Mapping[str, Any]]
+    neighbours: Mapping[str, Any]
     gate: Mapping[str, bool]
-    honest_called_copies: int
 
 
 def in_defence(
-    adapters: Sequence[Adapter], measured: Losses, rows: Sequence[Row], scorer: RowScorer, examples: Sequence[Example],
-    quick: bool,
+    adapters: Sequence[Adapter], one_start: Sequence[Adapter], measured: Losses, rows: Sequence[Row],
+    scorer: RowScorer, examples: Sequence[Example], quick: bool,
 ) -> Defence:  # fmt: skip
     """Play all attacks.
 
     Args:
-        adapters: real ones.
-        measured: their losses on the rows, micro-nats.
+        adapters: real ones, of nodes with starts of their own.
+        one_start: others, of nodes that started alike.
+        measured: losses of `adapters` on the rows, micro-nats.
         rows: of the day.
         scorer: for the copies.
         examples: the same rows.
         quick: fewer days and copies.
     """
-    found, second, called = copies(adapters, measured, rows, scorer, examples, NOISES[:1] if quick else NOISES)
-    played = [came_to(case, 1 if quick else case.days) for case in CASES]
+    found = thefts(adapters, measured, rows, scorer, examples, NOISES[:1] if quick else NOISES)
+    played = []
+    for case in CASES:
+        with step(f"attack: {case.name}"):
+            played.append(came_to(case, 1 if quick else case.days))
     promised = [one for one in played if not one["unsolved"]]
-    near = [one for one in found if one["distance"] * 1e6 <= second.state.parameter("copy_distance")]
+    disguised = [one for one in found.copies if not one["own_work"]]
+    near = [one for one in disguised if one["distance"] * 1e6 <= found.limit]
+    honest = neighbours(adapters, one_start, found.limit)
     figures = {
         "honest_top8_under_attack": fmean(one["unharmed"] for one in promised),
         "copies_caught": fmean(one["called_copy"] and one["unpaid"] for one in near),
+        "copy_earned_vs_honest": max(one["earned"] for one in disguised) / found.honest_mean,
+        "honest_called_copies": honest["within"],
         "lazy_validators_unpaid": fmean(one["unpaid"] for one in played if one["lazy"]),
-        "wei_conserved": float(all(one["conserved"] for one in played) and conserved(second)),
+        "wei_conserved": float(all(one["conserved"] for one in played) and all(map(conserved, found.records))),
     }
-    return Defence(figures, played, found, bad_bytes(adapters[0]), called)
+    return Defence(figures, played, found.copies, honest, bad_bytes(adapters[0]))

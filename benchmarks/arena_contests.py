@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import tell
+from flock_ray.config.arena import ContestConfig
 from flock_ray.protocol.contest_race import Rung
 from flock_ray.protocol.contest_rewards import claim_split, delegated_split, pools, validator_weights
 from flock_ray.protocol.contest_scores import (
@@ -26,12 +28,12 @@ from flock_ray.protocol.contest_scores import (
     strict_score,
 )
 from flock_ray.protocol.contest_state import ContestState
-from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.mechanism import share_out
 from tests.protocol.contest_players import ContestPlay, new_contest, payload_of
 
 TOKEN = 10**18
 NUM_VALIDATORS, TOP = 7, 8
+BAND_Z_BP = round(ContestConfig().band_z * 10_000)
 
 Losses = np.ndarray[Any, np.dtype[np.float64]]
 """[submissions, rows] micro-nats."""
@@ -63,8 +65,9 @@ def drawn(measured: Losses, number: int, random: Random) -> Losses:
 def contest_on(rows: Sequence[Row], rung_rows: Sequence[int], num_nodes: int, seed: int) -> ContestState:
     """A contest's first of two days on these rows."""
     bare = new_contest(
-        num_nodes, NUM_VALIDATORS, days=2, seed=seed, rung_rows=tuple(rung_rows), parameters={"top_nodes": TOP}
-    )
+        num_nodes, NUM_VALIDATORS, days=2, seed=seed, rung_rows=tuple(rung_rows), parameters={"top_nodes": TOP},
+        band_z_bp=BAND_Z_BP,
+    )  # fmt: skip
     terms = replace(bare.terms, chunks=(rows_digest(rows), bare.terms.chunks[1]))
     return replace(bare, terms=terms, rows=()).opened(rows)
 
@@ -115,12 +118,6 @@ def summary(races: Sequence[Raced]) -> dict[str, Any]:
     }
 
 
-def repeated(measured: Losses, rows: Sequence[Row], times: int) -> tuple[Losses, list[Row]]:
-    """A longer day: each measured row so many times, as if other rows told as much as these."""
-    longer = [replace(row, digest=sha256(row.digest + bytes([copy]))) for copy in range(times) for row in rows]
-    return np.tile(measured, times), longer
-
-
 def _close(found: float, expected: float, tolerance: float) -> bool:
     return abs(found - expected) <= tolerance
 
@@ -163,5 +160,10 @@ def _tokens(wei: int) -> str:
 
 
 def in_contests(count: int, play: Callable[[int], Raced]) -> list[Raced]:
-    """`count` contests of different seeds."""
-    return [play(seed) for seed in range(1, count + 1)]
+    """`count` contests of different seeds; tells of every hundredth."""
+    races = []
+    for seed in range(1, count + 1):
+        races.append(play(seed))
+        if seed % 100 == 0:
+            tell(f"{seed} of {count} contests played")
+    return races

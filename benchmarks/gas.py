@@ -391,6 +391,17 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def contests(chain: Chain, quick: bool) -> dict[str, Any]:
+    """Days of contests: {number of nodes: what they came to}."""
+    found = {}
+    for nodes in [contest.QUICK_NODES] if quick else [contest.QUICK_NODES, contest.NODES]:
+        with step(f"days of a contest with {nodes:,} nodes"):
+            stake = contest.NODE_STAKE + nodes  # another contest
+            task = Task.create(chain, ACCOUNTS, SEATS, stake)
+            found[str(nodes)] = contest.measure(chain, task, chain.nodes[:nodes], stake)
+    return found
+
+
 def measure(chain: Chain, quick: bool) -> dict[str, Any]:
     """All figures; a quick run takes fewer epochs and leaves out the larger tree and the larger committee."""
     epochs = STEADY if quick else EPOCHS - 4
@@ -410,12 +421,7 @@ def measure(chain: Chain, quick: bool) -> dict[str, Any]:
     with step("delegation"):
         pool = delegation.Pool(chain)
         result["delegation"] = delegation.measure(pool, Task.create(chain, POOL_MEMBERS, SEATS))
-    result["contests"] = {}
-    for nodes in [contest.QUICK_NODES] if quick else [contest.QUICK_NODES, contest.NODES]:
-        with step(f"days of a contest with {nodes:,} nodes"):
-            stake = contest.NODE_STAKE + nodes  # another contest
-            task = Task.create(chain, ACCOUNTS, SEATS, stake)
-            result["contests"][str(nodes)] = contest.measure(chain, task, chain.nodes[:nodes], stake)
+    result["contests"] = contests(chain, quick)
     with step("batches of usage"):
         result["usage"] = usage.measure(chain)
     with step("the two designs without a committee"):

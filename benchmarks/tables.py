@@ -88,10 +88,11 @@ ARENA = (
     Row("… without the race: every submission on all rows", "arena_wall_vs_validator_without_racing", target="≥ 2.5×"),
     Row("… in a race, CPU time", "arena_cpu_vs_validator"),
     Row("… without, CPU time", "arena_cpu_vs_validator_without_racing"),
-    Row("losses to measure without a race, over those with it; a day of 32 rows", "arena_row_forwards_saved",
+    Row("losses to measure without a race, over those with it; a day of 96 rows", "arena_row_forwards_saved",
         target="≥ 4×"),
-    Row("… a day of 128 rows", "arena_row_forwards_saved_longer_day"),
     Row("simulated contests with the same first 8 in the same order", "arena_same_top_8", "{:.1%}", "≥ 95 %"),
+    Row("losses to measure without a race, over those with it; a day of 32 rows", "arena_row_forwards_saved_short_day"),
+    Row("simulated contests of such days with the same first 8", "arena_same_top_8_short_day", "{:.1%}"),
     Row("largest difference of a row to plain PEFT, unmerged, float32, nats a token", "score_max_abs_diff", "{:.1e}",
         "≤ 1e-5"),
     Row("what batch size, order and company change of a score, nats a token", "score_batch_diff", "{:.1e}", "≤ 1e-6"),
@@ -99,8 +100,14 @@ ARENA = (
     Row("attacked days on which the honest first 8 are paid in their order", "honest_top8_under_attack", "{:.0%}",
         "100 %"),
     Row("copies within the copy distance that are found and unpaid", "copies_caught", "{:.0%}", "100 %"),
+    Row("pairs of honest adapters within the copy distance", "honest_called_copies", "{:.1%}", "< 1 %"),
+    Row("most that a disguised copy earned, over the mean of honest nodes", "copy_earned_vs_honest"),
     Row("lazy validators unpaid", "lazy_validators_unpaid", "{:.0%}", "100 %"),
     Row("every wei accounted for (1: on all days)", "wei_conserved", "{:.0f}", "1"),
+    Row("gas of a day, 64 nodes: settlement and everybody's pay", "gas_per_day_64", "{:,.0f}"),
+    Row("… 1,000 nodes", "gas_per_day_1000", "{:,.0f}"),
+    Row("`make arena-demo` after its set-up", "arena_demo_seconds", "{:.0f} s", "≤ 480 s"),
+    Row("a stranger derives its three days again: `flock-ray verify`", "stranger_replay_seconds", "{:.0f} s"),
 )  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "arena": ("arena", ARENA),
@@ -192,13 +199,13 @@ def _attacks_table(result: dict[str, Any]) -> str:
 
 
 def _copies_table(result: dict[str, Any]) -> str:
-    """Copies of the best adapter of the day before: how far they are by sketch, what they lost, what became of them."""
-    lines = ["| submitted | sketch distance | called a copy | worse by, nats a token | rank | paid |"]
-    lines += ["|---|---:|---|---:|---:|---|"]
+    """Copies of the best adapter of the day before: how far they are by sketch, what they lost, what they earned."""
+    lines = ["| submitted | sketch distance | called a copy | worse by, nats a token | rank | earned |"]
+    lines += ["|---|---:|---|---:|---:|---:|"]
     for one in result["copies"]:
-        known, paid = ("yes" if one["called_copy"] else "no"), ("no" if one["unpaid"] else "yes")
-        rank = one["rank"] if one["rank"] is not None else "-"
-        lines.append(f"| {one['copy']} | {one['distance']:.3f} | {known} | {one['worse_by']:+.4f} | {rank} | {paid} |")
+        known, rank = ("yes" if one["called_copy"] else "no"), (one["rank"] if one["rank"] is not None else "-")
+        figures = f"{one['distance']:.3f} | {known} | {one['worse_by']:+.4f} | {rank} | {one['earned']:.1f}"
+        lines.append(f"| {one['copy']} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

@@ -42,6 +42,19 @@ abstract contract Misconduct is Committees {
     bytes32 private constant BALLOT_A = keccak256("ballot_a");
     bytes32 private constant BALLOT_B_COMMITMENT = keccak256("ballot_b_commitment");
     bytes32 private constant BALLOT_B = keccak256("ballot_b");
+    bytes32 private constant GATE = keccak256("gate");
+    bytes32 private constant RUNG_1_COMMITMENT = keccak256("rung_1_commitment");
+    bytes32 private constant RUNG_1_BALLOT = keccak256("rung_1_ballot");
+    bytes32 private constant RUNG_1_RESCORE = keccak256("rung_1_rescore");
+    bytes32 private constant RUNG_2_COMMITMENT = keccak256("rung_2_commitment");
+    bytes32 private constant RUNG_2_BALLOT = keccak256("rung_2_ballot");
+    bytes32 private constant RUNG_2_RESCORE = keccak256("rung_2_rescore");
+    bytes32 private constant RUNG_3_COMMITMENT = keccak256("rung_3_commitment");
+    bytes32 private constant RUNG_3_BALLOT = keccak256("rung_3_ballot");
+    bytes32 private constant RUNG_3_RESCORE = keccak256("rung_3_rescore");
+    bytes32 private constant FINAL_COMMITMENT = keccak256("final_commitment");
+    bytes32 private constant FINAL_BALLOT = keccak256("final_ballot");
+    bytes32 private constant FINAL_RESCORE = keccak256("final_rescore");
 
     /// @notice Part of what is left of its stake that an absent voter loses, in basis points.
     uint16 public immutable absenceBps;
@@ -229,7 +242,15 @@ abstract contract Misconduct is Committees {
 
     function _isKind(bytes32 kind) private pure returns (bool) {
         return kind == COMMITMENT || kind == ACKNOWLEDGEMENT || kind == MANIFEST || kind == BALLOT_A_COMMITMENT
-            || kind == BALLOT_A || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B;
+            || kind == BALLOT_A || kind == BALLOT_B_COMMITMENT || kind == BALLOT_B || _isContestKind(kind);
+    }
+
+    /// @dev Of the messages that only a contest has.
+    function _isContestKind(bytes32 kind) private pure returns (bool) {
+        return kind == GATE || kind == RUNG_1_COMMITMENT || kind == RUNG_1_BALLOT || kind == RUNG_1_RESCORE
+            || kind == RUNG_2_COMMITMENT || kind == RUNG_2_BALLOT || kind == RUNG_2_RESCORE || kind == RUNG_3_COMMITMENT
+            || kind == RUNG_3_BALLOT || kind == RUNG_3_RESCORE || kind == FINAL_COMMITMENT || kind == FINAL_BALLOT
+            || kind == FINAL_RESCORE;
     }
 
     function _punish(bytes32 task, uint64 epoch, bytes32 kind, address account) private {

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {MembersFixture} from "./Members.t.sol";
 import {Merkle} from "./Merkle.sol";
+import {Misconduct} from "../src/Misconduct.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
 import {StakeVault} from "../src/StakeVault.sol";
 import {TaskRegistry} from "../src/TaskRegistry.sol";
@@ -243,14 +244,33 @@ contract NodesTest is NodesFixture {
     function test_NodeThatContradictsItselfIsSlashed() public {
         _beginContest(_openTerms());
         _enter(node, NODE_STAKE);
-        bytes memory both = bytes.concat(
-            _signedBy(node, settlement.messageDigest(TASK, 1, SEED, "commitment", "one")),
-            _signedBy(node, settlement.messageDigest(TASK, 1, SEED, "commitment", "other"))
-        );
+        bytes memory both = _both(node, "manifest");
         vm.prank(STRANGER);
-        settlement.slashEquivocation(TASK, node, 1, SEED, "commitment", "one", "other", both);
+        settlement.slashEquivocation(TASK, node, 1, SEED, "manifest", "one", "other", both);
         vm.assertEq(tasks.memberAt(TASK, INDEX).stake, NODE_STAKE / 2);
         vm.assertEq(token.balanceOf(STRANGER), NODE_STAKE / 20);
+        bytes32 offence = keccak256(abi.encode(TASK, node, uint64(1)));
+        both = _both(node, "commitment");
+        vm.expectRevert(abi.encodeWithSelector(Misconduct.AlreadyPunished.selector, offence));
+        settlement.slashEquivocation(TASK, node, 1, SEED, "commitment", "one", "other", both);
+    }
+
+    function test_ValidatorThatContradictsItselfIsSlashed() public {
+        _beginContest(_openTerms());
+        string[4] memory kinds = ["gate", "rung_1_commitment", "rung_3_ballot", "final_rescore"];
+        for (uint32 i; i < kinds.length; ++i) {
+            uint256 stake = tasks.memberAt(TASK, i).stake;
+            bytes memory both = _both(members[i], kinds[i]);
+            settlement.slashEquivocation(TASK, members[i], 1, SEED, kinds[i], "one", "other", both);
+            vm.assertEq(tasks.memberAt(TASK, i).stake, stake / 2);
+        }
+    }
+
+    function _both(address account, string memory kind) private view returns (bytes memory) {
+        return bytes.concat(
+            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, "one")),
+            _signedBy(account, settlement.messageDigest(TASK, 1, SEED, kind, "other"))
+        );
     }
 
     function test_StakeIsReleasedAnEvidenceWindowAfterTheEnd() public {

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {Fixture} from "./Fixture.sol";
 import {EpochSettlement} from "../src/EpochSettlement.sol";
 import {FlockToken} from "../src/FlockToken.sol";
+import {Misconduct} from "../src/Misconduct.sol";
 import {RewardDistributor} from "../src/RewardDistributor.sol";
 import {StakeVault} from "../src/StakeVault.sol";
 import {Roles} from "../src/libraries/Roles.sol";
@@ -22,6 +23,7 @@ interface VmVectors {
     function parseJsonAddressArray(string calldata json, string calldata key) external pure returns (address[] memory);
     function parseJsonBoolArray(string calldata json, string calldata key) external pure returns (bool[] memory);
     function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
+    function parseJsonStringArray(string calldata json, string calldata key) external pure returns (string[] memory);
     function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
     function parseJsonUintArray(string calldata json, string calldata key) external pure returns (uint256[] memory);
     function toString(uint256 value) external pure returns (string memory);
@@ -207,5 +209,24 @@ contract VectorsTest is Fixture {
             vm.assertEq(signed, VECTORS.parseJsonBytes32(json, _key("messages", i, ".signed")));
         }
         vm.assertLt(3, i, "messages are missing");
+    }
+
+    /// @dev Every kind that members sign gets as far as its signatures, of an alliance and of a contest.
+    function test_Kinds() public {
+        string[] memory kinds = VECTORS.parseJsonStringArray(json, ".kinds");
+        vm.assertEq(kinds.length, 20);
+        for (uint256 i; i < kinds.length; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(Misconduct.NotSignedBy.selector, STRANGER));
+            _accuse(kinds[i]);
+        }
+        string[6] memory unknown = ["report", "Gate", "rung_0_ballot", "rung_4_ballot", "rung_1", "final_ballot "];
+        for (uint256 i; i < unknown.length; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(Misconduct.UnknownKind.selector, unknown[i]));
+            _accuse(unknown[i]);
+        }
+    }
+
+    function _accuse(string memory kind) private {
+        settlement.slashEquivocation(TASK, STRANGER, 1, "seed", kind, "one", "other", new bytes(128));
     }
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import asin, tan
 
 import torch
 
 from flock_ray.errors import ConfigError
+from flock_ray.lora.algebra import mixture
 from flock_ray.lora.fixed_point import dequantize, quantize
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
 from flock_ray.protocol.contest_race import Column, Rung
@@ -81,12 +83,32 @@ class LeaderNoise(ContestBehaviour):
         """The leader with noise, once there is one."""
         if context.leader is None:
             return own
-        generator, result = context.randomness(), dict(context.leader)
-        for key, factor in sorted(context.leader.items()):
-            if key.endswith(LORA_B):
-                noise = torch.randn(factor.shape, generator=generator)
-                result[key] = _on_grid(factor + self.scale * factor.norm() / noise.norm() * noise)
-        return result
+        return _noised(context.leader, self.scale, context.randomness())
+
+
+class HiddenNoise(ContestBehaviour):
+    """Submits the leader with noise on every B, `scale` times as large as what makes it no copy by its sketch.
+
+    Noise of a norm relative to the leader's is away from it by an angle whose tangent is that norm.
+    """
+
+    def submission(self, context: ContestContext, own: Adapter) -> Adapter:
+        """The leader with so much noise, once there is one."""
+        if context.leader is None:
+            return own
+        limit = min(context.state.terms.mechanism_parameters["copy_distance"] / 1e6, 0.999)
+        return _noised(context.leader, self.scale * tan(asin(limit)), context.randomness())
+
+
+class LeaderMixture(ContestBehaviour):
+    """Submits the leader mixed with what it trained itself, of which it takes a part of `scale`."""
+
+    def submission(self, context: ContestContext, own: Adapter) -> Adapter:
+        """The mixture, once there is a leader."""
+        if context.leader is None:
+            return own
+        mixed = mixture(context.leader, own, min(1.0, self.scale))
+        return {key: _on_grid(factor) for key, factor in mixed.items()}
 
 
 class LyingValidator(ContestBehaviour):
@@ -121,6 +143,15 @@ class LazyValidator(ContestBehaviour):
         return guessed
 
 
+def _noised(adapter: Adapter, relative: float, generator: torch.Generator) -> Adapter:
+    result = dict(adapter)
+    for key, factor in sorted(adapter.items()):
+        if key.endswith(LORA_B):
+            noise = torch.randn(factor.shape, generator=generator)
+            result[key] = _on_grid(factor + relative * factor.norm() / noise.norm() * noise)
+    return result
+
+
 def _on_grid(factor: torch.Tensor) -> torch.Tensor:
     return dequantize(quantize(factor.contiguous()))
 
@@ -130,6 +161,8 @@ CONTEST_BEHAVIOURS: dict[str, type[ContestBehaviour]] = {
     "byte_copy": ByteCopy,
     "gauge_copy": GaugeCopy,
     "leader_noise": LeaderNoise,
+    "hidden_noise": HiddenNoise,
+    "leader_mixture": LeaderMixture,
     "lying_validator": LyingValidator,
     "lazy_validator": LazyValidator,
 }

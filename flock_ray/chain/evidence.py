@@ -14,6 +14,7 @@ from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import compact, recover
 from flock_ray.chain.reader import ChainReader
 from flock_ray.errors import ConfigError
+from flock_ray.protocol.contest_message import ContestMessage
 from flock_ray.protocol.message import Message, SignedMessage
 from flock_ray.protocol.roles import draw_seats
 
@@ -59,7 +60,7 @@ class Evidence:
         return int(self._reader.struct(_SETTLEMENT, "headOf", self._task)["clock"]["numVoters"])
 
     def accuse(self, account: str, seed: bytes, first: SignedMessage, second: SignedMessage) -> Call:
-        """Have a member slashed for two different messages of one kind in one epoch.
+        """Have a member slashed for two different messages of one kind in one epoch, or on one day of a contest.
 
         Args:
             account: of the member.
@@ -70,7 +71,7 @@ class Evidence:
         Raises:
             ConfigError: the messages prove no equivocation.
         """
-        earlier, later = _parse(first), _parse(second)
+        earlier, later = statement(first.data), statement(second.data)
         kind, epoch, task = earlier.kind, earlier.epoch, earlier.task
         if (kind, epoch, task) != (later.kind, later.epoch, later.task) or task != self._task:
             raise ConfigError("the two messages are not of one kind, epoch and task")
@@ -145,8 +146,16 @@ class Evidence:
         return bitmap, b"".join(compact(signature) for signature in own if signature)
 
 
-def _parse(signed: SignedMessage) -> Message:
-    try:
-        return Message.parse(signed.data)
-    except ValueError as error:
-        raise ConfigError(f"a message that does not parse proves nothing: {error}") from None
+def statement(data: bytes) -> Message | ContestMessage:
+    """The message of a member of an alliance or of a contest in these bytes.
+
+    Raises:
+        ConfigError: they are neither, and so prove nothing.
+    """
+    reasons = []
+    for kind in (Message, ContestMessage):
+        try:
+            return kind.parse(data)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ConfigError(f"a message that does not parse proves nothing: {'; '.join(reasons)}")

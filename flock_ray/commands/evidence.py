@@ -7,13 +7,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from flock_ray.chain.evidence import statement
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.words import format_tokens
 from flock_ray.commands.connection import connected
 from flock_ray.commands.run_files import read_report, rewards_tree
 from flock_ray.errors import ConfigError
 from flock_ray.protocol.encoding import canonical_json, from_hex, to_hex
-from flock_ray.protocol.message import Message, SignedMessage
+from flock_ray.protocol.message import SignedMessage
 from flock_ray.store.files import read_json
 
 
@@ -27,7 +28,7 @@ def accuse(asked: Namespace) -> None:
             what = account
         else:
             one, other = map(_signed, asked.files)
-            message = Message.parse(one.data)
+            message = statement(one.data)
             account = chain.run.account(message.member)
             call = chain.evidence.accuse(account, chain.run.receipt(message.epoch).report.seed, one, other)
             what = f"member {message.member}, {account}"
@@ -87,7 +88,7 @@ def _signed(path: Path) -> SignedMessage:
     value = read_json(path)
     try:
         signed = SignedMessage(canonical_json(value["message"]), from_hex(value["signature"], 65))
-        Message.parse(signed.data)
+        statement(signed.data)
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} holds no signed message ({type(error).__name__})") from None
     return signed

@@ -80,7 +80,7 @@ class ContestConfig:
     slash_fraction: int = 1_000
     assumed_malicious: float = 0.2
     force: bool = False
-    band_z: float = 2.0
+    band_z: float = 1.25
     band_floor: int = 100
     band_ceiling: int = 1_000_000
     spare_reveals: int = 3

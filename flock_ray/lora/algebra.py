@@ -53,6 +53,28 @@ def subtract(left: Adapter, right: Adapter) -> Adapter:
     return {key: left[key] - right[key] for key in left}
 
 
+def mixture(one: Adapter, other: Adapter, share: float) -> Adapter:
+    """The adapter of the first one's rank that is closest to (1 - share) of its products plus share of the other's.
+
+    Layer by layer, by the singular values of the stacked factors (Eckart and Young 1936); no product is formed.
+
+    Args:
+        one: an adapter.
+        other: another with the same layers, of any rank.
+        share: of the other, 0 to 1.
+    """
+    result = dict[str, torch.Tensor]()
+    for key, a in sorted(one.items()):
+        if key.endswith(LORA_A):
+            name, rank = key.removesuffix(LORA_A) + LORA_B, len(a)
+            left, inner = torch.linalg.qr(torch.cat([(1 - share) * one[name], share * other[name]], dim=1))
+            right, outer = torch.linalg.qr(torch.cat([a, other[key]]).T)
+            u, sizes, v = torch.linalg.svd(inner @ outer.T)
+            root = sizes[:rank].sqrt()
+            result[key], result[name] = root[:, None] * (v[:rank] @ right.T), left @ u[:, :rank] * root
+    return dict(sorted(result.items()))
+
+
 def product_inner(b1: torch.Tensor, a1: torch.Tensor, b2: torch.Tensor, a2: torch.Tensor) -> float:
     """Frobenius inner product <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), in float64.
 

@@ -43,10 +43,24 @@ class Day:
     leader: bytes | None
 
 
+def spread_by_length(rows: Sequence[Row], shuffle: bytes) -> list[int]:
+    """Places of rows in an order of which every beginning has rows of all lengths, so that few rows tell of all.
+
+    Systematic sampling (Cochran 1977, Sampling Techniques, chapter 8) from the rows by their target tokens, from a
+    place that the shuffle draws, in van der Corput's order: a half on, a quarter on, …, each row once.
+    """
+    count, bits = len(rows), (len(rows) - 1).bit_length()
+    sizes = [row.num_tokens for row in rows]
+    by_length = sorted(range(count), key=lambda row: (sizes[row], tagged("flock_ray/contest/rows/2", shuffle, row)))
+    turn = int.from_bytes(tagged("flock_ray/contest/turn/1", shuffle), "big")
+    points = [int(f"{point:0{bits}b}"[::-1], 2) for point in range(1 << bits)]
+    return list(dict.fromkeys(by_length[((point * count >> bits) + turn) % count] for point in points))
+
+
 def rows_of_rung(state: ContestState, name: str, shuffle: bytes) -> tuple[tuple[int, ...], tuple[Row, ...]]:
-    """Places and rows of a rung in the order of its columns: the first of a shuffle, so that rungs are nested."""
+    """Places and rows of a rung in the order of its columns: the first of one order, so that rungs are nested."""
     rows = state.final_rows if name == FINAL else state.rows
-    order = sorted(range(len(rows)), key=lambda place: tagged("flock_ray/contest/rows/1", shuffle, place))
+    order = spread_by_length(rows, shuffle)
     number = state.rungs.index(name)
     if number < len(state.terms.rung_rows) - 1:
         order = order[: state.terms.rung_rows[number]]
@@ -106,12 +120,14 @@ def _finish(state: ContestState, entries: Entries, results: Sequence[RungResult]
         for entry in entries.running():
             entry.steps.append(Step("refused", phase, "no_quorum"))
         return
-    standing = {entry.payload: entry for entry in entries.all if entry.step.state != "refused" and entry.payload}
+    left = [entry for entry in entries.all if entry.step.state != "refused"]
+    standing = {entry.payload for entry in left if entry.payload}
+    own = {entry.payload for entry in left if entry.payload and entry.copy_of is None}
     rewarded: set[bytes] = set()
     for payload in _order(results, standing):
-        for entry in entries.all:
-            if entry.payload == payload and entry.copy_of is not None and entry.step.state != "refused":
-                entry.unpaid = entry.copy_of in rewarded or not beats(state, results, payload, entry.copy_of)
+        for entry in left:
+            if entry.payload == payload and entry.copy_of is not None:
+                entry.unpaid = entry.copy_of in rewarded or not beats(state, results, payload, entry.copy_of, own)
                 if not entry.unpaid:
                     rewarded.add(entry.copy_of)
     for entry in entries.running():

@@ -311,10 +311,31 @@ def _eliminate(state: ContestState, result: RungResult, racing: Mapping[bytes, b
     return eliminated
 
 
-def beats(state: ContestState, results: Sequence[RungResult], copy: bytes, original: bytes) -> bool:
-    """Whether a copy is better than its original in the last rung that scored both.
+def usual_error(result: RungResult, reference: bytes, others: Collection[bytes]) -> int:
+    """Lower median of the paired standard errors between a contender and others; 0 where there are none."""
+    errors = []
+    for payload in best_first(result, others):
+        seats = result.differences(payload, reference) if payload != reference else None
+        if seats is not None:
+            errors.append(lower_median([seat.standard_error for seat in seats]))
+    return lower_median(errors) if errors else 0
 
-    By z paired standard errors, and by the band's floor: what rounding does to equal products is alike on all rows.
+
+def beats(
+    state: ContestState, results: Sequence[RungResult], copy: bytes, original: bytes, own: Collection[bytes]
+) -> bool:
+    """Whether a copy is better than its original in the last rung that scored both, as another's adapter must be.
+
+    By z paired standard errors, which count as no smaller than the usual one of the original and submissions that are
+    no copies: what hardly differs has a tiny error, and any change of it is better or worse for certain. And by the
+    band's floor: what rounding does to equal products is alike on all rows.
+
+    Args:
+        state: of the day.
+        results: of its rungs.
+        copy: a submission's payload.
+        original: what it is a copy of.
+        own: payloads of the submissions that are no copies.
     """
     for result in reversed(results):
         if result.finite(copy) and result.finite(original):
@@ -322,7 +343,8 @@ def beats(state: ContestState, results: Sequence[RungResult], copy: bytes, origi
             if seats is not None:
                 worse = lower_median([seat.value for seat in seats])
                 error = lower_median([seat.standard_error for seat in seats])
-                return worse < -max(state.terms.band_floor, state.parameter("copy_z_bp") * error // 10_000)
+                margin = state.parameter("copy_z_bp") * max(error, usual_error(result, original, own)) // 10_000
+                return worse < -max(state.terms.band_floor, margin)
     return False
 
 

@@ -35,7 +35,7 @@ PARAMETERS: dict[str, Parameter] = {
     "end_share_bp": Parameter(2_000, 0, 10_000),
     "vested_bp": Parameter(1_000, 0, 10_000),
     "keep_one_in": Parameter(4, 2, 64),
-    "copy_distance": Parameter(200_000, 0, 1_000_000),
+    "copy_distance": Parameter(700_000, 0, 1_000_000),
     "copy_z_bp": Parameter(30_000, 0, 1_000_000),
     "audit_rows": Parameter(4, 1, 64),
     "audit_tolerance": Parameter(1_000, 0, MAX_SCORE),

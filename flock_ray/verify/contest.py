@@ -215,6 +215,7 @@ def _finish(state: ContestState, submissions: Sequence[Submission], rungs: Seque
     """End every submission's way; the best copy of an original is paid if it outdoes it, other copies never."""
     left = [one for one in submissions if one.payload is not None and one.steps[-1][0] != "refused"]
     places = {payload: place for place, payload in enumerate(_placed(state, left, rungs))}
+    own = {one.payload for one in left if one.copy_of is None and one.payload}
     paid_copies: dict[bytes, int] = {}
     for one in sorted(left, key=lambda one: (places.get(one.payload or b"", 0), one.member)):
         if not rungs:
@@ -222,8 +223,9 @@ def _finish(state: ContestState, submissions: Sequence[Submission], rungs: Seque
             continue
         assert one.payload is not None
         if one.copy_of is not None:
-            one.unpaid = paid_copies.get(one.copy_of, 0) > 0 or not outdoes(state, rungs, one.payload, one.copy_of)
-            paid_copies[one.copy_of] = paid_copies.get(one.copy_of, 0) + (not one.unpaid)
+            paid = paid_copies.get(one.copy_of, 0)
+            one.unpaid = paid > 0 or not outdoes(state, rungs, one.payload, one.copy_of, own)
+            paid_copies[one.copy_of] = paid + (not one.unpaid)
         if not one.out:
             one.steps.append(("ranked", phase, "copy" if one.unpaid else ""))
 

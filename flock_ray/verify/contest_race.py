@@ -90,12 +90,27 @@ def race(state: ContestState, sent: DayMessages, entered: Field) -> list[Rung]:
 def _rows(state: ContestState, name: str, shuffle: bytes) -> tuple[list[int], list[tuple[int, int]]]:
     """Places and lengths of a rung's rows."""
     rows = state.final_rows if name == "final" else state.rows
-    places = sorted(range(len(rows)), key=lambda place: tagged("flock_ray/contest/rows/1", shuffle, place))
+    places = _order_of_rows([row.num_tokens for row in rows], shuffle)
     if name != "final":
         number = int(name.removeprefix("rung_"))
         if number < len(state.terms.rung_rows):
             places = places[: state.terms.rung_rows[number - 1]]
     return places, [(rows[place].num_tokens, rows[place].num_bytes) for place in places]
+
+
+def _order_of_rows(sizes: Sequence[int], shuffle: bytes) -> list[int]:
+    """Rows by size on a circle, visited from a drawn one by a sequence of van der Corput's, each once."""
+    circle = sorted((size, tagged("flock_ray/contest/rows/2", shuffle, row), row) for row, size in enumerate(sizes))
+    start = int.from_bytes(tagged("flock_ray/contest/turn/1", shuffle), "big")
+    visits, parts = [0], 1  # of the circle: 0, 1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8, …
+    while parts < len(sizes):
+        visits, parts = [2 * one for one in visits] + [2 * one + 1 for one in visits], 2 * parts
+    order: list[int] = []
+    for visit in visits:
+        row = circle[(start + visit * len(sizes) // parts) % len(sizes)][2]
+        if row not in order:
+            order.append(row)
+    return order
 
 
 def _count(
@@ -244,14 +259,17 @@ def _tell(state: ContestState, rung: Rung, racing: Sequence[Submission]) -> None
             one.steps.append(("scored", phase, ""))
 
 
-def outdoes(state: ContestState, rungs: Sequence[Rung], copy: bytes, original: bytes) -> bool:
-    """Whether a copy beat its original by the required standard errors and the floor, where both were scored last."""
+def outdoes(state: ContestState, rungs: Sequence[Rung], copy: bytes, original: bytes, own: Collection[bytes]) -> bool:
+    """Whether a copy beat its original by the margin that one of the day's own submissions needs, where scored last."""
     none = worst(state.terms.scorer)
     for rung in reversed(rungs):
         scores: Mapping[bytes, int] = rung.scores
         if max(scores.get(copy, none), scores.get(original, none)) < none:
             compared = rung.compared(copy, original)
             if compared is not None:
-                needed = state.terms.mechanism_parameters["copy_z_bp"] * compared[1] // 10_000
+                pairs = [rung.compared(one, original) for one in ranked(state, rung, own) if one != original]
+                errors = [pair[1] for pair in pairs if pair is not None]
+                error = max(compared[1], middle(errors)) if errors else compared[1]
+                needed = state.terms.mechanism_parameters["copy_z_bp"] * error // 10_000
                 return compared[0] + needed < 0 and compared[0] + state.terms.band_floor < 0
     return False

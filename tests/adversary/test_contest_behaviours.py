@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from flock_ray.adversary.contest import (
 )
 from flock_ray.errors import ConfigError
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter, canonical_bytes
+from flock_ray.lora.sketch import Sketcher, distance
 from flock_ray.protocol.contest_race import Rung
 from flock_ray.protocol.contest_scores import Row
 from tests.protocol.contest_players import new_contest
@@ -62,6 +65,30 @@ def test_copies_have_the_leaders_products() -> None:
     torch.testing.assert_close(product(gauge), product(leader), atol=1e-4, rtol=0)
     noise = submitted("leader_noise", scale=0.1)[f"layer{LORA_B}"] - leader[f"layer{LORA_B}"]
     assert float(noise.norm() / leader[f"layer{LORA_B}"].norm()) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_noise_is_just_as_large_as_hides_a_copy() -> None:
+    """Of the probes' median over seeds: by the sketch a little below or above the limit at the edge of it."""
+    shapes = {f"layer{LORA_A}": (4, 12), f"layer{LORA_B}": (9, 4)}
+    leader, limit = adapter(1), STATE.parameter("copy_distance")
+
+    def apart(scale: float) -> float:
+        found = submitted("hidden_noise", scale)
+        sketchers = [Sketcher(shapes, bytes([seed]) * 32) for seed in range(15)]
+        return median(distance(one.sketch(found), one.sketch(leader)) for one in sketchers)
+
+    assert apart(0.7) < limit < apart(1.6)
+
+
+def test_a_mixture_has_so_much_of_its_owns_products() -> None:
+    leader, own = adapter(1), adapter(2)
+    for share, expected in ((0.0, product(leader)), (1.0, product(own)), (7.0, product(own))):
+        torch.testing.assert_close(product(submitted("leader_mixture", share)), expected, atol=1e-3, rtol=0)
+    whole = 0.7 * product(leader) + 0.3 * product(own)  # of rank 8: the closest of rank 4 leaves the smaller values out
+    left_out = torch.linalg.svdvals(whole)[4:].norm()
+    mixed = submitted("leader_mixture", 0.3)
+    assert float((product(mixed) - whole).norm()) == pytest.approx(float(left_out), rel=1e-3)
+    assert mixed[f"layer{LORA_A}"].shape == leader[f"layer{LORA_A}"].shape
 
 
 def test_a_liar_turns_the_order_around_and_a_lazy_one_guesses() -> None:

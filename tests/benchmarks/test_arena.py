@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.arena import WHOLE, Turns, headline, reached
+from benchmarks.arena import WHOLE, Turns, contests, headline, reached
 from benchmarks.arena_adapters import num_tokens, on_grid, read_questions
 from benchmarks.arena_attack_plays import CASES, Case, Played, first_day, honest_day
-from benchmarks.arena_attacks import bad_bytes, came_to, conserved, copies, gauged, unharmed
-from benchmarks.arena_contests import Losses, compatibility_vectors, drawn, in_contests, race, repeated, summary
+from benchmarks.arena_attacks import bad_bytes, came_to, conserved, unharmed
+from benchmarks.arena_contests import Losses, compatibility_vectors, drawn, in_contests, race, summary
+from benchmarks.arena_copies import gauged, neighbours, noised, thefts
 from benchmarks.peers.todays_validator import validate
 from flock_ray.lora.foreign import with_rank
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, save_peft, shortest_targets
@@ -58,8 +60,15 @@ def test_racing_saves_more_the_clearer_the_differences_are() -> None:
     assert clear["row_forwards_saved"] > 1.3 * blurred["row_forwards_saved"] >= 1.3  # 1: nobody is eliminated
     assert clear["same_top_8"] == 1.0
     assert clear["contenders_mean"][0] == 24 and clear["contenders_most"][-1] < 24
-    longer, rows = repeated(measured(0.2, 0.1), ROWS, 3)
-    assert longer.shape == (8, 96) and len({row.digest for row in rows}) == len(rows) == 96
+
+
+def test_a_short_day_has_other_rows_in_each_contest() -> None:
+    extent = replace(WHOLE, submissions=12, rows=32, rung_rows=(4, 8, 32), short_rungs=(2, 8), contests=3)
+    found, figures = contests(measured(0.2, 0.05), ROWS, extent)
+    assert [found[day]["rung_rows"][-1] for day in ("simulated", "simulated_short_day")] == [32, 8]
+    assert figures["arena_row_forwards_saved"] == found["simulated"]["row_forwards_saved"]
+    alike = np.repeat(measured(0.5, 0.0)[:, :1], 32, axis=1)  # whatever rows a day has, they say the same
+    assert contests(alike, [ROWS[0]] * 32, extent)[1]["arena_same_top_8_short_day"] == 1.0
 
 
 def test_all_of_flocks_published_figures_hold() -> None:
@@ -109,12 +118,33 @@ def test_copies_of_a_real_adapter_are_called_copies_until_noise_makes_them_other
     scorer = RowScorer(load_base(tiny_spec(tiny_model_dir)), ("all-linear",), 4, 4_096)
     own = scorer.losses({bytes([place]): one for place, one in enumerate(adapters)}, examples)
     table = np.array(list(own.values()), dtype=np.float64)
-    found, record, called = copies(adapters, table, rows, scorer, examples, (0.05, 2.0))
-    assert [one["called_copy"] for one in found] == [True, True, True, False]
-    assert called == 0 and conserved(record)
-    assert all(one["unpaid"] for one in found[:3])
-    assert found[1]["distance"] < 1e-3 < found[2]["distance"] < 0.2 < found[3]["distance"]
-    assert abs(found[1]["worse_by"]) < 1e-4
+    found = thefts(adapters, table, rows, scorer, examples, (0.05, 2.0))
+    copies = {one["copy"]: one for one in found.copies}
+    disguised = [one for one in found.copies if not one["own_work"]]
+    assert [one["called_copy"] for one in disguised[:4]] == [True, True, True, False]
+    for one in disguised:
+        if not 0.6 < one["distance"] < 0.8:  # a day's own probes say a little more or less
+            assert one["called_copy"] == (one["distance"] * 1e6 <= found.limit)
+        assert one["unpaid"] or not one["called_copy"]
+    assert copies["gauge copy"]["distance"] < 1e-3 < copies["noise of 5%"]["distance"] < 0.1
+    assert abs(copies["gauge copy"]["worse_by"]) < 1e-4
+    assert copies["75% leader, 25% own"]["own_work"] and copies["75% leader, 25% own"]["distance"] < 0.7
+    assert all(map(conserved, found.records)) and len(found.records) == len(found.copies) + 1
+    assert found.honest_mean > 0
+
+
+def test_honest_adapters_are_far_from_each_other(adapters: list[Adapter]) -> None:
+    found = neighbours(adapters, [adapters[0], noised(adapters[0], 0.5, 3)], 700_000)
+    assert (found["pairs"], found["within"], found["pairs_of_one_start"]) == (6, 0.0, 1)
+    assert found["nearest"] > 0.8 and 0.3 < found["nearest_of_one_start"] < 0.6
+    assert neighbours([adapters[0], adapters[0], adapters[1]], adapters[:2], 700_000)["within"] == pytest.approx(1 / 3)
+
+
+def test_noise_is_of_the_given_size_in_the_given_part(adapters: list[Adapter]) -> None:
+    changed = noised(adapters[0], 0.5, 3, part=0.5)
+    factors = [key for key in adapters[0] if key.endswith(LORA_B)]
+    sizes = [float((changed[key] - adapters[0][key]).norm() / adapters[0][key].norm()) for key in factors]
+    assert {round(size, 2) for size in sizes} == {0.0, 0.5}
 
 
 def test_the_gate_names_what_is_wrong_with_real_bytes(adapters: list[Adapter]) -> None:

@@ -13,7 +13,9 @@ from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer, compact
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
+from flock_ray.protocol.contest_message import ContestKind
 from flock_ray.protocol.hashing import keccak
+from flock_ray.protocol.message import Kind
 from flock_ray.protocol.roles import draw_seats
 from flock_ray.protocol.seed import next_seed, reveals_digest, skip_seed
 
@@ -121,7 +123,7 @@ def vectors() -> dict[str, Any]:
         (ReportedSlash(3, TOKEN),),
         (ReportedSlash(0, 1), ReportedSlash(2**32 - 1, 2**128 - 1), ReportedSlash(0, 0)),
     )
-    kinds = ("commitment", "ballot_a", "", "Straße 42 \N{SNOWMAN}")
+    texts = ("commitment", "ballot_a", "", "Straße 42 \N{SNOWMAN}")
     return {
         "chainId": str(DOMAIN.chain_id),
         "settlement": DOMAIN.contract,
@@ -132,7 +134,8 @@ def vectors() -> dict[str, Any]:
         "draws": [draw(number, *sizes) for number, sizes in enumerate(DRAWS)],
         "seeds": seeds(),
         "reports": [report(number, some) for number, some in enumerate(slashes)],
-        "messages": [message(number, kind) for number, kind in enumerate(kinds)],
+        "messages": [message(number, kind) for number, kind in enumerate(texts)],
+        "kinds": sorted({str(kind) for kind in (*Kind, *ContestKind)}),
     }
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from flock_ray.chain.challenges import ChallengeIndex
-from flock_ray.chain.eip712 import report_digest
+from flock_ray.chain.eip712 import message_digest, report_digest
 from flock_ray.chain.epoch_report import Report, ReportedSlash
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.values import SINK, TOKEN
 from flock_ray.commands import challenges
 from flock_ray.errors import ChainError, ConfigError, RunDirectoryError
+from flock_ray.protocol.contest_message import ContestKind, ContestMessage
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.store.files import write_json
 from tests.commands.market import SIGNERS, Market
@@ -221,3 +222,40 @@ def test_two_reports_of_one_epoch_cost_their_signer_half_its_stake(market: Marke
     )
     assert market.world.client.task_view(market.world.task).members[2].stake == 1_500 * TOKEN
     assert "(AlreadyPunished)" in market.refused("task", "accuse", run, true, false, key="delegator-0")[1]
+
+
+def test_two_messages_of_a_contests_day_cost_validators_and_nodes_half_their_stake(
+    market: Market, tmp_path: Path
+) -> None:
+    market.create_task(range(4), node_stake=500 * TOKEN, num_voters=3)
+    market.told("task", "start", market.id, key="creator")
+    market.give(member_4=500)
+    market.told("stake", "add", "--all", key="member-4")
+    market.told("task", "enter", market.id, "500", "--expect", market.digest, key="member-4")
+    run = market.write_task()
+    report = market.sign({})
+    payloads = [to_hex(bytes([number]) * 32) for number in range(3)]
+
+    def file(name: str, kind: ContestKind, member: int, body: dict[str, object]) -> str:
+        message = ContestMessage(kind, market.world.task, 1, member, body)
+        digest = message_digest(market.world.domain, message.task, 1, report.seed, str(kind), message.digest)
+        signature = market.world.members[member].sign_digest(digest)
+        write_json(tmp_path / name, {"message": json.loads(message.data), "signature": to_hex(signature)})
+        return str(tmp_path / name)
+
+    gates = [
+        file(f"gate {finding}", ContestKind.GATE, 1, {"findings": [[payloads[0], finding, None]]})
+        for finding in ("valid", "malformed")
+    ]
+    manifests = [
+        file(f"manifest {payload}", ContestKind.MANIFEST, 4, {"base_model": payloads[0], "payload": payload,
+                                                              "salt": payloads[0]})
+        for payload in payloads[1:]
+    ]  # fmt: skip
+    code, line = market.refused("task", "accuse", run, gates[0], manifests[0], key="delegator-0")
+    assert code == ConfigError.exit_code and "are not of one kind, epoch and task" in line
+    for member, files, stake in ((1, gates, 3_000), (4, manifests, 500)):
+        told = market.told("task", "accuse", run, *files, key="delegator-0")
+        assert told.startswith(f"member {member}, {market.world.members[member].address}: accused in 0x")
+        assert stake_of(market, market.world.members[member].address) == stake * TOKEN // 2
+    assert "(AlreadyPunished)" in market.refused("task", "accuse", run, *gates, key="delegator-0")[1]

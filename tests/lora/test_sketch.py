@@ -67,14 +67,14 @@ def test_the_distance_is_about_the_relative_change() -> None:
     original = adapter(1)
     for relative in (0.02, 0.1, 0.3):
         measured = apart(original, noised(original, relative)) / 1e6
-        assert 0.8 * relative < measured < 1.2 * relative
+        assert 0.7 * relative < measured < 1.1 * relative
 
 
-def test_others_are_far_and_a_change_of_some_layers_does_not_hide_a_copy() -> None:
+def test_others_are_far_and_a_change_of_most_layers_does_not_hide_a_copy() -> None:
     assert all(apart(adapter(1), adapter(seed)) > 900_000 for seed in range(2, 12))
     original = adapter(1)
-    assert apart(original, noised(original, 5.0, layers=5)) < 100
-    assert apart(original, noised(original, 5.0, layers=7)) > LIMIT
+    assert apart(original, noised(original, 5.0, layers=9)) < 100  # of twelve
+    assert apart(original, noised(original, 5.0, layers=10)) > LIMIT
 
 
 def test_a_change_hidden_from_one_seeds_probes_is_seen_by_the_next() -> None:

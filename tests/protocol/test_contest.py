@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flock_ray.protocol.contest import derive_day, skip_day, statuses
+from flock_ray.protocol.contest import derive_day, skip_day, spread_by_length, statuses
 from flock_ray.protocol.contest_entries import REASONS
 from flock_ray.protocol.contest_message import ContestInbox, ContestKind, ContestMessage, Finding
 from flock_ray.protocol.contest_record import ContestRecord
@@ -60,8 +60,28 @@ def test_the_best_are_ranked_first_and_only_the_top_are_paid() -> None:
 
 
 def test_the_bytes_of_terms_and_record_change_only_with_the_protocol() -> None:
-    assert STATE.terms.digest().hex() == "d39bbdb856280ca4a7906b2cee963dd33f53ac79648c4ce5ea021e9e3cfd63de"
-    assert honest().digest.hex() == "52d9c17b891836bc568c78fa698d4378abd863e095cda82188f5acad0bcffccb"
+    assert STATE.terms.digest().hex() == "ac3429dcd138039f2a16ab2e18ad47a5feb0931437a56adc2c3df69a257af4c5"
+    assert honest().digest.hex() == "84da47ea9067b5bf9d467c7a5a383bfc3ba4248a053e9d1185c7be2b3e7c7717"
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=70), st.binary(min_size=32, max_size=32))
+def test_every_beginning_of_the_rows_has_all_lengths(sizes: list[int], shuffle: bytes) -> None:
+    rows = [Row(sha256(b"%d" % place), size, 100) for place, size in enumerate(sizes)]
+    order = spread_by_length(rows, shuffle)
+    assert sorted(order) == list(range(len(rows)))
+    ascending = sorted(sizes)
+    for number in (2, 4, 8, 16, 32):
+        if number <= len(rows):  # one of each of `number` parts of the rows by length, wherever the circle begins
+            first = sorted(sizes[row] for row in order[:number])
+            width = len(rows) / number
+            for i, size in enumerate(first):
+                low, high = max(0, int((i - 1) * width)), min(len(rows) - 1, int((i + 1) * width) + 1)
+                assert ascending[low] <= size <= ascending[high]
+
+
+def test_the_order_of_rows_is_drawn_anew_by_each_shuffle() -> None:
+    firsts = {spread_by_length(STATE.rows, sha256(b"%d" % number))[0] for number in range(200)}
+    assert len(firsts) > 50
 
 
 def test_rungs_spend_rows_where_they_matter() -> None:
