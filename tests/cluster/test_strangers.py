@@ -18,6 +18,8 @@ from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
 from tests.protocol.contest_players import new_contest
 
+pytestmark = pytest.mark.model  # the workers' modules import PEFT
+
 STATE = new_contest()
 NODES = [number for number, member in enumerate(STATE.members) if not member.slots]
 KIND = ContestKind.COMMITMENT
