@@ -52,9 +52,12 @@ def demonstration(quick: bool, overrides: Sequence[str] = ()) -> dict[str, float
     """
     chosen = ["experiment=arena_demo"]
     if quick:
-        data = ROOT / "tests" / "data" / "text2sql"
-        chosen = ["experiment=arena_tiny", f"contest.data=[{data / 'singer.jsonl'}]",
-                  f"contest.train=[{data / 'flight_2.jsonl'}]", "contest.max_row_tokens=150"]  # fmt: skip
+        scored, train = (
+            ",".join(str(ROOT / "tests" / "data" / "text2sql" / f"{name}.jsonl") for name in names)
+            for names in (("singer", "course_teach"), ("flight_2",))
+        )
+        chosen = ["experiment=arena_tiny", f"contest.data=[{scored}]", f"contest.train=[{train}]",
+                  "contest.max_row_tokens=150", "training.steps=2", "training.batch_size=1"]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         output, seconds = _timed("the demonstration", "arena", *chosen, f"output_dir={folder}", *overrides)
         run = next(line for line in output.splitlines() if line.startswith("Run folder: "))
