@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from flock_ray import arena_session
+from flock_ray.chain.rpc import RpcNode
 from flock_ray.cluster.strangers import Strangers
 from flock_ray.commands.main import main
 from flock_ray.verify.folder import RunFolder
@@ -96,10 +98,29 @@ def played(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         try:
             names = ["creator", *MEMBERS, STRANGER]
             contracts = deploy(chain.url, [(signer(name).address, 6_000 * TOKEN) for name in names])
-            with ray_head() as head:
+            with ray_head() as head, swept(chain.url):
                 yield _play(head, chain.url, contracts, tiny_model_dir, folder, patch)
         finally:
             chain.close()
+
+
+@contextmanager
+def swept(url: str) -> Iterator[None]:
+    """A block now and then: of many transactions at once anvil leaves one lying at times (foundry-rs/foundry#10122)."""
+    ended = threading.Event()
+
+    def mine() -> None:
+        with closing(RpcNode(url)) as node:
+            while not ended.wait(10):
+                node._request("evm_mine", [])
+
+    thread = threading.Thread(target=mine)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _play(head: Any, url: str, contracts: list[str], model: Path, folder: Path, patch: pytest.MonkeyPatch) -> Played:
