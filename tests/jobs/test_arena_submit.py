@@ -178,8 +178,8 @@ def _adapter(model: Path, folder: Path, seed: int = 7) -> Path:
 
 def test_the_stranger_is_told_each_step(played: Played) -> None:
     assert (played.code, played.errors) == (0, "")
-    starts = ["is taken: payload", "Entered with 1000 tokens", "Day 1 runs", "Day 2 runs", "Committed on day 3",
-              "Opened on day 3: 9 of", "Day 3: committed", "Day 3: ranked"]  # fmt: skip
+    starts = ["is taken: payload", "Entered with 1000 tokens", "Day 1 runs", "Committed on day 3",
+              "Opened on day 3: 9 of", "Day 3: ranked"]  # fmt: skip
     places = [played.output.index(start) for start in starts]
     assert places == sorted(places)
 
