@@ -213,7 +213,7 @@ class BatchingEngine(Engine):
             dropped = self._queue.take_out(lambda row: row.abandoned)
             for row in dropped:
                 self._queue.leave(row.request.tenant)
-            admitted = []
+            admitted: list[Row] = []
             while self._queue and len(admitted) < self._prefixes.free:
                 admitted.append(row := self._queue.pop())
                 self._queue.charge(row.request.tenant, len(row.request.prompt))

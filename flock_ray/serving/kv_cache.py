@@ -202,7 +202,9 @@ def cached_attention(
     """
     assert attention_mask is None and softcap is None and s_aux is None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, width]
-    keys, values = step.cache.keys[module.layer_idx], step.cache.values[module.layer_idx]
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    keys, values = step.cache.keys[layer], step.cache.values[layer]
     keys[step.slots, :, step.positions] = k
     values[step.slots, :, step.positions] = v
     (count, heads, width), key_heads = q.shape, k.shape[1]

@@ -51,4 +51,4 @@ class Residency:
 
     def forget(self, number: int) -> None:
         """What lies in a slot is not the adapter that it was taken for: a later row loads it again."""
-        self._slots[number].adapter = None
+        self._slots[number].adapter, self._slots[number].last_used = None, 0

@@ -73,6 +73,7 @@ class SlotLinear(nn.Module):
         self.sizes = [layer.out_features for layer in layers]
         self.rank, self._route = rank, route
         first = layers[0].weight
+        self.bias: nn.Parameter | None
         if len(layers) == 1:
             self.weight, self.bias = first, layers[0].bias
         else:

@@ -124,7 +124,7 @@ class Stream:
         if waiting:
             loop, future = waiting
             with suppress(RuntimeError):  # its loop is closed: nobody reads on
-                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+                loop.call_soon_threadsafe(_resolve, future)
 
     @property
     def ended(self) -> bool:
@@ -186,3 +186,8 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
