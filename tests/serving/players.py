@@ -59,6 +59,7 @@ class Oracle:
 
     def __init__(self, folder: Path, number: int | None, targets: tuple[str, ...] = ("all-linear",)) -> None:
         base = loaded(folder)
+        base.model.generation_config.eos_token_id = None  # go on to the last token, as `greedy` does
         self._model: PreTrainedModel = base.model
         if number is not None:
             adapter = adapter_of(base, number, targets)
