@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.serving.batching_engine import BatchingEngine
 from flock_ray.serving.request import Request, Sampling
 from flock_ray.serving.stream import FinishReason, Stream
@@ -203,3 +204,21 @@ def test_a_conversation_is_rendered_as_in_training_and_begins_once(tiny_model_di
         plain = engine.encode("import json")
         assert plain[0] == base.tokenizer.bos_token_id and plain.count(base.tokenizer.bos_token_id) == 1
         assert engine.encode(f"{begin}import json") == plain
+
+
+def test_the_example_of_the_documentation_runs(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(canonical_bytes(adapter_of(loaded(tiny_model_dir), 1)))
+    for theirs, ours in (
+        ('"packaged", "", "main", "auto"', f'"folder", "{tiny_model_dir}", "main", "float32"'),
+        ("outputs/latest/adapter/adapter_model.safetensors", str(file)),
+        ("Options(rows=8)", "Options(rows=2, context_length=128)"),
+    ):
+        assert code.count(theirs) == 1
+        code = code.replace(theirs, ours)
+    exec(code, {})
+    assert len(capsys.readouterr().out) > 10
