@@ -110,10 +110,10 @@ class Played:
 
 
 def some_adapters(number: int, shapes: dict[str, tuple[int, ...]]) -> list[Adapter]:
-    """Random ones, each of which answers unlike the others."""
+    """Random ones, strong enough that the tokens of one are far from likely under another."""
     drawn = torch.Generator().manual_seed(1)
     return [
-        {key: x + 0.02 * torch.randn(x.shape, generator=drawn) for key, x in initial_adapter(shapes, seed).items()}
+        {key: x + 0.05 * torch.randn(x.shape, generator=drawn) for key, x in initial_adapter(shapes, seed).items()}
         for seed in range(number)
     ]
 
@@ -122,8 +122,12 @@ def drawn(cell: Cell, number: int, seed: int, ids: int = LAST) -> list[Asked]:
     """Requests: random prompts of token ids below `ids`, adapters by Zipf's law."""
     stream = random.Random(seed)
     weights = [1 / rank for rank in range(1, cell.adapters + 1)]
-    adapters = stream.choices(range(cell.adapters), weights, k=number)
-    return [(tuple(stream.randrange(3, ids) for _ in range(cell.prompt)), adapter) for adapter in adapters]
+
+    def one() -> Asked:
+        [adapter] = stream.choices(range(cell.adapters), weights)
+        return tuple(stream.randrange(3, ids) for _ in range(cell.prompt)), adapter
+
+    return [one() for _ in range(number)]
 
 
 class Driver:

@@ -94,13 +94,13 @@ class Row:
         """The step's outcome: `tokens` are computed, `logits` [num_logits, vocabulary] are of the last of them."""
         begin, prompt = self.computed, self.request.prompt
         self.computed += len(tokens)
+        if not bool(torch.isfinite(logits).all()):
+            return self.end(FinishReason.ERROR, "the model's output is not finite under this adapter")
         if self.request.echo and begin < len(prompt):
             self._echo(begin, logits)
         if self.computed < len(prompt):
             return
-        if not bool(torch.isfinite(logits[-1]).all()):
-            self.end(FinishReason.ERROR, "the model's output is not finite under this adapter")
-        elif not self.length:
+        if not self.length:
             self.end(FinishReason.LENGTH)
         else:
             self._make(logits[-1])

@@ -74,7 +74,8 @@ class Finished:
         cached_tokens: how many of those were not computed anew.
         completion_tokens: tokens that were handed on; the model's own end of an answer is none of them.
         text: the end of the answer that was held back until now, mostly empty.
-        error: one line, empty unless `reason` is an error.
+        error: one line, empty unless `reason` is an error; for who runs the engine, since it can name files of the
+            machine. It never holds text of a prompt.
     """
 
     reason: FinishReason

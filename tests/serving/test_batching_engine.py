@@ -8,13 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
 
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.serving.batching_engine import BatchingEngine
 from flock_ray.serving.request import Request, Sampling
 from flock_ray.serving.stream import FinishReason, Stream
+from flock_ray.training.generation import prompt_ids
+from flock_ray.training.model import load_base
 from tests.serving.players import (
     SMALL,
+    TODAY,
     Oracle,
     adapter_of,
     engine_of,
@@ -24,6 +29,7 @@ from tests.serving.players import (
     prompts,
     source_of,
 )
+from tests.training.samples import tiny_spec
 
 pytestmark = pytest.mark.model
 
@@ -185,17 +191,12 @@ def test_the_models_own_end_is_no_token_of_the_answer(engine: BatchingEngine, ti
 
 
 def test_a_conversation_is_rendered_as_in_training_and_begins_once(tiny_model_dir: Path) -> None:
-    from flock_ray.training.generation import prompt_ids
-    from tests.serving.players import TODAY
-
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "import json"}]
     base = loaded(tiny_model_dir)
     trained = prompt_ids(base.tokenizer, turns, TODAY)[0].tolist()
     begin = base.tokenizer.bos_token
     with engine_of(tiny_model_dir) as engine:
         assert list(engine.render(turns)) == trained
-    from tokenizers.processors import TemplateProcessing
-
     base.tokenizer._tokenizer.post_processor = TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, base.tokenizer.bos_token_id)]
     )
@@ -222,3 +223,32 @@ def test_the_example_of_the_documentation_runs(
         code = code.replace(theirs, ours)
     exec(code, {})
     assert len(capsys.readouterr().out) > 10
+
+
+def test_in_bfloat16_only_rounding_is_larger(tiny_model_dir: Path) -> None:
+    prompt = prompts(1, seed=8, shortest=70, longest=70)[0]
+    base = load_base(tiny_spec(tiny_model_dir, "bfloat16"))
+    with BatchingEngine(base, SMALL, TODAY) as engine:
+        adapter = engine.add_adapter(source_of(loaded(tiny_model_dir), 5))
+        asked = Request(prompt, adapter, max_tokens=8, logprobs=0, echo=True, ignore_end=True)
+        answer = engine.submit(asked).result()
+    logs = Oracle(tiny_model_dir, 5).logprobs([token.id for token in answer.tokens])
+    for place, token in enumerate(answer.tokens[1:]):
+        assert token.logprobs and token.logprobs.logprob == pytest.approx(float(logs[place, token.id]), abs=0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_answers_as_a_cpu_does(tiny_model_dir: Path, dtype: str) -> None:
+    base = load_base(replace(tiny_spec(tiny_model_dir, dtype), device="cuda"))
+    tolerance = 1e-3 if dtype == "float32" else 0.2
+    with BatchingEngine(base, SMALL, TODAY) as engine:
+        known = [engine.add_adapter(source_of(loaded(tiny_model_dir), number)) for number in range(6)]
+        asked = [replace(greedy(prompt, known[at % 6]), logprobs=0) for at, prompt in enumerate(prompts(18, seed=3))]
+        answers = [stream.result() for stream in [engine.submit(one) for one in asked]]
+    for at, (request, answer) in enumerate(zip(asked, answers, strict=True)):
+        logs = Oracle(tiny_model_dir, at % 6).logprobs([*request.prompt, *ids_of(answer.tokens)])
+        for place, token in enumerate(answer.tokens, start=len(request.prompt) - 1):
+            assert token.logprobs and token.logprobs.logprob == pytest.approx(
+                float(logs[place, token.id]), abs=tolerance
+            )
