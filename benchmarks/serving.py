@@ -1,6 +1,6 @@
 """Many adapters over one base model for many users: this project's engine, and transformers with PEFT.
 
-    python benchmarks/run.py serving [only=grid] [--quick]
+    python benchmarks/run.py serving [only=grid|only=vllm] [--quick]
 
 SmolLM2-135M-Instruct in the type that a run takes on the machine, random adapters of rank 8 on all linear layers, drawn
 by Zipf's law with exponent 1, random prompts of one length, answers of 64 tokens, greedy. Contenders take turns on the
@@ -11,55 +11,37 @@ answered; in the open loop requests come at random moments, at a share of the ra
 
 Every answer of ours is checked: each token must be the likeliest under the adapter that was asked for, but for
 rounding; how many would also pass as another adapter's says what that check is worth. Needs no Ray. Takes about an hour
-on two quiet cores; each section is stored as it is done. `only=grid` measures the grid anew and keeps the rest.
+on two quiet cores; each section is stored as it is done. `only=grid` measures the grid anew and keeps the rest;
+`only=vllm` lets ours and vLLM's CPU build take turns, which comes from the package index into its own environment.
 """
 
 from __future__ import annotations
 
 import gc
-import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.common import earlier_result, environment, step, store, tell
 from benchmarks.peers.peft_serving import Asked, PeftServer
+from benchmarks.serving_load import LAST, Cell, Driver, Played, drawn, percentile, speed, without_answers
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes
 from flock_ray.lora.serialization import Adapter
 from flock_ray.serving.adapters import InMemory
 from flock_ray.serving.batching_engine import BatchingEngine, Options
-from flock_ray.serving.engine import Engine
-from flock_ray.serving.request import Request
-from flock_ray.serving.stream import Finished, Token
 from flock_ray.training.model import ModelSpec, load_base, prepare_packaged
 
 SPEC = LoraSpec(8, 16, ("all-linear",))
 MODEL = ModelSpec("packaged", "", "main", "auto", "cpu")
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats by which a token may be behind the likeliest one: what the order of additions changes of logits about 20."""
-LAST = 10_000  # ids of prompts are below it
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A load: adapters that are asked for, users at the same time, tokens of a prompt."""
-
-    adapters: int
-    users: int
-    prompt: int
-
-    @property
-    def name(self) -> str:
-        """For people and headlines."""
-        return f"{self.adapters}x{self.users}" + ("" if self.prompt == 64 else f"_{self.prompt}")
 
 
 @dataclass(frozen=True)
@@ -98,17 +80,6 @@ QUICK = Extent(
 )  # fmt: skip
 
 
-@dataclass
-class Played:
-    """What a turn took, and what came of it."""
-
-    seconds: float
-    cpu_seconds: float
-    tokens: int
-    first_token_ms: list[float] = field(default_factory=list)
-    answers: list[list[int]] = field(default_factory=list)
-
-
 def some_adapters(number: int, shapes: dict[str, tuple[int, ...]]) -> list[Adapter]:
     """Random ones, strong enough that the tokens of one are far from likely under another."""
     drawn = torch.Generator().manual_seed(1)
@@ -116,80 +87,6 @@ def some_adapters(number: int, shapes: dict[str, tuple[int, ...]]) -> list[Adapt
         {key: x + 0.05 * torch.randn(x.shape, generator=drawn) for key, x in initial_adapter(shapes, seed).items()}
         for seed in range(number)
     ]
-
-
-def drawn(cell: Cell, number: int, seed: int, ids: int = LAST) -> list[Asked]:
-    """Requests: random prompts of token ids below `ids`, adapters by Zipf's law."""
-    stream = random.Random(seed)
-    weights = [1 / rank for rank in range(1, cell.adapters + 1)]
-
-    def one() -> Asked:
-        [adapter] = stream.choices(range(cell.adapters), weights)
-        return tuple(stream.randrange(3, ids) for _ in range(cell.prompt)), adapter
-
-    return [one() for _ in range(number)]
-
-
-class Driver:
-    """Users of an engine."""
-
-    def __init__(self, engine: Engine, hashes: Sequence[bytes], answer: int) -> None:
-        self._engine, self._hashes, self._answer = engine, hashes, answer
-
-    def closed(self, asked: Sequence[Asked], users: int, adapted: bool = True) -> Played:
-        """So many users, each of whom asks again once it is answered."""
-        left = iter(enumerate(asked))
-        lock = threading.Lock()
-
-        def user(played: Played) -> None:
-            while True:
-                with lock:
-                    number, one = next(left, (-1, None))
-                if one is None:
-                    return
-                self._ask(number, one, adapted, played)
-
-        return self._play([user] * users, len(asked))
-
-    def open(self, asked: Sequence[Asked], rate: float, seed: int) -> Played:
-        """Requests at random moments, so many a second on average."""
-        stream, moment = random.Random(seed), 0.0
-        users: list[Callable[[Played], None]] = []
-        for number, one in enumerate(asked):
-            moment += stream.expovariate(rate)
-
-            def user(played: Played, number: int = number, one: Asked = one, wait: float = moment) -> None:
-                time.sleep(wait)
-                self._ask(number, one, True, played)
-
-            users.append(user)
-        return self._play(users, len(asked))
-
-    def _play(self, users: Iterable[Callable[[Played], None]], number: int) -> Played:
-        gc.collect()
-        played = Played(0.0, 0.0, 0, [0.0] * number, [[] for _ in range(number)])
-        threads = [threading.Thread(target=user, args=(played,)) for user in users]
-        cpu, wall = time.process_time(), time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        played.seconds, played.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-        played.tokens = sum(map(len, played.answers))
-        return played
-
-    def _ask(self, number: int, one: Asked, adapted: bool, played: Played) -> None:
-        prompt, adapter = one
-        key = self._hashes[adapter] if adapted and adapter is not None else None
-        began = time.perf_counter()
-        request = Request(prompt, key, self._answer, tenant=str(number), ignore_end=True)
-        for event in self._engine.submit(request):
-            if isinstance(event, Token):
-                if not played.answers[number]:
-                    played.first_token_ms[number] = 1e3 * (time.perf_counter() - began)
-                played.answers[number].append(event.id)
-            else:
-                assert isinstance(event, Finished) and not event.error, event
 
 
 class Bench:
@@ -213,9 +110,14 @@ class Bench:
             hashes = [self.engine.add_adapter(InMemory(adapter, SPEC.alpha / SPEC.rank)) for adapter in self.adapters]
             self.ids = min(LAST, self.engine.limits.vocabulary)
             self.driver = Driver(self.engine, hashes, extent.answer)
-        with step("loading PEFT"):
-            self.peft = PeftServer(folder, self.dtype, SPEC, self.adapters)
+        self.folder = folder
         self.checked = self.errors = self.pass_as_others = 0
+
+    @cached_property
+    def peft(self) -> PeftServer:
+        """PEFT's model with all adapters."""
+        with step("loading PEFT"):
+            return PeftServer(self.folder, self.dtype, SPEC, self.adapters)
 
     def drawn(self, cell: Cell, number: int, seed: int) -> list[Asked]:
         """Requests for this model."""
@@ -245,6 +147,14 @@ class Bench:
         if len(self.adapters) > 1:
             self.pass_as_others += sum(short <= most for short in self.peft.shortfalls(others, played.answers))
 
+    def checks(self) -> dict[str, float]:
+        """What came of all checks."""
+        return {
+            "cross_adapter_errors": self.errors,
+            "answers_checked": self.checked,
+            "answers_that_pass_as_anothers": self.pass_as_others,
+        }
+
     def compare(self, cell: Cell) -> dict[str, list[Played]]:
         """Contenders in turns."""
         found: dict[str, list[Played]] = {}
@@ -264,16 +174,6 @@ class Bench:
 SIDES = {"o": "ours", "b": "ours without adapters", "m": "PEFT, mixed batch", "e": "PEFT, one at a time"}
 
 
-def speed(rounds: Sequence[Played]) -> float:
-    """Tokens a second, of the median round."""
-    return median(one.tokens / one.seconds for one in rounds)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share reaches at most."""
-    return sorted(values)[max(0, -(-int(len(values) * share * 1e6) // 10**6) - 1)]
-
-
 def figures(cell: Cell, turns: dict[str, list[Played]], quiet: Played) -> dict[str, float]:
     """The headline of a compared load."""
     ours, name = speed(turns["o"]), cell.name
@@ -290,11 +190,7 @@ def figures(cell: Cell, turns: dict[str, list[Played]], quiet: Played) -> dict[s
 
 def told(turns: dict[str, list[Played]]) -> dict[str, Any]:
     """Rounds of each side, without answers."""
-    return {SIDES[side]: [_without_answers(one) for one in rounds] for side, rounds in turns.items()}
-
-
-def _without_answers(played: Played) -> dict[str, Any]:
-    return {name: value for name, value in asdict(played).items() if name != "answers"}
+    return {SIDES[side]: [without_answers(one) for one in rounds] for side, rounds in turns.items()}
 
 
 def compared(bench: Bench) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
@@ -304,7 +200,7 @@ def compared(bench: Bench) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
         rate = bench.extent.open * speed(turns["o"]) / bench.extent.answer
         quiet = bench.answer_at_random(cell, rate)
         yield (
-            {cell.name: {**told(turns), "open_loop": {"requests_a_second": rate, **_without_answers(quiet)}}},
+            {cell.name: {**told(turns), "open_loop": {"requests_a_second": rate, **without_answers(quiet)}}},
             figures(cell, turns, quiet),
         )
 
@@ -316,7 +212,7 @@ def grid(bench: Bench) -> list[dict[str, Any]]:
         with step(f"grid: {cell.adapters} adapters, {cell.users} users, prompts of {cell.prompt}"):
             played = bench.turn("o", cell, seed=7)
         first = percentile(played.first_token_ms, 0.95)
-        found.append({**asdict(cell), "tok_s": speed([played]), "ttft_p95_ms": first, **_without_answers(played)})
+        found.append({**asdict(cell), "tok_s": speed([played]), "ttft_p95_ms": first, **without_answers(played)})
     return found
 
 
@@ -329,33 +225,41 @@ def main_figures(found: dict[str, float], first: Cell) -> dict[str, float]:
 def run(quick: bool, overrides: Sequence[str]) -> None:
     """Run, measure, store each section as it is done."""
     began, extent = time.perf_counter(), QUICK if quick else WHOLE
-    if list(overrides) not in ([], ["only=grid"]):
-        raise SystemExit("error: serving takes one override, only=grid")
+    if list(overrides) not in ([], ["only=grid"], ["only=vllm"]):
+        raise SystemExit("error: serving takes one override, only=grid or only=vllm")
     bench = Bench(extent)
     result: dict[str, Any] = earlier_result("serving", quick) if overrides else {"compared": {}, "headline": {}}
-    result |= {
-        "environment": environment(), "model": "SmolLM2-135M-Instruct", "dtype": str(bench.dtype),
-        "threads": torch.get_num_threads(), "peft_factors": bench.peft.factors, "extent": asdict(extent),
-    }  # fmt: skip
+    only = overrides[0].removeprefix("only=") if overrides else ""
 
     def keep() -> None:
         result["seconds"] = time.perf_counter() - began
         store("serving", result, quick)
 
-    with step("warming up"):
-        for side in "obme":
-            bench.turn(side, Cell(1, 1, extent.compared[0].prompt), seed=0)
-    for measured, headline in compared(bench) if not overrides else ():
-        result["compared"] |= measured
-        result["headline"] |= headline
-        result["headline"] |= {
-            "cross_adapter_errors": bench.errors,
-            "answers_checked": bench.checked,
-            "answers_that_pass_as_anothers": bench.pass_as_others,
-        }
-        keep()
-    result["grid"] = grid(bench)
-    result["headline"] = main_figures(result["headline"], extent.compared[0])
+    if not only:
+        result |= {
+            "environment": environment(), "model": "SmolLM2-135M-Instruct", "dtype": str(bench.dtype),
+            "threads": torch.get_num_threads(), "peft_factors": bench.peft.factors, "extent": asdict(extent),
+        }  # fmt: skip
+        with step("warming up"):
+            for side in "obme":
+                bench.turn(side, Cell(1, 1, extent.compared[0].prompt), seed=0)
+        for measured, headline in compared(bench):
+            result["compared"] |= measured
+            result["headline"] |= headline | bench.checks()
+            keep()
+        result["headline"] = main_figures(result["headline"], extent.compared[0])
+    if only == "vllm":
+        from benchmarks.serving_vllm import against_vllm  # imports Ray, which nothing else here does
+
+        result["vllm"] = {"environment": environment()}
+        for cell in extent.compared:
+            measured, headline = against_vllm(bench, cell, SPEC, rounds=extent.order.count("o"))
+            result["vllm"] |= measured
+            result["headline"] |= headline
+            keep()
+        result["headline"]["ratio_vs_vllm_cpu"] = result["headline"][f"ratio_vs_vllm_cpu_{extent.compared[0].name}"]
+    else:
+        result["grid"] = grid(bench)
     bench.engine.close()
     keep()
     for name, value in result["headline"].items():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving import QUICK, Bench, Cell, Played, compared, drawn, figures, grid, main_figures, percentile
+from benchmarks.serving import QUICK, Bench, compared, figures, grid, main_figures
+from benchmarks.serving_load import Cell, Played, drawn, percentile
 from tests.training.samples import tiny_spec
 
 pytestmark = pytest.mark.model
