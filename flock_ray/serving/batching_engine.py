@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -28,7 +29,7 @@ from flock_ray.training.architecture import positions_of
 from flock_ray.training.chat_template import Messages
 from flock_ray.training.model import BaseModel
 
-LOADERS = 2
+LOADERS = 4
 """Threads that load adapters, each another one, while the engine goes on."""
 LEAST_PROMPT_TOKENS = 16
 """Of prompts in a step that decoding rows fill."""
@@ -235,9 +236,7 @@ class BatchingEngine(Engine):
         row.slot, row.cached, row.computed = place.slot, place.kept, place.kept
         row.adapter, missing = self._residency.take(request.adapter)
         if missing and request.adapter is not None:
-            before = self._loading.get(row.adapter)
-            self._loading[row.adapter] = self._loaders.submit(self._load, row.adapter, request.adapter, before)
-            self._loading[row.adapter].add_done_callback(lambda _: self._wake())
+            self._start_loading(row.adapter, request.adapter)
         with self._changed:
             self._rows.append(row)
             self._stats = replace(
@@ -246,12 +245,29 @@ class BatchingEngine(Engine):
                 adapter_loads=self._stats.adapter_loads + missing,
             )
 
-    def _load(self, slot: int, adapter: bytes, before: Future[None] | None) -> None:
+    def _start_loading(self, slot: int, adapter: bytes) -> None:
+        """Load an adapter into a slot, after what is still being loaded into it and nobody wants any more."""
+        before, loading = self._loading.get(slot), Future[None]()
+        self._loading[slot] = loading
+
+        def begin(_: object) -> None:
+            with suppress(RuntimeError):  # the engine was closed meanwhile
+                self._loaders.submit(self._load, slot, adapter, loading)
+
+        if before is None:
+            begin(None)
+        else:
+            before.add_done_callback(begin)
+
+    def _load(self, slot: int, adapter: bytes, loading: Future[None]) -> None:
         """Copy an adapter into its slot, which no row uses yet; other rows go on."""
-        if before is not None:
-            wait([before])  # of an adapter that nobody waited for; it began earlier
-        source = self._library.require(adapter)
-        self._decoder.slots.write(slot, read_checked(source, adapter), source.scaling)
+        try:
+            source = self._library.require(adapter)
+            self._decoder.slots.write(slot, read_checked(source, adapter), source.scaling)
+            loading.set_result(None)
+        except Exception as error:  # whatever a source raises: it is told to who waits for the adapter
+            loading.set_exception(error)
+        self._wake()
 
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step of these rows."""
@@ -263,16 +279,16 @@ class BatchingEngine(Engine):
         chunks = [
             Chunk(row.slot, row.adapter, row.computed, tokens, row.num_logits(len(tokens))) for row, tokens in moving
         ]
+        for row, tokens in moving:
+            self._prefixes.extend(row.slot, tokens)  # also if the step fails: then they are to be cleared
         try:
             logits = self._decoder.step(chunks)
         except Exception as error:  # out of memory, say: these rows end, the engine goes on
             for row, _ in moving:
-                self._prefixes.forget(row.slot)
                 row.end(FinishReason.ERROR, _told(error))
             return
         moved = []
         for (row, tokens), found in zip(moving, logits, strict=True):
-            self._prefixes.extend(row.slot, tokens)
             before = len(row.made)
             try:
                 row.take(tokens, found)

@@ -24,7 +24,7 @@ _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that read the same input, as nearly every architecture of transformers names them."""
 
 LONG = 64
-"""Tokens of a slot from which on a CPU multiplies faster in bfloat16 than in float32, in which factors are kept there."""
+"""Tokens of a slot from which on a CPU multiplies faster in bfloat16 than in float32, in which it keeps factors."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flock_ray.errors import AdapterError, BusyError, ConfigError, ModelError, RequestError, UnknownAdapterError
-from flock_ray.lora.serialization import canonical_bytes
+from flock_ray.lora.serialization import Adapter, canonical_bytes
 from flock_ray.serving.adapters import InFile, InMemory
 from flock_ray.serving.batching_engine import BatchingEngine
 from flock_ray.serving.kv_cache import Chunk
@@ -239,6 +239,37 @@ def test_a_file_that_changed_answers_no_more_and_the_new_one_uses_nothing_of_the
         assert ids_of(engine.submit(greedy(PROMPT, old)).result().tokens) == ids_of(before.tokens), "back again"
 
 
+class Slow:
+    """An adapter whose second reading takes until `go`."""
+
+    def __init__(self, source: InMemory) -> None:
+        self.scaling, self._adapter = source.scaling, source.adapter
+        self.go, self._readings = threading.Event(), 0
+
+    def read(self) -> Adapter:
+        self._readings += 1
+        assert self._readings == 1 or self.go.wait(PATIENCE)
+        return self._adapter
+
+
+def test_an_adapter_that_loads_slowly_holds_nobody_up_and_comes_into_nobodys_slot(tiny_model_dir: Path) -> None:
+    base = loaded(tiny_model_dir)
+    slow = Slow(source_of(base, 1))
+    with engine_of(tiny_model_dir, replace(SMALL, rows=2, adapter_slots=2)) as engine:
+        first, *known = (engine.add_adapter(source) for source in (slow, *(source_of(base, n) for n in (2, 3, 4))))
+        loading = engine.submit(greedy(PROMPT, first))
+        assert ids_of(engine.submit(greedy(PROMPT, known[0]))) == Oracle(tiny_model_dir, 2).answer(PROMPT, 12)
+        assert ids_of(engine.submit(greedy(PROMPT, None))) == Oracle(tiny_model_dir, None).answer(PROMPT, 12)
+        loading.cancel()
+        assert last(loading).reason is FinishReason.CANCELLED
+        same, other = (engine.submit(greedy(PROMPT, adapter)) for adapter in known[1:])
+        assert ids_of(other) == Oracle(tiny_model_dir, 4).answer(PROMPT, 12)
+        assert not same.ended, "its slot is the one that the slow adapter is still loaded into"
+        slow.go.set()
+        assert ids_of(same) == Oracle(tiny_model_dir, 3).answer(PROMPT, 12)
+        assert ids_of(engine.submit(greedy(PROMPT, first))) == Oracle(tiny_model_dir, 1).answer(PROMPT, 12)
+
+
 def test_a_row_that_fails_takes_nobody_with_it(
     engine: BatchingEngine, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +291,8 @@ def test_a_row_that_fails_takes_nobody_with_it(
         FinishReason.ERROR, len(PROMPT), 0, 0, "", "the model's output is not finite under this adapter"
     )
     assert last(broken).error == "the engine failed: RuntimeError", "and nothing that might be of a prompt"
+    monkeypatch.undo()
+    assert last(engine.submit(greedy(PROMPT, None, 2, "broken"))).cached_tokens == 0, "what failed is not relied on"
     alone = Oracle(tiny_model_dir, None).answer(PROMPT, 20)
     assert [ids_of(stream) for stream in good] == [alone, alone]
     again = [engine.submit(greedy(PROMPT, None, 20, f"{number}")) for number in range(8)]
@@ -267,16 +300,21 @@ def test_a_row_that_fails_takes_nobody_with_it(
 
 
 def test_a_step_that_fails_ends_its_rows_and_the_engine_goes_on(engine: BatchingEngine, tiny_model_dir: Path) -> None:
-    step, fails = engine._decoder.step, [True]
+    step, cache, fails = engine._decoder.step, engine._decoder.cache, [True]
 
     def once(chunks: Sequence[Chunk]) -> list[torch.Tensor]:
-        if fails.pop() if fails else False:
-            raise MemoryError
-        return step(chunks)
+        if not fails:
+            return step(chunks)
+        fails.pop()
+        [chunk] = chunks
+        cache.values[0][chunk.slot, :, : len(chunk.tokens)] = torch.nan  # half done
+        raise MemoryError
 
     engine._decoder.step = once  # type: ignore[method-assign]
-    assert last(engine.submit(greedy(PROMPT, None))).error == "the engine failed: MemoryError"
-    assert ids_of(engine.submit(greedy(PROMPT, None))) == Oracle(tiny_model_dir, None).answer(PROMPT, 12)
+    long = prompts(1, seed=2, shortest=SMALL.step_tokens, longest=SMALL.step_tokens)[0]
+    assert last(engine.submit(greedy(long, None))).error == "the engine failed: MemoryError"
+    short = PROMPT[:4]
+    assert ids_of(engine.submit(greedy(short, None))) == Oracle(tiny_model_dir, None).answer(short, 12)
 
 
 def test_closing_ends_every_answer_and_takes_no_more(tiny_model_dir: Path) -> None:
