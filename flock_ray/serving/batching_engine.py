@@ -139,10 +139,9 @@ class BatchingEngine(Engine):
     def submit(self, request: Request) -> Stream:
         """See `Engine`."""
         self.limits.check(request)
-        if request.adapter is not None:
-            self._library.require(request.adapter)
+        source = None if request.adapter is None else self._library.require(request.adapter)
         stream = Stream(self._wake)
-        row = Row(request, weakref.ref(stream), self._text, self.limits.answer_length(request))
+        row = Row(request, weakref.ref(stream), self._text, self.limits.answer_length(request), source)
         with self._changed:
             if self._closing:
                 raise BusyError("the engine is closed; ask another one")
@@ -229,14 +228,14 @@ class BatchingEngine(Engine):
     def _place(self, row: Row) -> None:
         """Find a slot of the cache and one of its adapter."""
         request = row.request
-        place = self._prefixes.take((request.tenant, request.adapter or b""), request.prompt, not row.scores_prompt)
+        place = self._prefixes.take((request.tenant, row.model), request.prompt, not row.scores_prompt)
         if place.source is not None:
             self._decoder.cache.copy(place.source, place.slot, place.kept)
         self._decoder.cache.clear(place.slot, place.kept, place.stale)
         row.slot, row.cached, row.computed = place.slot, place.kept, place.kept
-        row.adapter, missing = self._residency.take(request.adapter)
-        if missing and request.adapter is not None:
-            self._start_loading(row.adapter, request.adapter)
+        row.adapter, missing = self._residency.take(row.model)
+        if missing and request.adapter is not None and row.source is not None:
+            self._start_loading(row.adapter, request.adapter, row.source)
         with self._changed:
             self._rows.append(row)
             self._stats = replace(
@@ -245,24 +244,23 @@ class BatchingEngine(Engine):
                 adapter_loads=self._stats.adapter_loads + missing,
             )
 
-    def _start_loading(self, slot: int, adapter: bytes) -> None:
+    def _start_loading(self, slot: int, adapter: bytes, source: AdapterSource) -> None:
         """Load an adapter into a slot, after what is still being loaded into it and nobody wants any more."""
         before, loading = self._loading.get(slot), Future[None]()
         self._loading[slot] = loading
 
         def begin(_: object) -> None:
             with suppress(RuntimeError):  # the engine was closed meanwhile
-                self._loaders.submit(self._load, slot, adapter, loading)
+                self._loaders.submit(self._load, slot, adapter, source, loading)
 
         if before is None:
             begin(None)
         else:
             before.add_done_callback(begin)
 
-    def _load(self, slot: int, adapter: bytes, loading: Future[None]) -> None:
+    def _load(self, slot: int, adapter: bytes, source: AdapterSource, loading: Future[None]) -> None:
         """Copy an adapter into its slot, which no row uses yet; other rows go on."""
         try:
-            source = self._library.require(adapter)
             self._decoder.slots.write(slot, read_checked(source, adapter), source.scaling)
             loading.set_result(None)
         except Exception as error:  # whatever a source raises: it is told to who waits for the adapter

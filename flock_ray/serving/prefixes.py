@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 Owner = tuple[str, bytes]
-"""Tenant and SHA-256 of the adapter: prompts of others are never used, nor can their presence be told from the time."""
+"""Tenant and adapter: prompts of others are never used, nor can their presence be told from the time."""
 
 
 @dataclass

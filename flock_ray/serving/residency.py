@@ -27,9 +27,13 @@ class Residency:
     def __post_init__(self) -> None:
         self._slots = {number: _Slot() for number in range(1, self.slots + 1)}
 
-    def take(self, adapter: bytes | None) -> tuple[int, bool]:
-        """(slot, whether the adapter must be loaded into it) for one more row."""
-        if adapter is None:
+    def take(self, adapter: bytes) -> tuple[int, bool]:
+        """(slot, whether the adapter must be loaded into it) for one more row.
+
+        Args:
+            adapter: which one; empty for the base model.
+        """
+        if not adapter:
             return 0, False
         self._clock += 1
         number = next((number for number, slot in self._slots.items() if slot.adapter == adapter), None)

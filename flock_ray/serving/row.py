@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from flock_ray.serving.adapters import AdapterSource
 from flock_ray.serving.detokenizer import Decode, Detokenizer, StopStrings
 from flock_ray.serving.request import Request
 from flock_ray.serving.sampling import Sampler, Scores, score
@@ -36,6 +37,7 @@ class Row:
         stream: where events go; dead once the client dropped it.
         text: how tokens are written.
         length: most tokens of the answer.
+        source: of the adapter.
         slot: of the cache, -1 before it has one.
         adapter: slot of the adapter.
         cached: tokens of the prompt that were not computed anew.
@@ -49,6 +51,7 @@ class Row:
     stream: weakref.ref[Stream]
     text: Text
     length: int
+    source: AdapterSource | None = None
     slot: int = -1
     adapter: int = 0
     cached: int = 0
@@ -70,6 +73,13 @@ class Row:
         """Whether nobody wants the answer any more."""
         stream = self.stream()
         return stream is None or stream.cancelled
+
+    @property
+    def model(self) -> bytes:
+        """What answers: the adapter's hash with its scaling, which is not in the hash; empty for the base model."""
+        if self.request.adapter is None or self.source is None:
+            return b""
+        return self.request.adapter + self.source.scaling.hex().encode()
 
     @property
     def scores_prompt(self) -> bool:

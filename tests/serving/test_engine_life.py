@@ -209,7 +209,19 @@ def test_adapters_that_are_of_no_use_here_are_refused(engine: BatchingEngine, ti
     engine.discard_adapter(digest)
     with pytest.raises(UnknownAdapterError):
         engine.submit(greedy(PROMPT, digest))
-    assert engine.add_adapter(InMemory(adapter, 1.0)) == digest
+
+
+def test_the_same_factors_with_another_scaling_are_another_model(engine: BatchingEngine, tiny_model_dir: Path) -> None:
+    adapter = adapter_of(loaded(tiny_model_dir), 0)
+    digest = engine.add_adapter(InMemory(adapter, 2.0))
+    before = engine.submit(greedy(PROMPT, digest)).result()
+    engine.discard_adapter(digest)
+    assert engine.add_adapter(InMemory(adapter, 0.5)) == digest
+    after = engine.submit(greedy(PROMPT, digest)).result()
+    assert after.finished.cached_tokens == 0, "neither its slot nor its cached prompts"
+    folded = {key: factor / 4 if "lora_B" in key else factor for key, factor in adapter.items()}
+    alone = engine.submit(greedy(PROMPT, engine.add_adapter(InMemory(folded, 2.0)))).result()
+    assert ids_of(after.tokens) == ids_of(alone.tokens) != ids_of(before.tokens)
 
 
 def test_a_file_that_changed_answers_no_more_and_the_new_one_uses_nothing_of_the_old(

@@ -98,7 +98,7 @@ def test_prompts_that_are_scored_are_computed_whole() -> None:
 
 def test_the_adapter_that_was_used_longest_ago_makes_room_and_never_one_in_use() -> None:
     slots = Residency(2)
-    assert slots.take(None) == (0, False)
+    assert slots.take(b"") == (0, False)
     assert slots.take(b"a") == (1, True)
     assert slots.take(b"b") == (2, True)
     slots.release(2)
