@@ -217,6 +217,7 @@ class BatchingEngine(Engine):
             while self._queue and len(admitted) < self._prefixes.free:
                 admitted.append(row := self._queue.pop())
                 self._queue.charge(row.request.tenant, len(row.request.prompt))
+            self._rows += admitted  # so that each has its end, whatever comes
         for row in dropped:
             row.end(FinishReason.CANCELLED)
         for row in self._rows:
@@ -237,7 +238,6 @@ class BatchingEngine(Engine):
         if missing and request.adapter is not None and row.source is not None:
             self._start_loading(row.adapter, request.adapter, row.source)
         with self._changed:
-            self._rows.append(row)
             self._stats = replace(
                 self._stats,
                 cached_tokens=self._stats.cached_tokens + place.kept,

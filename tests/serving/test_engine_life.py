@@ -329,6 +329,17 @@ def test_a_step_that_fails_ends_its_rows_and_the_engine_goes_on(engine: Batching
     assert ids_of(engine.submit(greedy(short, None))) == Oracle(tiny_model_dir, None).answer(short, 12)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_of_the_engine_itself_leaves_nobody_waiting(engine: BatchingEngine) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    engine._decoder.cache.clear = broken  # type: ignore[method-assign]
+    assert last(engine.submit(greedy(PROMPT, None))).reason is FinishReason.CANCELLED
+    with pytest.raises(BusyError, match="the engine is closed"):
+        engine.submit(greedy(PROMPT, None))
+
+
 def test_closing_ends_every_answer_and_takes_no_more(tiny_model_dir: Path) -> None:
     engine = engine_of(tiny_model_dir, replace(SMALL, rows=2))
     streams = [engine.submit(greedy(PROMPT, None, 100)) for _ in range(5)]
