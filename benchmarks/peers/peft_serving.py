@@ -25,40 +25,37 @@ class PeftServer:
 
     Attributes:
         model: PEFT's.
+        factors: type of the adapters.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, spec: LoraSpec, adapters: Sequence[Adapter]) -> None:
         """Load; of factors in float32, PEFT's default, and in the base model's type the faster one is kept."""
-        self._folder, self._dtype, self._spec, self._adapters = folder, dtype, spec, adapters
-        self.model = self._load(True)
-        self.factors = "float32"
-        if dtype != torch.float32:
-            asked: list[Asked] = [(tuple(range(3, 35)), number % len(adapters)) for number in range(8)]
-            took = {}
-            for cast in (True, False):
-                self.model = self._load(cast)
-                self.mixed(asked, 2)
-                began = time.perf_counter()
-                self.mixed(asked, 8)
-                took[cast] = time.perf_counter() - began
-            if took[True] < took[False]:
-                self.model = self._load(True)
-            else:
-                self.factors = str(dtype).removeprefix("torch.")
-
-    def _load(self, cast: bool) -> PeftModel:
-        base = AutoModelForCausalLM.from_pretrained(self._folder, dtype=self._dtype, attn_implementation="sdpa")
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         base.generation_config.eos_token_id = None  # every answer has as many tokens as are asked for
-        config = LoraConfig(
-            r=self._spec.rank, lora_alpha=self._spec.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = get_peft_model(base, config, adapter_name="0", autocast_adapter_dtype=cast)
-        for number, adapter in enumerate(self._adapters):
+        config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(base, config, adapter_name="0")
+        for number, adapter in enumerate(adapters):
             if number:
-                model.add_adapter(str(number), config, autocast_adapter_dtype=cast)
+                model.add_adapter(str(number), config)
             set_peft_model_state_dict(model, adapter, adapter_name=str(number))
         assert isinstance(model, PeftModel)
-        return model.eval()
+        self.model = model.eval()
+        self._factors = {p: p.data for name, p in model.named_parameters() if ".lora_" in name}
+        asked: list[Asked] = [(tuple(range(3, 35)), number % len(adapters)) for number in range(8)]
+        took = {}
+        for kind in dict.fromkeys((torch.float32, dtype)):
+            self._cast(kind)
+            self.mixed(asked, 2)
+            began = time.perf_counter()
+            self.mixed(asked, 8)
+            took[kind] = time.perf_counter() - began
+        fastest = min(took, key=took.__getitem__)
+        self._cast(fastest)
+        self.factors = str(fastest).removeprefix("torch.")
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        for parameter, factor in self._factors.items():
+            parameter.data = factor.to(dtype)
 
     def mixed(self, asked: Sequence[Asked], tokens: int) -> list[list[int]]:
         """All in one batch; prompts have one length."""
