@@ -109,7 +109,21 @@ ARENA = (
     Row("`make arena-demo` after its set-up", "arena_demo_seconds", "{:.0f} s", "≤ 480 s"),
     Row("a stranger derives its three days again: `flock-ray verify`", "stranger_replay_seconds", "{:.0f} s"),
 )  # fmt: skip
+SERVING = (
+    Row("8 adapters, 16 users: tokens a second, against PEFT's mixed batch", "ratio_vs_peft", target="≥ 1.8×"),
+    Row("… against PEFT under one adapter after the other", "ratio_vs_peft_one_at_a_time_8x16"),
+    Row("… against vLLM's CPU build", "ratio_vs_vllm_cpu", target="≥ 1.3×"),
+    Row("… as a share of what the base model alone does", "share_of_base", "{:.0%}", "≥ 75 %"),
+    Row("… tokens a second", "tok_s_8x16", "{:,.0f}"),
+    Row("… the first token of 95 % of the answers, at 70 % of the most requests a second", "ttft_p95_ms", "{:,.0f} ms"),
+    Row("32 adapters, 32 users: tokens a second, against PEFT's mixed batch", "ratio_vs_peft_32x32"),
+    Row("… as a share of what the base model alone does", "share_of_base_32x32", "{:.0%}"),
+    Row("… tokens a second", "tok_s_32x32", "{:,.0f}"),
+    Row("8 adapters, 16 users, prompts of 512 tokens: against PEFT's mixed batch", "ratio_vs_peft_8x16_512"),
+    Row("answers of ours that are not their own adapter's", "cross_adapter_errors", "{:.0f}", "0"),
+)  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "serving": ("serving", SERVING),
     "arena": ("arena", ARENA),
     "training": ("training_throughput", TRAINING),
     "flower": ("flower_peer", FLOWER),

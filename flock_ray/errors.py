@@ -1,8 +1,8 @@
 """One exception class a cause, each with the exit code that the command line ends with.
 
 Exit codes come in blocks of ten a component, so that a script can tell what failed without reading text:
-10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage. 1 is an unexpected
-error of ours, 2 a wrong command line, 130 an interrupt.
+10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage, 70s serving. 1 is an
+unexpected error of ours, 2 a wrong command line, 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -161,3 +161,21 @@ class RunDirectoryError(FlockRayError):
     """A run's folder holds no run, or no whole run where one is needed, or another configuration's; or is full."""
 
     exit_code: ClassVar[int] = 61
+
+
+class RequestError(FlockRayError, ValueError):
+    """A request that an engine cannot answer as it is asked: too long, say, or with values that do not fit."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class UnknownAdapterError(RequestError):
+    """A request names an adapter that the engine does not serve."""
+
+    exit_code: ClassVar[int] = 71
+
+
+class BusyError(FlockRayError):
+    """An engine is closed, or as many requests wait as may; a later one may be answered."""
+
+    exit_code: ClassVar[int] = 72

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import step
@@ -12,9 +13,10 @@ PEERS = Path(__file__).resolve().parent
 MADE = PEERS.parent.parent / "outputs" / "peers"
 
 
-def python_of(name: str) -> Path:
+def python_of(name: str, without: Sequence[str] = ()) -> Path:
     """The interpreter of `outputs/peers/NAME`, made from `benchmarks/peers/NAME.txt` at first and when that changes.
 
+    Packages in `without` are removed again: of which the index has only builds for another torch, say.
     Exits in one line when a package cannot be installed.
     """
     requirements, folder = PEERS / f"{name}.txt", MADE / name
@@ -29,6 +31,8 @@ def python_of(name: str) -> Path:
         # torch by itself: an install that resolves it together with the rest may take another build of it.
         _run([*pip, *torch.split()], f"cannot install {torch} for {name}")
         _run([*pip, "-r", str(requirements)], f"cannot install {requirements.name}")
+        if without:
+            _run([*pip[:-1], "uninstall", "-y", *without], f"cannot remove {', '.join(without)}")
     stamp.write_text(wanted)  # last, so that an interrupted install starts again
     return python
 

@@ -78,18 +78,24 @@ def require_positions(model: PreTrainedModel, longest: int, sequence_length: int
     Raises:
         ModelError: sequences are longer than its `max_position_embeddings`, or what YaRN and the like extend these to.
     """
-    config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or math.inf
-    for scaling in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
-        if isinstance(scaling, Mapping) and scaling.get("original_max_position_embeddings"):
-            extended = scaling["original_max_position_embeddings"] * (scaling.get("factor") or 1)
-            positions = max(positions, extended)
+    positions = positions_of(model.config)
     if longest > positions:
         most = int(positions) - (longest - sequence_length)
         raise ModelError(
             f"data.sequence_length is {sequence_length}; it must be at most {most}: the model has {int(positions)}"
             " positions (max_position_embeddings)"
         )
+
+
+def positions_of(config: PreTrainedConfig) -> float:
+    """Positions that a model has, `max_position_embeddings` or what YaRN and the like extend these to; inf if any."""
+    config = config.get_text_config()
+    positions: float = getattr(config, "max_position_embeddings", None) or math.inf
+    for scaling in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
+        if isinstance(scaling, Mapping) and scaling.get("original_max_position_embeddings"):
+            extended = scaling["original_max_position_embeddings"] * (scaling.get("factor") or 1)
+            positions = max(positions, extended)
+    return positions
 
 
 def why_not_stacked(model: PreTrainedModel, longest: int) -> str:
