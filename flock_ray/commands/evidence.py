@@ -29,7 +29,8 @@ def accuse(asked: Namespace) -> None:
         else:
             one, other = map(_signed, asked.files)
             message = statement(one.data)
-            account = chain.run.account(message.member)
+            [member] = chain.reader.members(chain.task, [message.member])  # who came later is not in task.json
+            account = member.account
             call = chain.evidence.accuse(account, chain.run.receipt(message.epoch).report.seed, one, other)
             what = f"member {message.member}, {account}"
         if sent := chain.send(call):

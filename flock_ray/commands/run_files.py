@@ -107,17 +107,6 @@ class RunFiles:
 
         return self._parsed("task.json", digest)
 
-    def account(self, member: int) -> str:
-        """Account of a member.
-
-        Raises:
-            RunDirectoryError: the run has no such member.
-        """
-        members = self._task_file.get("members")
-        if not isinstance(members, list) or member >= len(members):
-            raise RunDirectoryError(f"the run in {self.path} has no member {member}")
-        return self._parsed("task.json", lambda: str(members[member][0]))
-
     def receipts(self) -> Iterator[Receipt]:
         """Those of all epochs that were signed and not abandoned, in their order."""
         for path in sorted((self.path / "receipts").glob("*.json"), key=lambda path: int(path.stem)):
