@@ -90,6 +90,7 @@ class Verifier(Generic[M, Collected]):
         """Drop what was checked in the epoch that ended."""
         self._opened.clear()
         self._inbox = None
+        recover.cache_clear()  # of the whole process: nobody asks about these signatures again
 
 
 class MessageVerifier(Verifier[Message, Inbox]):
