@@ -64,6 +64,16 @@ ORCHESTRATION = (
     Row("driver's peak memory, 100 × 6.5 MB", "driver_peak_mb_100x6.5MB", "{:.0f} MB", "≤ 500 MB"),
     Row("growth from 1,000 to 10,000 members (1: linear)", "growth_exponent_1000_to_10000", "{:.2f}", "about 1"),
 )
+MEMBERSHIP = (
+    Row("joins and leaves of a run on a chain that verification follows", "joins_and_leaves_followed", "{:.0f}", "4"),
+    Row("10,000 members stake and join, on an anvil", "joins_10000_seconds", "{:.0f} s", "≤ 600 s"),
+    Row("… claim and have their stakes released", "claims_10000_seconds", "{:.0f} s"),
+    Row("an epoch of 10,000 members, 64 of them propose", "epoch_seconds_10000_members", "{:.1f} s"),
+    Row("growth of driver and actors in 100 epochs of 32 members", "rss_slope_mb_per_100_epochs", "{:.1f} MB", "< 1 MB"),
+    Row("share of ten epochs' gain that bfloat16 with error feedback loses against float32 updates",
+        "bytes_bf16_feedback_lost_gain", "{:.1%}"),
+    Row("… bytes of an update, of those of float32", "bytes_bf16_feedback_ratio", "{:.0%}"),
+)  # fmt: skip
 GPU = (
     Row("MFU, 8B Llama shape", "mfu_8b", "{:.0%}", "≥ 40 %"),
     Row("… with compiled layers", "mfu_8b_compiled", "{:.0%}"),
@@ -128,6 +138,7 @@ TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "training": ("training_throughput", TRAINING),
     "flower": ("flower_peer", FLOWER),
     "orchestration": ("orchestration", ORCHESTRATION),
+    "membership": ("membership", MEMBERSHIP),
     "gpu": ("training_gpu", GPU),
 }
 
