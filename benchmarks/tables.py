@@ -69,7 +69,7 @@ MEMBERSHIP = (
     Row("10,000 members stake and join, on an anvil", "joins_10000_seconds", "{:.0f} s", "≤ 600 s"),
     Row("… claim and have their stakes released", "claims_10000_seconds", "{:.0f} s"),
     Row("an epoch of 10,000 members, 64 of them propose", "epoch_seconds_10000_members", "{:.1f} s"),
-    Row("growth of driver and actors in 100 epochs of 32 members", "rss_slope_mb_per_100_epochs", "{:.1f} MB", "< 1 MB"),
+    Row("growth of driver and actors, 100 epochs of 32 members", "rss_slope_mb_per_100_epochs", "{:.1f} MB", "< 1 MB"),
     Row("share of ten epochs' gain that bfloat16 with error feedback loses against float32 updates",
         "bytes_bf16_feedback_lost_gain", "{:.1%}"),
     Row("… bytes of an update, of those of float32", "bytes_bf16_feedback_ratio", "{:.0%}"),
