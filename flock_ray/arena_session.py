@@ -112,7 +112,7 @@ class ArenaSession(Session):
     def _strangers(self, state: TaskState, ledger: Ledger, accounts: Mapping[int, str]) -> Strangers:
         """Others that enter while the contest runs, and how they do."""
         board, domain = ContestBoard(BlobStore(self.store_url), state.scope.task), ledger.domain
-        patiently(board.post_task, domain.chain_id, domain.contract, state.terms)
+        board.post_task(domain.chain_id, domain.contract, state.terms)
         self.console.line(
             f"Open to others: flock-ray arena submit task={to_hex(state.scope.task)} store={self.store_url}"
             f" contracts={domain.contract} rpc=URL key=NAME adapter=DIR"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flock_ray.errors import StoreError
@@ -25,7 +26,8 @@ from flock_ray.protocol.message import MAX_BYTES, SignedMessage
 from flock_ray.protocol.state import Terms
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobMissingError, BlobStore, BlobTooLargeError
-from flock_ray.store.failures import SegmentTakenError
+from flock_ray.store.failures import SegmentTakenError, StoreUnavailableError
+from flock_ray.store.retry import retried
 
 _MAX_FILE = 1 << 26
 _MAX_MESSAGE = 2 * MAX_BYTES + 1_024
@@ -178,16 +180,22 @@ class ContestBoard:
     def _post(self, name: str, value: Mapping[str, Any], stands: bool = False) -> None:
         """Write a file once; the same again is no matter. Something else is refused, unless what is there stands."""
         data = canonical_json(dict(value))
-        try:
-            with Batch() as batch:
-                self.store.create_named(self._name(name), data, batch)
-        except SegmentTakenError:
-            if not stands and self.store.read_named(self._name(name), _MAX_FILE) != data:
-                raise StoreError(f"{self._name(name)} is in the store already, and says something else") from None
+
+        def written() -> bool:
+            try:
+                with Batch() as batch:
+                    self.store.create_named(self._name(name), data, batch)
+            except SegmentTakenError:  # for good: not to be tried again
+                return stands or self.store.read_named(self._name(name), _MAX_FILE) == data
+            return True
+
+        if not retried(written, StoreUnavailableError):
+            raise StoreError(f"{self._name(name)} is in the store already, and says something else")
 
     def _read(self, name: str, max_bytes: int) -> dict[str, Any] | None:
         try:
-            value = parse_json(self.store.read_named(self._name(name), max_bytes).decode(), _MAX_DEPTH)
+            data = retried(partial(self.store.read_named, self._name(name), max_bytes), StoreUnavailableError)
+            value = parse_json(data.decode(), _MAX_DEPTH)
         except BlobMissingError:
             return None
         except (BlobTooLargeError, ValueError) as error:

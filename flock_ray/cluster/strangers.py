@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flock_ray.chain.words import utc
@@ -21,6 +22,8 @@ from flock_ray.protocol.contest_message import ContestKind, ContestMessage
 from flock_ray.protocol.contest_state import ContestState, Window
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.protocol.state import TaskState
+from flock_ray.store.failures import StoreUnavailableError
+from flock_ray.store.retry import retried
 
 NOBODY = -1
 """Index of what comes from no node group."""
@@ -78,12 +81,16 @@ class Strangers(Observer):
         for account in strangers:
             try:
                 message = self._board.message(self._day, kind, account)
+            except StoreUnavailableError:
+                raise  # nobody loses a submission because the store is away
             except (StoreError, ValueError) as error:
                 dropped = {"phase": window, "reason": f"from {account}: {error}"}
                 events.append(("message_dropped", dropped))
                 continue
             if message:
-                self._board.store.put(message.data)  # where a verifier looks for it
+                retried(
+                    partial(self._board.store.put, message.data), StoreUnavailableError
+                )  # where a verifier looks for it
                 messages.append(message)
         self._tell(f"day {self._state.epoch}: {len(messages)} of {len(strangers)} nodes of others handed in in time")
         yield NOBODY, PhaseResult(tuple(messages), events=tuple(events))

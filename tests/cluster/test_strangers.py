@@ -16,6 +16,7 @@ from flock_ray.protocol.contest_message import ContestKind
 from flock_ray.protocol.message import SignedMessage
 from flock_ray.store.batch import Batch
 from flock_ray.store.blob_store import BlobStore
+from flock_ray.store.failures import StoreUnavailableError
 from tests.protocol.contest_players import new_contest
 
 pytestmark = pytest.mark.model  # the workers' modules import PEFT
@@ -94,3 +95,18 @@ def test_every_kind_of_message_is_of_a_phase() -> None:
     last = {phase_of(kind) for kind in ContestKind}
     schedules = [*STATE.schedule, "final_score", "final_open", "final_audit"]
     assert last == set(schedules)
+
+
+def test_a_store_that_is_away_for_a_moment_costs_nobody_its_submission(
+    board: ContestBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, read, away = board.post_day(STATE, 0), board.store.read_named, iter((True,))
+    board.post_message(day, KIND, FIRST, SIGNED)
+
+    def flaky(name: str, max_bytes: int) -> bytes:
+        if next(away, False):
+            raise StoreUnavailableError("the store is away")
+        return read(name, max_bytes)
+
+    monkeypatch.setattr(board.store, "read_named", flaky)
+    assert board.message(day, KIND, FIRST) == SIGNED
