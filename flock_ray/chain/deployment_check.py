@@ -11,7 +11,10 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.address_book import AddressBook, Entry
 from flock_ray.chain.deployed import Deployed, find_contracts
 from flock_ray.chain.node import ChainNode
-from flock_ray.errors import DeploymentError
+from flock_ray.chain.usage import UsageSettings
+from flock_ray.chain.usage_reader import UsageReader
+from flock_ray.chain.values import NOBODY
+from flock_ray.errors import ChainError, DeploymentError
 from flock_ray.protocol.hashing import keccak
 
 if TYPE_CHECKING:
@@ -71,6 +74,35 @@ def check_found(node: ChainNode, settlement: str, first_block: int) -> tuple[Dep
     foreign = {place: () for place in _FOREIGN}
     _require_holders({place: holders[place] for place in (*admins, *foreign)}, {**admins, **foreign})
     return deployed, at, holders
+
+
+def check_usage(node: ChainNode, usage: str, settlement: str) -> UsageSettings:
+    """Compare a `UsageSettlement` with this package, and with the contracts that it stands beside.
+
+    Args:
+        node: the chain.
+        usage: address of `UsageSettlement`.
+        settlement: address of `EpochSettlement`, of a deployment that was checked.
+
+    Returns:
+        What was fixed when it was deployed.
+
+    Raises:
+        DeploymentError: other code, or the token or sink of others.
+    """
+    try:
+        reader = UsageReader(node, usage, NOBODY)
+    except ChainError as error:
+        raise DeploymentError(str(error)) from None
+    registry = Deployed(node, find_contracts(node, settlement))
+    settings = reader.settings()
+    _require_same(
+        [
+            ("UsageSettlement.token", reader.token, registry.read("TaskRegistry", "token")),
+            ("UsageSettlement.sink", settings.sink, registry.read("TaskRegistry", "sink")),
+        ]
+    )
+    return settings
 
 
 _FOREIGN = (("TaskRegistry", "guardian"), ("RewardDistributor", "creator"))

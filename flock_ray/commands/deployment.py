@@ -11,11 +11,13 @@ from typing import Any
 from flock_ray.chain.abi import compiler_input, contract
 from flock_ray.chain.address_book import AddressBook
 from flock_ray.chain.deployment import CREATED, Settings, Step, plan
-from flock_ray.chain.deployment_check import Holders, check_deployment, check_found
+from flock_ray.chain.deployment_check import Holders, check_deployment, check_found, check_usage
+from flock_ray.chain.node import ChainNode
 from flock_ray.chain.rpc import RpcNode
 from flock_ray.chain.words import format_tokens, percent, utc
 from flock_ray.commands.output import Output
 from flock_ray.commands.place import read_book
+from flock_ray.commands.usage import settings_facts
 from flock_ray.errors import AddressBookError, ConfigError, DeploymentError
 
 INPUT_FILE, LIST_FILE = "standard-input.json", "contracts.json"
@@ -39,23 +41,33 @@ def _check_book(asked: Namespace, book: AddressBook) -> None:
         if book.genesis != "0x" + node.genesis().hex():
             raise AddressBookError(f"{book.path} is of another chain with id {book.chain_id}")
         holders = check_deployment(node, settings, book, steps)
+        facts = {"chain_id": book.chain_id, "deployer": book.deployer}
+        facts |= _usage(asked, node, book.entries["EpochSettlement"].address)
     contracts = [
         {"contract": name, "address": book.entries[name].address, "block": book.entries[name].block} for name in CREATED
     ]
     what = "creation, code, ties, roles and parameters are those of this package and the book"
-    _tell(asked, {"chain_id": book.chain_id, "deployer": book.deployer}, what, contracts, holders, settings.as_json())
+    _tell(asked, facts, what, contracts, holders, settings.as_json())
 
 
 def _check_found(asked: Namespace) -> None:
     with closing(RpcNode(asked.rpc)) as node:
         deployed, at, holders = check_found(node, asked.contracts, asked.from_block)
-        parameters, chain_id = deployed.parameters(), node.chain_id
+        parameters = deployed.parameters()
+        facts = {"chain_id": node.chain_id} | _usage(asked, node, asked.contracts)
     contracts = [{"contract": name, "address": at[name]} for name in CREATED]
     what = (
         "code and ties are those of this package, the timelock is the only admin; not looked at, since that needs the"
         " address book: what the creation may have left in the contracts besides"
     )
-    _tell(asked, {"chain_id": chain_id}, what, contracts, holders, parameters)
+    _tell(asked, facts, what, contracts, holders, parameters)
+
+
+def _usage(asked: Namespace, node: ChainNode, settlement: str) -> dict[str, object]:
+    """Facts of the contract of usage that `--usage` names, compared; none if it names none."""
+    if not asked.usage:
+        return {}
+    return {"usage": asked.usage, **settings_facts(check_usage(node, asked.usage, settlement))}
 
 
 def _tell(

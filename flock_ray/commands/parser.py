@@ -347,6 +347,9 @@ def _add_deployment(group: _Group) -> None:
     )  # fmt: skip
     check.add_argument("--rpc", required=True, metavar="URL", help="node of the chain")
     check.add_argument(
+        "--usage", metavar="ADDRESS", type=address, help="contract of usage beside them, to be compared too"
+    )
+    check.add_argument(
         "--from-block", type=int, default=0, metavar="NUMBER",
         help="with an address: a block from before the timelock was created, to search its logs from",
     )  # fmt: skip

@@ -23,17 +23,17 @@ def deploy(asked: Namespace) -> None:
         )
         for receipt in chain.send(creation(chain.at.token, settings)):
             reader = UsageReader(chain.node, str(receipt.contract_address), chain.account)
-            chain.output.facts(
-                {
-                    "contract": reader.at,
-                    "token": reader.token,
-                    "sink": settings.sink,
-                    "guardian": settings.guardian,
-                    "min_stake_wei": settings.min_stake,
-                    "activation_delay_seconds": settings.activation_delay,
-                    "response_window_seconds": settings.response_window,
-                    "withdrawal_delay_seconds": settings.withdrawal_delay,
-                    "block": receipt.block,
-                    "gas": receipt.gas_used,
-                }
-            )
+            made = {"block": receipt.block, "gas": receipt.gas_used}
+            chain.output.facts({"contract": reader.at, "token": reader.token, **settings_facts(settings), **made})
+
+
+def settings_facts(settings: UsageSettings) -> dict[str, object]:
+    """What an operator chose, as commands tell it."""
+    return {
+        "sink": settings.sink,
+        "guardian": settings.guardian,
+        "min_stake_wei": settings.min_stake,
+        "activation_delay_seconds": settings.activation_delay,
+        "response_window_seconds": settings.response_window,
+        "withdrawal_delay_seconds": settings.withdrawal_delay,
+    }

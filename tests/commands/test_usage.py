@@ -10,7 +10,7 @@ from flock_ray.chain.usage import UsageSettings
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.values import NOBODY, SINK, TOKEN
 from flock_ray.commands.main import main
-from flock_ray.errors import ChainError, ConfigError, VerificationError
+from flock_ray.errors import ChainError, ConfigError, DeploymentError, VerificationError
 from tests.commands.market import SIGNERS, Market
 from tests.verify.test_usage import second, write
 
@@ -28,6 +28,12 @@ def test_usage_is_deployed_beside_the_others(market: Market) -> None:
     reader = UsageReader(market.node, done["contract"], creator)
     assert reader.settings() == UsageSettings(SINK, creator, 12 * TOKEN + TOKEN // 2, 60, 120, 3_600)
     assert reader.token == market.at["FlockToken"] == done["token"]
+    for known in (str(market.book), market.at["EpochSettlement"]):
+        checked = market.facts("deployment", "check", known, "--usage", done["contract"])
+        assert (checked["usage"], checked["guardian"]) == (done["contract"], creator)
+    token = market.at["FlockToken"]
+    code, line = market.refused("deployment", "check", str(market.book), "--usage", token)
+    assert code == DeploymentError.exit_code and f"the contract at {token}" in line
     other = market.facts("deployment", "usage", *options, "181", key="creator")
     assert other["guardian"] == NOBODY and other["contract"] != done["contract"]
     code, line = market.refused("deployment", "usage", *options, "180", key="creator")
