@@ -36,7 +36,7 @@ test: setup  ## run every check and test; Hydra overrides of the end-to-end run 
 	@$(if $(NODE),,echo "$(SKIPPED)")
 	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 $(if $(NODE),check-contracts) lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 test-fast: setup  ## the tests that need no Ray, no chain and no model: about a minute
 	@$(BIN)/python -m pytest --fast

@@ -84,6 +84,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needy = [item for item in items if any(map(item.get_closest_marker, NEEDS))]
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+    if config.getoption("dist", "no") == "loadgroup":
+        _share_out(items)
+
+
+def _share_out(items: list[pytest.Item]) -> None:
+    """Among pytest-xdist's workers: tests with Ray go to one, since fixtures hold it open; of others whole files."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest share is begun first
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.location[0]))
 
 
 def pytest_collection_finish() -> None:
