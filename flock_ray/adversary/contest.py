@@ -111,6 +111,17 @@ class LeaderMixture(ContestBehaviour):
         return {key: _on_grid(factor) for key, factor in mixed.items()}
 
 
+class NotFinite(ContestBehaviour):
+    """Submits what it trained with an entry that is no number, so that whoever loads it computes none either."""
+
+    def submission(self, context: ContestContext, own: Adapter) -> Adapter:
+        """Its own adapter, spoiled."""
+        key = min(own)
+        spoiled = own[key].clone()
+        spoiled.view(-1)[0] = torch.nan
+        return {**own, key: spoiled}
+
+
 class LyingValidator(ContestBehaviour):
     """Turns the order around: on each row, as far as a submission is better than the mean it says it is worse."""
 
@@ -163,6 +174,7 @@ CONTEST_BEHAVIOURS: dict[str, type[ContestBehaviour]] = {
     "leader_noise": LeaderNoise,
     "hidden_noise": HiddenNoise,
     "leader_mixture": LeaderMixture,
+    "not_finite": NotFinite,
     "lying_validator": LyingValidator,
     "lazy_validator": LazyValidator,
 }

@@ -54,7 +54,13 @@ def submitted(name: str, scale: float = 0.1, context: ContestContext = CONTEXT) 
 @pytest.mark.parametrize("name", sorted(CONTEST_BEHAVIOURS))
 def test_a_behaviour_gives_the_same_again_and_needs_a_leader_to_copy(name: str) -> None:
     assert canonical_bytes(submitted(name)) == canonical_bytes(submitted(name))
-    assert canonical_bytes(submitted(name, context=ContestContext(STATE, 3, None))) == canonical_bytes(adapter(2))
+    if name != "not_finite":
+        assert canonical_bytes(submitted(name, context=ContestContext(STATE, 3, None))) == canonical_bytes(adapter(2))
+
+
+def test_an_entry_is_no_number() -> None:
+    entries = torch.cat([factor.flatten() for factor in submitted("not_finite").values()])
+    assert int(entries.isnan().sum()) == 1
 
 
 def test_copies_have_the_leaders_products() -> None:

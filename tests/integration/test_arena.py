@@ -258,11 +258,18 @@ def test_adapters_on_disk_enter_without_training(
 
 @pytest.mark.chain
 def test_every_day_is_settled_on_a_chain(contest: Run, head: Head, tiny_model_dir: Path, tmp_path: Path) -> None:
-    config = configure(*overrides_of(tiny_model_dir, tmp_path, "chain=eth_tester"))
+    """Slashes, too: of a validator that lied, and of a training node that submitted what is not finite."""
+    first = contest.summary["days"][0]["submissions"]
+    spoiler = max(first, key=lambda one: one["rank"] or len(first) + 1)["member"]  # not the leader
+    cheats = f"++adversary.members={{{spoiler}:not_finite}}"
+    config = configure(*overrides_of(tiny_model_dir, tmp_path, "chain=eth_tester", cheats))
     settled = play(head, tmp_path / "outputs", config)
     assert [bool(day["settlement_tx"] and day["gas_used"]) for day in settled.summary["days"]] == [True, True]
     assert settled.hash == contest.hash  # the leader depends on no chain
-    earned = {one["account"]: one for one in settled.summary["members"]}
-    for one in earned.values():
+    members = settled.summary["members"]
+    for one in members:
         assert one["balance_end"] == one["balance_start"] + one["earned"] - one["slashed"]
+    assert members[LIAR]["slashed"] > 0 and members[spoiler]["slashed"] > members[spoiler]["earned"] == 0
+    submitted = [one for day in settled.summary["days"] for one in day["submissions"]]
+    assert [one["reason"] for one in submitted if one["member"] == spoiler] == ["not_finite"] * 2
     assert any("settled" in line for line in verified(settled.path))
