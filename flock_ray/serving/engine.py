@@ -44,9 +44,11 @@ class Engine(ABC):
 
     Attributes:
         limits: what it can do at most.
+        reserved: texts that its tokenizer reads as control tokens, such as `<|im_start|>`, longest first.
     """
 
     limits: Limits
+    reserved: tuple[str, ...] = ()
 
     @abstractmethod
     def render(self, messages: Messages, tools: Sequence[Any] = ()) -> Tokens:

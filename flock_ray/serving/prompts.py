@@ -53,3 +53,9 @@ def writing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Text:
 
     ends = generation_config(model, tokenizer, Sampling(1)).eos_token_id or []
     return Text(decode, frozenset(ends))
+
+
+def reserved_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that a tokenizer reads as one token of its own wherever they stand, longest first."""
+    texts = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))

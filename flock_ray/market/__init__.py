@@ -1,0 +1,1 @@
+"""The marketplace: a registry of verified models, a gateway that meters their answers, and the money for them."""
