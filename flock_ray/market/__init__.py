@@ -1,1 +1,1 @@
-"""The marketplace: a registry of verified models, a gateway that meters their answers, and the money for them."""
+"""The marketplace: models with their lineage, a gateway with keys and a ledger, receipts, and their settlement."""
