@@ -23,9 +23,12 @@ from flock_ray.errors import (
     UnknownAdapterError,
     UnknownModelError,
 )
+from flock_ray.market.ledger_values import IdempotencyError, RequestRunningError
 
 LOG = logging.getLogger(__name__)
 BUSY_SECONDS = 1  # after which a client may ask a full engine again
+NO_RETRY = {"x-should-retry": "false"}
+"""Heard by OpenAI's clients, which would ask again after every 429."""
 _SHOWN = 120  # characters of a client's text that an error repeats
 
 
@@ -66,6 +69,12 @@ def unsupported(name: str, why: str = "") -> ApiError:
     return ApiError(400, message, param=name[:_SHOWN], code="unsupported_parameter")
 
 
+def not_allowed(model: str) -> ApiError:
+    """The key is valid, but not for this model."""
+    message = f"This key may not ask {model}"
+    return ApiError(403, message, kind="permission_error", param="model", code="model_not_allowed")
+
+
 def failed() -> ApiError:
     """The answer failed; why is for who runs the gateway."""
     message = "The answer failed, and nothing was charged; try again"
@@ -95,11 +104,16 @@ def refusal(error: FlockRayError) -> ApiError:
     if isinstance(error, KeyRefusedError):
         return unauthorized(text)
     if isinstance(error, RateLimitedError):
-        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+        never = error.retry_after is None
+        headers = NO_RETRY if never else {"Retry-After": str(max(1, math.ceil(error.retry_after or 0)))}
         return ApiError(429, text, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
-    if isinstance(error, BudgetError):  # a client's own retries would not help
-        headers = {"x-should-retry": "false"}
-        return ApiError(429, text, kind="insufficient_quota", code="insufficient_quota", headers=headers)
+    if isinstance(error, BudgetError):
+        return ApiError(429, text, kind="insufficient_quota", code="insufficient_quota", headers=NO_RETRY)
+    if isinstance(error, RequestRunningError):
+        headers = {"Retry-After": str(BUSY_SECONDS)}
+        return ApiError(409, text, param="Idempotency-Key", code="idempotency_running", headers=headers)
+    if isinstance(error, IdempotencyError):
+        return ApiError(422, text, param="Idempotency-Key", code="idempotency_conflict")
     if isinstance(error, BusyError):
         headers = {"Retry-After": str(BUSY_SECONDS)}
         return ApiError(429, text, kind="rate_limit_error", code="engine_busy", headers=headers)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.errors import ConfigError
+from flock_ray.protocol.price_book import Offer
 
 MIB = 1 << 20
 
@@ -19,6 +20,8 @@ class Settings:
         gateway: account that signs price books and settles, 20 bytes.
         protocol: account that gets the protocol's part of every cost, 20 bytes.
         domain: chain and `UsageSettlement` that receipts and caps are signed for (`chain.eip712.usage_domain`).
+        lends: whether requests need a cap and a deposit; false where no chain settles them.
+        base: what the base model itself is sold for (`models.base_offer`); None: only models with an adapter answer.
         knowledge: folder of the documents that answers cite; None: that route is off.
         default_model: what answers a RAG request that names no model; empty: it must name one.
         origins: web origins whose pages may call the API (CORS); empty: none but the gateway's own.
@@ -32,6 +35,8 @@ class Settings:
     gateway: bytes
     protocol: bytes
     domain: Domain
+    lends: bool = True
+    base: Offer | None = None
     knowledge: Path | None = None
     default_model: str = ""
     origins: tuple[str, ...] = ()
