@@ -179,3 +179,15 @@ class BusyError(FlockRayError):
     """An engine is closed, or as many requests wait as may; a later one may be answered."""
 
     exit_code: ClassVar[int] = 72
+
+
+class RegistryError(FlockRayError, ValueError):
+    """A folder holds no registry of models, a damaged one, or one that does not take what is published."""
+
+    exit_code: ClassVar[int] = 73
+
+
+class UnknownModelError(RegistryError):
+    """A registry has no model of that id, hash, alias or name, or no longer serves it."""
+
+    exit_code: ClassVar[int] = 74
