@@ -135,7 +135,7 @@ def _param(text: str) -> str | None:
 def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first thing that is wrong with a body or a query, by its place; never the value itself."""
     first = errors[0]
-    place = [str(part)[:_SHOWN] for part in first["loc"][1:]]
+    place = [str(part)[:_SHOWN] for part in first["loc"][1:] if "[" not in str(part)]  # a branch of a union
     if isinstance(cause := first.get("ctx", {}).get("error"), Unsupported):
         return unsupported(str(cause))
     if first["type"] == "extra_forbidden":
@@ -145,7 +145,8 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     if first["type"] in ("model_attributes_type", "dict_type", "missing") and not place:
         return ApiError(400, "The body must be a JSON object, sent as application/json", code="invalid_json")
     name = ".".join(place)
-    return ApiError(400, f"{name}: {str(first['msg'])[:300]}", param=name, code="invalid_value")
+    what = str(first["msg"]).removeprefix("Value error, ")[:300]
+    return ApiError(400, f"{name}: {what}" if name else what, param=name or None, code="invalid_value")
 
 
 class Unsupported(ValueError):

@@ -1,0 +1,117 @@
+"""What all routes of a gateway share, and the work that goes on beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from flock_ray.chain.keys import Signer
+from flock_ray.errors import FlockRayError, KeyRefusedError
+from flock_ray.market.api_errors import ApiError, not_allowed, unauthorized
+from flock_ray.market.catalogue import Catalogue, Served
+from flock_ray.market.engines import EngineClient
+from flock_ray.market.ledger import LEASE, Ledger
+from flock_ray.market.ledger_values import Gateway, Key
+from flock_ray.market.metrics import Metrics
+from flock_ray.market.receipts import receipt_signer
+from flock_ray.market.registry import Registry
+from flock_ray.market.settings import Settings
+
+LOG = logging.getLogger(__name__)
+LEDGER_THREADS = 4
+P, T = ParamSpec("P"), TypeVar("T")
+
+
+class Service:
+    """One gateway process.
+
+    Attributes:
+        catalogue: its models.
+        ledger: its books; ask it through `book`.
+        engine: answers.
+        settings: what its operator decides.
+        sign: signs receipts.
+        metrics: its figures.
+    """
+
+    def __init__(
+        self, registry: Registry, ledger: Ledger, engine: EngineClient, signer: Signer, settings: Settings
+    ) -> None:
+        """See `api.create_app`."""
+        self.catalogue = Catalogue(registry, engine, settings)
+        self.ledger, self.engine, self.settings = ledger, engine, settings
+        self.sign = receipt_signer(signer, settings.domain)
+        self.metrics = Metrics()
+        self._threads = ThreadPoolExecutor(LEDGER_THREADS, "flock_ray-ledger")
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    async def book(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A call of the ledger, in a thread: it may wait for other processes."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work that goes on whoever goes away; `running` waits for it at the end."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def authenticate(self, secrets: set[str]) -> Key:
+        """The key of a request.
+
+        Args:
+            secrets: all that its headers name.
+
+        Raises:
+            ApiError: none, several, or one that is unknown, revoked or expired.
+        """
+        if len(secrets) > 1:
+            raise ApiError(400, "The request names two different API keys; send one", code="conflicting_api_keys")
+        if not secrets:
+            raise unauthorized("No API key: send Authorization: Bearer KEY, x-api-key or x-litellm-api-key")
+        try:
+            return await self.book(self.ledger.keys.authenticate, secrets.pop())
+        except KeyRefusedError as error:
+            raise unauthorized(str(error)) from None
+
+    def resolve(self, text: str, key: Key) -> Served:
+        """The model that a request names.
+
+        Raises:
+            UnknownModelError: there is none.
+            ApiError: the key may not ask it.
+        """
+        served = self.catalogue.resolve(text)
+        if not key.terms.allows(served.offer.model, served.id):
+            raise not_allowed(served.id)
+        return served
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From the process' start to its end: follow the registry, keep the lease, end what dead processes left."""
+        settings = self.settings
+        await self.book(self.ledger.bind, Gateway(settings.gateway, settings.domain, settings.lends))
+        await self.book(self.ledger.recover, self.sign)
+        beside = [asyncio.ensure_future(each) for each in (self.catalogue.watch(), self._keep_lease())]
+        try:
+            yield
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            self._threads.shutdown()
+
+    async def _keep_lease(self) -> None:
+        while True:
+            with suppress(FlockRayError):  # told by the ledger's own calls
+                await self.book(self.ledger.beat)
+                for row in await self.book(self.ledger.recover, self.sign):
+                    LOG.warning("request %s of a gateway that died: %s", row.reservation.request.hex(), row.state.value)
+            await asyncio.sleep(LEASE / 3)
