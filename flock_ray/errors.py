@@ -181,6 +181,18 @@ class BusyError(FlockRayError):
     exit_code: ClassVar[int] = 72
 
 
+class RegistryError(FlockRayError, ValueError):
+    """A folder holds no registry of models, a damaged one, or one that does not take what is published."""
+
+    exit_code: ClassVar[int] = 73
+
+
+class UnknownModelError(RegistryError):
+    """A registry has no model of that id, hash, alias or name, or no longer serves it."""
+
+    exit_code: ClassVar[int] = 74
+
+
 class LedgerError(FlockRayError, ValueError):
     """A ledger's URL is wrong, its database is another program's or version's, or it is another gateway's."""
 
