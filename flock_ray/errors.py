@@ -206,7 +206,7 @@ class KeyRefusedError(FlockRayError, ValueError):
 
 
 class BudgetError(FlockRayError):
-    """A request may cost more than the key's budget, the account's cap or its deposit has left; or a cap is refused."""
+    """A request may cost more than the key's budget, the account's cap or its deposit has left."""
 
     exit_code: ClassVar[int] = 77
 

@@ -15,8 +15,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self
 
-from flock_ray.errors import FlockRayError, UnknownAdapterError
-from flock_ray.market.api_errors import ApiError, away, failed, too_slow
+from flock_ray.errors import UnknownAdapterError
+from flock_ray.market.api_errors import away, failed, too_slow
 from flock_ray.market.catalogue import Served
 from flock_ray.market.ledger_values import Key, Replay, Reservation, Row, Used
 from flock_ray.market.receipts import OutputHash
@@ -267,14 +267,3 @@ class Answering:
             async for event in events:
                 yield event
 
-
-def told(error: Exception) -> ApiError:
-    """What a client is told in the middle of a stream."""
-    from flock_ray.market.api_errors import refusal
-
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, FlockRayError):
-        return refusal(error)
-    LOG.error("a stream failed: %s", type(error).__name__)
-    return failed()

@@ -10,16 +10,28 @@ from enum import Enum
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.usage import SignedReceipt
-from flock_ray.errors import BusyError, RequestError
-from flock_ray.protocol.receipt import Receipt
+from flock_ray.errors import BusyError, ConfigError, KeyRefusedError, RequestError
+from flock_ray.protocol.price_book import MAX_PRICE
+from flock_ray.protocol.receipt import MAX_AMOUNT, Receipt
+
+MAX_TOKENS = 1 << 31  # of a prompt, or of an answer
+MAX_IDEMPOTENCY = 256  # characters
 
 
 class RequestRunningError(BusyError):
     """A request with this idempotency key still runs: 409, try again later."""
 
 
+class NotLendingError(BusyError):
+    """The gateway's stake is too low, or the chain was not seen for too long: 503, nothing is wrong with the key."""
+
+
 class IdempotencyError(RequestError):
     """An idempotency key was used for another body: 422."""
+
+
+class CapError(RequestError):
+    """A cap is not the account's, of another gateway or price book, expires too soon, or is below the former: 400."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +70,17 @@ class KeyTerms:
     requests_per_minute: int = 600
     tokens_per_minute: int = 1_000_000
     concurrent: int = 8
-    budget: int = (1 << 128) - 1
+    budget: int = MAX_AMOUNT - 1
     expires: int | None = None
 
-    def allows(self, model: bytes, model_id: str) -> bool:
-        """Whether it may ask a model, by its hash and its id `name@hash8`."""
-        names = {model.hex(), model_id, model_id.partition("@")[0]}
-        return not self.models or not names.isdisjoint(self.models)
+    def __post_init__(self) -> None:
+        if len(self.account) != 20 or not all(self.models):
+            raise ConfigError("a key has an account of 20 bytes, and models that have a name")
+        for name in ("requests_per_minute", "tokens_per_minute", "concurrent"):
+            if not 0 < getattr(self, name) < 1 << 63:
+                raise ConfigError(f"{name} of a key is a number from 1 to 2^63 - 1, not {getattr(self, name)}")
+        if not 0 <= self.budget < MAX_AMOUNT or not 0 <= (self.expires or 0) < 1 << 63:
+            raise ConfigError("the budget of a key is below 2^128 units, the time that it expires at below 2^63")
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,12 @@ class Key:
     created_at: int
     revoked_at: int | None
     spent: int
+
+    def check_model(self, model: bytes, model_id: str) -> None:
+        """KeyRefusedError, if the key may not ask a model, by its hash and its id `name@hash8`."""
+        names = {model.hex(), model_id, model_id.partition("@")[0]}
+        if self.terms.models and names.isdisjoint(self.terms.models):
+            raise KeyRefusedError(f"the key {self.id} may not ask {model_id}: {', '.join(self.terms.models)}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +137,15 @@ class Reservation:
     max_tokens: int
     idempotency: str | None
     body_hash: bytes
+
+    def __post_init__(self) -> None:
+        hashes = (self.request, self.model, self.price_book, self.prompt, self.body_hash)
+        assert all(len(value) == 32 for value in hashes), "hashes of a reservation are 32 bytes"
+        assert all(0 <= price < MAX_PRICE for price in self.prices), "a price is out of bounds"
+        if not 0 <= self.prompt_tokens < MAX_TOKENS or not 0 <= self.max_tokens < MAX_TOKENS:
+            raise RequestError(f"a request has at most {MAX_TOKENS - 1} tokens, and as many of its answer")
+        if self.idempotency is not None and not 0 < len(self.idempotency) <= MAX_IDEMPOTENCY:
+            raise RequestError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY} characters")
 
     @property
     def tokens(self) -> int:

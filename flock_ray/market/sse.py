@@ -32,12 +32,23 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], write_seconds: float, headers: Mapping[str, str] | None = None
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        write_seconds: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send `events`; the headers say besides that nothing between may keep them."""
+        """Send events.
+
+        Args:
+            first: the first one, which `rest` gave: so it has begun, and is closed whatever happens.
+            rest: gives the others.
+            write_seconds: that a client may take for one.
+            headers: besides those that say that nothing between may keep events.
+        """
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
-        self._events, self._write_seconds = events, write_seconds
+        self._first, self._rest, self._write_seconds = first, rest, write_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -48,14 +59,18 @@ class EventStream(Response):
         try:
             async with asyncio.timeout(self._write_seconds):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for data in self._events:
-                async with asyncio.timeout(self._write_seconds):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._send(send, self._first)
+            async for data in self._rest:
+                await self._send(send, data)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, OSError):  # it does not read, or the connection broke
             raise ClientDisconnect from None
         finally:
-            await self._events.aclose()
+            await self._rest.aclose()
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        async with asyncio.timeout(self._write_seconds):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
