@@ -266,4 +266,3 @@ class Answering:
         async with aclosing(self._service.engine.submit(request)) as events:
             async for event in events:
                 yield event
-

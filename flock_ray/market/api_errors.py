@@ -23,10 +23,11 @@ from flock_ray.errors import (
     UnknownAdapterError,
     UnknownModelError,
 )
-from flock_ray.market.ledger_values import IdempotencyError, RequestRunningError
+from flock_ray.market.ledger_values import CapError, IdempotencyError, NotLendingError, RequestRunningError
 
 LOG = logging.getLogger(__name__)
 BUSY_SECONDS = 1  # after which a client may ask a full engine again
+LENDING_SECONDS = 30  # after which a gateway that was cut off from its chain may see it again
 NO_RETRY = {"x-should-retry": "false"}
 """Heard by OpenAI's clients, which would ask again after every 429."""
 _SHOWN = 120  # characters of a client's text that an error repeats
@@ -112,6 +113,11 @@ def refusal(error: FlockRayError) -> ApiError:
     if isinstance(error, RequestRunningError):
         headers = {"Retry-After": str(BUSY_SECONDS)}
         return ApiError(409, text, param="Idempotency-Key", code="idempotency_running", headers=headers)
+    if isinstance(error, NotLendingError):
+        headers = {"Retry-After": str(LENDING_SECONDS)}
+        return ApiError(503, text, kind="server_error", code="not_lending", headers=headers)
+    if isinstance(error, CapError):
+        return ApiError(400, text, param="cap", code="invalid_cap")
     if isinstance(error, IdempotencyError):
         return ApiError(422, text, param="Idempotency-Key", code="idempotency_conflict")
     if isinstance(error, BusyError):
