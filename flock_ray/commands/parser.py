@@ -19,6 +19,9 @@ from flock_ray.commands.arguments import (
     seconds,
     task,
 )
+from flock_ray.commands.market_parser import add_models
+from flock_ray.commands.parser_parts import of_run as _of_run
+from flock_ray.commands.parser_parts import sentence as _sentence
 from flock_ray.commands.settings import (
     ChatSettings,
     EvaluateSettings,
@@ -61,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_results(commands)
     _add_compare(commands)
+    add_models(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))
     _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
@@ -90,10 +94,6 @@ class _Group:
         return parser
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
 # Parts of commands
 
 
@@ -120,10 +120,6 @@ def _sender(parser: Any) -> None:
 
 def _of_task(parser: Any) -> None:
     parser.add_argument("task", metavar="TASK", type=task, help="id of the task (0x...), or the folder of a run")
-
-
-def _of_run(parser: Any) -> None:
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of the run")
 
 
 def _of_operator(parser: Any) -> None:

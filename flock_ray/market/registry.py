@@ -66,14 +66,28 @@ class Registry:
             RegistryError: the folder holds something else, or cannot be written.
         """
         registry = cls(folder)
-        if not registry._index_path.is_file():
-            others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN) if folder.is_dir() else []
-            if others:
-                raise RegistryError(f"{folder} is no registry, and not empty: it holds {others[0]}; name a new folder")
+        if registry.missing:
             with registry._writing():
-                if not registry._index_path.is_file():  # nobody was quicker
+                if registry.missing:  # nobody was quicker
                     registry._write(registry._index_path, Index().to_bytes())
         return cls.open(folder)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the folder holds no registry yet, and may come to hold one.
+
+        Raises:
+            RegistryError: it holds something else.
+        """
+        if self._index_path.exists() or not self.folder.exists():
+            return not self._index_path.exists()
+        try:
+            others = sorted(path.name for path in self.folder.iterdir() if path.name not in _OWN)
+        except OSError as error:
+            raise RegistryError(f"{self.folder} is no folder of a registry: {error.strerror}") from None
+        if others:
+            raise RegistryError(f"{self.folder} is no registry, and not empty: it holds {others[0]}; name a new folder")
+        return True
 
     # Reading
 

@@ -69,6 +69,15 @@ class Snapshot:
         known = ", ".join([*sorted(self.aliases), *(model.id for model in self.models)][:8])
         raise UnknownModelError(f"there is no model {text[:80]!r} here" + (f"; there are {known}" if known else ""))
 
+    def ancestors(self, model: Model) -> tuple[Model, ...]:
+        """The published models that a model goes back to by what its run started from, the nearest first."""
+        line: list[Model] = []
+        while (parent := model.lineage.parent) in self._by_adapter and len(line) < len(self.published):
+            assert parent is not None
+            model = self._by_adapter[parent]
+            line.append(model)
+        return tuple(line)
+
     def require_base(self, base: bytes, tokenizer: bytes) -> None:
         """Check that all that is served is of one base model: a deployment has one.
 
