@@ -23,6 +23,7 @@ from flock_ray.errors import (
     UnknownAdapterError,
     UnknownModelError,
 )
+from flock_ray.market.knowledge import UnknownSourceError
 from flock_ray.market.ledger_values import CapError, IdempotencyError, NotLendingError, RequestRunningError
 
 LOG = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ def refusal(error: FlockRayError) -> ApiError:
     if isinstance(error, NotLendingError):
         headers = {"Retry-After": str(LENDING_SECONDS)}
         return ApiError(503, text, kind="server_error", code="not_lending", headers=headers)
+    if isinstance(error, UnknownSourceError):
+        return ApiError(404, text, param="knowledge_source_id", code="knowledge_source_not_found")
     if isinstance(error, CapError):
         return ApiError(400, text, param="cap", code="invalid_cap")
     if isinstance(error, IdempotencyError):

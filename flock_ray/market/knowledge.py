@@ -28,7 +28,7 @@ PASSAGE = 600  # characters, about: passages end at the end of a paragraph, a se
 _CACHED = 32  # indices in memory
 _ID = re.compile(r"ks-[0-9a-f]{32}")
 _TOKENS = re.compile(r"\w+")
-_BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?。！？])\s+|\n"), re.compile(r"\s+"))
+_BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?。\uff01\uff1f])\s+|\n"), re.compile(r"\s+"))
 
 
 class UnknownSourceError(RequestError):
