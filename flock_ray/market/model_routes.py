@@ -10,6 +10,7 @@ from fastapi import Request
 
 from flock_ray.market.catalogue import Served
 from flock_ray.market.guard import key_of, key_router, service_of
+from flock_ray.market.service import may_ask
 from flock_ray.protocol.encoding import to_hex
 
 router = key_router("Models")
@@ -18,8 +19,8 @@ router = key_router("Models")
 @router.get("/v1/models", summary="List the models that this key may ask")
 async def models(request: Request) -> dict[str, Any]:
     """OpenAI's list, with prices, licences and lineage besides."""
-    service, terms = service_of(request), key_of(request).terms
-    served = [one for one in service.catalogue.all() if terms.allows(one.offer.model, one.id)]
+    service, key = service_of(request), key_of(request)
+    served = [one for one in service.catalogue.all() if may_ask(key, one)]
     aliases = service.catalogue.snapshot().aliases
     return {"object": "list", "data": [shown(one, _aliases_of(one, aliases)) for one in served]}
 

@@ -27,6 +27,15 @@ LEDGER_THREADS = 4
 P, T = ParamSpec("P"), TypeVar("T")
 
 
+def may_ask(key: Key, served: Served) -> bool:
+    """Whether a key may ask a model."""
+    try:
+        key.check_model(served.offer.model, served.id)
+    except KeyRefusedError:
+        return False
+    return True
+
+
 class Service:
     """One gateway process.
 
@@ -87,7 +96,7 @@ class Service:
             ApiError: the key may not ask it.
         """
         served = self.catalogue.resolve(text)
-        if not key.terms.allows(served.offer.model, served.id):
+        if not may_ask(key, served):
             raise not_allowed(served.id)
         return served
 
