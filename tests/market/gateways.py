@@ -32,7 +32,7 @@ from flock_ray.serving.engine import Engine
 from flock_ray.serving.request import Limits, Request
 from flock_ray.serving.stream import Event
 from tests.market.entries import BASE, GATEWAY, HOST, PROTOCOL, entry
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 DOMAIN = usage_domain(31_337, "0x" + "5a" * 20)
 RECEIPT_KEY = run_signer(1, "receipts")
@@ -116,13 +116,17 @@ class World:
         return self.ledger.keys.create(KeyTerms(**{**values, "tokens_per_minute": 10_000_000, **terms}))
 
     def openai(self, secret: str | None = None, **options: Any) -> OpenAI:
-        return OpenAI(api_key=secret or self.secret, base_url=f"{self.url}/v1", max_retries=0, **options)
+        client = httpx2.Client(timeout=PATIENCE, verify=False)  # no certificates to load
+        url = f"{self.url}/v1"
+        return OpenAI(api_key=secret or self.secret, base_url=url, max_retries=0, http_client=client, **options)
 
     def http(self, secret: str | None = None, **options: Any) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {secret or self.secret}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=600, **options)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=PATIENCE, verify=False, **options)
 
-    def ask(self, path: str = "/v1/chat/completions", secret: str | None = None, headers: Any = None, **body: Any) -> Any:
+    def ask(
+        self, path: str = "/v1/chat/completions", secret: str | None = None, headers: Any = None, **body: Any
+    ) -> Any:
         """The response to a request; by default a conversation."""
         if path == "/v1/chat/completions":
             body = {"model": "latest", "messages": HELLO, **body}
@@ -196,5 +200,3 @@ def error_of(response: Any) -> dict[str, Any]:
     assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
     assert isinstance(body["error"]["message"], str) and body["error"]["message"]
     return body["error"]
-
-
