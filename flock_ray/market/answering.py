@@ -125,6 +125,7 @@ class Answering:
 
     async def _leave(self, gone: bool, why: str) -> None:
         if gone and self._delivered:
+            self._prompt_tokens = self._asked.prompt_tokens  # of a stream: all were computed before its first token
             await self._settle(self._delivered, "cancelled", None)
         else:
             await self._release("cancelled" if gone else why)
