@@ -22,6 +22,7 @@ from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, VERSION
 
 _WAIT = 30  # seconds for another transaction, or a free connection
 _CONNECTIONS = 16
+_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 _CREATION_LOCK = 0x666C6F636B726179  # PostgreSQL's lock of whoever creates the tables
 
 
@@ -52,20 +53,30 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, durable: bool = True) -> Iterator[Connection]:
         """A transaction, committed at the end and rolled back by an exception.
+
+        Args:
+            durable: whether it outlives a power failure when this returns. A killed process loses none in any case.
 
         Raises:
             LedgerError: the database does not answer, or is full.
         """
-        with self._told(), self._turn, self._engine.begin() as transaction:
-            yield transaction
+        with self._told(), self._turn, self._connection(durable=durable) as connection:
+            if not durable and connection.dialect.name == "postgresql":
+                connection.execute(_NOT_DURABLE)
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that changes nothing; LedgerError as `write`."""
-        with self._told(), self._engine.connect().execution_options(reads=True) as transaction:
-            yield transaction
+        with self._told(), self._connection(reads=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _connection(self, **options: bool) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.execution_options(**options).begin():
+            yield connection
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -131,13 +142,16 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins no transactions: `begin` below does
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("reads")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        options = connection.get_execution_options()
+        if options.get("reads"):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
