@@ -29,14 +29,17 @@ _CREATION_LOCK = 0x666C6F636B726179  # PostgreSQL's lock of whoever creates the 
 class Database:
     """Connections to one database."""
 
-    def __init__(self, url: str) -> None:
-        """Open a database, and create the tables in an empty one.
+    def __init__(self, url: str, create: bool) -> None:
+        """Open a database; if `create`, make it and its tables where there are none.
 
         Raises:
             LedgerError: see `Ledger.open`.
         """
         parsed = _parse(url)
         self.name = parsed.render_as_string(hide_password=True)
+        self._create = create
+        if not create and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+            raise LedgerError(f"there is no ledger {self.name}; flock-ray serve and flock-ray key create make one")
         self._engine = _engine(parsed)
         # SQLite's own waiting is a poll with growing pauses: threads of one process rather queue here.
         self._turn = Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
@@ -92,6 +95,8 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK})
             names = set(inspect(connection).get_table_names())
+            if not names and not self._create:
+                raise LedgerError(f"{self.name} holds no ledger yet; flock-ray serve and flock-ray key create make one")
             if not names:
                 METADATA.create_all(connection)
                 connection.execute(insert(SCHEMA_VERSION).values(version=VERSION))

@@ -18,6 +18,7 @@ from typing import Self
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.usage import SignedReceipt
 from flock_ray.errors import LedgerError, RequestError
 from flock_ray.market import accounts, bounds
@@ -39,6 +40,7 @@ from flock_ray.market.ledger_values import (
     UsageOfDay,
     Used,
 )
+from flock_ray.market.places import DEFAULT_URL as DEFAULT_URL
 from flock_ray.market.rows import (
     DAY,
     forget_idempotency,
@@ -49,9 +51,6 @@ from flock_ray.market.rows import (
     settle_row,
 )
 from flock_ray.protocol.receipt import Receipt
-
-DEFAULT_URL = "sqlite:///outputs/market/ledger.db"
-"""Ledger of `flock-ray serve` and `flock-ray key`, unless another is named."""
 
 LEASE = 30  # seconds without a heartbeat after which a process is taken for dead
 
@@ -80,17 +79,18 @@ class Ledger:
         self.batches = Batches(database, self._now)
 
     @classmethod
-    def open(cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time) -> Self:
-        """Open a ledger, or create it where there is none.
+    def open(cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time, create: bool = True) -> Self:
+        """Open a ledger.
 
         Args:
             url: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/DATABASE`.
             clock: tells the Unix time.
+            create: whether to make it where there is none.
 
         Raises:
             LedgerError: the URL names no such database, or one that has other tables, or another version's.
         """
-        return cls(Database(url), clock)
+        return cls(Database(url, create), clock)
 
     def close(self) -> None:
         """Close its connections."""
@@ -131,6 +131,12 @@ class Ledger:
                 raise LedgerError(f"the ledger {self._database.name} is of a gateway with another {', '.join(other)}")
         self._bound = account_concurrent, chain_age
         self.beat()
+
+    def gateway(self) -> Gateway:
+        """The gateway that this ledger is of; LedgerError if none has bound it."""
+        with self._database.read() as transaction:
+            row = accounts.gateway_row(transaction)
+        return Gateway(row.account, usage_domain(row.chain_id, row.contract), bool(row.lends))
 
     def beat(self) -> None:
         """Tell that this process lives: call it every `LEASE / 3` seconds, or its requests are taken for dead."""

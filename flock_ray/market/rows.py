@@ -17,6 +17,7 @@ from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.receipt import Receipt
 
 DAY = 86_400  # seconds
+NO_BATCH = 0  # of a receipt that costs nothing
 
 
 def row_of(transaction: Connection, request: bytes) -> Row | None:
@@ -54,7 +55,7 @@ def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedRece
     _end(
         transaction, row, state=State.SETTLED.value, ended_at=now, delivered=used.output_tokens, output=used.output,
         finish_reason=used.finish_reason, receipt=receipt.to_bytes(), receipt_key=signed.key,
-        signature=signed.signature, answer=answer,
+        signature=signed.signature, answer=answer, batch=None if receipt.cost else NO_BATCH,
     )  # fmt: skip
     place = KEYS.c.id == row.key
     spent = transaction.execute(select(KEYS.c.spent).where(place)).scalar_one()
@@ -65,7 +66,7 @@ def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedRece
     give_back_tokens(transaction, row.key, unused, row.created_at)
     return replace(
         row, state=State.SETTLED, ended_at=now, delivered=used.output_tokens, output=used.output,
-        finish_reason=used.finish_reason, receipt=signed, answer=answer,
+        finish_reason=used.finish_reason, receipt=signed, answer=answer, batch=None if receipt.cost else NO_BATCH,
     )  # fmt: skip
 
 
