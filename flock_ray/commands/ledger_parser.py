@@ -12,7 +12,7 @@ from flock_ray.market.places import DEFAULT_FOLDER, DEFAULT_URL
 def _ledger(parser: Any) -> None:
     parser.add_argument(
         "--ledger", default=DEFAULT_URL, metavar="URL",
-        help=f"the gateway's ledger: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (default: {DEFAULT_URL})",
+        help=f"the ledger: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (default: {DEFAULT_URL})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object; amounts in wei, times in seconds")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flock_ray.chain.eip712 import receipt_digest, usage_domain
+from flock_ray.chain.eip712 import cap_digest, price_book_digest, receipt_digest, usage_domain
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.chain.usage import SignedReceipt
+from flock_ray.chain.usage import SignedCap, SignedReceipt
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_values import Gateway, Key, KeyTerms, Reservation, Row, Used
 from flock_ray.protocol.hashing import sha256
-from flock_ray.protocol.receipt import Receipt
+from flock_ray.protocol.price_book import LeafTable, Offer, PriceBook, Split
+from flock_ray.protocol.receipt import Cap, Receipt
 
 DOMAIN = usage_domain(31_337, "0x" + "5a" * 20)
 GATEWAY = run_signer(1, "gateway")
@@ -83,3 +84,40 @@ def reserved(ledger: Ledger, key: Key, asked: Reservation) -> Row:
     row = ledger.reserve(key.id, asked)
     assert isinstance(row, Row)
     return row
+
+
+# Money
+
+HOST, OWNER, PROTOCOL, ONE, TWO = (bytes([0xA0 + number]) * 20 for number in range(5))
+TABLE = LeafTable(31_337, PROTOCOL, MODEL, {ONE: 3, TWO: 2})
+
+
+def price_book(prompt: int = PRICES[0], output: int = PRICES[1]) -> PriceBook:
+    offer = Offer(MODEL, prompt, output, Split(2_000, 800, 2_200, 5_000), HOST, OWNER, TABLE.hash)
+    return PriceBook(account(GATEWAY), PROTOCOL, (offer,))
+
+
+def publish(ledger: Ledger, book: PriceBook) -> None:
+    ledger.batches.publish(book, GATEWAY.sign_digest(price_book_digest(DOMAIN, book)), [TABLE])
+
+
+def signed_cap(book: PriceBook, cumulative: int, expiry: int = NOON + 10**6, user: Signer = USER) -> SignedCap:
+    cap = Cap(account(user), account(GATEWAY), book.hash, cumulative, expiry)
+    return SignedCap(cap, user.sign_digest(cap_digest(DOMAIN, cap)))
+
+
+def lending(url: str, book: PriceBook, clock: Clock | None = None, deposit: int = 10**6, cap: int = 10**6) -> Ledger:
+    """A ledger whose gateway lends: the user has a key, a deposit and a cap."""
+    ledger = opened(url, clock, lending_gateway())
+    publish(ledger, book)
+    new_key(ledger)
+    ledger.set_stake(100, 100)
+    ledger.set_deposit(account(USER), deposit, {})
+    ledger.caps.store(signed_cap(book, cap))
+    return ledger
+
+
+def answered(ledger: Ledger, key: Key, number: int, book: PriceBook, output_tokens: int = 20) -> Row:
+    """A request that was reserved and settled."""
+    reserved(ledger, key, asked(number, book=book.hash, prices=(book.offers[0].prompt, book.offers[0].output)))
+    return ledger.settle(request_id(number), used(10, output_tokens), sign)

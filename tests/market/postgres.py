@@ -28,12 +28,16 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self._folder, self._names = folder, count(1)
 
+    def url(self, database: str) -> str:
+        """The URL of a database."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self._folder}"
+
     def new_database(self) -> str:
         """The URL of an empty database."""
         name = f"ledger_{next(self._names)}"
         with psycopg.connect(host=str(self._folder), user="postgres", dbname="postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
-        return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
+        return self.url(name)
 
 
 @contextmanager
