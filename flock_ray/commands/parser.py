@@ -19,6 +19,7 @@ from flock_ray.commands.arguments import (
     seconds,
     task,
 )
+from flock_ray.commands.ledger_parser import add_key, add_usage
 from flock_ray.commands.market_parser import add_models
 from flock_ray.commands.parser_parts import of_run as _of_run
 from flock_ray.commands.parser_parts import sentence as _sentence
@@ -71,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_delegation(_Group(commands, "delegation", "stake that an account delegates to operators"))
     _add_account(_Group(commands, "account", "what an account owns"))
     _add_deployment(_Group(commands, "deployment", "the contracts on a chain"))
+    add_key(_Group(commands, "key", "keys of a gateway's API"))
+    add_usage(_Group(commands, "usage", "what a gateway's users used, and its settlement"))
     return parser
 
 

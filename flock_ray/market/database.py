@@ -22,20 +22,24 @@ from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, VERSION
 
 _WAIT = 30  # seconds for another transaction, or a free connection
 _CONNECTIONS = 16
+_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 _CREATION_LOCK = 0x666C6F636B726179  # PostgreSQL's lock of whoever creates the tables
 
 
 class Database:
     """Connections to one database."""
 
-    def __init__(self, url: str) -> None:
-        """Open a database, and create the tables in an empty one.
+    def __init__(self, url: str, create: bool) -> None:
+        """Open a database; if `create`, make it and its tables where there are none.
 
         Raises:
             LedgerError: see `Ledger.open`.
         """
         parsed = _parse(url)
         self.name = parsed.render_as_string(hide_password=True)
+        self._create = create
+        if not create and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+            raise LedgerError(f"there is no ledger {self.name}; flock-ray serve and flock-ray key create make one")
         self._engine = _engine(parsed)
         # SQLite's own waiting is a poll with growing pauses: threads of one process rather queue here.
         self._turn = Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
@@ -52,20 +56,30 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, durable: bool = True) -> Iterator[Connection]:
         """A transaction, committed at the end and rolled back by an exception.
+
+        Args:
+            durable: whether it outlives a power failure when this returns. A killed process loses none in any case.
 
         Raises:
             LedgerError: the database does not answer, or is full.
         """
-        with self._told(), self._turn, self._engine.begin() as transaction:
-            yield transaction
+        with self._told(), self._turn, self._connection(durable=durable) as connection:
+            if not durable and connection.dialect.name == "postgresql":
+                connection.execute(_NOT_DURABLE)
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that changes nothing; LedgerError as `write`."""
-        with self._told(), self._engine.connect().execution_options(reads=True) as transaction:
-            yield transaction
+        with self._told(), self._connection(reads=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _connection(self, **options: bool) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.execution_options(**options).begin():
+            yield connection
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -81,6 +95,8 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK})
             names = set(inspect(connection).get_table_names())
+            if not names and not self._create:
+                raise LedgerError(f"{self.name} holds no ledger yet; flock-ray serve and flock-ray key create make one")
             if not names:
                 METADATA.create_all(connection)
                 connection.execute(insert(SCHEMA_VERSION).values(version=VERSION))
@@ -131,13 +147,16 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins no transactions: `begin` below does
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("reads")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        options = connection.get_execution_options()
+        if options.get("reads"):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 

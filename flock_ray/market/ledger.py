@@ -3,6 +3,9 @@
 One database, shared by all gateway processes: SQLite on one machine, PostgreSQL for several. A request's worst case is
 reserved in one transaction, which checks every bound; it is settled to what was used, or released. Methods are
 blocking and may be called from any thread.
+
+A killed process loses nothing that a method returned. After a power failure the bills of the last moments may be
+missing, at the gateway's cost; keys, caps and batches are on disk when a method returns.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Self
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.usage import SignedReceipt
 from flock_ray.errors import LedgerError, RequestError
 from flock_ray.market import accounts, bounds
@@ -36,6 +40,7 @@ from flock_ray.market.ledger_values import (
     UsageOfDay,
     Used,
 )
+from flock_ray.market.places import DEFAULT_URL as DEFAULT_URL
 from flock_ray.market.rows import (
     DAY,
     forget_idempotency,
@@ -46,9 +51,6 @@ from flock_ray.market.rows import (
     settle_row,
 )
 from flock_ray.protocol.receipt import Receipt
-
-DEFAULT_URL = "sqlite:///outputs/market/ledger.db"
-"""Ledger of `flock-ray serve` and `flock-ray key`, unless another is named."""
 
 LEASE = 30  # seconds without a heartbeat after which a process is taken for dead
 
@@ -77,17 +79,18 @@ class Ledger:
         self.batches = Batches(database, self._now)
 
     @classmethod
-    def open(cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time) -> Self:
-        """Open a ledger, or create it where there is none.
+    def open(cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time, create: bool = True) -> Self:
+        """Open a ledger.
 
         Args:
             url: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/DATABASE`.
             clock: tells the Unix time.
+            create: whether to make it where there is none.
 
         Raises:
             LedgerError: the URL names no such database, or one that has other tables, or another version's.
         """
-        return cls(Database(url), clock)
+        return cls(Database(url, create), clock)
 
     def close(self) -> None:
         """Close its connections."""
@@ -129,9 +132,15 @@ class Ledger:
         self._bound = account_concurrent, chain_age
         self.beat()
 
+    def gateway(self) -> Gateway:
+        """The gateway that this ledger is of; LedgerError if none has bound it."""
+        with self._database.read() as transaction:
+            row = accounts.gateway_row(transaction)
+        return Gateway(row.account, usage_domain(row.chain_id, row.contract), bool(row.lends))
+
     def beat(self) -> None:
         """Tell that this process lives: call it every `LEASE / 3` seconds, or its requests are taken for dead."""
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             self._beat(transaction)
 
     def _beat(self, transaction: Connection) -> None:
@@ -149,7 +158,7 @@ class Ledger:
         now = self._now()
         alive = select(PROCESSES.c.id).where(PROCESSES.c.seen_at >= now - LEASE)
         dead = REQUESTS.c.process.not_in(alive)
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             self._beat(transaction)
             forget_idempotency(transaction, now - DAY)
             left = select(REQUESTS.c.request).where(REQUESTS.c.state == State.OPEN.value, dead)
@@ -160,7 +169,7 @@ class Ledger:
 
     def _end_of_dead(self, request: bytes, sign: Sign) -> Row | None:
         """End a dead process's request; None if it ended otherwise meanwhile, or its process came back."""
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             row = self._locked(transaction, request)
             now = self._now()
             owner = REQUESTS.c.request == request
@@ -173,7 +182,7 @@ class Ledger:
             if row.delivered:
                 used = Used(row.reservation.prompt_tokens, row.delivered, row.output, "interrupted")
                 return self._settle(transaction, row, used, sign)
-            return self._release(transaction, row, "its gateway ended before anything was delivered")
+            return release_row(transaction, row, "its gateway ended before anything was delivered", now)
 
     # A request
 
@@ -198,7 +207,7 @@ class Ledger:
         """
         assert self._bound is not None, "a ledger serves after bind()"
         of_account, chain_age = self._bound
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             account = accounts.lock_account(transaction, key_of(transaction, key).terms.account)
             found, now = key_of(transaction, key), self._now()  # again: now nothing of it changes any more
             check_valid(found, now)
@@ -242,7 +251,7 @@ class Ledger:
         """
         known = REQUESTS.c.delivered < output_tokens, REQUESTS.c.max_tokens >= output_tokens
         place = update(REQUESTS).where(REQUESTS.c.request == request, REQUESTS.c.state == State.OPEN.value, *known)
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             transaction.execute(place.values(delivered=output_tokens, output=output))
 
     def settle(self, request: bytes, used: Used, sign: Sign) -> Row:
@@ -254,7 +263,7 @@ class Ledger:
         Raises:
             LedgerError: there is no such request.
         """
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             row = self._locked(transaction, request)
             return self._settle(transaction, row, used, sign) if row.state is State.OPEN else row
 
@@ -263,8 +272,7 @@ class Ledger:
         assert 0 <= used.prompt_tokens <= asked.prompt_tokens, "more prompt tokens were used than reserved"
         assert 0 <= used.output_tokens <= asked.max_tokens, "more output tokens were used than reserved"
         receipt = row.receipt_for(accounts.gateway_row(transaction).account, used)
-        settle_row(transaction, row, used, sign(receipt), self._now())
-        return self._row(transaction, asked.request)
+        return settle_row(transaction, row, used, sign(receipt), self._now())
 
     def release(self, request: bytes, error: str) -> Row:
         """End a request that failed, or whose answer is empty: nothing is charged, and it has no receipt.
@@ -275,23 +283,20 @@ class Ledger:
         Raises:
             LedgerError: there is no such request.
         """
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             row = self._locked(transaction, request)
-            return self._release(transaction, row, error) if row.state is State.OPEN else row
-
-    def _release(self, transaction: Connection, row: Row, error: str) -> Row:
-        release_row(transaction, row, error, self._now())
-        return self._row(transaction, row.reservation.request)
+            return release_row(transaction, row, error, self._now()) if row.state is State.OPEN else row
 
     def _locked(self, transaction: Connection, request: bytes) -> Row:
         """A request's row, after its account's lock was taken."""
-        accounts.lock_account(transaction, self._row(transaction, request).account)
-        return self._row(transaction, request)
-
-    def _row(self, transaction: Connection, request: bytes) -> Row:
-        row = row_of(transaction, request)
-        if row is None:
+        account = transaction.execute(
+            select(REQUESTS.c.account).where(REQUESTS.c.request == request)
+        ).scalar_one_or_none()
+        if account is None:
             raise LedgerError(f"the ledger has no request 0x{request.hex()}")
+        accounts.lock_account(transaction, account)
+        row = row_of(transaction, request)
+        assert row is not None, "a row is never deleted"
         return row
 
     # What is in it
@@ -337,10 +342,10 @@ class Ledger:
             collected: {price book: all that was collected of it under the gateway's series}.
             withdraws: whether it asked for a part of its deposit.
         """
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             accounts.set_deposit(transaction, account, standing, withdraws, collected, self._now())
 
     def set_stake(self, standing: int, minimum: int) -> None:
         """Tell what the chain says of the gateway's stake: below the minimum nothing is lent."""
-        with self._database.write() as transaction:
+        with self._database.write(durable=False) as transaction:
             transaction.execute(update(GATEWAY).values(stake=standing, min_stake=minimum))

@@ -183,7 +183,7 @@ class Row:
         error: why it was released.
         receipt: signed; None unless settled.
         answer: body of the answer, kept for a day with an idempotency key.
-        batch: number of the batch that charges it, in the series of its price book; None: not yet, or it costs nothing.
+        batch: number of the batch that charges it, in the series of its price book; None: not yet; 0: it costs nothing.
     """
 
     reservation: Reservation

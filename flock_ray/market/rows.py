@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -10,13 +11,13 @@ from sqlalchemy import Row as Record
 from flock_ray.chain.usage import SignedReceipt
 from flock_ray.market.accounts import charge
 from flock_ray.market.bounds import give_back_tokens
-from flock_ray.market.keys import key_of
 from flock_ray.market.ledger_schema import KEYS, REQUESTS, USAGE
 from flock_ray.market.ledger_values import Key, Reservation, Row, State, Used
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.receipt import Receipt
 
 DAY = 86_400  # seconds
+NO_BATCH = 0  # of a receipt that costs nothing
 
 
 def row_of(transaction: Connection, request: bytes) -> Row | None:
@@ -47,27 +48,34 @@ def open_row(transaction: Connection, key: Key, asked: Reservation, process: str
     return Row(asked, key.id, account, State.OPEN, now, None, 0, ZERO, None, None, None, None, None)
 
 
-def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedReceipt, now: int) -> None:
-    """Bill an open row of a locked account."""
+def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedReceipt, now: int) -> Row:
+    """Bill an open row of a locked account; the settled row."""
     receipt = signed.receipt
     answer = used.answer if row.reservation.idempotency is not None else None
     _end(
         transaction, row, state=State.SETTLED.value, ended_at=now, delivered=used.output_tokens, output=used.output,
         finish_reason=used.finish_reason, receipt=receipt.to_bytes(), receipt_key=signed.key,
-        signature=signed.signature, answer=answer,
+        signature=signed.signature, answer=answer, batch=None if receipt.cost else NO_BATCH,
     )  # fmt: skip
-    key = key_of(transaction, row.key)
-    transaction.execute(update(KEYS).where(KEYS.c.id == row.key).values(spent=key.spent + receipt.cost))
+    place = KEYS.c.id == row.key
+    spent = transaction.execute(select(KEYS.c.spent).where(place)).scalar_one()
+    transaction.execute(update(KEYS).where(place).values(spent=spent + receipt.cost))
     charge(transaction, row.account, receipt.price_book, receipt.cost)
     _add_usage(transaction, row, receipt, now)
     unused = row.reservation.tokens - receipt.prompt_tokens - receipt.output_tokens
     give_back_tokens(transaction, row.key, unused, row.created_at)
+    return replace(
+        row, state=State.SETTLED, ended_at=now, delivered=used.output_tokens, output=used.output,
+        finish_reason=used.finish_reason, receipt=signed, answer=answer, batch=None if receipt.cost else NO_BATCH,
+    )  # fmt: skip
 
 
-def release_row(transaction: Connection, row: Row, error: str, now: int) -> None:
-    """End an open row of a locked account without a charge; its idempotency key may be used again."""
+def release_row(transaction: Connection, row: Row, error: str, now: int) -> Row:
+    """End an open row of a locked account without a charge; the released row. Its idempotency key is free again."""
     _end(transaction, row, state=State.RELEASED.value, ended_at=now, error=error, idempotency=None)
     give_back_tokens(transaction, row.key, row.reservation.tokens, row.created_at)
+    asked = replace(row.reservation, idempotency=None)
+    return replace(row, reservation=asked, state=State.RELEASED, ended_at=now, error=error)
 
 
 def forget_idempotency(transaction: Connection, before: int, row: Row | None = None) -> None:
