@@ -11,9 +11,13 @@ from flock_ray.commands.arguments import address, digest, positive, price, split
 from flock_ray.commands.parser_parts import add_command, of_run
 
 
-def _registry(parser: Any, default: Any = Path("registry")) -> None:
+def _registry(parser: Any, default: Any = Path("outputs/market/registry")) -> None:
     parser.add_argument(
-        "--registry", type=Path, default=default, metavar="DIR", help="folder of the registry (default: registry)"
+        "--registry",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="folder of the registry (default: outputs/market/registry)",
     )
     kept = default if default is argparse.SUPPRESS else False  # of `models --json show`
     parser.add_argument("--json", action="store_true", default=kept, help="print one JSON object")
