@@ -21,6 +21,7 @@ ARENA_OPTIONS = [one for one in EVERY if one not in OPTIONS or one.startswith(SH
 OPEN = {
     "chain=rpc": "chain.url=http://127.0.0.1:8545",
     "data=hub": "data.path={0:ORG/NAME}",
+    "data=mixed": "data.path={0:stdlib_code:json,1:jsonl:/data/ann.jsonl,2:'hub:ORG/NAME:train[:10]'}",
     "data=jsonl": "data.path=silos/*.jsonl",
     "model=folder": "model.path=models/llama",
     "model=hub": "model.path=owner/name",

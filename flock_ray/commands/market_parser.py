@@ -7,16 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flock_ray.commands.arguments import address, digest, positive, price, split
-from flock_ray.commands.parser_parts import add_command, of_run
+from flock_ray.commands.arguments import address, basis_points, digest, positive, price, split
+from flock_ray.commands.parser_parts import add_command, of_run, sentence
 
 
-def _registry(parser: Any, default: Any = Path("registry")) -> None:
+def _registry(parser: Any, default: Any = Path("outputs/market/registry")) -> None:
     parser.add_argument(
-        "--registry", type=Path, default=default, metavar="DIR", help="folder of the registry (default: registry)"
+        "--registry",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="folder of the registry (default: outputs/market/registry)",
     )
-    kept = default if default is argparse.SUPPRESS else False  # of `models --json show`
-    parser.add_argument("--json", action="store_true", default=kept, help="print one JSON object")
+    _json(parser, default if default is argparse.SUPPRESS else False)  # what `models --json show` was given stays
+
+
+def _json(parser: Any, default: Any = False) -> None:
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON object")
+
+
+def _accept(parser: Any, what: str) -> None:
+    parser.add_argument(
+        "--accept", action="append", default=[], metavar="NAME",
+        help=f"take {what} a licence that is not permissive, by its name; may be given again".replace("  ", " "),
+    )  # fmt: skip
 
 
 def _of_model(parser: Any) -> None:
@@ -64,10 +78,7 @@ def add_models(commands: Any) -> None:
         ("adapter", "the strictest of what it was made of"),
     ):
         publish.add_argument(f"--licence-{name}", default="", metavar="NAME", help=f"(default: {what})")
-    publish.add_argument(
-        "--accept", action="append", default=[], metavar="NAME",
-        help="a licence that is not permissive and that you accept; may be given again",
-    )  # fmt: skip
+    _accept(publish, "")
     publish.add_argument(
         "--context", type=positive, default=0, metavar="TOKENS", help="of prompt and answer (default: the base model's)"
     )
@@ -85,3 +96,32 @@ def add_models(commands: Any) -> None:
         commands, "price", "change what a model costs, and who gets it", "models:price", _of_model, _registry, _prices,
         _accounts,
     )  # fmt: skip
+
+
+def add_feedback(commands: Any) -> None:
+    """Commands on what users said of answers."""
+    help = "feedback on answers: a silo of it, and the next task"
+    inner = commands.add_parser("feedback", help=help, description=sentence(help)).add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    export = add_command(
+        inner, "export", "write the rows that may be trained on as a silo, each once", "feedback:export", _json
+    )
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder to write")
+    export.add_argument(
+        "--store", type=Path, default=Path("outputs/market/feedback"), metavar="DIR",
+        help="of the gateway (default: outputs/market/feedback)",
+    )  # fmt: skip
+    export.add_argument("--secret", type=Path, metavar="FILE", help="that seals it, if not in the store's folder")
+    export.add_argument("--model", type=digest, metavar="HASH", help="only what was said of this adapter's answers")
+    export.add_argument(
+        "--heldout", type=basis_points, default=1_000, metavar="PERCENT",
+        help="conversations that are never trained on (default: 10)",
+    )  # fmt: skip
+    _accept(export, "rows of")
+    task = add_command(
+        inner, "task", "write the configuration of an alliance that starts from a run, with its silos and feedback",
+        "feedback:task", of_run, _json,
+    )  # fmt: skip
+    task.add_argument("--silo", type=Path, required=True, metavar="FILE", help="rows of feedback")
+    task.add_argument("--to", type=Path, required=True, metavar="FILE", help="new file NAME.yaml")

@@ -20,7 +20,7 @@ from flock_ray.commands.arguments import (
     task,
 )
 from flock_ray.commands.ledger_parser import add_key, add_usage
-from flock_ray.commands.market_parser import add_models
+from flock_ray.commands.market_parser import add_feedback, add_models
 from flock_ray.commands.parser_parts import of_run as _of_run
 from flock_ray.commands.parser_parts import sentence as _sentence
 from flock_ray.commands.settings import (
@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_results(commands)
     _add_compare(commands)
     add_models(commands)
+    add_feedback(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))
     _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
