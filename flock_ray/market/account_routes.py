@@ -14,6 +14,7 @@ from flock_ray.chain.eip712 import CAP_TYPE, DOMAIN_TYPE, NAME, VERSION, Domain
 from flock_ray.chain.usage import SignedCap, account_text
 from flock_ray.market.api_errors import ApiError
 from flock_ray.market.guard import key_of, key_router, service_of
+from flock_ray.market.ledger_values import Row
 from flock_ray.market.openai_types import Body
 from flock_ray.market.receipts import shown
 from flock_ray.protocol.encoding import to_hex
@@ -55,16 +56,25 @@ async def usage(
 @router.get("/v1/receipts/{id}", summary="The receipt of an answer")
 async def receipt(id: str, request: Request) -> dict[str, Any]:
     """Of a request of this key's account, by its id: that of the answer, or of the header `x-request-id`."""
-    named = _REQUEST.fullmatch(id)
-    service = service_of(request)
-    row = await service.book(service.ledger.row, bytes.fromhex(named[1])) if named else None
-    if row is None or row.account != key_of(request).terms.account:
-        raise ApiError(404, "This account has no such request", param="id", code="receipt_not_found")
+    row = await row_of(id, request)
     return {
         "id": to_hex(row.reservation.request), "object": "receipt", "state": row.state.value,
         "model": row.reservation.model_id, "created": row.created_at, "ended": row.ended_at,
         "finish_reason": row.finish_reason, "batch": row.batch, "receipt": shown(row.receipt),
     }  # fmt: skip
+
+
+async def row_of(id: str, request: Request) -> Row:
+    """The ledger's row of a request of this key's account.
+
+    Raises:
+        ApiError: it has no such request.
+    """
+    named, service = _REQUEST.fullmatch(id), service_of(request)
+    row = await service.book(service.ledger.row, bytes.fromhex(named[1])) if named else None
+    if row is None or row.account != key_of(request).terms.account:
+        raise ApiError(404, "This account has no such request", param="id", code="receipt_not_found")
+    return row
 
 
 class CapBody(Body):
@@ -85,6 +95,7 @@ async def cap_to_sign(
     """EIP-712 typed data, for any wallet; the price book that it names; and the cap that there is."""
     service, account = service_of(request), key_of(request).terms.account
     book, settings = service.catalogue.book(), service.settings
+    await service.publish(book)  # a cap names a price book that is in force
     signed = await service.book(service.ledger.caps.get, account, book.hash)
     known = 0 if signed is None else signed.cap.cumulative
     until = expiry if expiry is not None else int(time.time()) + CAP_SECONDS

@@ -99,6 +99,7 @@ class Answering:
             asked.prompt, asked.prompt_tokens, asked.max_tokens, asked.idempotency, asked.body_hash,
         )  # fmt: skip
         service = self._service
+        await service.publish(asked.served.book)
         reserving = service.spawn(service.book(service.ledger.reserve, asked.key.id, wanted))
         try:
             row = await asyncio.shield(reserving)

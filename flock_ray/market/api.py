@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from flock_ray.chain.keys import Signer
-from flock_ray.market import account_routes, completions, knowledge_routes, model_routes, open_routes
+from flock_ray.market import account_routes, completions, feedback_routes, knowledge_routes, model_routes, open_routes
 from flock_ray.market.answer_models import ErrorBody
 from flock_ray.market.api_errors import install_error_handlers
 from flock_ray.market.body_limits import BodyLimits
 from flock_ray.market.engines import EngineClient
+from flock_ray.market.feedback import FeedbackStore
 from flock_ray.market.knowledge import Knowledge
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.metrics import Measured
 from flock_ray.market.registry import Registry
 from flock_ray.market.service import Service
 from flock_ray.market.settings import Settings
-
-if TYPE_CHECKING:
-    from flock_ray.market.feedback import FeedbackStore
 
 VERSION = "1.0"  # of the API
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -50,6 +48,7 @@ def create_app(
     signer: Signer,
     settings: Settings,
     feedback: FeedbackStore | None = None,
+    gateway: Signer | None = None,
 ) -> FastAPI:
     """The gateway's application.
 
@@ -60,8 +59,12 @@ def create_app(
         signer: the receipt key.
         settings: see there.
         feedback: where thumbs and corrections go; None: that route is off.
+        gateway: key of the gateway's account, which signs price books; needed where `settings.lends`.
+
+    Raises:
+        ConfigError: a gateway that lends has no key of its account.
     """
-    service = Service(registry, ledger, engine, signer, settings)
+    service = Service(registry, ledger, engine, signer, settings, gateway)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,6 +81,9 @@ def create_app(
     if settings.knowledge is not None:
         app.state.knowledge = Knowledge(settings.knowledge)
         routers.append(knowledge_routes.router)
+    if feedback is not None:
+        app.state.feedback = feedback
+        routers.append(feedback_routes.router)
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)

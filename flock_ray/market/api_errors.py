@@ -127,7 +127,7 @@ def refusal(error: FlockRayError) -> ApiError:
         headers = {"Retry-After": str(BUSY_SECONDS)}
         return ApiError(429, text, kind="rate_limit_error", code="engine_busy", headers=headers)
     if isinstance(error, RequestError):
-        code = "context_length_exceeded" if "more than the" in text else "invalid_value"
+        code = "context_length_exceeded" if "that this engine takes" in text else "invalid_value"
         return ApiError(400, text, param=_param(text), code=code)
     if isinstance(error, DataError):
         return ApiError(400, text, param="messages", code="invalid_value")

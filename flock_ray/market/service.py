@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from flock_ray.chain.eip712 import price_book_digest
 from flock_ray.chain.keys import Signer
-from flock_ray.errors import FlockRayError, KeyRefusedError
+from flock_ray.chain.usage import account_text
+from flock_ray.errors import ConfigError, FlockRayError, KeyRefusedError
 from flock_ray.market.api_errors import ApiError, not_allowed, unauthorized
 from flock_ray.market.catalogue import Catalogue, Served
 from flock_ray.market.engines import EngineClient
@@ -21,6 +23,7 @@ from flock_ray.market.metrics import Metrics
 from flock_ray.market.receipts import receipt_signer
 from flock_ray.market.registry import Registry
 from flock_ray.market.settings import Settings
+from flock_ray.protocol.price_book import PriceBook
 
 LOG = logging.getLogger(__name__)
 LEDGER_THREADS = 4
@@ -49,9 +52,19 @@ class Service:
     """
 
     def __init__(
-        self, registry: Registry, ledger: Ledger, engine: EngineClient, signer: Signer, settings: Settings
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        engine: EngineClient,
+        signer: Signer,
+        settings: Settings,
+        gateway: Signer | None,
     ) -> None:
         """See `api.create_app`."""
+        if settings.lends and (gateway is None or gateway.address != account_text(settings.gateway)):
+            raise ConfigError("a gateway that lends signs its price books: it needs the key of its own account")
+        self._gateway = gateway
+        self._published = set[bytes]()
         self.catalogue = Catalogue(registry, engine, settings)
         self.ledger, self.engine, self.settings = ledger, engine, settings
         self.sign = receipt_signer(signer, settings.domain)
@@ -87,6 +100,20 @@ class Service:
             return await self.book(self.ledger.keys.authenticate, secrets.pop())
         except KeyRefusedError as error:
             raise unauthorized(str(error)) from None
+
+    async def publish(self, book: PriceBook) -> None:
+        """Put a price book in force, before anything is lent under it.
+
+        Raises:
+            LedgerError: it lacks a table of members' rewards.
+        """
+        if not self.settings.lends or book.hash in self._published:
+            return
+        assert self._gateway is not None, "a gateway lends without its key"
+        signature = self._gateway.sign_digest(price_book_digest(self.settings.domain, book))
+        tables = self.catalogue.snapshot().leaf_tables().values()
+        await self.book(self.ledger.batches.publish, book, signature, tables)
+        self._published.add(book.hash)
 
     def resolve(self, text: str, key: Key) -> Served:
         """The model that a request names.
