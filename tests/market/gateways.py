@@ -21,6 +21,7 @@ from flock_ray.chain.keys import Signer, recover, run_signer
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.market.api import create_app
 from flock_ray.market.engines import EngineClient, InProcess
+from flock_ray.market.feedback import FeedbackStore
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_values import Key, KeyTerms
 from flock_ray.market.models import Model, Price, base_offer
@@ -87,7 +88,8 @@ class World:
 
     def __init__(
         self, folder: Path, engine: Engine | None = None, wrap: Callable[[InProcess], EngineClient] | None = None,
-        ledger_url: str | None = None, models: int = 2, **settings: Any,
+        ledger_url: str | None = None, models: int = 2, gateway_key: Signer | None = None,
+        feedback: FeedbackStore | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.registry = Registry.create(folder / "registry")
@@ -102,8 +104,11 @@ class World:
             "lends": False, "base": base_offer(BASE, HOST, Price(1, 1)), "knowledge": folder / "knowledge",
             "poll_seconds": 0.02, "default_model": "latest",
         }  # fmt: skip
-        self.settings = Settings(GATEWAY, PROTOCOL, DOMAIN, **{**chosen, **settings})
-        self.app = create_app(self.registry, self.ledger, self.client, RECEIPT_KEY, self.settings)
+        account = account_of(gateway_key) if gateway_key else GATEWAY
+        self.settings = Settings(account, PROTOCOL, DOMAIN, **{**chosen, **settings})
+        self.app = create_app(
+            self.registry, self.ledger, self.client, RECEIPT_KEY, self.settings, feedback, gateway_key
+        )  # fmt: skip
         self.url = ""
         self.key, self.secret = self.new_key()
 
@@ -167,14 +172,14 @@ def gateway(folder: Path, **options: Any) -> Iterator[World]:
         yield world
 
 
-def check_receipt(body: dict[str, Any], world: World) -> Receipt:
+def check_receipt(body: dict[str, Any], world: World, gateway: bytes = GATEWAY) -> Receipt:
     """The receipt of an answer, whose signature is that of the receipt key."""
     signed = body["receipt"]
     receipt = Receipt.from_json(signed["receipt"])
     digest = receipt_digest(DOMAIN, receipt)
     assert recover(digest, bytes.fromhex(signed["signature"][2:])) == RECEIPT_KEY.address
     assert bytes.fromhex(signed["key"][2:]) == account_of(RECEIPT_KEY)
-    assert receipt.gateway == GATEWAY and receipt.account == account_of(USER)
+    assert receipt.gateway == gateway and receipt.account == account_of(USER)
     return receipt
 
 
