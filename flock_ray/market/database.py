@@ -23,6 +23,7 @@ from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, VERSION
 _WAIT = 30  # seconds for another transaction, or a free connection
 _CONNECTIONS = 16
 _NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
+_ONE_STATE = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _CREATION_LOCK = 0x666C6F636B726179  # PostgreSQL's lock of whoever creates the tables
 
 
@@ -72,8 +73,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that changes nothing; LedgerError as `write`."""
+        """A transaction that changes nothing and sees one state of all tables; LedgerError as `write`."""
         with self._told(), self._connection(reads=True) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(_ONE_STATE)
             yield connection
 
     @contextmanager
