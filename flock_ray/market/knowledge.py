@@ -165,7 +165,7 @@ class Knowledge:
         os.replace(draft, folder / f"{info.id}.json")
         return info
 
-    def list(self, account: bytes) -> list[SourceInfo]:
+    def sources(self, account: bytes) -> list[SourceInfo]:
         """The sources of an account, the oldest first."""
         found = []
         for path in (self._folder / account.hex()).glob("ks-*.json"):

@@ -100,7 +100,7 @@ async def create(body: SourceBody, request: HttpRequest) -> dict[str, Any]:
 @router.get("/v1/knowledge", summary="List what documents there are")
 async def sources(request: HttpRequest) -> dict[str, Any]:
     """The account's sources, without their texts."""
-    found = await asyncio.to_thread(knowledge_of(request).list, key_of(request).terms.account)
+    found = await asyncio.to_thread(knowledge_of(request).sources, key_of(request).terms.account)
     return {"object": "list", "data": [{"object": "knowledge_source", **asdict(info)} for info in found]}
 
 

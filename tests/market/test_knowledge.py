@@ -60,11 +60,11 @@ def test_sources_stay_and_are_forgotten(tmp_path: Path) -> None:
     knowledge = Knowledge(tmp_path / "k")
     info = knowledge.create(ONE, "facts", FACTS, 1)
     again = Knowledge(tmp_path / "k")
-    assert again.list(ONE) == [info] and again.search(ONE, info.id, "Paris", 1)
+    assert again.sources(ONE) == [info] and again.search(ONE, info.id, "Paris", 1)
     (path,) = (tmp_path / "k").rglob("*.json")
     assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
     again.delete(ONE, info.id)
-    assert again.list(ONE) == [] and not list((tmp_path / "k").rglob("*.json"))
+    assert again.sources(ONE) == [] and not list((tmp_path / "k").rglob("*.json"))
     for keeper in (again, knowledge):  # the other process has its index still, and must not use it
         with pytest.raises(UnknownSourceError):
             keeper.search(ONE, info.id, "Paris", 1)
@@ -86,7 +86,7 @@ def test_anothers_sources_cannot_be_reached(tmp_path: Path) -> None:
             knowledge.search(OTHER, name, "Paris", 1)
         with pytest.raises(UnknownSourceError):
             knowledge.delete(OTHER, name)
-    assert knowledge.list(OTHER) == []
+    assert knowledge.sources(OTHER) == []
 
 
 def test_too_much_is_refused(tmp_path: Path) -> None:
