@@ -306,10 +306,12 @@ class Ledger:
         with self._database.read() as transaction:
             return row_of(transaction, request)
 
-    def usage(self, account: bytes, since: int = 0, key: str | None = None) -> list[UsageOfDay]:
-        """What an account (or one key of it) used, by day, key and model, from the day of `since` on."""
+    def usage(self, account: bytes | None, since: int = 0, key: str | None = None) -> list[UsageOfDay]:
+        """What an account (None: all; or one key) used, by day, key and model, from the day of `since` on."""
         column = USAGE.c
-        asked = select(USAGE).where(column.account == account, column.day >= since - since % DAY)
+        asked = select(USAGE).where(column.day >= since - since % DAY)
+        if account is not None:
+            asked = asked.where(column.account == account)
         if key is not None:
             asked = asked.where(column.key == key)
         with self._database.read() as transaction:
