@@ -93,7 +93,9 @@ def test_silos_of_every_kind_go_on(tmp_path: Path, silo: Path, overrides: list[s
     few = [
         *(f"alliance.{one}" for one in ("num_members=2", "hosts=1", "num_voters=1", "num_proposers=1", "force=true"))
     ]
-    config = configure("cluster.nodes=1", *few, *(word.replace("{folder}", str(tmp_path)) for word in overrides))
+    config = configure(
+        "cluster.nodes=1", "adversary=none", *few, *(word.replace("{folder}", str(tmp_path)) for word in overrides)
+    )
     data = next_config(config, tmp_path, silo).data
     assert (data.kind, data.path[0]) == (kind, first.replace("{folder}", str(tmp_path)))
     assert data.path[2] == (str(silo) if kind == "jsonl" else f"jsonl:{silo}")
