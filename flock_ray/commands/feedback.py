@@ -43,7 +43,8 @@ def export(asked: Namespace) -> None:
     counts = export_feedback(store, asked.to, asked.accept, model, asked.heldout)
     output = Output(asked.json)
     if asked.json:
-        output.facts({"silo": str(asked.to / SILO), "heldout": str(asked.to / HELDOUT), **counts.as_json()})
+        files = {"silo_file": str(asked.to / SILO), "heldout_file": str(asked.to / HELDOUT)}
+        output.facts({**counts.as_json(), **files})
         return
     told = {name: value for name, value in counts.as_json().items() if isinstance(value, int)}
     by_licence = [{"licence": name, "rows": rows, "taken": "yes"} for name, rows in sorted(counts.licences.items())]

@@ -48,7 +48,12 @@ def show(asked: Namespace) -> None:
     }
     licences = {f"licence of the {name}": text for name, text in model.licences.as_json().items()}
     del single["price_prompt_wei"], single["price_output_wei"]
-    output.facts({**single, **prices, **licences, "lineage": _steps(facts["lineage"]), "members": facts["members"]})
+    origin = {
+        name: facts["lineage"][0][name] for name in ("chain_id", "settlement", "distributor", "anchor", "submitter")
+    }
+    output.facts(
+        {**single, **prices, **licences, **origin, "lineage": _steps(facts["lineage"]), "members": facts["members"]}
+    )
 
 
 def publish(asked: Namespace) -> None:

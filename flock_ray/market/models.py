@@ -246,10 +246,11 @@ def base_offer(base: bytes, host: bytes, price: Price) -> Offer:
 
 def _lineage(value: Mapping[str, Any]) -> Lineage:
     sizes = {"settlement": 20, "distributor": 20, "submitter": 20, "task": 32, "record": 32, "anchor": 32, "parent": 32}
-    return Lineage(**{
-        name: from_hex(item, sizes[name]) if name in sizes and item is not None else item
-        for name, item in value.items()
-    })  # fmt: skip
+    read: dict[str, Any] = dict(value)
+    for name, size in sizes.items():
+        if read.get(name) is not None:
+            read[name] = from_hex(read[name], size)
+    return Lineage(**read)
 
 
 def _leaf_table(value: Any) -> LeafTable | None:

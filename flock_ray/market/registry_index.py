@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from flock_ray.market.models import Model, Price, require_name
-from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
+from flock_ray.protocol.encoding import Json, canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.price_book import Split
 
 SCHEMA = "flock_ray/registry/1"
@@ -60,7 +60,7 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
-        offerings = [
+        offerings: list[Json] = [
             [to_hex(one), sold.price.prompt, sold.price.output, _parts(sold.split), to_hex(sold.host)]
             for one, sold in sorted(self.offerings.items())
         ]
@@ -108,5 +108,5 @@ def sold_as(model: Model, offering: Offering | None) -> Model:
     return replace(model, price=offering.price, split=offering.split, host=offering.host)
 
 
-def _parts(split: Split) -> list[int]:
+def _parts(split: Split) -> list[Json]:
     return [split.host, split.protocol, split.owner, split.members]
