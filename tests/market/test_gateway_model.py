@@ -84,8 +84,9 @@ def test_cached_prompts_of_one_account_are_never_anothers(world: World) -> None:
         body = world.ask(secret=secret, model="base", messages=long, max_tokens=1).json()
         return int(body["usage"]["prompt_tokens_details"]["cached_tokens"])
 
-    assert cached() == 0 and cached() > 0
-    assert cached(other) == 0 and cached(other) > 0
+    cached()
+    mine = cached()
+    assert cached(other) == 0 and cached(other) == mine > 20
 
 
 def test_many_at_once_each_get_their_own_model(world: World) -> None:
