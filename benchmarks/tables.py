@@ -155,7 +155,24 @@ MARKET_LOOP = (
     Row("… of the same with the words of the answers shuffled", "poisoned_feedback_score", "{:+.3f}"),
     Row("poisoned feedback that was accepted", "poisoned_feedback_accepted", "{:.0f}", "0"),
 )
+GATEWAY = (
+    Row("a whole answer of 64 tokens, beyond the engine itself, mean", "gateway_overhead_ms", "{:.1f} ms", "≤ 10 ms"),
+    Row("… as a stream", "gateway_overhead_ms_stream", "{:.1f} ms"),
+    Row("answers a second, eight connections, one process", "requests_per_s_gateway", "{:,.0f}"),
+    Row("64 clients and two processes race one budget: wei beyond it", "overspend_at_64_concurrent", "{:.0f}", "0"),
+    Row("… wei charged beyond the receipts", "bill_vs_receipts", "{:.0f}", "0"),
+    Row("gateways killed with open streams, and at every step of a request: answers without their receipt",
+        "killed_gateway_lost_rows", "{:.0f}", "0"),
+    Row("… wei billed twice", "killed_gateway_billed_twice", "{:.0f}", "0"),
+    Row("client suites that pass whole, of openai, litellm, lm_eval and compatcanary", "client_suites_passed", "{:.0f}",
+        "4"),
+    Row("soak with clients that leave, stall and vanish: growth of the process in an hour", "soak_mb_per_hour",
+        "{:+.1f} MB"),
+    Row("… answers", "soak_answers", "{:,.0f}"),
+    Row("… wei by which bill and receipts differ", "soak_bill_difference", "{:.0f}", "0"),
+)  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "gateway": ("gateway", GATEWAY),
     "market_loop": ("market_loop", MARKET_LOOP),
     "serving": ("serving", SERVING),
     "arena": ("arena", ARENA),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from flock_ray.errors import FlockRayError, RegistryError
+from flock_ray.errors import RegistryError
 from flock_ray.market.engines import EngineClient
 from flock_ray.market.models import BASE, Model
 from flock_ray.market.registry import Registry
@@ -46,15 +47,18 @@ class Catalogue:
         """Nothing is loaded until it is asked for, or `watch` runs."""
         self._registry, self._engine, self._settings = registry, engine, settings
         self._last = registry.snapshot()
+        self._trouble = ""
         self._books: tuple[bytes, PriceBook] | None = None
         self._loads: dict[bytes, asyncio.Task[None]] = {}
 
     def snapshot(self) -> Snapshot:
         """The registry as it is now; as it was last, while its folder cannot be read."""
         try:
-            self._last = self._registry.snapshot()
+            self._last, self._trouble = self._registry.snapshot(), ""
         except RegistryError as error:
-            LOG.error("%s", error)
+            if str(error) != self._trouble:  # once, not with every request
+                self._trouble = str(error)
+                LOG.error("%s", error)
         return self._last
 
     def book(self) -> PriceBook:
@@ -125,9 +129,13 @@ class Catalogue:
         served = {entry.adapter: entry for entry in snapshot.models}
         for adapter in self._loads.keys() - served.keys():
             self._loads.pop(adapter)
-            await self._engine.unload(adapter)
+            await self._tried(self._engine.unload(adapter), adapter.hex())
         for entry in served.values():
-            try:
-                await self._load(entry)
-            except FlockRayError as error:
-                LOG.error("%s is not answered with: %s", entry.id, error)
+            await self._tried(self._load(entry), entry.id)
+
+    async def _tried(self, work: Awaitable[None], name: str) -> None:
+        """Do it; what fails is told, and tried again when somebody asks for the model."""
+        try:
+            await work
+        except Exception as error:  # whatever an engine raises: others are to be loaded still
+            LOG.error("the adapter of %s: %s: %s", name, type(error).__name__, error)

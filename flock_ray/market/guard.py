@@ -103,5 +103,3 @@ def idempotency_of(request: Request) -> str | None:
         message = f"{IDEMPOTENCY_HEADER} must have 1 to 255 printable characters without spaces"
         raise ApiError(400, message, param=IDEMPOTENCY_HEADER, code="invalid_value")
     return value
-
-

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from flock_ray.chain.eip712 import price_book_digest
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.usage import account_text
-from flock_ray.errors import ConfigError, FlockRayError, KeyRefusedError
+from flock_ray.errors import ConfigError, KeyRefusedError
 from flock_ray.market.api_errors import ApiError, not_allowed, unauthorized
 from flock_ray.market.catalogue import Catalogue, Served
 from flock_ray.market.engines import EngineClient
@@ -146,8 +146,10 @@ class Service:
 
     async def _keep_lease(self) -> None:
         while True:
-            with suppress(FlockRayError):  # told by the ledger's own calls
+            try:
                 await self.book(self.ledger.beat)
                 for row in await self.book(self.ledger.recover, self.sign):
                     LOG.warning("request %s of a gateway that died: %s", row.reservation.request.hex(), row.state.value)
+            except Exception as error:  # the database is away, say: it may be there next time
+                LOG.error("the ledger is not kept: %s: %s", type(error).__name__, error)
             await asyncio.sleep(LEASE / 3)
