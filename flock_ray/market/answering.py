@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from flock_ray.errors import UnknownAdapterError
 from flock_ray.market.api_errors import away, failed, too_slow
@@ -29,6 +29,7 @@ PROGRESS = 16
 """Tokens that are delivered between two notes in the ledger: the most that a kill costs a gateway for each stream."""
 _PUMPED = 64  # events of several answers that wait to be sent
 
+T = TypeVar("T")
 Events = AsyncGenerator[tuple[int, Event], None]
 
 
@@ -162,7 +163,7 @@ class Answering:
         self._ended = True
         return row
 
-    async def _surely(self, ending: Coroutine[Any, Any, Any]) -> Any:
+    async def _surely(self, ending: Coroutine[Any, Any, T]) -> T:
         """Finish even if the client's task is cancelled meanwhile."""
         task = self._service.spawn(ending)
         try:
@@ -230,13 +231,13 @@ class Answering:
         try:
             left = len(pumps)
             while left:
-                at, event = await queue.get()
-                if isinstance(event, BaseException):
-                    raise event
-                if event is None:
+                at, found = await queue.get()
+                if isinstance(found, BaseException):
+                    raise found
+                if found is None:
                     left -= 1
                 else:
-                    yield at, event
+                    yield at, found
         finally:
             for pump in pumps:
                 pump.cancel()

@@ -23,6 +23,7 @@ from flock_ray.errors import (
     UnknownAdapterError,
     UnknownModelError,
 )
+from flock_ray.market.engines import AwayError
 from flock_ray.market.knowledge import UnknownSourceError
 from flock_ray.market.ledger_values import CapError, IdempotencyError, NotLendingError, RequestRunningError
 
@@ -123,6 +124,8 @@ def refusal(error: FlockRayError) -> ApiError:
         return ApiError(400, text, param="cap", code="invalid_cap")
     if isinstance(error, IdempotencyError):
         return ApiError(422, text, param="Idempotency-Key", code="idempotency_conflict")
+    if isinstance(error, AwayError):
+        return away()
     if isinstance(error, BusyError):
         headers = {"Retry-After": str(BUSY_SECONDS)}
         return ApiError(429, text, kind="rate_limit_error", code="engine_busy", headers=headers)

@@ -35,8 +35,8 @@ class BodyLimits:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                message = f"The body did not arrive within {self._seconds:g} s"
-                raise ApiError(408, message, code="request_timeout", headers={"Connection": "close"}) from None
+                late = f"The body did not arrive within {self._seconds:g} s"
+                raise ApiError(408, late, code="request_timeout", headers={"Connection": "close"}) from None
             seen += len(message.get("body", b""))
             if seen > self._max_body:
                 raise self._too_large()

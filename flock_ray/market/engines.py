@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flock_ray.errors import BusyError
 from flock_ray.serving.engine import Engine, Stats
 from flock_ray.serving.request import Limits, Request, Tokens
 from flock_ray.serving.stream import Event
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 Events = AsyncGenerator[Event, None]
 """Tokens as they are made, and in the end exactly one `Finished`. `aclose` ends the answer within one step."""
+
+
+class AwayError(BusyError):
+    """No engine answers at all: a client is told 503, where a full queue is 429."""
 
 
 class EngineClient(Protocol):
@@ -46,7 +51,8 @@ class EngineClient(Protocol):
         Raises:
             RequestError: (of the first event) it cannot be answered as it is asked.
             UnknownAdapterError: (of the first event) no adapter of that hash is known.
-            BusyError: (of the first event) the queue is full, or the engine is away.
+            BusyError: (of the first event) the queue is full.
+            AwayError: (of the first event) no engine answers.
         """
 
     async def load(self, model: Model) -> None:

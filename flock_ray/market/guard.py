@@ -76,7 +76,7 @@ class KeyRoute(APIRoute):
 def key_router(tag: str) -> APIRouter:
     """A router of such routes."""
     headers = [APIKeyHeader(name=name, scheme_name=name, auto_error=False) for name in KEY_HEADERS]
-    schemes = [HTTPBearer(scheme_name="Bearer", auto_error=False), *headers]
+    schemes: list[Callable[..., Any]] = [HTTPBearer(scheme_name="Bearer", auto_error=False), *headers]
     return APIRouter(route_class=KeyRoute, dependencies=[Security(scheme) for scheme in schemes], tags=[tag])
 
 

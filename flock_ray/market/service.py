@@ -27,7 +27,8 @@ from flock_ray.protocol.price_book import PriceBook
 
 LOG = logging.getLogger(__name__)
 LEDGER_THREADS = 4
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def may_ask(key: Key, served: Served) -> bool:

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from flock_ray.errors import BusyError
-from flock_ray.market.engines import EngineClient
+from flock_ray.market.engines import AwayError, EngineClient
 from flock_ray.market.ledger_values import Row, State
 from flock_ray.protocol.hashing import sha256
 from flock_ray.serving.echo_engine import VOCABULARY, EchoEngine
@@ -193,11 +193,14 @@ def test_a_full_queue_is_429_with_a_time(broken: tuple[World, Broken]) -> None:
     assert world.spent() == 0
 
 
-def test_an_engine_that_is_closed_is_503(broken: tuple[World, Broken]) -> None:
+def test_an_engine_that_is_closed_or_away_is_503(broken: tuple[World, Broken]) -> None:
     world, engine = broken
     engine.end = FinishReason.CANCELLED
-    answer = world.ask()
-    assert answer.status_code == 503 and error_of(answer)["code"] == "engine_unavailable"
+    for error in (None, AwayError("no engine answers now")):
+        engine.error = error
+        answer = world.ask()
+        assert answer.status_code == 503 and error_of(answer)["code"] == "engine_unavailable"
+        assert answer.headers["retry-after"] and world.spent() == 0
 
 
 def test_one_of_several_answers_that_fails_ends_all(broken: tuple[World, Broken]) -> None:
