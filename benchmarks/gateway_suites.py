@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.common import step, tell
 from benchmarks.gateway_process import new_key, running
 from benchmarks.peers.environments import MADE, PEERS, python_of
-from flock_ray.training.model import prepare_packaged
 
 MODEL = "base"
 COMPATCANARY = "compatcanary@0.2.2"
@@ -67,6 +66,8 @@ def _litellm(url: str, secret: str) -> Found:
 
 def _lm_eval(url: str, secret: str) -> Found:
     """`local-completions` by log likelihood, `local-chat-completions` by generation, on questions of our own."""
+    from flock_ray.training.model import prepare_packaged  # slow, and needed here alone
+
     python, tokenizer = python_of("lm_eval"), prepare_packaged()
     with tempfile.TemporaryDirectory() as work:
         tasks = Path(work)
