@@ -120,7 +120,7 @@ def _row(record: Record[Any]) -> Row:
     )  # fmt: skip
 
 
-def signed_receipt(record: Record[Any]) -> SignedReceipt | None:
+def signed_receipt(record: Any) -> SignedReceipt | None:
     """The receipt of a row of the database."""
     if record.receipt is None:
         return None
