@@ -169,7 +169,10 @@ IS_WAITING = (REQUESTS.c.state == literal_column("'settled'")) & REQUESTS.c.batc
 _REPLAYABLE = REQUESTS.c.idempotency.is_not(None)
 Index("open_requests", REQUESTS.c.account, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 Index("waiting_requests", REQUESTS.c.price_book, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
-Index("batched_requests", REQUESTS.c.price_book, REQUESTS.c.batch)
+_BATCHED = REQUESTS.c.batch.is_not(None)
+Index(
+    "batched_requests", REQUESTS.c.price_book, REQUESTS.c.batch, sqlite_where=_BATCHED, postgresql_where=_BATCHED
+)  # fmt: skip
 Index("idempotency", REQUESTS.c.key, REQUESTS.c.idempotency, unique=True)
 Index("replayable", REQUESTS.c.created_at, sqlite_where=_REPLAYABLE, postgresql_where=_REPLAYABLE)
 

@@ -103,9 +103,12 @@ def test_open_and_waiting_requests_are_found_by_their_index(tmp_path: Path) -> N
     engine = create_engine(url)
     waiting = select(REQUESTS.c.request).where(IS_WAITING, REQUESTS.c.price_book == bytes(32))
     running = select(REQUESTS.c.request).where(IS_OPEN, REQUESTS.c.account == bytes(20))
-    for query, index in ((waiting, "waiting_requests"), (running, "open_requests")):
-        words = query.compile(engine, compile_kwargs={"literal_binds": False})
+    batched = select(REQUESTS.c.request).where(REQUESTS.c.batch == 1, REQUESTS.c.price_book == bytes(32))
+    indices = {"waiting_requests": waiting, "open_requests": running, "batched_requests": batched}
+    for index, query in indices.items():
+        words = query.compile(engine)
         with engine.begin() as connection:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {words}", (b"",)).all()
+            given = (b"",) * str(words).count("?")
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {words}", given).all()
         assert [index in step[-1] for step in plan] == [True], plan
     engine.dispose()
