@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from flock_ray.errors import LedgerError
-from flock_ray.market.ledger_schema import ACCOUNTS, CHARGES, GATEWAY
+from flock_ray.market.ledger_schema import ACCOUNTS, CHARGES, GATEWAY, KEYS, REQUESTS
 from flock_ray.market.ledger_values import Balance
 
 
@@ -20,12 +20,38 @@ def add_account(transaction: Connection, account: bytes) -> None:
     transaction.execute(row.on_conflict_do_nothing(index_elements=["account"]))
 
 
+# Statements of every request are built once: that takes longer than to run them.
+_LOCK = select(ACCOUNTS).where(ACCOUNTS.c.account == bindparam("of")).with_for_update()
+_LOCK_OF_KEY = (
+    select(ACCOUNTS)
+    .join(KEYS, KEYS.c.account == ACCOUNTS.c.account)
+    .where(KEYS.c.id == bindparam("of"))
+    .with_for_update(of=ACCOUNTS)
+)
+_LOCK_OF_REQUEST = (
+    select(ACCOUNTS)
+    .join(REQUESTS, REQUESTS.c.account == ACCOUNTS.c.account)
+    .where(REQUESTS.c.request == bindparam("of"))
+    .with_for_update(of=ACCOUNTS)
+)
+
+
 def lock_account(transaction: Connection, account: bytes) -> Row[Any]:
     """The account's row, which no other transaction locks before this one ends."""
-    row = transaction.execute(select(ACCOUNTS).where(ACCOUNTS.c.account == account).with_for_update()).one_or_none()
+    row = transaction.execute(_LOCK, {"of": account}).one_or_none()
     if row is None:
         raise LedgerError(f"the ledger has no account 0x{account.hex()}: make a key for it")
     return row
+
+
+def lock_account_of_key(transaction: Connection, key: str) -> Row[Any] | None:
+    """As `lock_account`, of a key's account; None if there is no such key."""
+    return transaction.execute(_LOCK_OF_KEY, {"of": key}).one_or_none()
+
+
+def lock_account_of_request(transaction: Connection, request: bytes) -> Row[Any] | None:
+    """As `lock_account`, of a request's account; None if there is no such request."""
+    return transaction.execute(_LOCK_OF_REQUEST, {"of": request}).one_or_none()
 
 
 def gateway_row(transaction: Connection) -> Row[Any]:
@@ -44,17 +70,6 @@ def charged(transaction: Connection, account: bytes) -> dict[bytes, tuple[int, i
     """{price book: (charged, collected)} of an account, units."""
     rows = transaction.execute(select(CHARGES).where(CHARGES.c.account == account))
     return {row.price_book: (row.charged, row.collected) for row in rows}
-
-
-def charge(transaction: Connection, account: bytes, price_book: bytes, units: int) -> None:
-    """Charge a locked account."""
-    place = (CHARGES.c.account == account) & (CHARGES.c.price_book == price_book)
-    before = transaction.execute(select(CHARGES.c.charged).where(place)).scalar_one_or_none()
-    if before is None:
-        row = {"account": account, "price_book": price_book, "charged": units, "collected": 0}
-        transaction.execute(insert(CHARGES).values(row))
-    else:
-        transaction.execute(update(CHARGES).where(place).values(charged=before + units))
 
 
 def balance_of(standing: int, charges: Mapping[bytes, tuple[int, int]], reserved: int) -> Balance:

@@ -20,8 +20,7 @@ from flock_ray.market.accounts import gateway_row
 from flock_ray.market.bounds import CAP_MARGIN
 from flock_ray.market.caps import signed_cap
 from flock_ray.market.database import Database
-from flock_ray.market.ledger_schema import ACCOUNTS, BATCHES, CAPS, CHARGES, PRICE_BOOKS, REQUESTS
-from flock_ray.market.ledger_values import State
+from flock_ray.market.ledger_schema import ACCOUNTS, BATCHES, CAPS, CHARGES, IS_WAITING, PRICE_BOOKS, REQUESTS
 from flock_ray.market.rows import signed_receipt
 from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.price_book import MAX_BOOK, LeafTable, PriceBook
@@ -152,7 +151,7 @@ class Batches:
             )
             .join(ACCOUNTS, ACCOUNTS.c.account == row.account)
             .outerjoin(CAPS, and_(CAPS.c.account == row.account, CAPS.c.price_book == row.price_book))
-            .where(row.state == State.SETTLED.value, row.batch.is_(None))
+            .where(IS_WAITING)
             .group_by(row.price_book, row.account, ACCOUNTS.c.withdraws, CAPS.c.expiry)
         )
         with self._database.read() as transaction:
@@ -193,8 +192,8 @@ class Batches:
             first = (
                 select(REQUESTS.c.request)
                 .where(
-                    REQUESTS.c.price_book == price_book, REQUESTS.c.state == State.SETTLED.value,
-                    REQUESTS.c.batch.is_(None), REQUESTS.c.account.in_(select(CAPS.c.account).where(lasting)),
+                    REQUESTS.c.price_book == price_book, IS_WAITING,
+                    REQUESTS.c.account.in_(select(CAPS.c.account).where(lasting)),
                 )
                 .order_by(REQUESTS.c.request)
                 .limit(MAX_RECEIPTS)

@@ -6,15 +6,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from flock_ray.errors import BudgetError, RateLimitedError
 from flock_ray.market.accounts import balance_of, charged, gateway_row
-from flock_ray.market.ledger_schema import CAPS, PRICE_BOOKS, REQUESTS, WINDOWS
-from flock_ray.market.ledger_values import Key, NotLendingError, Reservation, State
+from flock_ray.market.ledger_schema import CAPS, IS_OPEN, PRICE_BOOKS, REQUESTS, WINDOWS
+from flock_ray.market.ledger_values import Key, NotLendingError, Reservation
 
 MINUTE = 60  # seconds of a rate's window
 CAP_MARGIN = 3_600  # seconds before a cap's expiry from which nothing is lent on it: time to settle
+
+_ROW, _SECOND = REQUESTS.c, WINDOWS.c
+_OPEN = select(
+    _ROW.key, _ROW.price_book, _ROW.prompt_tokens, _ROW.max_tokens, _ROW.prompt_price, _ROW.output_price
+).where(_ROW.account == bindparam("of"), IS_OPEN)
+_WINDOW = (
+    select(_SECOND.second, _SECOND.requests, _SECOND.tokens)
+    .where(_SECOND.key == bindparam("of"))
+    .order_by(_SECOND.second)
+)
+_COUNT = (
+    update(WINDOWS)
+    .where(_SECOND.key == bindparam("of"), _SECOND.second == bindparam("now"))
+    .values(requests=_SECOND.requests + 1, tokens=_SECOND.tokens + bindparam("more"))
+)
+_COUNT_FIRST = insert(WINDOWS).values(
+    key=bindparam("of"), second=bindparam("now"), requests=1, tokens=bindparam("more")
+)
+_FORGET = delete(WINDOWS).where(_SECOND.key == bindparam("of"), _SECOND.second < bindparam("before"))
+_GIVE_BACK = (
+    update(WINDOWS)
+    .where(_SECOND.key == bindparam("of"), _SECOND.second == bindparam("at"))
+    .values(tokens=_SECOND.tokens - bindparam("back"))
+)
 
 
 @dataclass(frozen=True)
@@ -28,9 +52,7 @@ class OpenRequest:
 
 def open_requests(transaction: Connection, account: bytes) -> list[OpenRequest]:
     """The account's requests that run: as many as its bound allows at most."""
-    row = REQUESTS.c
-    asked = select(row.key, row.price_book, row.prompt_tokens, row.max_tokens, row.prompt_price, row.output_price)
-    rows = transaction.execute(asked.where(row.account == account, row.state == State.OPEN.value))
+    rows = transaction.execute(_OPEN, {"of": account})
     return [
         OpenRequest(key, book, prompt_tokens * prompt_price + max_tokens * output_price)
         for key, book, prompt_tokens, max_tokens, prompt_price, output_price in rows
@@ -47,24 +69,25 @@ def check_concurrent(key: Key, running: Sequence[OpenRequest], of_account: int) 
 
 
 def check_rates(transaction: Connection, key: Key, tokens: int, now: int) -> None:
-    """At most so many requests and tokens in any 60 seconds: those of the last 61 seconds of the clock."""
+    """At most so many requests and tokens in any 60 seconds: those of the last 61 of the clock. Counts this one."""
     terms = key.terms
     if tokens > terms.tokens_per_minute:
         raise RateLimitedError(
             f"the request may take {tokens} tokens; the key {key.id} may use {terms.tokens_per_minute} a minute"
         )
-    transaction.execute(delete(WINDOWS).where(WINDOWS.c.key == key.id, WINDOWS.c.second < now - MINUTE))
-    window = WINDOWS.c
-    seconds = transaction.execute(
-        select(window.second, window.requests, window.tokens).where(window.key == key.id).order_by(window.second)
-    ).all()
+    seconds = transaction.execute(_WINDOW, {"of": key.id}).all()
+    last = [row for row in seconds if row.second >= now - MINUTE]
     for what, limit, used, more in (
-        ("requests", terms.requests_per_minute, [(row.second, row.requests) for row in seconds], 1),
-        ("tokens", terms.tokens_per_minute, [(row.second, row.tokens) for row in seconds], tokens),
+        ("requests", terms.requests_per_minute, [(row.second, row.requests) for row in last], 1),
+        ("tokens", terms.tokens_per_minute, [(row.second, row.tokens) for row in last], tokens),
     ):
         wait = _wait(used, limit - more, now)
         if wait:
             raise RateLimitedError(f"the key {key.id} may use {limit} {what} a minute; wait {wait} s", wait)
+    counted = {"of": key.id, "now": now, "more": tokens}
+    transaction.execute(_COUNT if any(row.second == now for row in last) else _COUNT_FIRST, counted)
+    if len(seconds) - len(last) > MINUTE:
+        transaction.execute(_FORGET, {"of": key.id, "before": now - MINUTE})
 
 
 def _wait(used: Sequence[tuple[int, int]], limit: int, now: int) -> int:
@@ -78,18 +101,9 @@ def _wait(used: Sequence[tuple[int, int]], limit: int, now: int) -> int:
     return wait
 
 
-def count_request(transaction: Connection, key: str, tokens: int, now: int) -> None:
-    """Count a request in this second."""
-    place = (WINDOWS.c.key == key) & (WINDOWS.c.second == now)
-    counted = {"requests": WINDOWS.c.requests + 1, "tokens": WINDOWS.c.tokens + tokens}
-    if not transaction.execute(update(WINDOWS).where(place).values(counted)).rowcount:
-        transaction.execute(insert(WINDOWS).values(key=key, second=now, requests=1, tokens=tokens))
-
-
 def give_back_tokens(transaction: Connection, key: str, tokens: int, second: int) -> None:
     """Tokens that a request of this second reserved and did not use."""
-    place = (WINDOWS.c.key == key) & (WINDOWS.c.second == second)
-    transaction.execute(update(WINDOWS).where(place).values(tokens=WINDOWS.c.tokens - tokens))
+    transaction.execute(_GIVE_BACK, {"of": key, "at": second, "back": tokens})
 
 
 def check_budget(key: Key, running: Sequence[OpenRequest], cost: int) -> None:
@@ -102,7 +116,7 @@ def check_budget(key: Key, running: Sequence[OpenRequest], cost: int) -> None:
 def check_money(
     transaction: Connection, account: Row[Any], asked: Reservation, running: Sequence[OpenRequest], now: int, age: int
 ) -> None:
-    """The account's cap and deposit last, and the gateway may lend on them.
+    """A lending gateway's: the account's cap and deposit last, and the gateway may lend on them.
 
     Args:
         transaction: holds the account's lock.
@@ -113,8 +127,6 @@ def check_money(
         age: seconds after which what the chain said is too old to lend on.
     """
     gateway = gateway_row(transaction)
-    if not gateway.lends or not asked.cost:
-        return
     if gateway.stake is None or account.seen_at is None or now - account.seen_at > age:
         raise NotLendingError("the gateway has not seen the account's deposit on the chain lately; try again")
     if gateway.stake < gateway.min_stake:

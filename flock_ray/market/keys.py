@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from flock_ray.errors import KeyRefusedError
 from flock_ray.market.accounts import add_account
@@ -18,6 +18,8 @@ from flock_ray.protocol.hashing import sha256
 
 PREFIX = "fr-"
 _LENGTH = len(PREFIX) + 43  # 32 bytes in base64url
+_BY_SECRET = select(KEYS).where(KEYS.c.secret == bindparam("secret_hash"))
+_BY_ID = select(KEYS).where(KEYS.c.id == bindparam("key"))
 
 
 class Keys:
@@ -52,7 +54,7 @@ class Keys:
         if len(secret) != _LENGTH or not secret.isascii():
             raise KeyRefusedError(f"no key of this gateway: a key is {PREFIX} and {_LENGTH - len(PREFIX)} letters")
         with self._database.read() as transaction:
-            row = transaction.execute(select(KEYS).where(KEYS.c.secret == _hash(secret))).one_or_none()
+            row = transaction.execute(_BY_SECRET, {"secret_hash": _hash(secret)}).one_or_none()
         if row is None:
             raise KeyRefusedError("this gateway has no such key")
         key = _key(row)
@@ -85,7 +87,7 @@ def key_of(transaction: Connection, key: str) -> Key:
     Raises:
         KeyRefusedError: there is none.
     """
-    row = transaction.execute(select(KEYS).where(KEYS.c.id == key)).one_or_none()
+    row = transaction.execute(_BY_ID, {"key": key}).one_or_none()
     if row is None:
         raise KeyRefusedError(f"the ledger has no key {key!r}: flock-ray key list shows them")
     return _key(row)

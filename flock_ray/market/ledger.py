@@ -16,17 +16,17 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.usage import SignedReceipt
-from flock_ray.errors import LedgerError, RequestError
+from flock_ray.errors import LedgerError
 from flock_ray.market import accounts, bounds
 from flock_ray.market.batches import Batches
 from flock_ray.market.caps import Caps
 from flock_ray.market.database import Database
 from flock_ray.market.keys import Keys, check_valid, key_of
-from flock_ray.market.ledger_schema import ACCOUNTS, GATEWAY, PROCESSES, REQUESTS, USAGE
+from flock_ray.market.ledger_schema import ACCOUNTS, GATEWAY, IS_OPEN, PROCESSES, REQUESTS, USAGE
 from flock_ray.market.ledger_values import (
     Balance,
     Gateway,
@@ -52,6 +52,15 @@ from flock_ray.market.rows import (
 )
 from flock_ray.protocol.receipt import Receipt
 
+_PROGRESS = (
+    update(REQUESTS)
+    .where(
+        REQUESTS.c.request == bindparam("of"), REQUESTS.c.state == State.OPEN.value,
+        REQUESTS.c.delivered < bindparam("tokens"), REQUESTS.c.max_tokens >= bindparam("tokens"),
+    )
+    .values(delivered=bindparam("tokens"), output=bindparam("hash"))
+)  # fmt: skip
+
 LEASE = 30  # seconds without a heartbeat after which a process is taken for dead
 
 Sign = Callable[[Receipt], SignedReceipt]
@@ -72,7 +81,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._process = secrets.token_hex(16)
-        self._bound: tuple[int, int] | None = None
+        self._bound: tuple[Gateway, int, int] | None = None
         self._beaten = 0
         self.keys = Keys(database, self._now)
         self.caps = Caps(database, self._now)
@@ -129,7 +138,7 @@ class Ledger:
                 transaction.execute(insert(GATEWAY).values(id=1, **mine))
             elif other := [name for name, value in mine.items() if getattr(row, name) != value]:
                 raise LedgerError(f"the ledger {self._database.name} is of a gateway with another {', '.join(other)}")
-        self._bound = account_concurrent, chain_age
+        self._bound = gateway, account_concurrent, chain_age
         self.beat()
 
     def gateway(self) -> Gateway:
@@ -161,7 +170,7 @@ class Ledger:
         with self._database.write(durable=False) as transaction:
             self._beat(transaction)
             forget_idempotency(transaction, now - DAY)
-            left = select(REQUESTS.c.request).where(REQUESTS.c.state == State.OPEN.value, dead)
+            left = select(REQUESTS.c.request).where(IS_OPEN, dead)
             requests = transaction.execute(left).scalars().all()
             if not requests:
                 transaction.execute(delete(PROCESSES).where(PROCESSES.c.seen_at < now - DAY))
@@ -206,22 +215,21 @@ class Ledger:
             RequestError: the request id was used before.
         """
         assert self._bound is not None, "a ledger serves after bind()"
-        of_account, chain_age = self._bound
+        gateway, of_account, chain_age = self._bound
         with self._database.write(durable=False) as transaction:
-            account = accounts.lock_account(transaction, key_of(transaction, key).terms.account)
-            found, now = key_of(transaction, key), self._now()  # again: now nothing of it changes any more
+            account = accounts.lock_account_of_key(transaction, key)
+            found, now = key_of(transaction, key), self._now()
+            assert account is not None, "a key has an account"
             check_valid(found, now)
             found.check_model(asked.model, asked.model_id)
             if replay := self._replay(transaction, found, asked, now):
                 return replay
-            if row_of(transaction, asked.request) is not None:
-                raise RequestError(f"the request id 0x{asked.request.hex()} was used before")
             running = bounds.open_requests(transaction, account.account)
             bounds.check_concurrent(found, running, of_account)
             bounds.check_rates(transaction, found, asked.tokens, now)
             bounds.check_budget(found, running, asked.cost)
-            bounds.check_money(transaction, account, asked, running, now, chain_age)
-            bounds.count_request(transaction, key, asked.tokens, now)
+            if gateway.lends and asked.cost:
+                bounds.check_money(transaction, account, asked, running, now, chain_age)
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)
             return open_row(transaction, found, asked, self._process, now)
@@ -249,10 +257,8 @@ class Ledger:
             output_tokens: delivered.
             output: hash of them, as it will be in the receipt if the process dies.
         """
-        known = REQUESTS.c.delivered < output_tokens, REQUESTS.c.max_tokens >= output_tokens
-        place = update(REQUESTS).where(REQUESTS.c.request == request, REQUESTS.c.state == State.OPEN.value, *known)
         with self._database.write(durable=False) as transaction:
-            transaction.execute(place.values(delivered=output_tokens, output=output))
+            transaction.execute(_PROGRESS, {"of": request, "tokens": output_tokens, "hash": output})
 
     def settle(self, request: bytes, used: Used, sign: Sign) -> Row:
         """Bill what was used. A receipt may leave the gateway only after this returned it.
@@ -271,7 +277,8 @@ class Ledger:
         asked = row.reservation
         assert 0 <= used.prompt_tokens <= asked.prompt_tokens, "more prompt tokens were used than reserved"
         assert 0 <= used.output_tokens <= asked.max_tokens, "more output tokens were used than reserved"
-        receipt = row.receipt_for(accounts.gateway_row(transaction).account, used)
+        assert self._bound is not None, "a ledger serves after bind()"
+        receipt = row.receipt_for(self._bound[0].account, used)
         return settle_row(transaction, row, used, sign(receipt), self._now())
 
     def release(self, request: bytes, error: str) -> Row:
@@ -289,12 +296,8 @@ class Ledger:
 
     def _locked(self, transaction: Connection, request: bytes) -> Row:
         """A request's row, after its account's lock was taken."""
-        account = transaction.execute(
-            select(REQUESTS.c.account).where(REQUESTS.c.request == request)
-        ).scalar_one_or_none()
-        if account is None:
+        if accounts.lock_account_of_request(transaction, request) is None:
             raise LedgerError(f"the ledger has no request 0x{request.hex()}")
-        accounts.lock_account(transaction, account)
         row = row_of(transaction, request)
         assert row is not None, "a row is never deleted"
         return row

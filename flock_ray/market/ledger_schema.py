@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    literal_column,
+)
 from sqlalchemy.types import TypeDecorator
 
 VERSION = 1
@@ -151,11 +163,16 @@ REQUESTS = Table(
     Column("answer", LargeBinary),
     Column("batch", Integer),
 )  # fmt: skip
-_OPEN, _WAITING = REQUESTS.c.state == "open", (REQUESTS.c.state == "settled") & REQUESTS.c.batch.is_(None)
+# In a query as in the index: SQLite takes such an index only for the same words, without parameters.
+IS_OPEN = REQUESTS.c.state == literal_column("'open'")
+IS_WAITING = (REQUESTS.c.state == literal_column("'settled'")) & REQUESTS.c.batch.is_(None)
 _REPLAYABLE = REQUESTS.c.idempotency.is_not(None)
-Index("open_requests", REQUESTS.c.account, sqlite_where=_OPEN, postgresql_where=_OPEN)
-Index("waiting_requests", REQUESTS.c.price_book, sqlite_where=_WAITING, postgresql_where=_WAITING)
-Index("batched_requests", REQUESTS.c.price_book, REQUESTS.c.batch)
+Index("open_requests", REQUESTS.c.account, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+Index("waiting_requests", REQUESTS.c.price_book, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
+_BATCHED = REQUESTS.c.batch.is_not(None)
+Index(
+    "batched_requests", REQUESTS.c.price_book, REQUESTS.c.batch, sqlite_where=_BATCHED, postgresql_where=_BATCHED
+)  # fmt: skip
 Index("idempotency", REQUESTS.c.key, REQUESTS.c.idempotency, unique=True)
 Index("replayable", REQUESTS.c.created_at, sqlite_where=_REPLAYABLE, postgresql_where=_REPLAYABLE)
 

@@ -6,10 +6,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 
 from flock_ray.errors import LedgerError
 from flock_ray.market.ledger import Ledger
+from flock_ray.market.ledger_schema import IS_OPEN, IS_WAITING, REQUESTS
 from tests.market.ledgers import new_key, opened
 from tests.market.postgres import Postgres
 
@@ -93,3 +94,21 @@ def test_a_server_that_is_away_is_told_in_one_line(tmp_path: Path, postgres: Pos
     assert "\n" not in str(refused.value) and "secret" not in str(refused.value)
     with pytest.raises(LedgerError, match='database "nothing" does not exist'):
         Ledger.open(postgres.url("nothing"))
+
+
+def test_open_and_waiting_requests_are_found_by_their_index(tmp_path: Path) -> None:
+    """SQLite takes a partial index only for the words that it was made with."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    Ledger.open(url).close()
+    engine = create_engine(url)
+    waiting = select(REQUESTS.c.request).where(IS_WAITING, REQUESTS.c.price_book == bytes(32))
+    running = select(REQUESTS.c.request).where(IS_OPEN, REQUESTS.c.account == bytes(20))
+    batched = select(REQUESTS.c.request).where(REQUESTS.c.batch == 1, REQUESTS.c.price_book == bytes(32))
+    indices = {"waiting_requests": waiting, "open_requests": running, "batched_requests": batched}
+    for index, query in indices.items():
+        words = query.compile(engine)
+        with engine.begin() as connection:
+            given = (b"",) * str(words).count("?")
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {words}", given).all()
+        assert [index in step[-1] for step in plan] == [True], plan
+    engine.dispose()
