@@ -85,7 +85,7 @@ def add_models(commands: Any) -> None:
     publish.add_argument(
         "--model", type=Path, metavar="DIR", help="folder of the base model, if not where the run's config.yaml says"
     )
-    publish.add_argument("--anchor", type=digest, default="", metavar="HASH", help="as for: verify")
+    publish.add_argument("--anchor", type=digest, metavar="HASH", help="as for: verify")
     publish.add_argument("--rpc", default="", metavar="URL", help="as for: verify")
     publish.add_argument("--store", default="", metavar="URL", help="as for: verify")
     add_command(commands, "retire", "serve a model no longer", "models:retire", _of_model, _registry)

@@ -80,7 +80,7 @@ def publish(asked: Namespace) -> None:
         epoch=asked.epoch,
         place=asked.place,
         accept=asked.accept,
-        trust=Trust(asked.anchor, asked.rpc, asked.store),
+        trust=Trust(asked.anchor or "", asked.rpc, asked.store),
         emit=lambda line: None if asked.json else output.note(line, {}),
     )
     told = f"Published {model.id} under {model.licences.strictest} in {asked.registry}"
