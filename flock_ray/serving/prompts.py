@@ -56,6 +56,9 @@ def writing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Text:
 
 
 def reserved_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Texts that a tokenizer reads as one token of its own wherever they stand, longest first."""
+    """Texts that a tokenizer reads as one token of its own wherever they stand, longest first.
+
+    Runs of white space that some tokenizers have as tokens are none of them: they control nothing.
+    """
     texts = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
-    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
+    return tuple(sorted((text for text in texts if text.strip()), key=lambda text: (-len(text), text)))
