@@ -231,6 +231,12 @@ class Batches:
             rows = transaction.execute(asked.order_by(BATCHES.c.price_book, BATCHES.c.number))
             return [(row.price_book, row.number) for row in rows]
 
+    def unsettled(self) -> list[bytes]:
+        """Price books with a batch that was taken and is not settled: its process was killed, say."""
+        asked = select(BATCHES.c.price_book).where(BATCHES.c.settled_at.is_(None))
+        with self._database.read() as transaction:
+            return list(transaction.execute(asked.order_by(BATCHES.c.price_book)).scalars())
+
     def numbers(self, price_book: bytes) -> list[int]:
         """Numbers of all batches of a price book."""
         asked = select(BATCHES.c.number).where(BATCHES.c.price_book == price_book).order_by(BATCHES.c.number)

@@ -183,11 +183,12 @@ def test_each_receipt_is_in_one_batch_and_a_batch_stays_as_it_was_taken(ledger_u
         ledger.batches.mark_settled(BOOK.hash, 1, NOON + 5)
         following = ledger.batches.take(BOOK.hash)
         assert following is not None and (following.number, following.before) == (2, taken.after)
+        assert ledger.batches.unsettled() == [BOOK.hash]
         assert not receipts & set(following.receipts)
         assert receipts | set(following.receipts) == {row.receipt for row in rows}
         assert ledger.batches.uncollected() == [(BOOK.hash, 1), (BOOK.hash, 2)]
         ledger.batches.mark_settled(BOOK.hash, 2, NOON + 6)
-        assert ledger.batches.take(BOOK.hash) is None
+        assert ledger.batches.take(BOOK.hash) is None and ledger.batches.unsettled() == []
         ledger.batches.mark_collected(BOOK.hash, 1)
         assert ledger.batches.uncollected() == [(BOOK.hash, 2)] and ledger.batches.numbers(BOOK.hash) == [1, 2]
         numbers = [row.batch for number in range(5) if (row := ledger.row(request_id(number)))]
