@@ -21,6 +21,7 @@ from flock_ray.market.bounds import CAP_MARGIN
 from flock_ray.market.caps import signed_cap
 from flock_ray.market.database import Database
 from flock_ray.market.ledger_schema import ACCOUNTS, BATCHES, CAPS, CHARGES, IS_WAITING, PRICE_BOOKS, REQUESTS
+from flock_ray.market.ledger_values import Reservation
 from flock_ray.market.rows import signed_receipt
 from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.price_book import MAX_BOOK, LeafTable, PriceBook
@@ -102,6 +103,7 @@ class Batches:
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         """Keep batches in a ledger's database; the clock tells whole Unix seconds."""
         self._database, self._clock = database, clock
+        self._books = dict[bytes, PriceBook]()  # that requests were lent under
 
     def publish(self, book: PriceBook, signature: bytes, weights: Iterable[LeafTable]) -> None:
         """Put a price book in force; requests under it are lent from now on. Doing so again changes nothing.
@@ -136,6 +138,13 @@ class Batches:
                 )
             elif known != newest:
                 transaction.execute(update(PRICE_BOOKS).where(place).values(number=newest + 1))
+
+    def check_prices(self, transaction: Connection, asked: Reservation) -> None:
+        """A request is lent under a price book that was published, and at its prices: or no batch could charge it."""
+        if asked.price_book not in self._books:
+            self._books[asked.price_book] = _book(transaction, asked.price_book).book
+        offer = self._books[asked.price_book].offer(asked.model)
+        assert (offer.prompt, offer.output) == asked.prices, "a request has other prices than its price book"
 
     def books(self) -> list[bytes]:
         """Hashes of all price books, the one in force last."""

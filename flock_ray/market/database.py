@@ -137,9 +137,9 @@ def _parse(url: str) -> URL:
 
 
 def _engine(url: URL) -> Engine:
-    pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _WAIT, "pool_pre_ping": True}
+    pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _WAIT}
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, connect_args={"connect_timeout": _WAIT}, **pool)
+        return create_engine(url, connect_args={"connect_timeout": _WAIT}, pool_pre_ping=True, **pool)
     assert url.database is not None
     try:
         Path(url.database).absolute().parent.mkdir(parents=True, exist_ok=True)

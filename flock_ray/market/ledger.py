@@ -229,6 +229,7 @@ class Ledger:
             bounds.check_rates(transaction, found, asked.tokens, now)
             bounds.check_budget(found, running, asked.cost)
             if gateway.lends and asked.cost:
+                self.batches.check_prices(transaction, asked)
                 bounds.check_money(transaction, account, asked, running, now, chain_age)
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)

@@ -306,6 +306,12 @@ def test_the_same_request_again_is_answered_from_the_ledger(ledger_url: str) -> 
         assert old is not None and old.answer is None and old.cost == 140
 
 
+def test_a_wrong_idempotency_key_is_refused() -> None:
+    for wrong in ("", "a" * 257, "a\0", "\ud800", "a\n"):
+        with pytest.raises(RequestError, match="1 to 256 printable characters"):
+            asked(1, idempotency=wrong)
+
+
 def test_a_failed_request_may_be_asked_again(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
         key = new_key(ledger)

@@ -98,7 +98,11 @@ def test_an_account_without_a_cap_or_deposit_is_lent_nothing(ledger_url: str) ->
             ledger.reserve(key.id, asked(1, book=BOOK.hash))
         ledger.caps.store(signed_cap(BOOK, 10**6, user=OTHER))
         reserved(ledger, key, asked(1, book=BOOK.hash))
+        with pytest.raises(AssertionError, match="other prices"):
+            ledger.reserve(key.id, asked(2, book=BOOK.hash, prices=(2, 5)))
         another = price_book(output=7)
+        with pytest.raises(LedgerError, match="has no price book"):
+            ledger.reserve(key.id, asked(2, book=another.hash, prices=(2, 7)))
         publish(ledger, another)  # a cap is for one price book
         with pytest.raises(BudgetError, match="has signed no cap under the price book"):
             ledger.reserve(key.id, asked(2, book=another.hash, prices=(2, 7)))
