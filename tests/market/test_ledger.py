@@ -10,12 +10,13 @@ from flock_ray.chain.eip712 import receipt_digest, usage_domain
 from flock_ray.chain.keys import recover
 from flock_ray.chain.usage import account_text
 from flock_ray.errors import BudgetError, KeyRefusedError, LedgerError, RateLimitedError, RequestError
-from flock_ray.market.ledger import LEASE, Ledger
+from flock_ray.market.ledger import LEASE, Ledger, Sign
 from flock_ray.market.ledger_values import (
     IdempotencyError,
     KeyTerms,
     Replay,
     RequestRunningError,
+    Row,
     State,
     Used,
 )
@@ -381,6 +382,22 @@ def test_a_process_that_beats_keeps_its_requests(ledger_url: str) -> None:
             assert two.recover(sign) == []
         clock.now += LEASE + 1
         assert [row.state for row in two.recover(sign)] == [State.RELEASED]
+
+
+def test_a_process_that_comes_back_in_time_keeps_its_requests(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    with opened(ledger_url, clock) as slow, opened(ledger_url, clock) as other:
+        reserved(slow, new_key(slow), asked(1))
+        clock.now += LEASE + 1
+        end = other._end_of_dead
+
+        def comes_back_first(request: bytes, sign: Sign) -> Row | None:
+            slow.beat()
+            return end(request, sign)
+
+        monkeypatch.setattr(other, "_end_of_dead", comes_back_first)
+        assert other.recover(sign) == []
+        assert slow.settle(request_id(1), used(), sign).cost == 140
 
 
 def test_a_signature_is_made_for_the_row_that_is_written_only(ledger_url: str) -> None:
