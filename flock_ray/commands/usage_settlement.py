@@ -61,7 +61,7 @@ def _batches(ledger: Ledger) -> list[dict[str, Any]]:
             taken = ledger.batches.get(book, number)
             rows.append(
                 {
-                    "price_book": to_hex(book), "number": number, "receipts": len(taken.receipts),
+                    "price_book": to_hex(book), "number": number, "receipts": taken.num_receipts,
                     "charged_wei": taken.after.total - taken.before.total, "settled_at": taken.settled_at,
                     "collected": (book, number) not in uncollected,
                 }

@@ -56,7 +56,7 @@ class Taken:
         number: in its series, from 1.
         before: tables of the batch before.
         after: its tables.
-        receipts: of this batch.
+        num_receipts: of this batch; `Batches.receipts` has them.
         caps: {account: latest cap} of the accounts that this batch charges.
         settled_at: time, when it was last seen on the chain; None: not yet.
     """
@@ -65,7 +65,7 @@ class Taken:
     number: int
     before: Tables
     after: Tables
-    receipts: tuple[SignedReceipt, ...]
+    num_receipts: int
     caps: Mapping[bytes, SignedCap]
     settled_at: int | None
 
@@ -215,7 +215,7 @@ class Batches:
             transaction.execute(
                 insert(BATCHES).values(
                     price_book=price_book, number=last + 1, charges=_packed(after.charges),
-                    payouts=_packed(after.payouts), collected=0,
+                    payouts=_packed(after.payouts), receipts=len(receipts), collected=0,
                 )
             )  # fmt: skip
             return _taken(transaction, book, last + 1)
@@ -224,6 +224,11 @@ class Batches:
         """A batch that was taken; LedgerError if there is none."""
         with self._database.read() as transaction:
             return _taken(transaction, _book(transaction, price_book), number)
+
+    def receipts(self, price_book: bytes, number: int) -> list[SignedReceipt]:
+        """Receipts of a batch, by ascending request."""
+        with self._database.read() as transaction:
+            return _receipts(transaction, price_book, number)
 
     def mark_settled(self, price_book: bytes, number: int, settled_at: int) -> None:
         """A batch is on the chain since a time."""
@@ -296,8 +301,7 @@ def _taken(transaction: Connection, book: SignedBook, number: int) -> Taken:
     charged = {account for account, units in after.charges.items() if before.charges.get(account) != units}
     caps = transaction.execute(select(CAPS).where(CAPS.c.price_book == name))
     signed = {row.account: signed_cap(row, book.book.gateway) for row in caps if row.account in charged}
-    receipts = tuple(_receipts(transaction, name, number))
-    return Taken(book, number, before, after, receipts, signed, rows[number].settled_at)
+    return Taken(book, number, before, after, rows[number].receipts, signed, rows[number].settled_at)
 
 
 def _receipts(transaction: Connection, price_book: bytes, number: int) -> list[SignedReceipt]:

@@ -141,11 +141,12 @@ class Settlement:
         settled_at = self._reader.batch(batch.series, batch.number).settled_at
         folder = self._write(taken, batch, settled_at)
         self._ledger.batches.mark_settled(batch.price_book, batch.number, settled_at)
-        return Settled(batch, len(taken.receipts), folder)
+        return Settled(batch, taken.num_receipts, folder)
 
     def _write(self, taken: Taken, batch: UsageBatch, settled_at: int) -> Path:
+        receipts = self._ledger.batches.receipts(batch.price_book, batch.number)
         evidence = BatchEvidence(
-            taken.book.book, taken.book.signature, taken.book.weights, taken.before, taken.receipts, taken.caps
+            taken.book.book, taken.book.signature, taken.book.weights, taken.before, receipts, taken.caps
         )
         folder = self._folder / batch.series.hex() / str(batch.number)
         with run_folder_errors(folder):

@@ -265,7 +265,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (taken is not None) == bool(waiting)
         if taken is None:
             return
-        assert {one.receipt.request for one in taken.receipts} == {request_id(number) for number in waiting}
+        receipts = batches.receipts(BOOK.hash, taken.number)
+        assert {one.receipt.request for one in receipts} == {request_id(number) for number in waiting}
         self.model.batched |= waiting
         batches.mark_settled(BOOK.hash, taken.number, self.clock.now)
         assert taken.after.charges == {ACCOUNT: self.model.charged}
