@@ -58,5 +58,13 @@ def add_usage(group: Any) -> None:
     )
     show.add_argument("--account", type=address, metavar="ADDRESS", help="only this account")
     settle = "settle the receipts that wait, and collect what active batches charge"
-    group.add("settle", settle, _ledger, _sender, act="usage_settlement:settle")
+    settling = group.add("settle", settle, _ledger, _sender, act="usage_settlement:settle")
+    settling.add_argument(
+        "--every", type=positive, metavar="SECONDS",
+        help="look again and again, and tell the gateway of deposits: it lends nothing without (default: once)",
+    )  # fmt: skip
+    settling.add_argument(
+        "--after", type=positive, default=3_600, metavar="SECONDS",
+        help="with --every: settle receipts that wait so long, and at once what is urgent (default: 3600)",
+    )  # fmt: skip
     group.add("pay", "pay everybody what full batches give them", _ledger, _sender, act="usage_settlement:pay")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,6 +20,7 @@ from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import MAX_FEE, TxReceipt
 from flock_ray.commands.connection import TIMEOUT
 from flock_ray.commands.output import Output
+from flock_ray.errors import FlockRayError
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.settlement import Settled, Settlement
 from flock_ray.protocol.encoding import to_hex
@@ -59,7 +61,7 @@ def _batches(ledger: Ledger) -> list[dict[str, Any]]:
             taken = ledger.batches.get(book, number)
             rows.append(
                 {
-                    "price_book": to_hex(book), "number": number, "receipts": len(taken.receipts),
+                    "price_book": to_hex(book), "number": number, "receipts": taken.num_receipts,
                     "charged_wei": taken.after.total - taken.before.total, "settled_at": taken.settled_at,
                     "collected": (book, number) not in uncollected,
                 }
@@ -68,28 +70,46 @@ def _batches(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def settle(asked: Namespace) -> None:
-    """Settle what waits and collect what active batches charge; both may be repeated."""
+    """Settle what waits and collect what active batches charge: once, or again and again what is due by then."""
     with _settling(asked) as side:
-        seen = side.settlement.watch()
-        facts: dict[str, Any] = {
-            "gateway": side.gateway, "stake_wei": seen.stake, "min_stake_wei": seen.min_stake,
-            "accounts": seen.accounts, "accounts_that_withdraw": seen.withdrawing,
-        }  # fmt: skip
-        waiting = [row.price_book for row in side.ledger.batches.waiting()]
-        open_books = [book for book, number in side.ledger.batches.uncollected()]
+        output = Output(asked.json)
         if asked.dry_run:
-            facts |= {"dry_run": True, "waiting": _waiting(side.ledger), "batches": _batches(side.ledger)}
-            Output(asked.json).facts(facts)
+            seen, held = _seen(side), {"waiting": _waiting(side.ledger), "batches": _batches(side.ledger)}
+            output.facts({"dry_run": True, **seen, **held})
             return
-        settled = [
-            _facts(done) for book in dict.fromkeys([*open_books, *waiting]) for done in side.settlement.settle(book)
-        ]
-        collected = side.settlement.collect(side.node.timestamp())
-        if collected:
-            side.settlement.watch()
-        left = len(side.ledger.batches.uncollected())
-        facts |= {"settled": settled, "collected": _sent(collected), "batches_to_collect": left}
-        Output(asked.json).facts(facts)
+        if not asked.every:
+            output.facts(_settle(side, after=0))
+            return
+        while True:
+            try:
+                done = _settle(side, asked.after)
+                if done["settled"] or done["collected"]:
+                    output.facts(done)
+            except FlockRayError as error:  # it outlives a node that is away
+                output.note(f"not settled now: {error}", {"error": str(error)})
+            time.sleep(asked.every)
+
+
+def _seen(side: _Side) -> dict[str, Any]:
+    seen = side.settlement.watch()
+    return {
+        "gateway": side.gateway, "stake_wei": seen.stake, "min_stake_wei": seen.min_stake, "accounts": seen.accounts,
+        "accounts_that_withdraw": seen.withdrawing,
+    }  # fmt: skip
+
+
+def _settle(side: _Side, after: int) -> dict[str, Any]:
+    """One look: what waits for `after` seconds, or is urgent, is settled; what is active is collected."""
+    facts, now = _seen(side), side.node.timestamp()
+    batches = side.ledger.batches
+    due = side.settlement.due(int(time.time()), after) if after else batches.waiting()
+    books = dict.fromkeys([*batches.unsettled(), *(waiting.price_book for waiting in due)])
+    settled = [_facts(done) for book in books for done in side.settlement.settle(book)]
+    collected = side.settlement.collect(now)
+    if collected:
+        side.settlement.watch()
+    left = len(batches.uncollected())
+    return facts | {"settled": settled, "collected": _sent(collected), "batches_to_collect": left}
 
 
 def pay(asked: Namespace) -> None:

@@ -21,6 +21,7 @@ from flock_ray.market.bounds import CAP_MARGIN
 from flock_ray.market.caps import signed_cap
 from flock_ray.market.database import Database
 from flock_ray.market.ledger_schema import ACCOUNTS, BATCHES, CAPS, CHARGES, IS_WAITING, PRICE_BOOKS, REQUESTS
+from flock_ray.market.ledger_values import Reservation
 from flock_ray.market.rows import signed_receipt
 from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.price_book import MAX_BOOK, LeafTable, PriceBook
@@ -55,7 +56,7 @@ class Taken:
         number: in its series, from 1.
         before: tables of the batch before.
         after: its tables.
-        receipts: of this batch.
+        num_receipts: of this batch; `Batches.receipts` has them.
         caps: {account: latest cap} of the accounts that this batch charges.
         settled_at: time, when it was last seen on the chain; None: not yet.
     """
@@ -64,7 +65,7 @@ class Taken:
     number: int
     before: Tables
     after: Tables
-    receipts: tuple[SignedReceipt, ...]
+    num_receipts: int
     caps: Mapping[bytes, SignedCap]
     settled_at: int | None
 
@@ -102,6 +103,7 @@ class Batches:
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         """Keep batches in a ledger's database; the clock tells whole Unix seconds."""
         self._database, self._clock = database, clock
+        self._books = dict[bytes, PriceBook]()  # that requests were lent under
 
     def publish(self, book: PriceBook, signature: bytes, weights: Iterable[LeafTable]) -> None:
         """Put a price book in force; requests under it are lent from now on. Doing so again changes nothing.
@@ -136,6 +138,13 @@ class Batches:
                 )
             elif known != newest:
                 transaction.execute(update(PRICE_BOOKS).where(place).values(number=newest + 1))
+
+    def check_prices(self, transaction: Connection, asked: Reservation) -> None:
+        """A request is lent under a price book that was published, and at its prices: or no batch could charge it."""
+        if asked.price_book not in self._books:
+            self._books[asked.price_book] = _book(transaction, asked.price_book).book
+        offer = self._books[asked.price_book].offer(asked.model)
+        assert (offer.prompt, offer.output) == asked.prices, "a request has other prices than its price book"
 
     def books(self) -> list[bytes]:
         """Hashes of all price books, the one in force last."""
@@ -206,7 +215,7 @@ class Batches:
             transaction.execute(
                 insert(BATCHES).values(
                     price_book=price_book, number=last + 1, charges=_packed(after.charges),
-                    payouts=_packed(after.payouts), collected=0,
+                    payouts=_packed(after.payouts), receipts=len(receipts), collected=0,
                 )
             )  # fmt: skip
             return _taken(transaction, book, last + 1)
@@ -215,6 +224,11 @@ class Batches:
         """A batch that was taken; LedgerError if there is none."""
         with self._database.read() as transaction:
             return _taken(transaction, _book(transaction, price_book), number)
+
+    def receipts(self, price_book: bytes, number: int) -> list[SignedReceipt]:
+        """Receipts of a batch, by ascending request."""
+        with self._database.read() as transaction:
+            return _receipts(transaction, price_book, number)
 
     def mark_settled(self, price_book: bytes, number: int, settled_at: int) -> None:
         """A batch is on the chain since a time."""
@@ -230,6 +244,12 @@ class Batches:
         with self._database.read() as transaction:
             rows = transaction.execute(asked.order_by(BATCHES.c.price_book, BATCHES.c.number))
             return [(row.price_book, row.number) for row in rows]
+
+    def unsettled(self) -> list[bytes]:
+        """Price books with a batch that was taken and is not settled: its process was killed, say."""
+        asked = select(BATCHES.c.price_book).where(BATCHES.c.settled_at.is_(None))
+        with self._database.read() as transaction:
+            return list(transaction.execute(asked.order_by(BATCHES.c.price_book)).scalars())
 
     def numbers(self, price_book: bytes) -> list[int]:
         """Numbers of all batches of a price book."""
@@ -281,8 +301,7 @@ def _taken(transaction: Connection, book: SignedBook, number: int) -> Taken:
     charged = {account for account, units in after.charges.items() if before.charges.get(account) != units}
     caps = transaction.execute(select(CAPS).where(CAPS.c.price_book == name))
     signed = {row.account: signed_cap(row, book.book.gateway) for row in caps if row.account in charged}
-    receipts = tuple(_receipts(transaction, name, number))
-    return Taken(book, number, before, after, receipts, signed, rows[number].settled_at)
+    return Taken(book, number, before, after, rows[number].receipts, signed, rows[number].settled_at)
 
 
 def _receipts(transaction: Connection, price_book: bytes, number: int) -> list[SignedReceipt]:

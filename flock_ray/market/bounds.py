@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 
 from flock_ray.errors import BudgetError, RateLimitedError
 from flock_ray.market.accounts import balance_of, charged, gateway_row
-from flock_ray.market.ledger_schema import CAPS, IS_OPEN, PRICE_BOOKS, REQUESTS, WINDOWS
+from flock_ray.market.ledger_schema import CAPS, IS_OPEN, REQUESTS, WINDOWS
 from flock_ray.market.ledger_values import Key, NotLendingError, Reservation
 
 MINUTE = 60  # seconds of a rate's window
@@ -133,8 +133,6 @@ def check_money(
         raise NotLendingError(
             f"the gateway's stake is {gateway.stake} wei, below {gateway.min_stake}: it lends nothing"
         )
-    book = transaction.execute(select(PRICE_BOOKS.c.number).where(PRICE_BOOKS.c.hash == asked.price_book)).one_or_none()
-    assert book is not None, "the ledger does not know the price book: Batches.publish"
     charges = charged(transaction, account.account)
     _check_cap(transaction, account.account, asked, running, charges.get(asked.price_book, (0, 0))[0], now)
     balance = balance_of(account.standing, charges, sum(request.cost for request in running))

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from flock_ray.errors import LedgerError
 from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, VERSION
 
-_WAIT = 30  # seconds for another transaction, or a free connection
+_CONNECT = 30  # seconds for a server's answer
 _CONNECTIONS = 16
 _NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 _ONE_STATE = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -30,18 +30,18 @@ _CREATION_LOCK = 0x666C6F636B726179  # PostgreSQL's lock of whoever creates the 
 class Database:
     """Connections to one database."""
 
-    def __init__(self, url: str, create: bool) -> None:
-        """Open a database; if `create`, make it and its tables where there are none.
+    def __init__(self, url: str, create: bool, wait: float) -> None:
+        """Open a database; if `create`, make it and its tables where there are none. `wait`: see `Ledger.open`.
 
         Raises:
             LedgerError: see `Ledger.open`.
         """
         parsed = _parse(url)
         self.name = parsed.render_as_string(hide_password=True)
-        self._create = create
+        self._create, self._wait = create, wait
         if not create and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
             raise LedgerError(f"there is no ledger {self.name}; flock-ray serve and flock-ray key create make one")
-        self._engine = _engine(parsed)
+        self._engine = _engine(parsed, wait)
         # SQLite's own waiting is a poll with growing pauses: threads of one process rather queue here.
         self._turn = Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
         try:
@@ -91,7 +91,7 @@ class Database:
         except DBAPIError as error:
             raise LedgerError(f"ledger {self.name}: {_line(error)}") from None
         except PoolTimeoutError:
-            raise LedgerError(f"ledger {self.name}: no connection was free for {_WAIT} s") from None
+            raise LedgerError(f"ledger {self.name}: no connection was free for {self._wait:g} s") from None
 
     def _check(self) -> None:
         with self._told(), self._turn, self._engine.begin() as connection:
@@ -136,16 +136,16 @@ def _parse(url: str) -> URL:
     raise LedgerError(f"a ledger is sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE, not {parsed.drivername}")
 
 
-def _engine(url: URL) -> Engine:
-    pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _WAIT, "pool_pre_ping": True}
+def _engine(url: URL, wait: float) -> Engine:
+    pool: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": wait}
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, connect_args={"connect_timeout": _WAIT}, **pool)
+        return create_engine(url, connect_args={"connect_timeout": _CONNECT}, pool_pre_ping=True, **pool)
     assert url.database is not None
     try:
         Path(url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LedgerError(f"the folder of the ledger {url.database} cannot be made: {error.strerror}") from None
-    engine = create_engine(url, connect_args={"timeout": _WAIT}, **pool)
+    engine = create_engine(url, connect_args={"timeout": wait}, **pool)
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:

@@ -88,18 +88,21 @@ class Ledger:
         self.batches = Batches(database, self._now)
 
     @classmethod
-    def open(cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time, create: bool = True) -> Self:
+    def open(
+        cls, url: str = DEFAULT_URL, clock: Callable[[], float] = time.time, create: bool = True, wait: float = 30.0
+    ) -> Self:
         """Open a ledger.
 
         Args:
             url: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/DATABASE`.
             clock: tells the Unix time.
             create: whether to make it where there is none.
+            wait: seconds that a call waits for a free connection, or for SQLite's one writer.
 
         Raises:
             LedgerError: the URL names no such database, or one that has other tables, or another version's.
         """
-        return cls(Database(url, create), clock)
+        return cls(Database(url, create, wait), clock)
 
     def close(self) -> None:
         """Close its connections."""
@@ -229,6 +232,7 @@ class Ledger:
             bounds.check_rates(transaction, found, asked.tokens, now)
             bounds.check_budget(found, running, asked.cost)
             if gateway.lends and asked.cost:
+                self.batches.check_prices(transaction, asked)
                 bounds.check_money(transaction, account, asked, running, now, chain_age)
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)

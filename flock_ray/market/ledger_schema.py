@@ -194,6 +194,7 @@ BATCHES = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("charges", LargeBinary, nullable=False),  # of the series, this batch included
     Column("payouts", LargeBinary, nullable=False),
+    Column("receipts", Integer, nullable=False),
     Column("settled_at", BigInteger),
     Column("collected", Integer, nullable=False),
 )  # fmt: skip

@@ -144,8 +144,9 @@ class Reservation:
         assert all(0 <= price < MAX_PRICE for price in self.prices), "a price is out of bounds"
         if not 0 <= self.prompt_tokens < MAX_TOKENS or not 0 <= self.max_tokens < MAX_TOKENS:
             raise RequestError(f"a request has at most {MAX_TOKENS - 1} tokens, and as many of its answer")
-        if self.idempotency is not None and not 0 < len(self.idempotency) <= MAX_IDEMPOTENCY:
-            raise RequestError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY} characters")
+        key = self.idempotency
+        if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY and key.isprintable()):
+            raise RequestError(f"an idempotency key has 1 to {MAX_IDEMPOTENCY} printable characters")
 
     @property
     def tokens(self) -> int:

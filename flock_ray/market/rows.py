@@ -116,7 +116,11 @@ def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedRece
 
 def release_row(transaction: Connection, row: Row, error: str, now: int) -> Row:
     """End an open row of a locked account without a charge; the released row. Its idempotency key is free again."""
-    ended = {"of": row.reservation.request, "now": now, "why": error}
+    ended = {
+        "of": row.reservation.request,
+        "now": now,
+        "why": error.replace("\0", " "),
+    }  # PostgreSQL has no texts with it
     assert transaction.execute(_RELEASE, ended).rowcount == 1, "a row ended twice"
     give_back_tokens(transaction, row.key, row.reservation.tokens, row.created_at)
     asked = replace(row.reservation, idempotency=None)

@@ -103,14 +103,15 @@ class Settlement:
         gateway = self._signer.address
         stake, least = self._reader.stake(gateway).standing, self._settings.min_stake
         self._ledger.set_stake(stake, least)
-        withdrawing, books = 0, self._ledger.batches.charged_books()
-        for account, charged in books.items():
-            text = account_text(account)
-            collected = {book: self._reader.collected(self._series(book), text) for book in charged}
-            deposit = self._reader.deposit(gateway, text)
-            withdrawing += deposit.requested > 0
-            self._ledger.set_deposit(account, deposit.standing, collected, withdraws=deposit.requested > 0)
-        return Watched(stake, least, len(books), withdrawing)
+        books = self._ledger.batches.charged_books()
+        charged = [(account, book) for account, charged in books.items() for book in charged]
+        asked = [(self._series(book), account_text(account)) for account, book in charged]
+        collected = dict(zip(charged, self._reader.all_collected(asked), strict=True))
+        deposits = self._reader.deposits(gateway, [account_text(account) for account in books])
+        for account, deposit in zip(books, deposits, strict=True):
+            taken = {book: collected[account, book] for book in books[account]}
+            self._ledger.set_deposit(account, deposit.standing, taken, withdraws=deposit.requested > 0)
+        return Watched(stake, least, len(books), sum(deposit.requested > 0 for deposit in deposits))
 
     def due(self, now: int, every: int) -> list[Waiting]:
         """What should be settled now: what waits for `every` seconds, and at once what is in danger.
@@ -140,11 +141,12 @@ class Settlement:
         settled_at = self._reader.batch(batch.series, batch.number).settled_at
         folder = self._write(taken, batch, settled_at)
         self._ledger.batches.mark_settled(batch.price_book, batch.number, settled_at)
-        return Settled(batch, len(taken.receipts), folder)
+        return Settled(batch, taken.num_receipts, folder)
 
     def _write(self, taken: Taken, batch: UsageBatch, settled_at: int) -> Path:
+        receipts = self._ledger.batches.receipts(batch.price_book, batch.number)
         evidence = BatchEvidence(
-            taken.book.book, taken.book.signature, taken.book.weights, taken.before, taken.receipts, taken.caps
+            taken.book.book, taken.book.signature, taken.book.weights, taken.before, receipts, taken.caps
         )
         folder = self._folder / batch.series.hex() / str(batch.number)
         with run_folder_errors(folder):
@@ -192,18 +194,20 @@ class Settlement:
     def _collect(self, taken: Taken, later: set[bytes]) -> list[TxReceipt]:
         """Collect a batch from the accounts that no later one charges: a later one takes what both charge."""
         batch = self._batch(taken)
-        owing = [account for account in taken.charged if account not in later and self._owes(batch, account)]
-        calls = collect(batch, taken.caps, [account for account in owing if self._deposit(account)])
+        charged = [account for account in taken.charged if account not in later]
+        owing = self._owing(batch, charged)
+        deposits = self._reader.deposits(self._signer.address, [account_text(account) for account in owing])
+        able = [account for account, deposit in zip(owing, deposits, strict=True) if deposit.amount]
+        calls = collect(batch, taken.caps, able)
         receipts = list(self._send(calls)) if calls else []
-        if not any(self._owes(batch, account) for account in taken.charged if account not in later):
+        if not self._owing(batch, charged):
             self._ledger.batches.mark_collected(batch.price_book, batch.number)
         return receipts
 
-    def _owes(self, batch: UsageBatch, account: bytes) -> bool:
-        return self._reader.collected(batch.series, account_text(account)) < batch.tables.charges[account]
-
-    def _deposit(self, account: bytes) -> int:
-        return self._reader.deposit(self._signer.address, account_text(account)).amount
+    def _owing(self, batch: UsageBatch, accounts: Sequence[bytes]) -> list[bytes]:
+        collected = self._reader.all_collected([(batch.series, account_text(account)) for account in accounts])
+        charges = batch.tables.charges
+        return [account for account, units in zip(accounts, collected, strict=True) if units < charges[account]]
 
     def claims(self, price_book: bytes) -> list[Call]:
         """Calls that pay everybody what the last full batch of a price book gives them, and they were not paid yet.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,6 +191,27 @@ def test_usage_is_settled_collected_and_paid(
         assert len(facts(typed("usage", "pay", *options, "--json"))["paid"]) == 5
         assert facts(typed("usage", "pay", *options, "--json"))["paid"] == []
         assert "settled" in typed("usage", "show")[1]
+
+        def looks(*ends: type[BaseException] | None) -> list[dict[str, Any]]:
+            """What `--every` tells, look by look."""
+            left = iter(ends)
+
+            def sleep(seconds: float) -> None:
+                assert seconds == 5
+                if (end := next(left)) is not None:
+                    raise end
+
+            with monkeypatch.context() as patch:
+                patch.setattr("flock_ray.commands.usage_settlement.time", SimpleNamespace(sleep=sleep, time=time.time))
+                code, told, _ = typed("usage", "settle", *options, "--every", "5", "--after", str(1 << 40), "--json")
+            assert code == 130
+            return [json.loads(line) for line in told.splitlines()]
+
+        answer(3)
+        assert looks(None, KeyboardInterrupt) == []  # nothing is due
+        send(user, usage_calls.request_withdrawal(at, gateway.address, 1_000))
+        (look,) = looks(None, KeyboardInterrupt)  # now it is, once
+        assert (look["accounts_that_withdraw"], look["settled"][0]["number"]) == (1, 2)
         monkeypatch.setenv("FLOCK_RAY_GATEWAY_KEY", user._key.to_hex())
         code, line = refused(typed("usage", "settle", *options))
         assert code == LedgerError.exit_code and "the ledger is of gateway" in line

@@ -23,6 +23,7 @@ from flock_ray.market.ledger_values import KeyTerms, Row, Used
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.receipt import Receipt
 from tests.market.ledgers import NOON, USER, Clock, account, asked, free_gateway, opened, request_id, sign
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 WORST = 10 * 2 + 100 * 6
@@ -74,7 +75,7 @@ class Race:
 def race(url: str, clients: int = 64, processes: int = 2, requests: int = 200) -> Race:
     """Clients of several processes reserve, answer and fail at once, until a budget for so many requests is used up."""
     budget = requests * WORST + 100
-    with Ledger.open(url) as ledger:
+    with Ledger.open(url, wait=PATIENCE) as ledger:
         ledger.bind(free_gateway(), clients + 1)
         terms = KeyTerms(account(USER), (), 1 << 40, 1 << 40, clients + 1, budget)
         key = ledger.keys.create(terms)[0].id
@@ -102,7 +103,7 @@ def race(url: str, clients: int = 64, processes: int = 2, requests: int = 200) -
 
 
 def _race(url: str, key: str, number: int, clients: int) -> None:
-    with Ledger.open(url) as ledger:
+    with Ledger.open(url, wait=PATIENCE) as ledger:
         ledger.bind(free_gateway(), 1_000)
         print("ready", flush=True)
         sys.stdin.readline()

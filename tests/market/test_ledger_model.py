@@ -265,7 +265,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (taken is not None) == bool(waiting)
         if taken is None:
             return
-        assert {one.receipt.request for one in taken.receipts} == {request_id(number) for number in waiting}
+        receipts = batches.receipts(BOOK.hash, taken.number)
+        assert {one.receipt.request for one in receipts} == {request_id(number) for number in waiting}
         self.model.batched |= waiting
         batches.mark_settled(BOOK.hash, taken.number, self.clock.now)
         assert taken.after.charges == {ACCOUNT: self.model.charged}
@@ -299,7 +300,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_the_ledger_does_what_its_model_does(database: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(200, marks=pytest.mark.deep)])
+def test_the_ledger_does_what_its_model_does(database: str, examples: int, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue("postgres") if database == "postgresql" else None
     machine = type("Machine", (LedgerMachine,), {"postgres": server})
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))

@@ -98,7 +98,11 @@ def test_an_account_without_a_cap_or_deposit_is_lent_nothing(ledger_url: str) ->
             ledger.reserve(key.id, asked(1, book=BOOK.hash))
         ledger.caps.store(signed_cap(BOOK, 10**6, user=OTHER))
         reserved(ledger, key, asked(1, book=BOOK.hash))
+        with pytest.raises(AssertionError, match="other prices"):
+            ledger.reserve(key.id, asked(2, book=BOOK.hash, prices=(2, 5)))
         another = price_book(output=7)
+        with pytest.raises(LedgerError, match="has no price book"):
+            ledger.reserve(key.id, asked(2, book=another.hash, prices=(2, 7)))
         publish(ledger, another)  # a cap is for one price book
         with pytest.raises(BudgetError, match="has signed no cap under the price book"):
             ledger.reserve(key.id, asked(2, book=another.hash, prices=(2, 7)))
@@ -175,19 +179,22 @@ def test_each_receipt_is_in_one_batch_and_a_batch_stays_as_it_was_taken(ledger_u
         taken = ledger.batches.take(BOOK.hash)
         assert taken is not None and (taken.number, taken.before, taken.settled_at) == (1, Tables(), None)
         receipts = {row.receipt for row in rows}
-        assert set(taken.receipts) == receipts
-        assert taken.after == charge(Tables(), [one.receipt for one in taken.receipts], BOOK, {TABLE.hash: TABLE})
+        assert set(ledger.batches.receipts(BOOK.hash, 1)) == receipts
+        assert taken.after == charge(
+            Tables(), [one.receipt for one in ledger.batches.receipts(BOOK.hash, 1)], BOOK, {TABLE.hash: TABLE}
+        )
         assert taken.charged == [account(USER)] and taken.caps[account(USER)] == signed_cap(BOOK, 10**6)
         rows += [answered(ledger, key, number, BOOK) for number in range(3, 5)]
         assert ledger.batches.take(BOOK.hash) == taken == ledger.batches.get(BOOK.hash, 1)
         ledger.batches.mark_settled(BOOK.hash, 1, NOON + 5)
         following = ledger.batches.take(BOOK.hash)
         assert following is not None and (following.number, following.before) == (2, taken.after)
-        assert not receipts & set(following.receipts)
-        assert receipts | set(following.receipts) == {row.receipt for row in rows}
+        assert ledger.batches.unsettled() == [BOOK.hash]
+        assert not receipts & set(ledger.batches.receipts(BOOK.hash, 2))
+        assert receipts | set(ledger.batches.receipts(BOOK.hash, 2)) == {row.receipt for row in rows}
         assert ledger.batches.uncollected() == [(BOOK.hash, 1), (BOOK.hash, 2)]
         ledger.batches.mark_settled(BOOK.hash, 2, NOON + 6)
-        assert ledger.batches.take(BOOK.hash) is None
+        assert ledger.batches.take(BOOK.hash) is None and ledger.batches.unsettled() == []
         ledger.batches.mark_collected(BOOK.hash, 1)
         assert ledger.batches.uncollected() == [(BOOK.hash, 2)] and ledger.batches.numbers(BOOK.hash) == [1, 2]
         numbers = [row.batch for number in range(5) if (row := ledger.row(request_id(number)))]
@@ -209,7 +216,7 @@ def test_a_series_is_of_one_price_book(ledger_url: str) -> None:
         for book, number in ((BOOK, 1), (another, 2)):
             taken = ledger.batches.take(book.hash)
             assert taken is not None and taken.number == 1
-            assert [one.receipt.request for one in taken.receipts] == [request_id(number)]
+            assert [one.receipt.request for one in ledger.batches.receipts(book.hash, 1)] == [request_id(number)]
 
 
 def test_only_what_a_cap_covers_when_it_is_settled_is_charged(ledger_url: str) -> None:
@@ -225,12 +232,12 @@ def test_only_what_a_cap_covers_when_it_is_settled_is_charged(ledger_url: str) -
         answered(ledger, other, 3, BOOK, output_tokens=0)
         clock.now += CAP_MARGIN - SETTLE_MARGIN + 1
         taken = ledger.batches.take(BOOK.hash)
-        assert taken is not None and taken.charged == [account(USER)] and len(taken.receipts) == 1
+        assert taken is not None and taken.charged == [account(USER)] and taken.num_receipts == 1
         ledger.batches.mark_settled(BOOK.hash, 1, clock.now)
         assert ledger.batches.take(BOOK.hash) is None
         ledger.caps.store(signed_cap(BOOK, 10**6, NOON + 10**6, OTHER))  # with a later one it is
         taken = ledger.batches.take(BOOK.hash)
-        assert taken is not None and taken.charged == [account(OTHER)] and len(taken.receipts) == 2
+        assert taken is not None and taken.charged == [account(OTHER)] and taken.num_receipts == 2
 
 
 def test_what_costs_nothing_is_in_no_batch(ledger_url: str) -> None:
