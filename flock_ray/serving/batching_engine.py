@@ -157,6 +157,11 @@ class BatchingEngine(Engine):
         with self._changed:
             return replace(self._stats, running=len(self._rows), waiting=len(self._queue))
 
+    @property
+    def closed(self) -> bool:
+        """See `Engine`."""
+        return self._closing
+
     def close(self) -> None:
         """See `Engine`."""
         with self._changed:

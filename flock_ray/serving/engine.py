@@ -88,6 +88,11 @@ class Engine(ABC):
     def stats(self) -> Stats:
         """What it is at."""
 
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether it answers nobody any more: it was closed, or failed as a whole."""
+
     @abstractmethod
     def close(self) -> None:
         """End every answer as cancelled, and release everything; returns when nothing runs any more."""
