@@ -226,3 +226,9 @@ class RateLimitedError(FlockRayError):
 
     def __reduce__(self) -> tuple[type[RateLimitedError], tuple[str, int | None]]:  # type: ignore[override]
         return type(self), (str(self), self.retry_after)
+
+
+class ServeError(FlockRayError):
+    """What is to be served cannot be: the port is taken, another application is there, or Ray Serve does not start."""
+
+    exit_code: ClassVar[int] = 79
