@@ -71,7 +71,7 @@ def _batches(ledger: Ledger) -> list[dict[str, Any]]:
 
 def settle(asked: Namespace) -> None:
     """Settle what waits and collect what active batches charge: once, or again and again what is due by then."""
-    with _settling(asked) as side:
+    with settling(asked) as side:
         output = Output(asked.json)
         if asked.dry_run:
             seen, held = _seen(side), {"waiting": _waiting(side.ledger), "batches": _batches(side.ledger)}
@@ -90,7 +90,7 @@ def settle(asked: Namespace) -> None:
             time.sleep(asked.every)
 
 
-def _seen(side: _Side) -> dict[str, Any]:
+def _seen(side: Side) -> dict[str, Any]:
     seen = side.settlement.watch()
     return {
         "gateway": side.gateway, "stake_wei": seen.stake, "min_stake_wei": seen.min_stake, "accounts": seen.accounts,
@@ -98,7 +98,7 @@ def _seen(side: _Side) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settle(side: _Side, after: int) -> dict[str, Any]:
+def _settle(side: Side, after: int) -> dict[str, Any]:
     """One look: what waits for `after` seconds, or is urgent, is settled; what is active is collected."""
     facts, now = _seen(side), side.node.timestamp()
     batches = side.ledger.batches
@@ -114,7 +114,7 @@ def _settle(side: _Side, after: int) -> dict[str, Any]:
 
 def pay(asked: Namespace) -> None:
     """Send the claims of everybody whom a full batch gives more than they were paid."""
-    with _settling(asked) as side:
+    with settling(asked) as side:
         calls = [call for book in side.ledger.batches.books() for call in side.settlement.claims(book)]
         facts = {"gateway": side.gateway, "claims": len(calls)}
         if asked.dry_run:
@@ -136,14 +136,18 @@ def _sent(receipts: Sequence[TxReceipt]) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
+    """The settling side of a gateway; `gateway` is its account."""
+
     ledger: Ledger
     settlement: Settlement
     node: RpcNode
     sender: Sender
     gateway: str
+    reader: UsageReader
 
     def send(self, calls: Sequence[Call]) -> list[TxReceipt]:
+        """Send calls of the gateway's account, one after the other."""
         return _send(self.sender, calls)
 
 
@@ -153,7 +157,8 @@ def _send(sender: Sender, calls: Sequence[Call]) -> list[TxReceipt]:
 
 
 @contextmanager
-def _settling(asked: Namespace) -> Iterator[_Side]:
+def settling(asked: Namespace) -> Iterator[Side]:
+    """The settling side of the gateway whose key, keystore, ledger, node (`rpc`) and folder (`to`) are named."""
     signer = load_signer(asked.key, asked.keystore)
     with Ledger.open(asked.ledger, create=False) as ledger:
         domain = ledger.gateway().domain
@@ -162,4 +167,4 @@ def _settling(asked: Namespace) -> Iterator[_Side]:
             sender = Sender(node, signer, TIMEOUT)
             with closing(UsageSettler(node, signer, Outbox(asked.to / "outbox.sqlite"), TIMEOUT, MAX_FEE)) as settler:
                 settlement = Settlement(ledger, reader, settler, partial(_send, sender), signer, asked.to)
-                yield _Side(ledger, settlement, node, sender, signer.address)
+                yield Side(ledger, settlement, node, sender, signer.address, reader)
