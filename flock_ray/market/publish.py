@@ -22,6 +22,7 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.price_book import Split
 from flock_ray.training.model import PACKAGED_LICENCE, ModelSpec, files_hash, locate
 from flock_ray.training.model_files import context_length_of, licence_of, tokenizer_files
+from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.contest_genesis import ContestGenesis
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import part_of
@@ -112,19 +113,47 @@ def publish_run(
         RegistryError: it has no such adapter, or the registry does not take it.
         ModelError: its base model is not here, or another one is.
     """
-    published = () if Registry(registry).missing else Registry.open(registry).snapshot().published
-    trust = trust or Trust()
+    folder, verified = _verified(run, trust or Trust(), emit)
+    return _publish(registry, folder, verified, choose(verified, epoch, place), listing, accept)
+
+
+def publish_epochs(
+    registry: Path, run: Path, listing: Listing, accept: Iterable[str] = (), trust: Trust | None = None
+) -> list[Model]:
+    """Verify a run of an alliance once and publish the adapters of all accepted epochs; see `publish_run`.
+
+    A run that was pruned (`store.keep=replay`) has fewer adapters than epochs: those that it has are published.
+
+    Returns:
+        The entries, by epoch.
+    """
+    folder, verified = _verified(run, trust or Trust(), lambda line: None)
+    last = choose(verified)
+    if last.submitter is not None:
+        raise RegistryError(f"{run} is a contest's: publish its places one by one")
+    epochs = [one.report.epoch for one in verified.settled if isinstance(one, SettledEpoch) and one.replay.accepted]
+    choices = [choose(verified, epoch) for epoch in epochs]
+    kept = [one for one in choices if one is choices[-1] or folder.blob(one.adapter, MAX_ADAPTER_BYTES) is not None]
+    return [_publish(registry, folder, verified, one, listing, accept) for one in kept]
+
+
+def _verified(run: Path, trust: Trust, emit: Callable[[str], None]) -> tuple[RunFolder, VerifiedRun]:
     folder = RunFolder(run, trust.store)
     try:
-        verified = verify_run(folder, trust.anchor, trust.rpc, emit)
+        return folder, verify_run(folder, trust.anchor, trust.rpc, emit)
     except VerificationError as error:
         raise VerificationError(f"{run} is not published, since it does not hold: {error}") from None
-    choice = choose(verified, epoch, place)
+
+
+def _publish(
+    registry: Path, folder: RunFolder, run: VerifiedRun, choice: Choice, listing: Listing, accept: Iterable[str]
+) -> Model:
+    published = () if Registry(registry).missing else Registry.open(registry).snapshot().published
     data = folder.blob(choice.adapter, MAX_ADAPTER_BYTES)
     if data is None:
         raise folder.lacking(f"the adapter {to_hex(choice.adapter)}, of epoch {choice.report.epoch},")
     _require_adapter(data, choice.adapter)
-    model = _Entry(published, folder, verified, choice, listing).model(rank_of(data))
+    model = _Entry(published, folder, run, choice, listing).model(rank_of(data))
     require_accepted(model, accept)
     return Registry.create(registry).publish(model, data, accept)
 
