@@ -7,68 +7,32 @@ words were shuffled. What counts is the loss on corrections that were held out, 
 
 from __future__ import annotations
 
-import ast
 import json
 import random
-import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.common import environment, step, store, tell
 from benchmarks.default_experiment import play
-from flock_ray.cluster.launch import chain_terms, terms_of
-from flock_ray.cluster.run_directory import RunDirectory, load_config
-from flock_ray.cluster.spec import with_model
+from flock_ray.cluster.run_directory import load_config
+from flock_ray.commands.demo_lessons import CORRECTIONS, lessons
+from flock_ray.commands.demo_next import drawing_pool
 from flock_ray.commands.feedback import next_config
 from flock_ray.commands.main import main
-from flock_ray.config import Config
 from flock_ray.market.feedback import Feedback, FeedbackStore
 from flock_ray.market.feedback_export import HELDOUT, SILO, export
 from flock_ray.market.registry import Registry
-from flock_ray.protocol.encoding import from_hex
 from flock_ray.protocol.hashing import sha256
-from flock_ray.protocol.roles import roles
-from flock_ray.protocol.seed import fixed_genesis
-from flock_ray.training.model import ModelHashes
 
-CORRECTIONS = 200
 SEEDS = (10, 20, 22)
 START = ("experiment=small", "adversary=none", "chain=eth_tester", "alliance.num_epochs=1")
 QUICK = ("training.steps=2", "data.sequence_length=64", "data.heldout_tokens=256", "report.prompts=[]")
 NEXT = ("alliance.num_epochs=1", "alliance.num_proposers=5")
 TARGETS = {"loop_loss_gain_in_standard_errors": 1.0, "loop_old_set_excess_over_band": 0.0}
-_SHORT, _LONG = 80, 600  # characters of an answer
-
-
-@cache
-def lessons(count: int = CORRECTIONS) -> tuple[tuple[str, str], ...]:
-    """(question, right answer): functions of single modules of the standard library, which are in no member's package.
-
-    The first `count`, in the order of their texts' hashes.
-    """
-    found = dict(_functions())
-    order = sorted(found, key=lambda question: sha256(question.encode()))
-    return tuple((question, found[question]) for question in islice(order, count))
-
-
-def _functions() -> Iterator[tuple[str, str]]:
-    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        lines = text.splitlines()
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef) and (says := ast.get_docstring(node)):
-                answer = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-                if _SHORT <= len(answer) <= _LONG:
-                    yield (
-                        f"Write the function {node.name} of Python's module {file.stem}: {says.splitlines()[0]}",
-                        answer,
-                    )
 
 
 def shuffled(answer: str, number: int) -> str:
@@ -101,27 +65,6 @@ def write_silo(folder: Path, model: bytes, poisoned: bool = False) -> Path:
         users.add(said(number, question, shuffled(answer, number) if poisoned else answer, model))
     export(users, folder / "silo")
     return folder / "silo" / SILO
-
-
-def drawing_pool(config: Config, run: Path) -> int:
-    """The smallest pool with which the last member proposes in epoch 1: who is drawn follows from the task's id.
-
-    Args:
-        config: of the next task, on a chain of its own.
-        run: whose adapter it starts from.
-    """
-    task, _, _ = RunDirectory(run).read_task()
-    hashes = ModelHashes(*(from_hex(task["terms"][name]) for name in ("base_model", "model_config", "tokenizer")))
-    start = from_hex(json.loads((run / "summary.json").read_text())["final_adapter_hash"])
-    members, alliance = range(config.alliance.num_members), config.alliance
-    for pool in range(alliance.pool, alliance.pool + 1_000):
-        now = replace(config, alliance=replace(alliance, pool=pool))
-        terms = with_model(terms_of(now), task["creator"], hashes, start)
-        seed = fixed_genesis(config.seed)
-        name = chain_terms(now, terms).task_id(task["creator"], seed)
-        if members[-1] in roles(seed, name, 1, members, terms.num_voters, terms.num_proposers).proposers:
-            return pool
-    raise AssertionError("a thousand draws")
 
 
 def proposal(run: Path, member: int) -> dict[str, Any]:

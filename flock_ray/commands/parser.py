@@ -27,6 +27,7 @@ from flock_ray.commands.settings import (
     ChatSettings,
     EvaluateSettings,
     ExportSettings,
+    MarketDemoSettings,
     StatusSettings,
     SubmitSettings,
     words_of,
@@ -38,6 +39,7 @@ COMPOSED = {
     ("demo",): "demo:run",
     ("check",): "check:check",
     ("deployment", "deploy"): "deploy:deploy",
+    ("serve",): "serve:serve",
 }
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
 
@@ -62,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_submissions(_sub_parsers(arena))
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
     commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
+    commands.add_parser("serve", help="serve what was trained, through the API of OpenAI's clients", add_help=False)
     _add_verify(commands)
     _add_results(commands)
     _add_compare(commands)
@@ -198,10 +201,12 @@ def _add_results(commands: Any) -> None:
     for name, help, schema in (
         ("chat", "talk to what a run trained; lines may be piped in", ChatSettings),
         ("evaluate", "measure what a run trained on other data, beside its base model", EvaluateSettings),
+        ("market-demo", "the marketplace: serve a run, settle what users used, learn from them", MarketDemoSettings),
         ("export", "make a plain model folder of a run, or put its adapter on the Hugging Face hub", ExportSettings),
     ):
         parser = commands.add_parser(name, help=help, description=_sentence(help))
-        parser.set_defaults(act=f"{name}:{name}")
+        function = name.replace("-", "_")
+        parser.set_defaults(act=f"{function}:{function}")
         parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(schema).replace("%", "%%"))
         if schema is EvaluateSettings:
             parser.add_argument("--json", action="store_true", help="print one JSON object")
