@@ -237,7 +237,8 @@ def test_it_is_submitted_as_a_ray_job(head: Any, tiny_model_dir: Path, tmp_path:
     ):
         log = tmp_path / "output"
         wait_until(lambda: "Ctrl-C ends it" in log.read_text() or "error:" in log.read_text())
-        curl = next(line for line in log.read_text().splitlines() if line.startswith("curl "))
+        curl = next((line for line in log.read_text().splitlines() if line.startswith("curl ")), "")
+        assert curl, log.read_text()[-2_000:]
         assert any(model.id in curl for model in models)
         told = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=PATIENCE).stdout
         assert told.strip().endswith("data: [DONE]"), told
