@@ -17,7 +17,7 @@ PROOFS := Proofs$$|^StakePoolsTest$$
 SKIPPED := skipped: node not found (contract tests and artifact check)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo arena-demo test test-fast test-deep lint docs contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
+.PHONY: help setup demo arena-demo market-demo test test-fast test-deep lint docs contracts check-contracts contracts-deep contracts-invariants contracts-proofs \
   contracts-slither contracts-coverage contracts-mutants lock clean FORCE
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ demo: setup  ## the main job, in the size that this machine plays within minutes
 
 arena-demo: setup  ## a contest of adapters: 16 training nodes, 5 validators, 3 days; Hydra overrides in ARGS="..."
 	@$(BIN)/python -m flock_ray arena experiment=arena_demo $(ARGS)
+
+market-demo: setup  ## the marketplace: train, serve, settle what sixteen users used, train on their corrections; ARGS="run=DIR"
+	@$(BIN)/python -m flock_ray market-demo $(ARGS)
 
 test: export FLOCK_RAY_TEST_ARGS := $(ARGS)
 test: setup  ## run every check and test; Hydra overrides of the end-to-end run in ARGS="..."

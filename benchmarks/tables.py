@@ -15,7 +15,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("performance.md", "chaos.md", "arena_attacks.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("performance.md", "chaos.md", "arena_attacks.md", "market.md")),
+)
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -132,7 +135,45 @@ SERVING = (
     Row("8 adapters, 16 users, prompts of 512 tokens: against PEFT's mixed batch", "ratio_vs_peft_8x16_512"),
     Row("answers of ours that are not their own adapter's", "cross_adapter_errors", "{:.0f}", "0"),
 )  # fmt: skip
+MARKET_LOOP = (
+    Row(
+        "held-out corrections: what an epoch with feedback gains beyond one without it, nats a token",
+        "loop_loss_gain",
+        "{:.3f}",
+        "> 0",
+    ),
+    Row("… in its standard errors", "loop_loss_gain_in_standard_errors", "{:.1f}", "> 1"),
+    Row("… their loss before, nats a token", "loop_heldout_loss_before", "{:.3f}"),
+    Row("… and after the epoch with feedback", "loop_heldout_loss_after", "{:.3f}"),
+    Row(
+        "members' own held-out code: what the epoch with feedback makes worse, less the band",
+        "loop_old_set_excess_over_band",
+        "{:+.3f}",
+        "≤ 0",
+    ),
+    Row("the committee's score of 200 corrections, nats a token", "feedback_score", "{:+.3f}"),
+    Row("… of the same with the words of the answers shuffled", "poisoned_feedback_score", "{:+.3f}"),
+    Row("poisoned feedback that was accepted", "poisoned_feedback_accepted", "{:.0f}", "0"),
+)
+GATEWAY = (
+    Row("a whole answer of 64 tokens, beyond the engine itself, mean", "gateway_overhead_ms", "{:.1f} ms", "≤ 10 ms"),
+    Row("… as a stream", "gateway_overhead_ms_stream", "{:.1f} ms"),
+    Row("answers a second, eight connections, one process", "requests_per_s_gateway", "{:,.0f}"),
+    Row("64 clients and two processes race one budget: wei beyond it", "overspend_at_64_concurrent", "{:.0f}", "0"),
+    Row("… wei charged beyond the receipts", "bill_vs_receipts", "{:.0f}", "0"),
+    Row("gateways killed with open streams, and at every step of a request: answers without their receipt",
+        "killed_gateway_lost_rows", "{:.0f}", "0"),
+    Row("… wei billed twice", "killed_gateway_billed_twice", "{:.0f}", "0"),
+    Row("client suites that pass whole, of openai, litellm, lm_eval and compatcanary", "client_suites_passed", "{:.0f}",
+        "4"),
+    Row("soak with clients that leave, stall and vanish: growth of the process in an hour", "soak_mb_per_hour",
+        "{:+.1f} MB"),
+    Row("… answers", "soak_answers", "{:,.0f}"),
+    Row("… wei by which bill and receipts differ", "soak_bill_difference", "{:.0f}", "0"),
+)  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
+    "gateway": ("gateway", GATEWAY),
+    "market_loop": ("market_loop", MARKET_LOOP),
     "serving": ("serving", SERVING),
     "arena": ("arena", ARENA),
     "training": ("training_throughput", TRAINING),

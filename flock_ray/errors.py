@@ -179,3 +179,56 @@ class BusyError(FlockRayError):
     """An engine is closed, or as many requests wait as may; a later one may be answered."""
 
     exit_code: ClassVar[int] = 72
+
+
+class RegistryError(FlockRayError, ValueError):
+    """A folder holds no registry of models, a damaged one, or one that does not take what is published."""
+
+    exit_code: ClassVar[int] = 73
+
+
+class UnknownModelError(RegistryError):
+    """A registry has no model of that id, hash, alias or name, or no longer serves it."""
+
+    exit_code: ClassVar[int] = 74
+
+
+class LedgerError(FlockRayError, ValueError):
+    """A ledger's URL is wrong, its database is another program's or version's, or it is another gateway's."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class KeyRefusedError(FlockRayError, ValueError):
+    """A key is unknown, revoked or expired, or may not ask a model."""
+
+    exit_code: ClassVar[int] = 76
+
+
+class BudgetError(FlockRayError):
+    """A request may cost more than the key's budget, the account's cap or its deposit has left."""
+
+    exit_code: ClassVar[int] = 77
+
+
+class RateLimitedError(FlockRayError):
+    """A key or account asks more than it may in a minute, or at once.
+
+    Attributes:
+        retry_after: seconds after which the same request may pass; None: it never may.
+    """
+
+    exit_code: ClassVar[int] = 78
+
+    def __init__(self, text: str, retry_after: int | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[RateLimitedError], tuple[str, int | None]]:  # type: ignore[override]
+        return type(self), (str(self), self.retry_after)
+
+
+class ServeError(FlockRayError):
+    """What is to be served cannot be: the port is taken, another application is there, or Ray Serve does not start."""
+
+    exit_code: ClassVar[int] = 79

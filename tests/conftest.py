@@ -36,7 +36,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-NEEDS = ("ray", "chain", "anvil", "model", "deep")
+NEEDS = ("ray", "chain", "anvil", "browser", "model", "deep")
 """Marks of tests that `--fast` leaves out; `pyproject.toml` says what each stands for."""
 NEEDS_OF_FIXTURES = {
     "head": "ray",

@@ -99,8 +99,12 @@ class Head:
             overrides: of the configuration.
             options: of `run_alliance`.
         """
-        config = configure(*overrides, "cluster=existing", f"cluster.address={self.address}")
-        return self._play(config, RunDirectory.create(output, config), **options)
+        return self.play(output, configure(*overrides), **options)
+
+    def play(self, output: Path, config: Config, **options: Any) -> Run:
+        """Play the run of a configuration here, in this process."""
+        here = replace(config, cluster=replace(config.cluster, mode=ClusterMode.existing, address=self.address))
+        return self._play(here, RunDirectory.create(output, here), **options)
 
     def resume(self, path: Path) -> Run:
         """Go on with a run here, in this process."""

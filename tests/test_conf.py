@@ -8,22 +8,37 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from flock_ray.config import ArenaConfig, Config, behaviours, check, check_arena, register, typed_arena, valid_keys
+from flock_ray.config import (
+    ArenaConfig,
+    Config,
+    ServeConfig,
+    behaviours,
+    check,
+    check_arena,
+    check_serve,
+    register,
+    typed_arena,
+    typed_serve,
+    valid_keys,
+)
 from flock_ray.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"
 EVERY = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
-OPTIONS = [one for one in EVERY if not one.startswith(("contest=", "experiment=arena_"))]
+OPTIONS = [one for one in EVERY if not one.startswith(("contest=", "engine=", "money=", "experiment=arena_"))]
 # Groups that a contest shares with an alliance; of behaviours it has its own.
 SHARED = ("model=", "lora=", "chain=", "cluster=", "store=", "adversary=none")
-ARENA_OPTIONS = [one for one in EVERY if one not in OPTIONS or one.startswith(SHARED)]
+ARENA_OPTIONS = [one for one in EVERY if one.startswith(("contest=", "experiment=arena_", *SHARED))]
+SERVE_OPTIONS = [one for one in EVERY if one.startswith(("engine=", "money=", "model=", "cluster="))]
 # Keys that an option leaves to the user.
 OPEN = {
     "chain=rpc": "chain.url=http://127.0.0.1:8545",
     "data=hub": "data.path={0:ORG/NAME}",
+    "data=mixed": "data.path={0:stdlib_code:json,1:jsonl:/data/ann.jsonl,2:'hub:ORG/NAME:train[:10]'}",
     "data=jsonl": "data.path=silos/*.jsonl",
     "model=folder": "model.path=models/llama",
     "model=hub": "model.path=owner/name",
+    "money=chain": "money={rpc: 'http://127.0.0.1:8545', contract: '0x00000000000000000000000000000000000000aa'}",
 }
 
 
@@ -53,8 +68,35 @@ def test_every_option_of_a_contest_composes_to_one_that_passes_the_checks(option
     check_arena(typed_arena(composed(option, *own, *filter(None, [OPEN.get(option)]), name="arena")))
 
 
+@pytest.mark.parametrize("option", SERVE_OPTIONS)
+def test_every_option_of_what_is_served_composes_to_one_that_passes_the_checks(option: str) -> None:
+    config = typed_serve(composed(option, *filter(None, [OPEN.get(option)]), name="serve"))
+    check_serve(config)
+    assert config.cluster.nodes == 1, "an engine more than the user asked for"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("port=0", "port is 0; it must be between 1 and 65535"),
+        ("host=chat.example", "host is 'chat.example'; it must be an address of this machine"),
+        ("engine.rows=17", "engine.adapter_slots is 16; it must be at least engine.rows = 17"),
+        ("engine.gather=-1", "engine.gather is -1.0; it must be between 0 and 1"),
+        ("cluster.workers_per_node=2", "cluster.workers_per_node is 2"),
+        ("cors=[https://chat.example/page]", "cors has 'https://chat.example/page'"),
+        ("cors=['*']", "cors has '*'"),
+        ("money=chain", "money.rpc is empty"),
+        ("money.contract=0x00", "money.rpc and money.contract are of money=chain"),
+        ("money.members=4000", "is 9000; basis points of a cost sum to 10000"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_by_its_keys(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        check_serve(typed_serve(composed(override, name="serve")))
+
+
 def test_every_group_of_the_schema_has_options_and_the_other_way_round() -> None:
-    schemas = (Config, ArenaConfig)
+    schemas = (Config, ArenaConfig, ServeConfig)
     groups = {key.split(".")[0] for schema in schemas for key in valid_keys(schema) if "." in key}
     assert {path.parent.name for path in CONF.glob("*/*.yaml")} == groups | {"experiment"}
 

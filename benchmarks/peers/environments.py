@@ -28,8 +28,8 @@ def python_of(name: str, without: Sequence[str] = ()) -> Path:
     pip = [str(python), "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
     with step(f"making {folder} from {requirements.name}"):
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], f"cannot make {folder}")
-        # torch by itself: an install that resolves it together with the rest may take another build of it.
-        _run([*pip, *torch.split()], f"cannot install {torch} for {name}")
+        if torch:  # by itself: an install that resolves it together with the rest may take another build of it
+            _run([*pip, *torch.split()], f"cannot install {torch} for {name}")
         _run([*pip, "-r", str(requirements)], f"cannot install {requirements.name}")
         if without:
             _run([*pip[:-1], "uninstall", "-y", *without], f"cannot remove {', '.join(without)}")
@@ -38,9 +38,11 @@ def python_of(name: str, without: Sequence[str] = ()) -> Path:
 
 
 def _torch(requirements: Path) -> str:
-    """The build of torch that our own environment was made with, else what the file pins."""
+    """The build of torch that our own environment was made with, else what the file pins; empty if it needs none."""
     ours = Path(sys.prefix) / ".torch"
-    pinned = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
+    pinned = next((line for line in requirements.read_text().splitlines() if line.startswith("torch==")), "")
+    if not pinned:
+        return ""
     chosen = ours.read_text().strip() if ours.exists() else pinned
     return chosen if chosen.split()[0] == pinned else pinned
 

@@ -65,6 +65,11 @@ class ChainClient(ChainReader):
             self._node.close()
             raise
 
+    @property
+    def node(self) -> ChainNode:
+        """The chain itself."""
+        return self._node
+
     def info(self) -> ChainInfo:
         """The chain in use."""
         return ChainInfo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,10 @@ class UsageReader:
         """An account's deposit for a gateway."""
         return UsageBalance(*self._ask("depositOf", gateway, account))
 
+    def deposits(self, gateway: str, accounts: Sequence[str]) -> list[UsageBalance]:
+        """Deposits of many accounts for a gateway."""
+        return [UsageBalance(*balance) for balance in self._ask_many("depositOf", [(gateway, one) for one in accounts])]
+
     def stake(self, gateway: str) -> UsageBalance:
         """A gateway's stake."""
         return UsageBalance(*self._ask("stakeOf", gateway))
@@ -107,6 +112,10 @@ class UsageReader:
         """What was taken from an account's deposit for a series, wei."""
         return int(self._ask("collectedFrom", series, account))
 
+    def all_collected(self, charged: Sequence[tuple[bytes, str]]) -> list[int]:
+        """What was taken from the deposit of each of many accounts for a series, wei."""
+        return [int(units) for units in self._ask_many("collectedFrom", charged)]
+
     def claimed(self, series: bytes, account: str) -> int:
         """What was paid to an account out of a series, wei."""
         return int(self._ask("claimed", series, account))
@@ -115,6 +124,16 @@ class UsageReader:
         """Time until which a challenged charge may be collected; 0 if it was not challenged, or the case is over."""
         _, deadline, over = self._ask("challengeOf", series, account, cumulative)
         return 0 if over else int(deadline)
+
+    def _ask_many(self, function: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
+        compiled = contract("UsageSettlement")
+        calls = [(self.at, compiled.encode(function, *args)) for args in arguments]
+        try:
+            return [compiled.decode(function, answer)[0] for answer in self._node.call_many(calls, self._caller)]
+        except Reverted as reverted:
+            raise revert_error(f"UsageSettlement.{function} at {self.at}", reverted.data) from None
+        except ValueError as error:
+            raise ChainError(f"{self.at} is no UsageSettlement: {error}") from None
 
     def _ask(self, function: str, *args: object) -> Any:
         compiled = contract("UsageSettlement")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from flock_ray.cluster.launch import data_spec
 from flock_ray.cluster.placement import num_silos
 from flock_ray.config import ClusterMode, Config
 from flock_ray.telemetry.table import Console
+from flock_ray.training import mixed
+from flock_ray.training.data import DataSpec
 from flock_ray.training.files import SiloFiles
 
 MAX_SILOS = 64
@@ -17,12 +20,22 @@ def show_data(config: Config, console: Console) -> None:
     Raises:
         DataError: a member has no file.
     """
-    if config.data.kind != "jsonl":
+    if config.data.kind not in ("jsonl", "mixed"):
         return
     if config.cluster.mode is not ClusterMode.local:
         console.line(f"Data: data.path={config.data.path} is looked up on the nodes that host the members")
         return
-    found = SiloFiles(config.data.path)
-    files = [f"  member {silo}: {found.of(silo)}" for silo in range(num_silos(config))]
+    silos = range(num_silos(config))
+    if config.data.kind == "mixed":
+        spec = data_spec(config)
+        files = [f"  member {silo}: {_told(mixed.spec_of(spec, silo), silo)}" for silo in silos]
+    else:
+        named = SiloFiles(config.data.path)
+        files = [f"  member {silo}: {named.of(silo)}" for silo in silos]
     more = [f"  and {len(files) - MAX_SILOS} more"] if len(files) > MAX_SILOS else []
     console.line("\n".join(["Data:", *files[:MAX_SILOS], *more]))
+
+
+def _told(own: DataSpec, silo: int) -> str:
+    """A silo of its own kind, which is there if it is a file."""
+    return str(own.files.of(silo)) if own.kind == "jsonl" else f"{own.path[silo]} ({own.kind})"

@@ -199,6 +199,12 @@ def frozen_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
+def head_address() -> str:
+    """Where another process joins the Ray that this one belongs to: for `cluster.address`."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
 def machines() -> list[dict[str, float]]:
     """Resources of each living machine of the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

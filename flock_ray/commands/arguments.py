@@ -8,6 +8,7 @@ from pathlib import Path
 
 _TOKEN_DECIMALS = 18
 _MAX_WEI = 1 << 96  # what the vault counts with
+_MAX_PRICE = 1 << 64  # what a price book takes
 _YEAR = 365 * 86_400  # seconds
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -27,6 +28,22 @@ def seconds(text: str) -> int:
     if not text.isdecimal() or int(text) > _YEAR:
         raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_YEAR}")
     return int(text)
+
+
+def price(text: str) -> int:
+    """Whole tokens of the chain for a million tokens of text, in wei for one of them."""
+    wei = _scaled(text, _TOKEN_DECIMALS - 6, "price in tokens for a million tokens of text")
+    if wei >= _MAX_PRICE:
+        raise ArgumentTypeError(f"{text!r} is more than a token of text can cost")
+    return wei
+
+
+def split(text: str) -> tuple[int, int, int, int]:
+    """Four percentages with commas between them that sum to 100, in basis points."""
+    parts = [basis_points(part) for part in text.split(",")]
+    if len(parts) != 4 or sum(parts) != 10_000:
+        raise ArgumentTypeError(f"{text!r} is not four percentages that sum to 100, such as 20,8,22,50")
+    return parts[0], parts[1], parts[2], parts[3]
 
 
 def basis_points(text: str) -> int:

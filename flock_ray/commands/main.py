@@ -13,6 +13,9 @@ from flock_ray.commands.guard import guarded
 from flock_ray.commands.outcome import exit_code_of
 from flock_ray.commands.parser import COMPOSED, PARSED, build_parser
 
+ON_RAY = ("alliance", "arena", "demo", "market-demo", "serve")
+"""Commands that Ray ends on the spot when its raylet dies: another process tells of that."""
+
 
 def start(*words: str) -> NoReturn:
     """Run the command line of this process, with these words before it, and end the process."""
@@ -22,7 +25,10 @@ def start(*words: str) -> NoReturn:
         stop_on_signals()
         return main(arguments)
 
-    if arguments[:1] in (["alliance"], ["arena"], ["demo"]) and tuple(arguments[:2]) not in PARSED:
+    if (
+        arguments[:1] in (["alliance"], ["arena"], ["demo"], ["serve"], ["market-demo"])
+        and tuple(arguments[:2]) not in PARSED
+    ):
         sys.exit(guarded(run, end_process))
     end_process(run())
 

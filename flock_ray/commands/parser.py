@@ -19,10 +19,15 @@ from flock_ray.commands.arguments import (
     seconds,
     task,
 )
+from flock_ray.commands.ledger_parser import add_key, add_usage
+from flock_ray.commands.market_parser import add_feedback, add_models
+from flock_ray.commands.parser_parts import of_run as _of_run
+from flock_ray.commands.parser_parts import sentence as _sentence
 from flock_ray.commands.settings import (
     ChatSettings,
     EvaluateSettings,
     ExportSettings,
+    MarketDemoSettings,
     StatusSettings,
     SubmitSettings,
     words_of,
@@ -34,6 +39,7 @@ COMPOSED = {
     ("demo",): "demo:run",
     ("check",): "check:check",
     ("deployment", "deploy"): "deploy:deploy",
+    ("serve",): "serve:serve",
 }
 """Commands whose arguments are overrides of a configuration, with `--help` and all other options: Hydra's."""
 
@@ -58,15 +64,20 @@ def build_parser() -> argparse.ArgumentParser:
     _add_submissions(_sub_parsers(arena))
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
     commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
+    commands.add_parser("serve", help="serve what was trained, through the API of OpenAI's clients", add_help=False)
     _add_verify(commands)
     _add_results(commands)
     _add_compare(commands)
+    add_models(commands)
+    add_feedback(commands)
     _add_task(_Group(commands, "task", "a task: its members, its money, evidence about it"))
     _add_stake(_Group(commands, "stake", "an operator's own stake"))
     _add_pool(_Group(commands, "pool", "an operator's pool: its terms, and what it was paid"))
     _add_delegation(_Group(commands, "delegation", "stake that an account delegates to operators"))
     _add_account(_Group(commands, "account", "what an account owns"))
     _add_deployment(_Group(commands, "deployment", "the contracts on a chain"))
+    add_key(_Group(commands, "key", "keys of a gateway's API"))
+    add_usage(_Group(commands, "usage", "what a gateway's users used, and its settlement"))
     return parser
 
 
@@ -88,10 +99,6 @@ class _Group:
         for part in parts:
             part(parser)
         return parser
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 # Parts of commands
@@ -120,10 +127,6 @@ def _sender(parser: Any) -> None:
 
 def _of_task(parser: Any) -> None:
     parser.add_argument("task", metavar="TASK", type=task, help="id of the task (0x...), or the folder of a run")
-
-
-def _of_run(parser: Any) -> None:
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of the run")
 
 
 def _of_operator(parser: Any) -> None:
@@ -198,10 +201,12 @@ def _add_results(commands: Any) -> None:
     for name, help, schema in (
         ("chat", "talk to what a run trained; lines may be piped in", ChatSettings),
         ("evaluate", "measure what a run trained on other data, beside its base model", EvaluateSettings),
+        ("market-demo", "the marketplace: serve a run, settle what users used, learn from them", MarketDemoSettings),
         ("export", "make a plain model folder of a run, or put its adapter on the Hugging Face hub", ExportSettings),
     ):
         parser = commands.add_parser(name, help=help, description=_sentence(help))
-        parser.set_defaults(act=f"{name}:{name}")
+        function = name.replace("-", "_")
+        parser.set_defaults(act=f"{function}:{function}")
         parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(schema).replace("%", "%%"))
         if schema is EvaluateSettings:
             parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -40,6 +40,16 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
+class MarketDemoSettings:
+    """Of `flock-ray market-demo`."""
+
+    run: str = field(default="", metadata=about("folder of a finished run of an alliance; empty: one is trained"))
+    accept: str = field(default="", metadata=about("licences of that run that are accepted, with commas between"))
+    seconds: int = field(default=60, metadata=about("that users ask", low=1, high=3_600))
+    port: int = field(default=8_000, metadata=about("where the gateway listens", low=1, high=65_535))
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """Of `flock-ray evaluate`."""
 

@@ -30,11 +30,11 @@ def verify(asked: Namespace) -> int:
                 f"{asked.run_dir} holds the run of an alliance: only the owners of its private data can measure its"
                 " losses; --rescore is for the run of a contest"
             )
-        days = verify_run(folder, asked.anchor or "", asked.rpc, _say)
+        run = verify_run(folder, asked.anchor or "", asked.rpc, _say)
         if asked.rescore:
             from flock_ray.commands.rescore import rescore  # slow: it imports transformers
 
-            rescore(folder, days, asked, _say)
+            rescore(folder, run.days, asked, _say)
     except VerificationError as error:
         return fail(f"does not hold: {error}", error.exit_code)
     print("Everything that can be checked holds.")

@@ -46,6 +46,7 @@ from flock_ray.config.schema import (
     chain_urls,
     evaluated_others,
 )
+from flock_ray.config.serve import EngineConfig, EngineKind, MoneyConfig, MoneyKind, ServeConfig, check_serve
 from flock_ray.errors import ConfigError
 
 __all__ = [
@@ -65,14 +66,19 @@ __all__ = [
     "ContestConfig",
     "DataConfig",
     "Engine",
+    "EngineConfig",
+    "EngineKind",
     "Finality",
     "HostsMove",
     "Keep",
     "LoraConfig",
     "MechanismConfig",
     "ModelConfig",
+    "MoneyConfig",
+    "MoneyKind",
     "NodeTrainingConfig",
     "RankSplit",
+    "ServeConfig",
     "StoreConfig",
     "TrainingConfig",
     "WireFormatConfig",
@@ -82,6 +88,7 @@ __all__ = [
     "chain_urls",
     "check",
     "check_arena",
+    "check_serve",
     "committee_risk",
     "describe_risk",
     "evaluated_others",
@@ -93,14 +100,16 @@ __all__ = [
     "to_config",
     "typed",
     "typed_arena",
+    "typed_serve",
     "valid_keys",
 ]
 
 
 def register() -> None:
-    """Register the schemas with Hydra: `conf/config.yaml` and `conf/arena.yaml` start from them."""
+    """Register the schemas with Hydra: those in `conf/` that are no options start from them."""
     ConfigStore.instance().store(name="flock_ray_schema", node=Config)
     ConfigStore.instance().store(name="flock_ray_arena_schema", node=ArenaConfig)
+    ConfigStore.instance().store(name="flock_ray_serve_schema", node=ServeConfig)
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -130,6 +139,13 @@ def typed_arena(composed: DictConfig) -> ArenaConfig:
     """As `typed`, of a contest."""
     config = _typed(composed, ArenaConfig)
     assert isinstance(config, ArenaConfig)
+    return config
+
+
+def typed_serve(composed: DictConfig) -> ServeConfig:
+    """As `typed`, of what is served."""
+    config = _typed(composed, ServeConfig)
+    assert isinstance(config, ServeConfig)
     return config
 
 

@@ -43,10 +43,11 @@ class DataConfig:
 
     Attributes:
         kind: `stdlib_code` (source code of Python standard library packages, one package per member), `jsonl` (one
-            file of conversations or texts per member) or `hub` (one data set of the Hugging Face hub per member).
+            file of conversations or texts per member), `hub` (one data set of the Hugging Face hub per member) or
+            `mixed` (of these kinds, each member its own).
         path: for `jsonl`: a folder, a glob (in natural order; file i belongs to member i) or a mapping member -> file;
-            for `hub`: a mapping member -> ORG/NAME, ORG/NAME:SPLIT or ORG/NAME:CONFIG:SPLIT. Read only in the process
-            that hosts the member.
+            for `hub`: a mapping member -> ORG/NAME, ORG/NAME:SPLIT or ORG/NAME:CONFIG:SPLIT; for `mixed`: a mapping
+            member -> stdlib_code:PACKAGE, jsonl:FILE or hub:…. Read only in the process that hosts the member.
         packages: for `stdlib_code`: the packages, one per member, in this order.
         sequence_length: tokens that a training or held-out sequence predicts, or its length (`jsonl`).
         heldout_fraction: share of a silo's sequences that never train, above 0 and below 1.

@@ -19,7 +19,7 @@ from flock_ray.serving.engine import Engine, Stats
 from flock_ray.serving.fair_queue import FairQueue
 from flock_ray.serving.kv_cache import Chunk
 from flock_ray.serving.prefixes import Prefixes
-from flock_ray.serving.prompts import Prompter, writing
+from flock_ray.serving.prompts import Prompter, reserved_texts, writing
 from flock_ray.serving.request import Limits, Request, Tokens
 from flock_ray.serving.residency import Residency
 from flock_ray.serving.row import Row
@@ -103,6 +103,7 @@ class BatchingEngine(Engine):
         self.limits = Limits(options.context_length, vocabulary, options.rows, options.waiting)
         self._text = writing(base.model, base.tokenizer)
         self._prompter = Prompter(base.tokenizer, today)
+        self.reserved = reserved_texts(base.tokenizer)
         self._decoder = Decoder(
             base, options.target_modules, options.max_rank, options.adapter_slots, options.rows, options.context_length
         )
@@ -155,6 +156,11 @@ class BatchingEngine(Engine):
         """See `Engine`."""
         with self._changed:
             return replace(self._stats, running=len(self._rows), waiting=len(self._queue))
+
+    @property
+    def closed(self) -> bool:
+        """See `Engine`."""
+        return self._closing
 
     def close(self) -> None:
         """See `Engine`."""

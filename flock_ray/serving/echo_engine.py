@@ -110,6 +110,11 @@ class EchoEngine(Engine):
         with self._lock:
             return self._stats
 
+    @property
+    def closed(self) -> bool:
+        """See `Engine`."""
+        return self._closed
+
     def close(self) -> None:
         """See `Engine`."""
         with self._lock:

@@ -44,9 +44,11 @@ class Engine(ABC):
 
     Attributes:
         limits: what it can do at most.
+        reserved: texts that its tokenizer reads as control tokens, such as `<|im_start|>`, longest first.
     """
 
     limits: Limits
+    reserved: tuple[str, ...] = ()
 
     @abstractmethod
     def render(self, messages: Messages, tools: Sequence[Any] = ()) -> Tokens:
@@ -85,6 +87,11 @@ class Engine(ABC):
     @abstractmethod
     def stats(self) -> Stats:
         """What it is at."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether it answers nobody any more: it was closed, or failed as a whole."""
 
     @abstractmethod
     def close(self) -> None:

@@ -53,3 +53,12 @@ def writing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Text:
 
     ends = generation_config(model, tokenizer, Sampling(1)).eos_token_id or []
     return Text(decode, frozenset(ends))
+
+
+def reserved_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that a tokenizer reads as one token of its own wherever they stand, longest first.
+
+    Runs of white space that some tokenizers have as tokens are none of them: they control nothing.
+    """
+    texts = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
+    return tuple(sorted((text for text in texts if text.strip()), key=lambda text: (-len(text), text)))

@@ -165,6 +165,24 @@ class Stream:
                 self.cancel()
                 raise
 
+    async def gather(self, seconds: float) -> list[Event]:
+        """The next events in asyncio, one at least: those that there are, and that come within so many seconds.
+
+        Where each handing on costs something; the last event is not waited for any longer. Empty when all were read.
+        """
+        events = [event] if (event := await anext(self, None)) is not None else []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            with self._changed:
+                while self._events:
+                    events.append(self._next(StopAsyncIteration))
+                if self._read or (left := end - loop.time()) <= 0:
+                    return events
+                future = loop.create_future()
+                self._waiting = loop, future
+            await asyncio.wait([future], timeout=left)
+
     def _next(self, end: type[Exception]) -> Event:
         if self._read:
             raise end

@@ -27,7 +27,8 @@ class DataSpec:
     """Where the members' data is and how it is split; the fields are those of the `data` configuration group.
 
     Attributes:
-        path: glob, folder, or mapping of member number to file (`jsonl`) or to data set (`hub`).
+        path: glob, folder, or mapping of member number to file (`jsonl`), to data set (`hub`) or to both, or a package,
+            with its kind (`mixed`).
         packages: one per member (`stdlib_code`).
         sequence_length: longest example, in tokens.
         heldout_fraction: share of a silo that never trains.
@@ -64,7 +65,7 @@ class DataSpec:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence: a chunk of code that predicts `sequence_length` of them has one more."""
-        return self.sequence_length + (self.kind == "stdlib_code")
+        return self.sequence_length + (self.kind in ("stdlib_code", "mixed"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +143,9 @@ Source = Callable[[DataSpec, int, PreTrainedTokenizerBase], Reading]
 
 def sources() -> dict[str, Source]:
     """The data sources by `data.kind`. To add one, write a file with a `read` function and add a line here."""
-    from flock_ray.training import jsonl, stdlib_code
+    from flock_ray.training import jsonl, mixed, stdlib_code
 
-    return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read, "hub": jsonl.read_hub}
+    return {"stdlib_code": stdlib_code.read, "jsonl": jsonl.read, "hub": jsonl.read_hub, "mixed": mixed.read}
 
 
 def num_target_bytes(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> int:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, log
 from flock_ray.errors import ModelError
 from flock_ray.lora.peft_io import LoraSpec, adapter_shapes, target_layers
 from flock_ray.lora.serialization import Shapes
-from flock_ray.training import jsonl, stdlib_code
+from flock_ray.training import jsonl, mixed, stdlib_code
 from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, require_positions, skeleton
 from flock_ray.training.data import DataSpec, load_silo
 from flock_ray.training.model import ModelSpec, choose_dtype, locate, require_device
@@ -102,6 +102,8 @@ def look_at_data(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase
     Raises:
         DataError: it is missing, malformed or too small.
     """
+    if spec.kind == mixed.KIND:
+        return look_at_data(mixed.spec_of(spec, member), member, tokenizer)
     if spec.kind == "stdlib_code":
         files = stdlib_code.files_of(spec, member)
         size, where = sum(file.stat().st_size for file in files), f"{spec.packages[member]}, {len(files)} files"

@@ -109,3 +109,14 @@ def licence_of(folder: Path) -> str:
     head = re.match(r"---\n(.*?\n)---\n", card.read_text(errors="replace"), re.DOTALL)
     named = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
     return named[1] if named else ""
+
+
+def context_length_of(folder: Path) -> int:
+    """Positions that the model in a folder has, in tokens; 0 where its configuration names none."""
+    config = _object(folder / "config.json")
+    text = config.get("text_config")  # of models that read more than text
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions"):
+            if type(part.get(key)) is int and part[key] > 0:
+                return int(part[key])
+    return 0

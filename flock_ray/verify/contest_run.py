@@ -22,6 +22,7 @@ from flock_ray.verify.membership import changed, due_removals, slots_of
 from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_leader
+from flock_ray.verify.verified import VerifiedRun
 
 Emit = Callable[[str], None]
 
@@ -31,7 +32,7 @@ NOT_PROVABLE = (
 )
 
 
-def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence[DayReplay]:
+def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> VerifiedRun:
     """Replay a contest and check everything that its folder claims.
 
     Args:
@@ -41,7 +42,7 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequ
         emit: called with a line of text for each group of checks that passed.
 
     Returns:
-        The days, without those that were abandoned.
+        What it says.
 
     Raises:
         VerificationError: the first claim that fails.
@@ -86,7 +87,7 @@ def verify_contest(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequ
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
-    return [day.replay for day in days]
+    return VerifiedRun(genesis, tuple(days), state)
 
 
 def _day(

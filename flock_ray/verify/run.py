@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from flock_ray.chain.keys import recover
@@ -15,7 +15,6 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.verify.candidate import Payloads
 from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import require, require_equal
-from flock_ray.verify.contest import DayReplay
 from flock_ray.verify.contest_genesis import is_contest
 from flock_ray.verify.contest_run import verify_contest
 from flock_ray.verify.epoch import Replay, replay, skip
@@ -26,6 +25,7 @@ from flock_ray.verify.message_set import open_message
 from flock_ray.verify.on_chain import check_settled, is_abandoned, open_chain
 from flock_ray.verify.report import Report
 from flock_ray.verify.summary import check_adapter, check_summary
+from flock_ray.verify.verified import VerifiedRun
 
 Emit = Callable[[str], None]
 
@@ -36,7 +36,7 @@ NOT_PROVABLE = (
 )
 
 
-def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence[DayReplay]:
+def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> VerifiedRun:
     """Replay a run and check everything that it claims.
 
     Args:
@@ -46,7 +46,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence
         emit: called with a line of text for each group of checks that passed.
 
     Returns:
-        The days of a contest, as they were replayed; none of an alliance.
+        What it says.
 
     Raises:
         VerificationError: the first claim that fails.
@@ -97,7 +97,7 @@ def verify_run(folder: RunFolder, anchor: str, rpc: str, emit: Emit) -> Sequence
     else:
         emit("chain      none: the money is in the records only")
     emit(NOT_PROVABLE)
-    return ()
+    return VerifiedRun(genesis, tuple(epochs), state)
 
 
 def _epoch(

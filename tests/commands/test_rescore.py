@@ -110,7 +110,7 @@ def test_a_quorum_that_lies_in_concert_is_named(collusion: Run, verify: Verify) 
 def test_a_payload_that_the_gate_refused_is_inspected_again(whole_contest: Run) -> None:
     """Had a quorum said of a valid payload that it is malformed, its node would be slashed."""
     folder = RunFolder(whole_contest.path)
-    first = verify_run(folder, "", "", lambda line: None)[0]
+    first = verify_run(folder, "", "", lambda line: None).days[0]
     terms = first.state.terms
     again = Rescore(folder, load_arena_config(whole_contest.path), terms, Extent(None, 1, 0, 1_000), 1)
     one = first.submissions[2]

@@ -84,6 +84,7 @@ CHECKED: dict[str, list[str]] = {
     "a rank too large": ["lora.rank=100000"],
     "a sequence longer than the model's positions": ["data.sequence_length=512"],
     "no data sets named": ["data=hub", "data.path=foo"],
+    "data of no kind": ["data=mixed", "'data.path={0:{folder}/silo-0.jsonl}'"],
     "no model": ["model.path={folder}/nowhere"],
     "a model file that was cut off": ["model.path={folder}/cut"],
     "a model without linear layers": ["model.path={folder}/gpt2"],

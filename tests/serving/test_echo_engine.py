@@ -12,7 +12,7 @@ from flock_ray.serving.adapters import InMemory
 from flock_ray.serving.echo_engine import VOCABULARY, EchoEngine
 from flock_ray.serving.engine import Engine
 from flock_ray.serving.request import Limits, Request
-from flock_ray.serving.stream import Event, Finished, FinishReason
+from flock_ray.serving.stream import Event, Finished, FinishReason, Stream, Token
 
 TEXT = "한국 👩‍💻 ok"
 
@@ -57,3 +57,32 @@ def test_it_is_read_in_asyncio() -> None:
             return [event async for event in engine.submit(Request(engine.encode("abc")))]
 
     assert len(asyncio.run(read())) == 4
+
+
+def test_events_are_gathered_and_the_last_one_is_not_waited_for() -> None:
+    async def gathered(text: str) -> list[list[Event]]:
+        with EchoEngine() as engine:
+            stream = engine.submit(Request(engine.encode(text)))
+            return [await stream.gather(0), await stream.gather(3_600), await stream.gather(3_600)]
+
+    events, *empty = asyncio.run(gathered("abc"))
+    assert [type(event) for event in events] == [Token, Token, Token, Finished] and empty == [[], []]
+
+
+def test_what_comes_within_the_time_is_handed_on_together() -> None:
+    async def read() -> list[Event]:
+        stream = Stream()
+        loop = asyncio.get_running_loop()
+        stream.put(Token(1, "a"))
+        loop.call_later(0.01, stream.put, Token(2, "b"))
+        loop.call_later(0.02, stream.put, Finished(FinishReason.STOP, 1, 0, 2))
+        return await stream.gather(3_600)
+
+    assert [event.text for event in asyncio.run(read())] == ["a", "b", ""]
+
+
+def test_a_closed_engine_says_so() -> None:
+    engine = EchoEngine()
+    assert not engine.closed
+    engine.close()
+    assert engine.closed
