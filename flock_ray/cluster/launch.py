@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from flock_ray.aggregation.registry import get_rule
+from flock_ray.aggregation.registry import get_rule, require_usable, rule_of
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
@@ -49,6 +49,12 @@ def model_spec(config: Config, device: str) -> ModelSpec:
     return ModelSpec(model.source, model.path, model.revision, model.dtype, device)
 
 
+def lora_spec(config: Config) -> LoraSpec:
+    """Shape of every adapter, and what of it trains."""
+    lora = config.lora
+    return LoraSpec(lora.rank, lora.alpha, tuple(lora.target_modules), lora.freeze_a)
+
+
 def data_spec(config: Config) -> DataSpec:
     """Where the members' data is and how it is split."""
     data = config.data
@@ -82,7 +88,7 @@ def group_specs(
             store_url=store_url,
             model=model_spec(config, "cuda" if plan.gpus else "cpu"),
             data=data_spec(config),
-            lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
+            lora=lora_spec(config),
             settings=TrainSettings(
                 steps=training.steps,
                 batch_size=training.batch_size,
@@ -170,11 +176,12 @@ def terms_of(config: Config) -> Terms:
     """The terms of a configuration; `with_model` fills in what it does not know.
 
     Raises:
-        ConfigError: no such rule or wire format, or a parameter that is not declared or out of its bounds.
+        ConfigError: no such rule or wire format, a parameter that is not declared or out of its bounds, or a rule that
+            cannot be used with these settings.
     """
     alliance, mechanism = config.alliance, config.mechanism
-    aggregation, wire_format = config.aggregation, config.wire_format
-    return Terms(
+    aggregation = config.aggregation
+    terms = Terms(
         creator="",
         configuration=configuration_hash(config),
         base_model=ZERO,
@@ -201,11 +208,19 @@ def terms_of(config: Config) -> Terms:
         rule_parameters=_filled(
             get_rule(aggregation.rule).parameters, aggregation.parameters, "aggregation.parameters"
         ),
-        wire_format=wire_format.name,
-        wire_format_parameters=_filled(
-            get_wire_format(wire_format.name).parameters, wire_format.parameters, "wire_format.parameters"
-        ),
+        wire_format=config.wire_format.name,
+        wire_format_parameters=_wire_format_parameters(config),
     )
+    require_usable(rule_of(terms), terms.rule, terms.num_proposers, config.lora.freeze_a)
+    return terms
+
+
+def _wire_format_parameters(config: Config) -> dict[str, int]:
+    given = config.wire_format.parameters
+    if "freeze_a" in given:
+        raise ConfigError("wire_format.parameters.freeze_a follows lora.freeze_a; set that one")
+    declared = get_wire_format(config.wire_format.name).parameters
+    return _filled(declared, given, "wire_format.parameters") | {"freeze_a": int(config.lora.freeze_a)}
 
 
 def _filled(declared: Mapping[str, Parameter], given: Mapping[str, int], where: str) -> dict[str, int]:

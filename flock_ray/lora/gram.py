@@ -35,9 +35,9 @@ def gram(start: Adapter, updates: Sequence[Adapter]) -> Gram:
     """The inner products <U_i, U_j> of updates as moves of the layers' products, summed over all layers.
 
     The common factor (alpha / rank)^2 is left out: no ratio of products has it. The relative error is that of a few
-    roundings in float64 where the entries of a layer of up to 2^11 rows and columns are below 1/8 in magnitude, and about
-    2^-20 of the largest products where they are not. Memory is that of one layer of all updates in float64, and of a few
-    matrices of (K * rank)^2.
+    roundings in float64 where the entries of a layer of up to 2^11 rows and columns are below 1/8 in magnitude, and
+    about 2^-20 of the largest products where they are not. Memory is that of one layer of all updates in float64, and
+    of a few matrices of (K * rank)^2.
 
     Args:
         start: the common start, on the fixed-point grid.

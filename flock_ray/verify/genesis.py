@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from flock_ray.aggregation.registry import RULES
-from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.aggregation.registry import RULES, require_usable, rule_of
+from flock_ray.errors import ConfigError, RunDirectoryError, VerificationError
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
@@ -214,6 +214,12 @@ def _check(genesis: TaskGenesis) -> None:
         require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
         for name, (low, high) in declared.items():
             require(low <= parameters[name] <= high, f"the terms' {name} of the {what} is out of its bounds")
+    freeze_a = bool(terms.wire_format_parameters["freeze_a"])
+    require_equal(str(freeze_a), genesis.configuration.get("lora.freeze_a"), "freeze_a of the wire format in the terms")
+    try:
+        require_usable(rule_of(terms), terms.rule, terms.num_proposers, freeze_a)
+    except ConfigError as error:
+        raise VerificationError(f"the terms name a rule that cannot be used: {error}") from None
     require_equal(terms.creator.lower(), to_hex(genesis.creator), "creator in the terms")
     shares = (terms.quantile_bp, terms.slash_fraction_bp)
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
