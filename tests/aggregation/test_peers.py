@@ -1,4 +1,4 @@
-"""Our rules on vectors of which byzfl and Flower said what theirs make: `benchmarks/peers/robust_rules.py` asks them."""
+"""Our rules beside those of byzfl and Flower, on vectors that `benchmarks/peers/robust_rules.py` asked them about."""
 
 from __future__ import annotations
 
