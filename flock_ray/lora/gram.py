@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flock_ray.lora.fixed_point import SCALE, quantize
@@ -68,45 +68,40 @@ def _layer(start: Adapter, updates: Sequence[Adapter], key_a: str, key_b: str) -
     """[K * rank, K * rank]: what a layer adds, member after member, before each block of rank x rank is summed."""
     rank, columns = start[key_a].shape
     bits = (_EXACT_BITS - (max(columns, len(start[key_b])) - 1).bit_length()) // 2
-    base_a, base_b = _points(start, key_a), _points(start, key_b)
-    moves_a = [_points(update, key_a) for update in updates]
-    left = _Blocks.of([*(_points(update, key_b).T for update in updates), base_b.T], bits)
-    right = _Blocks.of([*(base_a + move for move in moves_a), *moves_a], bits)
-    of_b, of_a, ours, count = left.products(), right.products(), len(updates) * rank, len(updates)
+    base_a, base_b = _points([start], key_a), _points([start], key_b)
+    moves_a, moves_b = _points(updates, key_a), _points(updates, key_b)
+    of_b = _products(np.concatenate([moves_b, base_b]).swapaxes(1, 2), bits)
+    of_a = _products(np.concatenate([base_a + moves_a, moves_a]), bits)
+    count, ours = len(updates), len(updates) * rank
     moved = of_b[:ours, :ours] * of_a[:ours, :ours]
     mixed = np.tile(of_b[:ours, ours:], (1, count)) * of_a[:ours, ours:]
     common = np.tile(of_b[ours:, ours:], (count, count)) * of_a[ours:, ours:]
     return moved + (mixed + mixed.T) + common
 
 
-def _points(adapter: Adapter, key: str) -> NDArray[np.float64]:
-    """A factor's grid points, which float64 holds exactly."""
-    points: NDArray[np.float64] = quantize(adapter[key]).double().numpy()
+def _points(adapters: Sequence[Adapter], key: str) -> NDArray[np.float64]:
+    """[K, rows, columns] the grid points of a factor of each adapter, which float64 holds exactly."""
+    points: NDArray[np.float64] = quantize(torch.stack([adapter[key] for adapter in adapters])).double().numpy()
     return points
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Integer matrices of the same number of columns, one below the other, in bits that make their products exact.
+def _products(blocks: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """The inner products of all rows of integer matrices, each of which is first cut to `bits` bits.
 
-    Attributes:
-        rows: integers in float64.
-        scales: [rows] the power of two by which the integers of each row are to be multiplied.
+    A matrix with an entry above 2^bits is divided by the power of two after which it has none, and rounded, ties to
+    even: products of the integers are then exact, and the powers of two that multiply them are too.
+
+    Args:
+        blocks: [M, rank, size].
+        bits: such that size * 2^(2 bits) is at most 2^53.
+
+    Returns:
+        [M * rank, M * rank].
     """
-
-    rows: NDArray[np.float64]
-    scales: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, blocks: Sequence[NDArray[np.float64]], bits: int) -> _Blocks:
-        """Integers of at most 2^bits in magnitude: a block that has larger ones is halved so often, ties to even."""
-        rows, scales = [], []
-        for block in blocks:
-            shift = max(0, math.frexp(float(np.abs(block).max()))[1] - bits)
-            rows.append(np.rint(np.ldexp(block, -shift)) if shift else block)
-            scales.append(np.full(len(block), math.ldexp(1.0, shift)))
-        return cls(np.concatenate(rows), np.concatenate(scales))
-
-    def products(self) -> NDArray[np.float64]:
-        """[rows, rows] the exact inner products of the rounded rows, as far as float64 holds their powers of two."""
-        return (self.rows @ self.rows.T) * np.outer(self.scales, self.scales)
+    shifts = np.maximum(0, np.frexp(np.abs(blocks).max(axis=(1, 2)))[1] - bits)
+    if shifts.any():
+        blocks = np.rint(np.ldexp(blocks, -shifts[:, None, None]))
+    rows = blocks.reshape(-1, blocks.shape[2])
+    scales = np.repeat(np.ldexp(1.0, shifts), blocks.shape[1])
+    result: NDArray[np.float64] = (rows @ rows.T) * np.outer(scales, scales)
+    return result
