@@ -41,6 +41,7 @@ class Point:
         expected: by the closed form.
         quorum, blocked: by the closed form: dishonest seats are a quorum; honest ones are none, as when all dishonest
             voters withhold their reveals.
+        drawn_blocked: share of the drawn committees whose honest seats are no quorum.
     """
 
     slots: int
