@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flock_ray.aggregation.registry import RULES, require_usable
 from flock_ray.errors import ConfigError
+from flock_ray.wire_format.registry import WIRE_FORMATS
 from tests.aggregation.vectors import Vectors, combined, far_away, made, random_vectors, weigh
 
 ROBUST = sorted(name for name in RULES if name != "mean")
@@ -206,3 +207,12 @@ def test_rules_that_compare_entries_of_factors_need_a_shared_a(name: str) -> Non
             require_usable(rule, name, 4, False)
     else:
         require_usable(rule, name, 4, False)
+
+
+@pytest.mark.parametrize(("name", "pre"), CASES)
+def test_the_largest_entries_that_terms_allow_end_no_epoch(name: str, pre: dict[str, int]) -> None:
+    """All but one of the updates have them, so that they come through with their whole weight."""
+    limit = WIRE_FORMATS["dense"].parameters["max_abs"].high
+    vectors = np.full((5, 16), float(limit))
+    vectors[0] = 0
+    assert np.abs(combined(name, vectors, **pre)).max() > limit / 4
