@@ -29,6 +29,7 @@ from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
+from flock_ray.wire_format.frozen_a import FREEZE_A
 from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
@@ -130,10 +131,11 @@ def configuration_texts(config: Config) -> dict[str, str]:
     """
     left_out = _OF_A_SILO if config.data.kind != "stdlib_code" else (*_OF_A_SILO, "template_date")
     training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
+    lora = {name: value for name, value in vars(config.lora).items() if name != "freeze_a" or value}  # as it was before
     groups: dict[str, dict[str, object]] = {
         "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
         "data": {name: value for name, value in vars(config.data).items() if name not in left_out},
-        "lora": vars(config.lora),
+        "lora": lora,
         "training": training,
     }
     texts = {f"{group}.{name}": str(value) for group, values in groups.items() for name, value in values.items()}
@@ -216,11 +218,9 @@ def terms_of(config: Config) -> Terms:
 
 
 def _wire_format_parameters(config: Config) -> dict[str, int]:
-    given = config.wire_format.parameters
-    if "freeze_a" in given:
-        raise ConfigError("wire_format.parameters.freeze_a follows lora.freeze_a; set that one")
     declared = get_wire_format(config.wire_format.name).parameters
-    return _filled(declared, given, "wire_format.parameters") | {"freeze_a": int(config.lora.freeze_a)}
+    filled_in = _filled(declared, config.wire_format.parameters, "wire_format.parameters")
+    return filled_in | ({FREEZE_A: 1} if config.lora.freeze_a else {})
 
 
 def _filled(declared: Mapping[str, Parameter], given: Mapping[str, int], where: str) -> dict[str, int]:

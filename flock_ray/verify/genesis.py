@@ -20,6 +20,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.membership import changes_before_start, first_slots
 from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import SigningDomain
+from flock_ray.wire_format.frozen_a import FREEZE_A
 from flock_ray.wire_format.registry import WIRE_FORMATS
 
 MAX_EPOCHS = 100_000
@@ -209,13 +210,15 @@ def _check(genesis: TaskGenesis) -> None:
     for what, parameters, declared in (
         ("mechanism", terms.mechanism_parameters, PAYMENTS[terms.mechanism].bounds),
         ("rule", terms.rule_parameters, _bounds(RULES[terms.rule].parameters)),
-        ("wire format", terms.wire_format_parameters, _bounds(WIRE_FORMATS[terms.wire_format].parameters)),
+        ("wire format", terms.wire_format_parameters, _of_wire_format(terms)),
     ):
         require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
         for name, (low, high) in declared.items():
             require(low <= parameters[name] <= high, f"the terms' {name} of the {what} is out of its bounds")
-    freeze_a = bool(terms.wire_format_parameters["freeze_a"])
-    require_equal(str(freeze_a), genesis.configuration.get("lora.freeze_a"), "freeze_a of the wire format in the terms")
+    freeze_a = FREEZE_A in terms.wire_format_parameters
+    agreed = genesis.configuration.get("lora.freeze_a", "False")
+    require_equal(agreed, str(freeze_a), "lora.freeze_a of the configuration, by the terms")
+    require_equal(part_of(config, "lora").get("freeze_a", False), freeze_a, "config.yaml lora.freeze_a")
     try:
         require_usable(rule_of(terms), terms.rule, terms.num_proposers, freeze_a)
     except ConfigError as error:
@@ -250,6 +253,11 @@ def _check(genesis: TaskGenesis) -> None:
 
 def _bounds(declared: Mapping[str, Parameter]) -> dict[str, tuple[int, int]]:
     return {name: (parameter.low, parameter.high) for name, parameter in declared.items()}
+
+
+def _of_wire_format(terms: Terms) -> dict[str, tuple[int, int]]:
+    frozen = {FREEZE_A: (1, 1)} if FREEZE_A in terms.wire_format_parameters else {}
+    return _bounds(WIRE_FORMATS[terms.wire_format].parameters) | frozen
 
 
 def _check_config(genesis: TaskGenesis) -> None:

@@ -12,6 +12,9 @@ from flock_ray.wire_format.wire_format import WireFormat
 
 T = TypeVar("T")
 
+FREEZE_A = "freeze_a"
+"""Stands, as 1, among the wire format's parameters in the terms where A is frozen; it follows `lora.freeze_a`."""
+
 
 class FrozenA(WireFormat):
     """FFA-LoRA's updates (Sun et al. 2024, arXiv:2403.12313) in another format: about half the bytes.

@@ -24,15 +24,11 @@ class WireFormat(ABC):
 
     Attributes:
         parameters: its integer parameters, whose values the terms hold. `max_abs` bounds the magnitude of every entry,
-            so that the weights of a rule, in total up to 2^20, keep sums of grid points within int64. `freeze_a` is 1
-            where updates move B only, see `frozen_a`; it follows `lora.freeze_a`.
+            so that the weights of a rule, in total up to 2^20, keep sums of grid points within int64.
         feedback: whether encoding loses something, which the proposer adds to its next update.
     """
 
-    parameters: ClassVar[Mapping[str, Parameter]] = {
-        "max_abs": Parameter(64, 1, 2**18),
-        "freeze_a": Parameter(0, 0, 1),
-    }
+    parameters: ClassVar[Mapping[str, Parameter]] = {"max_abs": Parameter(64, 1, 2**18)}
     feedback: bool = False
 
     def __init__(self, values: Mapping[str, int]) -> None:

@@ -190,4 +190,4 @@ def test_an_update_that_moves_a_frozen_a_is_malformed_and_slashed(tmp_path: Path
     assert replayed.accepted and CHEAT not in dict(replayed.candidate.weights)
     assert payloads(play).check(replayed) == 6
     with pytest.raises(VerificationError, match=r"of member \d+, judged accepted, is malformed"):
-        payloads(play, wire_format_parameters={"max_abs": 64, "freeze_a": 0}).check(replayed)
+        payloads(play, wire_format_parameters={"max_abs": 64}).check(replayed)

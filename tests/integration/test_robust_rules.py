@@ -18,7 +18,7 @@ from tests.runs import Head, Run, tiny
 
 pytestmark = pytest.mark.ray
 
-LARGER = ("alliance.num_members=10", "alliance.num_proposers=5", "alliance.num_voters=4", "mechanism=open")
+LARGER = ("alliance.num_members=10", "alliance.num_proposers=5", "alliance.assumed_malicious=0.1", "mechanism=open")
 CHEAT = 3
 
 

@@ -54,7 +54,7 @@ TERMS = Terms(
     rule="mean",
     rule_parameters={},
     wire_format="dense",
-    wire_format_parameters={"max_abs": 64, "freeze_a": 0},
+    wire_format_parameters={"max_abs": 64},
 )
 
 

@@ -82,7 +82,7 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
         with pytest.raises(VerificationError, match=caught):
             Payloads(folder, terms).check(changed)
     with pytest.raises(VerificationError, match="is malformed"):
-        Payloads(folder, replace(terms, wire_format_parameters={"max_abs": 0, "freeze_a": 0})).check(replayed)
+        Payloads(folder, replace(terms, wire_format_parameters={"max_abs": 0})).check(replayed)
 
 
 # Whatever is written in a file, it is checked or known to be free.

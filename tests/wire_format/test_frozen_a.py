@@ -9,6 +9,7 @@ import torch
 
 from flock_ray.lora.serialization import LORA_A, Adapter, canonical_bytes
 from flock_ray.wire_format.feedback import encode_with_feedback
+from flock_ray.wire_format.frozen_a import FREEZE_A
 from flock_ray.wire_format.registry import WIRE_FORMATS, wire_format_of
 from flock_ray.wire_format.wire_format import MalformedPayload, WireFormat
 from tests.protocol.players import TERMS
@@ -17,9 +18,8 @@ SHAPES = {"x.lora_A.weight": (2, 5), "x.lora_B.weight": (3, 2), "y.lora_A.weight
 
 
 def of(name: str, freeze_a: int) -> WireFormat:
-    return wire_format_of(
-        replace(TERMS, wire_format=name, wire_format_parameters={"max_abs": 64, "freeze_a": freeze_a})
-    )
+    parameters = {"max_abs": 64} | ({FREEZE_A: 1} if freeze_a else {})
+    return wire_format_of(replace(TERMS, wire_format=name, wire_format_parameters=parameters))
 
 
 def update(a: float = 0.0) -> Adapter:
