@@ -27,8 +27,9 @@ def test_a_rule_gives_what_the_peers_gives(number: int, name: str) -> None:
 
 
 def test_both_peers_were_asked_about_every_rule() -> None:
-    asked = {name.split(" ")[0]: set() for _, name in ANSWERS} | {}
+    asked: dict[str, set[str]] = {}
     for _, name in ANSWERS:
-        asked.setdefault(name.split(" ")[0], set()).add(name.split(" ")[1].split("+")[-1])
+        peer, rule = name.split(" ")
+        asked.setdefault(peer, set()).add(rule.split("+")[-1])
     assert asked["byzfl"] == {"krum", "geometric_median", "centered_clipping", "coordinate_median", "trimmed_mean"}
     assert asked["flower"] == {"krum", "multi_krum", "coordinate_median", "trimmed_mean"}
