@@ -98,7 +98,7 @@ def dense_nnm(vectors: Vectors, malicious: int) -> Vectors:
 
 
 @pytest.mark.parametrize(("name", "pre"), CASES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seeds, st.integers(1, 3), st.integers(0, 3))
 def test_a_rule_computes_its_formula(name: str, pre: dict[str, int], seed: int, malicious: int, more: int) -> None:
     vectors = random_vectors(seed, 2 * malicious + 3 + more)
@@ -111,7 +111,7 @@ def test_a_rule_computes_its_formula(name: str, pre: dict[str, int], seed: int, 
 
 
 @pytest.mark.parametrize(("name", "pre"), CASES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seeds, st.sampled_from([1e-3, 1.0, 20.0, 60.0]), st.randoms(use_true_random=False))
 def test_a_minority_moves_the_result_no_further_than_honest_members_differ(
     name: str, pre: dict[str, int], seed: int, by: float, order: random.Random
@@ -133,7 +133,7 @@ def test_the_mean_is_moved_as_far_as_anybody_likes() -> None:
 
 @pytest.mark.parametrize(("name", "pre"), [case for case in CASES if "krum" not in case[0] or "nnm" not in case[1]])
 @given(seeds, st.integers(5, 9), st.randoms(use_true_random=False))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_permuting_updates_permutes_their_weights(
     name: str, pre: dict[str, int], seed: int, count: int, order: random.Random
 ) -> None:

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -55,6 +55,7 @@ def dense_gram(start: Adapter, updates: list[Adapter]) -> NDArray[np.float64]:
     return result
 
 
+@settings(max_examples=30)
 @given(seeds, st.floats(0, 1), st.lists(st.tuples(seeds, scales), min_size=1, max_size=5))
 def test_inner_products_are_those_of_dense_matrices(seed: int, scale: float, parts: list[tuple[int, float]]) -> None:
     start, updates = adapter(seed, scale), [adapter(one, size) for one, size in parts]
@@ -63,6 +64,7 @@ def test_inner_products_are_those_of_dense_matrices(seed: int, scale: float, par
     assert (np.abs(ours - theirs) <= 1e-5 * np.outer(lengths, lengths)).all()
 
 
+@settings(max_examples=30)
 @given(seeds, st.lists(seeds, min_size=2, max_size=5))
 def test_without_large_entries_they_are_exact_up_to_float64(seed: int, parts: list[int]) -> None:
     """Entries of trained adapters are of this size: nothing is rounded before the products."""
@@ -70,6 +72,7 @@ def test_without_large_entries_they_are_exact_up_to_float64(seed: int, parts: li
     assert np.array(gram(start, updates)) == pytest.approx(dense_gram(start, updates), rel=1e-12, abs=1e-16)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(seeds, scales), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_permuting_updates_permutes_rows_and_columns_and_changes_no_bit(
     parts: list[tuple[int, float]], order: random.Random
@@ -81,6 +84,7 @@ def test_permuting_updates_permutes_rows_and_columns_and_changes_no_bit(
     assert all(whole[i][j] == whole[j][i] for i, j in product(range(len(updates)), repeat=2))
 
 
+@settings(max_examples=30)
 @given(seeds, scales, st.randoms(use_true_random=False))
 def test_the_order_of_summation_changes_no_bit(seed: int, scale: float, order: random.Random) -> None:
     """Rows of B and columns of A in another order are the same sums, added up otherwise."""
@@ -114,6 +118,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert len(told) == 1 and len(told.pop()) > 500
 
 
+@settings(max_examples=30)
 @given(seeds, seeds, st.integers(0, 2))
 def test_the_basis_of_the_factors_does_not_matter(seed: int, basis: int, member: int) -> None:
     """B Q and Q^-1 A have the product of B and A: one member's choice of Q is not seen."""
