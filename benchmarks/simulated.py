@@ -19,6 +19,7 @@ import torch
 from flock_ray.cluster.trainer import RowsOf, Trainer
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
+from flock_ray.lora.serialization import LORA_A
 from flock_ray.training.data import Example, Silo
 from flock_ray.training.engine import (
     LossJob,
@@ -73,8 +74,8 @@ class SimulatedJob(MemberJob):
 class SimulatedEngine:
     """Training that costs one copy of the adapter, and scoring that costs nothing, but for the seconds asked for."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, freeze_a: bool = False) -> None:
+        self._seconds, self._freeze_a = seconds, freeze_a
 
     def train(self, jobs: Sequence[SimulatedJob], tick: Tick = no_tick) -> list[Result]:
         """Adapters that were moved, each by an amount that no other member and epoch is moved by."""
@@ -83,7 +84,10 @@ class SimulatedEngine:
             for _ in job.batches:
                 self._spend(tick)
             amount = (job.member * MAX_EPOCHS + job.epoch) * GRID
-            moved = {key: factor + amount for key, factor in job.adapter.items()}
+            moved = {
+                key: factor + (0.0 if self._freeze_a and key.endswith(LORA_A) else amount)
+                for key, factor in job.adapter.items()
+            }
             results.append(TrainOutcome(moved, [1.0] * len(job.batches), len(job.batches), 0.0))
         return results
 
@@ -149,7 +153,7 @@ class SimulatedBench(Workbench):
         return Silo(f"simulated {member}", (train,), tuple(heldout))
 
     def _make_engine(self, rendezvous: Rendezvous) -> SimulatedEngine:
-        return SimulatedEngine(Simulation.of(self.spec.model.path).seconds)
+        return SimulatedEngine(Simulation.of(self.spec.model.path).seconds, self.spec.lora.freeze_a)
 
     def initial_adapter(self) -> bytes:
         """Hash of an adapter of zeros, which is exact everywhere; puts it into the store."""

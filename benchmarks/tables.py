@@ -15,10 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (
-    ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("performance.md", "chaos.md", "arena_attacks.md", "market.md")),
-)
+_OF_DOCS = ("performance.md", "chaos.md", "arena_attacks.md", "market.md", "robustness.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in _OF_DOCS))
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -171,6 +169,14 @@ GATEWAY = (
     Row("… answers", "soak_answers", "{:,.0f}"),
     Row("… wei by which bill and receipts differ", "soak_bill_difference", "{:.0f}", "0"),
 )  # fmt: skip
+GRAM = (
+    Row("inner products of 8 updates", "gram_seconds_8", "{:.2f} s", "about 0.3 s"),
+    Row("… of 16", "gram_seconds_16", "{:.2f} s"),
+    Row("an epoch's candidate of 8 updates, `mean`", "mean_seconds_8", "{:.2f} s"),
+    Row("… `multi_krum`", "multi_krum_seconds_8", "{:.2f} s"),
+    Row("… `geometric_median`", "geometric_median_seconds_8", "{:.2f} s"),
+    Row("difference to dense matrices, of the largest product", "gram_relative_error", "{:.0e}"),
+)
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "gateway": ("gateway", GATEWAY),
     "market_loop": ("market_loop", MARKET_LOOP),
@@ -275,6 +281,17 @@ def _copies_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _committees_table(result: dict[str, Any]) -> str:
+    """How often each committee is captured and blocked: by the closed form, and as drawn."""
+    lines = ["| slots | dishonest | voters | median captured | … as drawn | quorum captured | blocked | … as drawn |"]
+    lines += ["|---:" * 8 + "|"]
+    for one in result["points"].values():
+        counts = f"{one['slots']} | {one['malicious']} | {one['voters']}"
+        chances = (one[name] for name in ("expected", "drawn", "quorum", "blocked", "drawn_blocked"))
+        lines.append(f"| {counts} | {' | '.join(f'{chance:.2%}' for chance in chances)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _summary_table() -> str:
     """The first figures of every benchmark that has a result."""
     lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
@@ -292,6 +309,8 @@ OTHER_TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "gpu_points": ("training_gpu", _gpu_points_table),
     "chaos": ("chaos", _chaos_table),
     "chaos_headline": ("chaos", lambda result: _headline_table("chaos", CHAOS, result)),
+    "committees": ("capture", _committees_table),
+    "gram": ("gram", lambda result: _headline_table("gram", GRAM, result)),
 }
 
 

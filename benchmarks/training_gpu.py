@@ -99,7 +99,7 @@ class Bench:
         with step(f"{shape}: making the model"):
             model = random_base(shape, device)
         self.steps, self.timer = steps, timed_on_gpu if device.type == "cuda" else timed
-        self.flops = FlopCounter.of(model, SPEC.target_modules, SPEC.rank)
+        self.flops = FlopCounter.of(model, SPEC)
         self.adapter = initial_adapter(adapter_shapes(model, SPEC.target_modules, SPEC.rank), seed=1)
         with step(f"{shape}: how the others cast best"):
             self.loop = faster_loop(lambda: twin(model), SPEC, jobs(1, 64, self.adapter, 2)[0], device.type, self.timer)

@@ -222,7 +222,7 @@ class Bench:
         with step(f"{self.name}: loading"):
             self.base = load_base(ModelSpec("packaged", "", "main", self.name, CPU.type))
             shapes = adapter_shapes(self.base.model, SPEC.target_modules, SPEC.rank)
-            self.flops = FlopCounter.of(self.base.model, SPEC.target_modules, SPEC.rank)
+            self.flops = FlopCounter.of(self.base.model, SPEC)
             self.adapter = initial_adapter(shapes, seed=1)
             self.engine = self.stacked_engine()
         with step(f"{self.name}: how the others cast best"):

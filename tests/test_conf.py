@@ -28,7 +28,10 @@ EVERY = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml
 OPTIONS = [one for one in EVERY if not one.startswith(("contest=", "engine=", "money=", "experiment=arena_"))]
 # Groups that a contest shares with an alliance; of behaviours it has its own.
 SHARED = ("model=", "lora=", "chain=", "cluster=", "store=", "adversary=none")
-ARENA_OPTIONS = [one for one in EVERY if one.startswith(("contest=", "experiment=arena_", *SHARED))]
+ARENA_OPTIONS = [
+    one for one in EVERY
+    if one.startswith(("contest=", "experiment=arena_")) or (one.startswith(SHARED) and one != "lora=ffa")
+]  # fmt: skip
 SERVE_OPTIONS = [one for one in EVERY if one.startswith(("engine=", "money=", "model=", "cluster="))]
 # Keys that an option leaves to the user.
 OPEN = {
@@ -129,6 +132,7 @@ def test_members_behave_alike_or_each_in_its_own_way() -> None:
         ("contest.rung_rows=[8,4]", "contest.rung_rows is [8, 4]; it must be one to 3 ascending numbers of rows"),
         ("contest.metric=taste", "contest.metric is 'taste'; it must be one of text, sql"),
         ("+contest.parameters.top_nodez=1", "contest.parameters.top_nodez is no parameter"),
+        ("lora=ffa", "lora.freeze_a=true is of an alliance"),
         ("lora.rank=65", "lora.rank is 65; it must be at most contest.parameters.max_rank = 64"),
         ("training.steps=2", "training.steps is 2; it must be at least contest.days = 3"),
         ("contest.train=[]", "contest.train is empty"),

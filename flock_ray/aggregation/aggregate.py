@@ -28,7 +28,8 @@ class Aggregation:
     """Updates on their way to the candidate, start + floor(sum of weight * update / denominator), by one rule.
 
     Every update is rounded to the grid and integers are summed, so the order of updates changes no byte. What the
-    weights lack to the denominator is weight on the start.
+    weights lack to the denominator is weight on the start. Rules that are no weighted sum make the points that are
+    added to the start themselves.
     """
 
     def __init__(self, start: Start, rule: Rule) -> None:
@@ -49,7 +50,7 @@ class Aggregation:
         """The candidate and the weights.
 
         Args:
-            updates: those that were added, once more in the same order; not touched if the rule has a running sum.
+            updates: those that were added, once more in the same order; not touched if the rule made the points itself.
 
         Raises:
             ValueError: the weights are too large for an exact sum, or see `add`.
@@ -59,12 +60,13 @@ class Aggregation:
         assert len(weights) == self._count and min(weights, default=0) >= 0 and sum(weights) <= denominator
         if not any(weights):
             return Aggregate(None, weights)
-        total = weighting.total
-        if total is None:
+        points = weighting.points
+        if points is None:
             total = FixedPointSum(self._start.points.numel())
             for update, weight in zip(updates, weights, strict=True):
                 total.add(self._start.row(update), weight)
-        return Aggregate(self._start.plus(total.over(denominator)), weights)
+            points = total.over(denominator)
+        return Aggregate(self._start.plus(points), weights)
 
 
 def aggregate(start: Start, rule: Rule, updates: Sequence[Adapter]) -> Aggregate:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flock_ray.cluster.contest_spec import ContestInfo
+from flock_ray.cluster.launch import lora_spec
 from flock_ray.cluster.spec import GroupInfo
 from flock_ray.config import ArenaConfig, Config, ModelConfig
 from flock_ray.lora.peft_io import LoraSpec, save_peft
@@ -47,7 +48,7 @@ def write_adapter_folder(
     model, local = config.model, Path(loaded.model_folder)
     here = (local / "config.json").is_file()
     hub_name, name, revision = _names(model, local, here)
-    spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
+    spec = lora_spec(config)
     licence = PACKAGED_LICENCE if model.source == "packaged" else licence_of(local)
     base = Base(loaded.model_name, hub_name, to_hex(loaded.hashes.weights), licence)
     with run_folder_errors(folder):

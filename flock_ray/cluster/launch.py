@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from flock_ray.aggregation.registry import get_rule
+from flock_ray.aggregation.registry import get_rule, require_usable, rule_of
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, with_model
@@ -29,6 +29,7 @@ from flock_ray.protocol.state import Terms
 from flock_ray.training.data import DataSpec
 from flock_ray.training.engine import TrainSettings
 from flock_ray.training.model import ModelSpec
+from flock_ray.wire_format.frozen_a import FREEZE_A
 from flock_ray.wire_format.registry import get_wire_format
 
 _OF_RANKS = ("zero_", "rank_")
@@ -47,6 +48,12 @@ def model_spec(config: Config, device: str) -> ModelSpec:
     """Which base model, on `cpu` or `cuda`."""
     model = config.model
     return ModelSpec(model.source, model.path, model.revision, model.dtype, device)
+
+
+def lora_spec(config: Config) -> LoraSpec:
+    """Shape of every adapter, and what of it trains."""
+    lora = config.lora
+    return LoraSpec(lora.rank, lora.alpha, tuple(lora.target_modules), lora.freeze_a)
 
 
 def data_spec(config: Config) -> DataSpec:
@@ -82,7 +89,7 @@ def group_specs(
             store_url=store_url,
             model=model_spec(config, "cuda" if plan.gpus else "cpu"),
             data=data_spec(config),
-            lora=LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules)),
+            lora=lora_spec(config),
             settings=TrainSettings(
                 steps=training.steps,
                 batch_size=training.batch_size,
@@ -124,10 +131,11 @@ def configuration_texts(config: Config) -> dict[str, str]:
     """
     left_out = _OF_A_SILO if config.data.kind != "stdlib_code" else (*_OF_A_SILO, "template_date")
     training = {name: value for name, value in vars(config.training).items() if not name.startswith(_OF_RANKS)}
+    lora = {name: value for name, value in vars(config.lora).items() if name != "freeze_a" or value}  # as it was before
     groups: dict[str, dict[str, object]] = {
         "model": {"source": config.model.source, "revision": config.model.revision, "dtype": config.model.dtype},
         "data": {name: value for name, value in vars(config.data).items() if name not in left_out},
-        "lora": vars(config.lora),
+        "lora": lora,
         "training": training,
     }
     texts = {f"{group}.{name}": str(value) for group, values in groups.items() for name, value in values.items()}
@@ -170,11 +178,12 @@ def terms_of(config: Config) -> Terms:
     """The terms of a configuration; `with_model` fills in what it does not know.
 
     Raises:
-        ConfigError: no such rule or wire format, or a parameter that is not declared or out of its bounds.
+        ConfigError: no such rule or wire format, a parameter that is not declared or out of its bounds, or a rule that
+            cannot be used with these settings.
     """
     alliance, mechanism = config.alliance, config.mechanism
-    aggregation, wire_format = config.aggregation, config.wire_format
-    return Terms(
+    aggregation = config.aggregation
+    terms = Terms(
         creator="",
         configuration=configuration_hash(config),
         base_model=ZERO,
@@ -201,11 +210,17 @@ def terms_of(config: Config) -> Terms:
         rule_parameters=_filled(
             get_rule(aggregation.rule).parameters, aggregation.parameters, "aggregation.parameters"
         ),
-        wire_format=wire_format.name,
-        wire_format_parameters=_filled(
-            get_wire_format(wire_format.name).parameters, wire_format.parameters, "wire_format.parameters"
-        ),
+        wire_format=config.wire_format.name,
+        wire_format_parameters=_wire_format_parameters(config),
     )
+    require_usable(rule_of(terms), terms.rule, terms.num_proposers, config.lora.freeze_a)
+    return terms
+
+
+def _wire_format_parameters(config: Config) -> dict[str, int]:
+    declared = get_wire_format(config.wire_format.name).parameters
+    filled_in = _filled(declared, config.wire_format.parameters, "wire_format.parameters")
+    return filled_in | ({FREEZE_A: 1} if config.lora.freeze_a else {})
 
 
 def _filled(declared: Mapping[str, Parameter], given: Mapping[str, int], where: str) -> dict[str, int]:

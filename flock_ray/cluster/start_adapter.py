@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flock_ray.cluster.launch import lora_spec
 from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.config import Config
 from flock_ray.errors import ModelError, RunDirectoryError
 from flock_ray.lora.peft_import import adapter_folder, read_peft
-from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.protocol.encoding import from_hex
 from flock_ray.protocol.seed import local_seed
@@ -25,7 +25,7 @@ def read_start_adapter(config: Config) -> bytes:
     if not config.start_from:
         return b""
     folder = adapter_folder(Path(config.start_from).expanduser())
-    spec = LoraSpec(config.lora.rank, config.lora.alpha, tuple(config.lora.target_modules))
+    spec = lora_spec(config)
     return canonical_bytes(read_peft(folder, spec, local_seed(config.seed, "adapter")))
 
 

@@ -72,7 +72,7 @@ class Workbench:
         self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
         rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
         with architecture_errors(self._model_and_backend):
-            flops = FlopCounter.of(self.base.model, spec.lora.target_modules, spec.lora.rank)
+            flops = FlopCounter.of(self.base.model, spec.lora)
             self._engine = self._make_engine(rendezvous)
         self.trainer = self.training(spec, self.silos, self.updates, self._engine, flops, rate, self.progress)
         self.scorer = Scorer(

@@ -159,12 +159,9 @@ class Worker(WorkerHost):
         deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
-            events.append(
-                (
-                    "factor_averaging_error",
-                    {"epoch": self._state.epoch, "value": factor_averaging_error(some_of(deltas))},
-                )
-            )
+            start = self._bench.updates.adapter(self._state.adapter)
+            error = factor_averaging_error(start, some_of(deltas))
+            events.append(("factor_averaging_error", {"epoch": self._state.epoch, "value": error}))
         return self._result(messages, events)
 
     def reveal_ballots_b(self, bulletin: Bulletin) -> PhaseResult:

@@ -92,6 +92,8 @@ def _check_terms(config: ArenaConfig) -> None:
         raise ConfigError(
             f"contest.windows must give seconds above 0 for each of {', '.join(Window)}; it has {dict(contest.windows)}"
         )
+    if config.lora.freeze_a:
+        raise ConfigError("lora.freeze_a=true is of an alliance; the nodes of a contest submit whole adapters")
     ContestTerms.check_rungs(contest.rung_rows)
     ContestTerms.check_names(contest.rule, contest.metric, contest.scorer)
 

@@ -80,11 +80,14 @@ class LoraConfig:
 
     Attributes:
         target_modules: last name components of linear layers; `[all-linear]` takes all but the output head.
+        freeze_a: train and send B only (FFA-LoRA, Sun et al. 2024): half the bytes, and averaging factors is averaging
+            products.
     """
 
     rank: int = 8
     alpha: int = 16
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    freeze_a: bool = False
 
 
 @dataclass
@@ -190,8 +193,10 @@ class AggregationConfig:
     """How accepted updates become the candidate.
 
     Attributes:
-        rule: name of a rule in `flock_ray/aggregation`.
-        parameters: integers by name, as the rule declares them; `mean` has none.
+        rule: name of a rule in `flock_ray/aggregation`; docs/robustness.md says what each withstands.
+        parameters: integers by name, as the rule declares them; `mean` and `coordinate_median` have none. Others have
+            num_malicious, how many of an epoch's updates they are to withstand; rules by distance also arc and nnm, 1
+            to clip and to mix before.
     """
 
     rule: str = "mean"

@@ -99,12 +99,6 @@ def _layers(deltas: Sequence[Adapter]) -> Iterator[tuple[torch.Tensor, torch.Ten
             )
 
 
-def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
-    """||mean_k B_k A_k||_F^2 from B [K, out, rank] and A [K, rank, in]: a product of K * rank columns and rows."""
-    b_wide, a_tall = torch.cat(tuple(b), dim=1), torch.cat(tuple(a / len(a)), dim=0)
-    return max(0.0, product_inner(b_wide, a_tall, b_wide, a_tall))
-
-
 def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
     """An evenly spread sample of K deltas on which `factor_averaging_error` is quick: its cost grows with K squared.
 
@@ -116,23 +110,30 @@ def some_of(deltas: Sequence[Adapter]) -> Sequence[Adapter]:
     return deltas[:: -(-len(deltas) // number)]
 
 
-def factor_averaging_error(deltas: Sequence[Adapter]) -> float:
-    """Share of the mean second-order product that averaging the factors separately leaves out.
+def factor_averaging_error(start: Adapter, deltas: Sequence[Adapter]) -> float:
+    """How far the product of averaged factors is from the average of products, relative to the average move.
 
-    ||mean(dB dA) - mean(dB) mean(dA)||_F / ||mean(dB dA)||_F over all layers. The products with the common start are
-    linear in the deltas and averaged exactly. The numerator is computed as mean((dB - mean dB)(dA - mean dA)), which
-    is the same matrix without its cancellation.
+    With U_k = (B0 + dB_k)(A0 + dA_k) - B0 A0 it is ||mean U - U of the mean factors||_F / ||mean U||_F over all layers.
+    The numerator is computed as mean((dB - mean dB)(dA - mean dA)), which is the same matrix without its cancellation.
 
     Args:
-        deltas: factor deltas from the common start, at least one, all of the same keys and shapes.
+        start: the common start.
+        deltas: factor deltas from it, at least one, all of its keys and shapes.
 
     Returns:
-        0 if all deltas are equal or zero; inf if only the mean product vanishes.
+        0 if all deltas are equal or zero, or all leave A as it is; inf if only the mean move vanishes.
     """
     neglected = total = 0.0
-    for b, a in _layers(deltas):
+    for (b0, a0), (b, a) in zip(_layers([start]), _layers(deltas), strict=True):
         neglected += _squared_norm_of_mean(b - b.mean(dim=0), a - a.mean(dim=0))
-        total += _squared_norm_of_mean(b, a)
+        b_wide, a_tall = torch.cat([*b, b0[0]], dim=1), torch.cat([*(a0 + a) / len(a), a.mean(dim=0)])
+        total += max(0.0, product_inner(b_wide, a_tall, b_wide, a_tall))
     if neglected == 0.0:
         return 0.0
     return math.sqrt(neglected / total) if total else math.inf
+
+
+def _squared_norm_of_mean(b: torch.Tensor, a: torch.Tensor) -> float:
+    """||mean_k B_k A_k||_F^2 from B [K, out, rank] and A [K, rank, in]: a product of K * rank columns and rows."""
+    b_wide, a_tall = torch.cat(tuple(b), dim=1), torch.cat(tuple(a / len(a)), dim=0)
+    return max(0.0, product_inner(b_wide, a_tall, b_wide, a_tall))

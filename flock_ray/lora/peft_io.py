@@ -30,11 +30,13 @@ class LoraSpec:
         alpha: numerator of the scaling.
         target_modules: names of linear layers, each the end of a dotted name ("q_proj", "layers.0.mlp.up_proj"), or
             ("all-linear",) for every `nn.Linear` but the output head.
+        freeze_a: whether only B trains (FFA-LoRA, Sun et al. 2024, arXiv:2403.12313).
     """
 
     rank: int
     alpha: int
     target_modules: tuple[str, ...]
+    freeze_a: bool = False
 
 
 def target_layers(model: PreTrainedModel, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
@@ -85,7 +87,7 @@ def adapter_shapes(model: PreTrainedModel, target_modules: Sequence[str], rank: 
 
 
 def inject(model: PreTrainedModel, spec: LoraSpec) -> PeftModel:
-    """Add trainable float32 factors to a base model, in place, and freeze everything else.
+    """Add trainable float32 factors to a base model, in place, and freeze everything else, A too if the spec says so.
 
     The new adapter is PEFT's random one; `load_adapter` puts the real values in.
 
@@ -98,6 +100,10 @@ def inject(model: PreTrainedModel, spec: LoraSpec) -> PeftModel:
     )
     peft_model = peft.get_peft_model(model, config)
     assert isinstance(peft_model, PeftModel)
+    if spec.freeze_a:
+        for name, parameter in peft_model.named_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
     return peft_model
 
 

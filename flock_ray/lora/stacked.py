@@ -52,6 +52,7 @@ class StackedLinear(nn.Module):
         like = base.weight.detach()
         self.lora_A = nn.Parameter(like.new_empty(0, base.in_features, spec.rank))
         self.lora_B = nn.Parameter(like.new_empty(0, spec.rank, base.out_features))
+        self.lora_A.requires_grad_(not spec.freeze_a)
         self._scaling = spec.alpha / spec.rank
         self._ownership = ownership
 
@@ -99,7 +100,8 @@ class _Stacked(torch.autograd.Function):
         [grad] = grads
         of_hidden = torch.bmm(grad, lora_b.mT).mul_(ctx.scaling)
         of_x = torch.matmul(grad, weight).baddbmm_(of_hidden, lora_a.mT) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, torch.bmm(x.mT, of_hidden), torch.bmm(hidden.mT, grad), None
+        of_a = torch.bmm(x.mT, of_hidden) if ctx.needs_input_grad[3] else None
+        return of_x, None, None, of_a, torch.bmm(hidden.mT, grad), None
 
 
 def grouped_product(x: torch.Tensor, factors: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -126,8 +128,9 @@ class StackedAdapters:
 
     Attributes:
         ownership: which tokens of the next batch belong to which member.
-        weights: [K, D] float32, all factors of a member in its row: what an optimizer updates. The layers compute with
-            copies in the base model's type, or with views of `weights` if that is float32 too.
+        weights: [K, D] float32, all factors of a member in its row. The layers compute with copies in the base model's
+            type, or with views of `weights` if that is float32 too.
+        trainable: [K, T] float32, a view of the factors that train, at the end of each row: what an optimizer updates.
     """
 
     def __init__(self, model: PreTrainedModel, spec: LoraSpec) -> None:
@@ -137,7 +140,10 @@ class StackedAdapters:
             ModelError: a target module does not exist.
         """
         self.ownership = Ownership()
-        self._shapes = adapter_shapes(model, spec.target_modules, spec.rank)
+        shapes = adapter_shapes(model, spec.target_modules, spec.rank)
+        frozen = [key for key in shapes if spec.freeze_a and key.endswith(LORA_A)]
+        self._shapes = {key: shapes[key] for key in [*frozen, *(key for key in shapes if key not in frozen)]}
+        self._num_frozen = len(frozen)
         self._stacked_shapes = [(columns, rows) for rows, columns in self._shapes.values()]
         self._sizes = [math.prod(shape) for shape in self._shapes.values()]
         by_key: dict[str, nn.Parameter] = {}
@@ -148,7 +154,7 @@ class StackedAdapters:
             by_key[f"{PEFT_PREFIX}{name}{LORA_A}"] = layer.lora_A
             by_key[f"{PEFT_PREFIX}{name}{LORA_B}"] = layer.lora_B
         self._factors = {key: by_key[key] for key in self._shapes}
-        self.weights = nn.Parameter(torch.empty(0, 0))
+        self.weights, self.trainable = torch.empty(0, 0), nn.Parameter(torch.empty(0, 0))
 
     def load(self, adapters: Sequence[Adapter]) -> None:
         """Make a stack of exact copies of these adapters, one per member; drops gradients.
@@ -167,40 +173,42 @@ class StackedAdapters:
             torch.cat([adapter[key].flatten() for key in self._shapes], out=row)
         weights = self._transposed(rows.to(like.device, non_blocking=True), self._shapes.values())
         order = list(distinct)
-        self.weights = nn.Parameter(weights[[order.index(id(adapter)) for adapter in adapters]])
-        self._computed = self.weights.detach().to(like.dtype)
+        self.weights = weights[[order.index(id(adapter)) for adapter in adapters]]
+        self.trainable = nn.Parameter(self.weights[:, sum(self._sizes[: self._num_frozen]) :])
+        self._computed = self.weights.to(like.dtype)
         for factor, part in zip(self._factors.values(), self._parts(self._computed), strict=True):
             factor.data, factor.grad = part, None
 
     @property
     def gradient(self) -> torch.Tensor:
-        """[K, D] float32, as stored by `collect_gradients`."""
-        assert self.weights.grad is not None
-        return self.weights.grad
+        """[K, T] float32, as stored by `collect_gradients`."""
+        assert self.trainable.grad is not None
+        return self.trainable.grad
 
     def collect_gradients(self) -> None:
-        """Move the layers' gradients into `weights.grad`.
+        """Move the layers' gradients into `trainable.grad`.
 
         Raises:
             ModelError: a targeted layer took no part in the pass, as experts to whom no token was sent.
         """
-        idle = [key for key, factor in self._factors.items() if factor.grad is None]
+        factors = dict(list(self._factors.items())[self._num_frozen :])
+        idle = [key for key, factor in factors.items() if factor.grad is None]
         if idle:
             raise ModelError(
-                f"{len(idle)} of the adapter's {len(self._factors)} factors took no part in a step, {idle[0]} for one:"
+                f"{len(idle)} of the adapter's {len(factors)} factors took no part in a step, {idle[0]} for one:"
                 " leave such layers out of lora.target_modules, or take training.backend=sequential"
             )
-        gradient = torch.empty_like(self.weights)
-        for factor, part in zip(self._factors.values(), self._parts(gradient), strict=True):
+        gradient = torch.empty_like(self.trainable, memory_format=torch.contiguous_format)
+        for factor, part in zip(factors.values(), self._parts(gradient, self._num_frozen), strict=True):
             assert factor.grad is not None
             part.copy_(factor.grad)
             factor.grad = None
-        self.weights.grad = gradient
+        self.trainable.grad = gradient
 
     def apply(self) -> None:
         """Make the layers compute with the current `weights`."""
         if self._computed.dtype != torch.float32:
-            self._computed.copy_(self.weights.detach())
+            self._computed.copy_(self.weights)
 
     def read(self) -> list[Adapter]:
         """Copy every member's factors out in PEFT's layout: float32, CPU, contiguous, keys sorted.
@@ -209,13 +217,11 @@ class StackedAdapters:
         """
         flat = self._transposed(self.weights.detach(), self._stacked_shapes)
         rows = torch.empty(flat.shape, pin_memory=True).copy_(flat) if flat.is_cuda else flat
-        return [
-            {
-                key: x.view(shape)
-                for (key, shape), x in zip(self._shapes.items(), torch.split(row, self._sizes), strict=True)
-            }
-            for row in rows
-        ]
+        read = []
+        for row in rows:
+            parts = zip(self._shapes.items(), torch.split(row, self._sizes), strict=True)
+            read.append(dict(sorted((key, part.view(shape)) for (key, shape), part in parts)))
+        return read
 
     def _transposed(self, stacked: torch.Tensor, shapes: Iterable[tuple[int, ...]]) -> torch.Tensor:
         """[K, D], whose rows hold matrices of these shapes one after the other, with each matrix transposed."""
@@ -225,7 +231,7 @@ class StackedAdapters:
             target.view(-1, columns, rows).copy_(source.view(-1, rows, columns).transpose(1, 2))
         return transposed
 
-    def _parts(self, stacked: torch.Tensor) -> list[torch.Tensor]:
-        """[K, D] as views of the shapes of the factors, [K, ...] each."""
-        pieces = torch.split(stacked, self._sizes, dim=1)
-        return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, self._stacked_shapes, strict=True)]
+    def _parts(self, stacked: torch.Tensor, first: int = 0) -> list[torch.Tensor]:
+        """Rows of the factors from number `first` on as views of their shapes, [K, ...] each."""
+        pieces, shapes = torch.split(stacked, self._sizes[first:], dim=1), self._stacked_shapes[first:]
+        return [piece.view(len(stacked), *shape) for piece, shape in zip(pieces, shapes, strict=True)]

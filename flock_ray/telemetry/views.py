@@ -79,7 +79,8 @@ class EpochView:
         accepted: whether the candidate became the global adapter.
         candidate_score: the consensus score of the candidate (ballot B); None without ballots.
         band: the acceptance band of the candidate, around zero; None without ballots.
-        factor_averaging_error: relative size of what averaging factors apart leaves out; None without accepted updates.
+        factor_averaging_error: how far averaged factors are from the average of their products, relative to the average
+            move of the products; None without accepted updates that were scored.
         settlement_tx: None until the epoch is settled.
         adapter_hash: of the global adapter that the epoch ended with.
         wall_seconds: by phase, see `PHASES`; `settle` runs beside the next epoch.

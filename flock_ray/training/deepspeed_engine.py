@@ -161,7 +161,8 @@ class DeepSpeedEngine:
         self._zero, self._rank, self._world, self._device = zero, rendezvous.rank, rendezvous.world, base.device
         self._peft = inject(base.model, spec)
         self._model = CausalLoss(self._peft, base.dtype)
-        self._trainable = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
+        self._factors = [factor for name, factor in self._peft.named_parameters() if ".lora_" in name]
+        self._trainable = [factor for factor in self._factors if factor.requires_grad]
         with _start(zero.stage, rendezvous):
             self._deepspeed = _join_ranks(base.device, rendezvous)
             self._engine = self._initialize()
@@ -194,7 +195,7 @@ class DeepSpeedEngine:
         """Gather the whole factors on every rank, for the duration of a block."""
         rank = 0 if modified else None
         gathered: AbstractContextManager[None] = self._deepspeed.zero.GatheredParameters(
-            self._trainable, modifier_rank=rank, enabled=self._zero.stage == 3
+            self._factors, modifier_rank=rank, enabled=self._zero.stage == 3
         )
         return gathered
 

@@ -107,7 +107,7 @@ class StackedEngine:
         self.adapters.load([job.adapter for job in jobs])
         settings = [job.settings for job in jobs]
         optimizer = StackedAdamW(
-            [self.adapters.weights],
+            [self.adapters.trainable],
             [setting.learning_rate for setting in settings],
             [setting.weight_decay for setting in settings],
             [setting.max_grad_norm for setting in settings],

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from flock_ray.aggregation.registry import RULES
-from flock_ray.errors import RunDirectoryError, VerificationError
+from flock_ray.aggregation.registry import RULES, require_usable, rule_of
+from flock_ray.errors import ConfigError, RunDirectoryError, VerificationError
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, to_hex
 from flock_ray.protocol.hashing import ZERO, keccak, sha256, tag, word
 from flock_ray.protocol.message import is_count
@@ -20,6 +20,7 @@ from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.membership import changes_before_start, first_slots
 from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import SigningDomain
+from flock_ray.wire_format.frozen_a import FREEZE_A
 from flock_ray.wire_format.registry import WIRE_FORMATS
 
 MAX_EPOCHS = 100_000
@@ -209,11 +210,19 @@ def _check(genesis: TaskGenesis) -> None:
     for what, parameters, declared in (
         ("mechanism", terms.mechanism_parameters, PAYMENTS[terms.mechanism].bounds),
         ("rule", terms.rule_parameters, _bounds(RULES[terms.rule].parameters)),
-        ("wire format", terms.wire_format_parameters, _bounds(WIRE_FORMATS[terms.wire_format].parameters)),
+        ("wire format", terms.wire_format_parameters, _of_wire_format(terms)),
     ):
         require_equal(sorted(parameters), sorted(declared), f"names of the {what}'s parameters in the terms")
         for name, (low, high) in declared.items():
             require(low <= parameters[name] <= high, f"the terms' {name} of the {what} is out of its bounds")
+    freeze_a = FREEZE_A in terms.wire_format_parameters
+    agreed = genesis.configuration.get("lora.freeze_a", "False")
+    require_equal(agreed, str(freeze_a), "lora.freeze_a of the configuration, by the terms")
+    require_equal(part_of(config, "lora").get("freeze_a", False), freeze_a, "config.yaml lora.freeze_a")
+    try:
+        require_usable(rule_of(terms), terms.rule, terms.num_proposers, freeze_a)
+    except ConfigError as error:
+        raise VerificationError(f"the terms name a rule that cannot be used: {error}") from None
     require_equal(terms.creator.lower(), to_hex(genesis.creator), "creator in the terms")
     shares = (terms.quantile_bp, terms.slash_fraction_bp)
     require(max(shares) <= 10_000, "the terms hold a share above 10,000 basis points")
@@ -244,6 +253,11 @@ def _check(genesis: TaskGenesis) -> None:
 
 def _bounds(declared: Mapping[str, Parameter]) -> dict[str, tuple[int, int]]:
     return {name: (parameter.low, parameter.high) for name, parameter in declared.items()}
+
+
+def _of_wire_format(terms: Terms) -> dict[str, tuple[int, int]]:
+    frozen = {FREEZE_A: (1, 1)} if FREEZE_A in terms.wire_format_parameters else {}
+    return _bounds(WIRE_FORMATS[terms.wire_format].parameters) | frozen
 
 
 def _check_config(genesis: TaskGenesis) -> None:

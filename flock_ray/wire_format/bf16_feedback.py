@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 
@@ -18,7 +17,7 @@ class Bf16Feedback(WireFormat):
     arXiv:1901.09847): see `feedback.encode_with_feedback`. An entry may be up to `max_abs` rounded in the same way.
     """
 
-    feedback: ClassVar[bool] = True
+    feedback: bool = True
 
     def __init__(self, values: Mapping[str, int]) -> None:
         """Take the value of every parameter."""

@@ -6,6 +6,7 @@ from flock_ray.errors import ConfigError
 from flock_ray.protocol.state import Terms
 from flock_ray.wire_format.bf16_feedback import Bf16Feedback
 from flock_ray.wire_format.dense import Dense
+from flock_ray.wire_format.frozen_a import FREEZE_A, FrozenA
 from flock_ray.wire_format.wire_format import WireFormat
 
 WIRE_FORMATS: dict[str, type[WireFormat]] = {"dense": Dense, "bf16_feedback": Bf16Feedback}
@@ -24,4 +25,5 @@ def get_wire_format(name: str) -> type[WireFormat]:
 
 def wire_format_of(terms: Terms) -> WireFormat:
     """A task's wire format, with its parameters."""
-    return WIRE_FORMATS[terms.wire_format](terms.wire_format_parameters)
+    chosen = WIRE_FORMATS[terms.wire_format](terms.wire_format_parameters)
+    return FrozenA(chosen) if FREEZE_A in terms.wire_format_parameters else chosen

@@ -23,12 +23,13 @@ class WireFormat(ABC):
     """Encodes updates, and decodes or refuses bytes that may be hostile. It keeps nothing from one update to the next.
 
     Attributes:
-        parameters: its integer parameters, whose values the terms hold. `max_abs` bounds the magnitude of every entry.
+        parameters: its integer parameters, whose values the terms hold. `max_abs` bounds the magnitude of every entry,
+            so that the weights of a rule, in total up to 2^20, keep sums of grid points within int64.
         feedback: whether encoding loses something, which the proposer adds to its next update.
     """
 
-    parameters: ClassVar[Mapping[str, Parameter]] = {"max_abs": Parameter(64, 1, 2**24)}
-    feedback: ClassVar[bool] = False
+    parameters: ClassVar[Mapping[str, Parameter]] = {"max_abs": Parameter(64, 1, 2**18)}
+    feedback: bool = False
 
     def __init__(self, values: Mapping[str, int]) -> None:
         """Take the value of every parameter."""

@@ -52,7 +52,7 @@ def test_the_defaults_pass() -> None:
 @pytest.mark.parametrize(
     ("group", "key", "error", "told"),
     [
-        ("aggregation", "rule", ConfigError, "aggregation.rule is 'typo'; it must be one of mean"),
+        ("aggregation", "rule", ConfigError, "aggregation.rule is 'typo'; it must be one of centered_clipping, "),
         ("wire_format", "name", ConfigError, "wire_format.name is 'typo'; it must be one of bf16_feedback, dense"),
         ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of collude, nan, none, sign"),
         ("data", "kind", ConfigError, "data.kind is 'typo'; it must be one of stdlib_code, jsonl"),
@@ -72,7 +72,7 @@ def test_an_unknown_name_is_refused_with_those_that_exist(
 @pytest.mark.parametrize(
     ("group", "parameters", "told"),
     [
-        ("wire_format", {"max_abs": 0}, "wire_format.parameters.max_abs is 0; it must be between 1 and 16777216"),
+        ("wire_format", {"max_abs": 0}, "wire_format.parameters.max_abs is 0; it must be between 1 and 262144"),
         ("wire_format", {"bits": 4}, "wire_format.parameters.bits is no parameter; it must be one of max_abs"),
         ("aggregation", {"f": 1}, "aggregation.parameters.f is no parameter; there is none"),
     ],

@@ -15,7 +15,7 @@ from torch import distributed
 from flock_ray.errors import ModelError, TrainingError
 from flock_ray.lora.algebra import subtract
 from flock_ray.lora.peft_io import adapter_shapes
-from flock_ray.lora.serialization import Adapter, canonical_bytes
+from flock_ray.lora.serialization import LORA_A, Adapter, canonical_bytes
 from flock_ray.training.deepspeed_engine import DeepSpeedEngine, ZeroSpec, load_sharded
 from flock_ray.training.engine import Engine, Rendezvous, SequenceLoss, TrainOutcome
 from flock_ray.training.evaluation import mean_loss
@@ -59,10 +59,10 @@ def turns(start: Adapter, engine: Engine) -> Answers:
     return before, first, after, lonely, held, again
 
 
-def sharded(folder: Path, dtype: str, zero: ZeroSpec, place: Rendezvous) -> DeepSpeedEngine:
+def sharded(folder: Path, dtype: str, zero: ZeroSpec, place: Rendezvous, freeze_a: bool = False) -> DeepSpeedEngine:
     spec = tiny_spec(folder, dtype)
     base = load_sharded(spec, place) if zero.stage == 3 else load_base(spec)
-    return DeepSpeedEngine(base, LORA, zero, place)
+    return DeepSpeedEngine(base, replace(LORA, freeze_a=freeze_a), zero, place)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,24 @@ def test_two_ranks_equal_a_single_process(
     assert isinstance(first, TrainOutcome) and isinstance(again, TrainOutcome) and isinstance(held, TrainOutcome)
     assert canonical_bytes(first.adapter) == canonical_bytes(again.adapter)
     assert distance(first.adapter, held.adapter) > 1e-2
+
+
+def one_turn(start: Adapter, engine: Engine) -> Answers:
+    trained = train_one(engine, start, random_batches(size=3), SETTINGS)
+    return trained, losses_of(engine, trained.adapter, random_examples(3))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_frozen_a_stays_on_two_ranks(ranks: Ranks, start: Adapter, tiny_model_dir: Path, stage: int) -> None:
+    make = partial(sharded, tiny_model_dir, "float32", ZeroSpec(stage, 0), freeze_a=True)
+    answers = ranks.ask(make, partial(one_turn, start))
+    check_ranks_agree(*answers)
+    alone = one_turn(start, TorchEngine(load_base(tiny_spec(tiny_model_dir)), replace(LORA, freeze_a=True)))
+    check(answers[0], alone, tolerance=1e-3 if stage == 3 else 1e-5, loss_tolerance=1e-4)
+    trained, _ = answers[0]
+    assert isinstance(trained, TrainOutcome)
+    for key, factor in trained.adapter.items():
+        assert torch.equal(factor, start[key]) == key.endswith(LORA_A)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -168,7 +186,7 @@ def facts(loaded: Loaded) -> Facts:
         held += parameter.numel() + (parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else 0)
     whole = (base.num_parameters, base.dtype, base.hashes)
     shapes = adapter_shapes(base.model, LORA.target_modules, LORA.rank)
-    return Facts(held, whole, shapes, FlopCounter.of(base.model, LORA.target_modules, LORA.rank))
+    return Facts(held, whole, shapes, FlopCounter.of(base.model, LORA))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -181,7 +199,7 @@ def test_a_rank_holds_its_share_of_the_base_model_from_the_start(
         assert loaded.whole == (whole.num_parameters, whole.dtype, whole.hashes)
         assert loaded.held == pytest.approx(whole.num_parameters / 2, rel=0.01)
         assert loaded.shapes == adapter_shapes(whole.model, LORA.target_modules, LORA.rank)
-        assert loaded.flops == FlopCounter.of(whole.model, LORA.target_modules, LORA.rank)
+        assert loaded.flops == FlopCounter.of(whole.model, LORA)
 
 
 def test_a_sharded_base_model_that_lacks_weights_is_refused(ranks: Ranks, tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flock_ray.lora.peft_io import LoraSpec
 from flock_ray.training.flops import FlopCounter, gemm_rate, mfu
 
 pytestmark = pytest.mark.model
@@ -16,7 +17,7 @@ ADAPTER = 2 * 4 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32))
 ATTENTION = 2 * 4 * 4
 
 
-def counter(targets: tuple[str, ...] = ("all-linear",)) -> FlopCounter:
+def counter(targets: tuple[str, ...] = ("all-linear",), freeze_a: bool = False) -> FlopCounter:
     config = LlamaConfig(
         vocab_size=64,
         hidden_size=16,
@@ -26,7 +27,7 @@ def counter(targets: tuple[str, ...] = ("all-linear",)) -> FlopCounter:
         num_key_value_heads=2,
         tie_word_embeddings=True,
     )
-    return FlopCounter.of(LlamaForCausalLM(config), targets, rank=4)
+    return FlopCounter.of(LlamaForCausalLM(config), LoraSpec(4, 8, targets, freeze_a))
 
 
 def test_sizes_are_those_of_the_model() -> None:
@@ -41,6 +42,13 @@ def test_training_counts_what_is_done_by_hand() -> None:
     labels = 4 * HEAD * 9  # 36_864
     attention = 6 * ATTENTION * (100 + 36)  # 26_112: half of QK^T and AV, once forward and twice backward
     assert counter().training([10, 6], 9) == tokens + labels + attention == 554_496
+
+
+def test_frozen_factors_have_no_gradient_to_be_counted() -> None:
+    num_a = 2 * 4 * (6 * 16 + 32)  # of a layer's seven inputs all but the last are as wide as the model
+    frozen = counter(freeze_a=True)
+    assert counter().training([10, 6], 9) - frozen.training([10, 6], 9) == 2 * 16 * frozen.frozen_weights
+    assert frozen.frozen_weights == num_a
 
 
 def test_mfu_is_a_share_of_the_rate() -> None:

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from flock_ray.errors import TrainingError
 from flock_ray.lora.peft_io import LoraSpec, inject, load_adapter
-from flock_ray.lora.serialization import Adapter, canonical_bytes
+from flock_ray.lora.serialization import LORA_A, Adapter, canonical_bytes
 from flock_ray.training.data import Example
 from flock_ray.training.engine import Engine, LossJob, MemberJob, TrainOutcome
 from flock_ray.training.loss import CausalLoss, collate
@@ -36,11 +36,11 @@ BACKENDS = ("sequential", "stacked", "grouped")
 ONE_BATCH = ("stacked", "grouped")
 
 
-def make(backend: str, folder: Path, dtype: str = "float32") -> Engine:
+def make(backend: str, folder: Path, dtype: str = "float32", spec: LoraSpec = LORA) -> Engine:
     base = load_base(tiny_spec(folder, dtype))
     if backend == "sequential":
-        return TorchEngine(base, LORA)
-    return StackedEngine(base, LORA, StackedOptions(grouped=backend == "grouped"))
+        return TorchEngine(base, spec)
+    return StackedEngine(base, spec, StackedOptions(grouped=backend == "grouped"))
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,25 @@ def test_ragged_cohort_trains_as_one_after_the_other(
         assert mine.losses == pytest.approx(other.losses, rel=1e-4)
         assert mine.num_tokens == other.num_tokens
         assert distance(mine.adapter, other.adapter) < 1e-4 < 1e-3 < distance(mine.adapter, job.adapter)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_frozen_a_stays_to_the_last_bit_and_b_trains_as_one_after_the_other(
+    base: BaseModel, tiny_model_dir: Path, dtype: str
+) -> None:
+    """Neither weight decay nor momentum moves it, and clipping does not count its gradient."""
+    spec, jobs = replace(LORA, freeze_a=True), ragged_jobs(base)
+    assert any(job.settings.weight_decay for job in jobs)
+    trained = {name: make(name, tiny_model_dir, dtype, spec).train(jobs) for name in BACKENDS}
+    for name, outcomes in trained.items():
+        for job, mine, other in zip(jobs, outcomes, trained["sequential"], strict=True):
+            assert isinstance(mine, TrainOutcome) and isinstance(other, TrainOutcome)
+            assert list(mine.adapter) == sorted(job.adapter)
+            for key, factor in mine.adapter.items():
+                assert torch.equal(factor, job.adapter[key]) == key.endswith(LORA_A), (name, key)
+            if dtype == "float32":
+                assert mine.losses == pytest.approx(other.losses, rel=1e-4)
+                assert distance(mine.adapter, other.adapter) < 1e-4
 
 
 @pytest.mark.parametrize("backend", ONE_BATCH)
