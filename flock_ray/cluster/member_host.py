@@ -73,8 +73,12 @@ class MemberHost(ABC):
         spec = self._spec
         name = f"member-{silo}"
         if silo not in self._signers:  # a keystore file takes a second to open
-            self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
+            self._signers[silo] = self._open_signer(name)
         return Member(silo, self._signers[silo], Path(spec.state_dir) / name, self._behaviour(silo), spec.reveals)
+
+    def _open_signer(self, name: str) -> Signer:
+        spec = self._spec
+        return run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.

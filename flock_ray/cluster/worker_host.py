@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -55,11 +54,14 @@ class WorkerHost(SigningWorker):
         accounts = {silo: owner.signer.address for silo, owner in self._hosting.owners.items()}
         self._adapter = self._bench.initial_adapter()
         self._bench.try_step()
-        gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
             base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets, self._bench.notes,
         )  # fmt: skip
+
+    def close(self) -> None:
+        """Leave what was loaded."""
+        self._bench.close()
 
     def _opened(self) -> tuple[SiloFacts, ...]:
         """Facts of the silos that were opened since the last call."""
