@@ -71,7 +71,7 @@ def test_members_behave_alike_or_each_in_its_own_way() -> None:
         config = OmegaConf.to_object(composed(*overrides))
         assert isinstance(config, Config)
         check(config)
-        return behaviours(config.adversary)
+        return behaviours(config)
 
     assert named("adversary=none") == {}
     assert named("adversary.members=[1,2]") == {1: "sign_flip", 2: "sign_flip"}

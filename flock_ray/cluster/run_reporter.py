@@ -48,7 +48,7 @@ class RunReporter(Observer):
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
         self._steps: dict[int, dict[int, tuple[float, ...]]] = {}
-        self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
+        self._adversaries = {member for member, name in behaviours(config).items() if name != "none"}
         self.views: list[EpochView] = []
         self.losses: dict[int, dict[int, float]] = {}
         self.load_seconds = 0.0

@@ -91,6 +91,12 @@ class Scorer:
         self._global = {silo: self._candidates[silo, adapter] for silo in silos}
         return {silo: mean_loss(losses) for silo, losses in self._global.items()}
 
+    def loss(self, silo: int, adapter: Adapter) -> float:
+        """Mean held-out loss of a silo under any adapter, nats a token; not remembered."""
+        with self._progress.timed("vote"):
+            [losses] = self._engine.losses([LossJob(adapter, self._silos[silo].heldout)])
+        return mean_loss(losses)
+
     def forget(self) -> None:
         """Forget all losses: others are to be measured together from now on."""
         self._candidates.clear()

@@ -109,8 +109,8 @@ class SigningWorker(MemberHost):
             for voter in self._voters():
                 lacking = [
                     kind
-                    for kind, digest in voter.signed(self._state).items()
-                    if kind != "report" and present.get((str(kind), voter.number)) != digest
+                    for kind, digest in voter.sent(self._state).items()
+                    if present.get((str(kind), voter.number)) != digest
                 ]
                 why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
                 if not why:

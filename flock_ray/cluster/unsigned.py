@@ -65,7 +65,7 @@ class SharedBench(Workbench):
         return kept[1]
 
     def _load_silo(self, number: int) -> Silo:
-        data = self.spec.data
+        data, number = self.spec.data, self.spec.data_of.get(number, number)
         what = (
             data.kind, repr(data.path), data.packages, data.sequence_length, data.max_bad_rows, data.template_date,
             number,

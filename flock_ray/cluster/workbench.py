@@ -135,7 +135,7 @@ class Workbench:
         return f"{self.base.name} with training.backend={self.backend}"
 
     def _load_silo(self, number: int) -> Silo:
-        return load_silo(self.spec.data, number, self.base.tokenizer)
+        return load_silo(self.spec.data, self.spec.data_of.get(number, number), self.base.tokenizer)
 
     def _make_engine(self, rendezvous: Rendezvous) -> Engine:
         """The configured engine; DeepSpeed is imported only where it runs."""

@@ -202,6 +202,8 @@ class Worker(WorkerHost):
         else:
             refusal = ""
         self._encoder.keep_record(own.data)
+        if self._spec.behaviours:  # dishonest members look at what was before
+            self._insight.records.keep(own.data)
         report = report_of(own, self._domain, self._relayer)
         return self._sign_report(own, report, inbox, refusal or self._second_opinion(bulletin, own, report))
 
@@ -225,6 +227,7 @@ class Worker(WorkerHost):
         self._hosting.open_epoch(self._state, anew=False)
         evaluated = self._evaluated()
         self._bench.end_epoch(record.adapter)
+        self._insight.end_epoch()
         return evaluated
 
     # -- what the phases share -------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 from flock_ray.adversary.behaviour import Behaviour
-from flock_ray.adversary.registry import get_behaviour
+from flock_ray.adversary.part import make_behaviour
 from flock_ray.cluster.hosted_members import HostedMembers
+from flock_ray.cluster.insight import Insight
 from flock_ray.cluster.progress import Progress
 from flock_ray.cluster.signing_worker import SigningWorker
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, SiloFacts
@@ -31,6 +32,7 @@ class WorkerHost(SigningWorker):
     workbench: ClassVar[type[Workbench]] = Workbench
 
     _spec: GroupSpec
+    _insight: Insight
 
     @property
     def _progress(self) -> Progress:
@@ -47,6 +49,7 @@ class WorkerHost(SigningWorker):
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
         """
         spec = self._spec
+        self._world = self._insight = Insight(spec.store_url, lambda: self._bench, lambda: self._task)
         self._hosting = HostedMembers(BlobStore(spec.store_url), self._open_owner)
         self._host_members(spec.hosts)
         self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world, self._listener))
@@ -98,7 +101,7 @@ class WorkerHost(SigningWorker):
         kind = spec.behaviours.get(silo, "none")
         accomplices = [one for one, other in spec.behaviours.items() if other == kind]
         secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
-        return get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
+        return make_behaviour(kind, spec.adversary_scale, accomplices, secret)
 
     def answer(
         self, group: int, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int

@@ -1,0 +1,76 @@
+"""Every behaviour in a whole task on the real epoch loop: honest members are not broken by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flock_ray.adversary.registry import BEHAVIOURS
+from flock_ray.config import AdversaryConfig, Config
+from flock_ray.errors import ConfigError
+from flock_ray.in_process import Played, play
+from tests.cluster.plain_alliance import tiny_config
+
+pytestmark = pytest.mark.model
+
+CHEATS = (1, 4)
+
+
+def played(model: Path, adversary: AdversaryConfig, num_epochs: int = 2, seed: int = 7) -> Played:
+    config = tiny_config(model)
+    return play(
+        replace(config, seed=seed, alliance=replace(config.alliance, num_epochs=num_epochs), adversary=adversary)
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(BEHAVIOURS) - {"none"}))
+def test_honest_members_are_not_broken_by_it(tiny_model_dir: Path, name: str) -> None:
+    task = played(tiny_model_dir, AdversaryConfig(attack=name, members=list(CHEATS)))
+    assert task.state.finished and len(task.records) == 2
+    honest = [member for member in range(7) if member not in CHEATS]
+    assert not [slash for record in task.records for slash in record.slashes if slash.member in honest]
+    assert {one["adversary"] for number, one in enumerate(task.summary["members"]) if number in CHEATS} == {True}
+    for record in task.records:  # whoever was drawn said something that counts, or withheld it on purpose
+        statuses = {proposal.member: proposal.status for proposal in record.proposals}
+        assert not [
+            member for member in honest if statuses.get(member) in ("missing", "refused", "malformed", "unseen")
+        ]
+        assert set(record.roles.voters) - set(record.reveals) <= set(CHEATS)
+
+
+@pytest.mark.parametrize("name", ["alie", "shared_training", "best_public", "copy_noise", "lazy_vote"])
+def test_the_same_coalition_gives_the_same_records(tiny_model_dir: Path, name: str) -> None:
+    first, again = (played(tiny_model_dir, AdversaryConfig(attack=name, share=0.5), 3) for _ in range(2))
+    assert [record.data for record in first.records] == [record.data for record in again.records]
+    honest = played(tiny_model_dir, AdversaryConfig(), 3)
+    assert [record.data for record in first.records] != [record.data for record in honest.records]
+
+
+def test_resubmitting_needs_an_accepted_epoch_to_look_back_at(tiny_model_dir: Path) -> None:
+    """The store has the records, adapters and payloads: what is sent again has the movement's length."""
+    task = played(tiny_model_dir, AdversaryConfig(attack="resubmit", share=0.9), 3, seed=3)
+    assert any(record.accepted for record in task.records[:2])
+
+
+def test_sybils_have_one_data_set(tiny_model_dir: Path) -> None:
+    task = played(tiny_model_dir, AdversaryConfig(attack="sybil", members=[1, 4]))
+    names = [member["silo"] for member in task.summary["members"]]
+    assert names[1] == names[4] and len(set(names)) == 6
+    assert task.losses[0][1] == task.losses[0][4]
+
+
+def composed(model: Path, **changes: object) -> Config:
+    return replace(tiny_config(model), **changes)  # type: ignore[arg-type]
+
+
+def test_a_voters_attack_needs_votes(tiny_model_dir: Path) -> None:
+    config = tiny_config(tiny_model_dir)
+    silent = replace(config, mechanism=replace(config.mechanism, name="open"))
+    for adversary in (AdversaryConfig("lazy_vote", members=[3]), AdversaryConfig("none", "negated_vote", members=[3])):
+        with pytest.raises(ConfigError, match="changes votes alone, and mechanism.name=open asks for none"):
+            play(replace(silent, adversary=adversary))
+    with pytest.raises(ConfigError, match="changes votes alone, and mechanism.name=flock asks for none"):
+        flock = replace(config, mechanism=replace(config.mechanism, name="flock"))
+        play(replace(flock, adversary=AdversaryConfig("negated_vote", members=[3])))
