@@ -11,9 +11,9 @@ from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
 class Rescale(Behaviour):
     """Sends factors A / scale and scale * B in place of A and B.
 
-    The product and so its score are those of the honest update, while the mean of the factors is another one: LoRA's
-    factors are defined up to an invertible matrix (Hao et al. 2024, "FLORA", arXiv:2402.03293, and Sun et al. 2024,
-    "Improving LoRA in Privacy-preserving Federated Learning", arXiv:2403.12313, on what averaging them apart loses).
+    The product and so its score are those of the honest update, while the mean of the factors is another one: they are
+    defined up to an invertible matrix, and averaging them apart is not averaging products (Sun et al. 2024, "Improving
+    LoRA in Privacy-preserving Federated Learning", arXiv:2403.12313, section 3).
     """
 
     default_scale = 8.0

@@ -14,7 +14,7 @@ class WithheldReveal(Behaviour):
     """Does not open its ballot B, and so keeps back its part of the next seed, in a share `scale` of the epochs.
 
     The last revealer of commit-and-reveal randomness (Syta et al. 2017, "Scalable Bias-Resistant Distributed
-    Randomness", arXiv:1611.06789, section 2). More than V - q seats that withhold leave an epoch without a candidate.
+    Randomness", IEEE S&P). More than V - q seats that withhold leave an epoch without a candidate.
     """
 
     def messages(self, context: Context, message: Message) -> Sequence[Message]:

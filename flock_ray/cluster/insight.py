@@ -29,7 +29,7 @@ class Insight:
             task: the task at the running epoch.
         """
         self._url, self._bench, self._task = url, bench, task
-        self._trained: dict[tuple[object, ...], Adapter] = {}
+        self._trained: dict[tuple[object, ...], list[Adapter]] = {}
         self._records: tuple[bytes, RecordChain] | None = None
         self._past: tuple[bytes, list[PastEpoch]] | None = None
 
@@ -62,16 +62,17 @@ class Insight:
         return None if isinstance(update, Check) else update
 
     def trained(self, members: Iterable[int], steps: int | None = None, start: bytes | None = None) -> list[Adapter]:
-        """See `World`; what was trained is remembered until the epoch ends."""
+        """See `World`; what was asked is remembered until the epoch ends.
+
+        Who trains in one batch shapes the last bits, so another question about the same member is answered anew.
+        """
         task = self._task()
-        state, asked = task.state, {member: task.silos[member] for member in members}
-        begin = start or state.adapter
-        keys = {silo: (state.epoch, state.seed, begin, steps, silo) for silo in asked.values()}
-        missing = sorted(silo for silo, key in keys.items() if key not in self._trained)
-        if missing:
-            found = self._bench().trainer.try_out(missing, state.epoch, begin, steps)
-            self._trained |= {keys[silo]: update for silo, update in found.items()}
-        return [self._trained[keys[silo]] for silo in asked.values()]
+        state, silos = task.state, tuple(task.silos[member] for member in members)
+        asked = state.seed, start or state.adapter, steps, silos
+        if asked not in self._trained:
+            found = self._bench().trainer.try_out(sorted(silos), state.epoch, start or state.adapter, steps)
+            self._trained[asked] = [found[silo] for silo in silos]
+        return self._trained[asked]
 
     def loss(self, member: int, adapter: Adapter) -> float:
         """See `World`."""

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from flock_ray.adversary.registry import BEHAVIOURS
-from flock_ray.config import AdversaryConfig, Config
+from flock_ray.cluster.preflight import check_names
+from flock_ray.config import AdversaryConfig
 from flock_ray.errors import ConfigError
 from flock_ray.in_process import Played, play
 from tests.cluster.plain_alliance import tiny_config
+from tests.runs import configure
 
 pytestmark = pytest.mark.model
 
@@ -48,12 +50,6 @@ def test_the_same_coalition_gives_the_same_records(tiny_model_dir: Path, name: s
     assert [record.data for record in first.records] != [record.data for record in honest.records]
 
 
-def test_resubmitting_needs_an_accepted_epoch_to_look_back_at(tiny_model_dir: Path) -> None:
-    """The store has the records, adapters and payloads: what is sent again has the movement's length."""
-    task = played(tiny_model_dir, AdversaryConfig(attack="resubmit", share=0.9), 3, seed=3)
-    assert any(record.accepted for record in task.records[:2])
-
-
 def test_sybils_have_one_data_set(tiny_model_dir: Path) -> None:
     task = played(tiny_model_dir, AdversaryConfig(attack="sybil", members=[1, 4]))
     names = [member["silo"] for member in task.summary["members"]]
@@ -61,16 +57,20 @@ def test_sybils_have_one_data_set(tiny_model_dir: Path) -> None:
     assert task.losses[0][1] == task.losses[0][4]
 
 
-def composed(model: Path, **changes: object) -> Config:
-    return replace(tiny_config(model), **changes)  # type: ignore[arg-type]
-
-
 def test_a_voters_attack_needs_votes(tiny_model_dir: Path) -> None:
     config = tiny_config(tiny_model_dir)
     silent = replace(config, mechanism=replace(config.mechanism, name="open"))
     for adversary in (AdversaryConfig("lazy_vote", members=[3]), AdversaryConfig("none", "negated_vote", members=[3])):
-        with pytest.raises(ConfigError, match="changes votes alone, and mechanism.name=open asks for none"):
+        with pytest.raises(ConfigError, match=r"changes votes alone, and mechanism.name=open asks for none"):
             play(replace(silent, adversary=adversary))
-    with pytest.raises(ConfigError, match="changes votes alone, and mechanism.name=flock asks for none"):
+    with pytest.raises(ConfigError, match=r"changes votes alone, and mechanism.name=flock asks for none"):
         flock = replace(config, mechanism=replace(config.mechanism, name="flock"))
         play(replace(flock, adversary=AdversaryConfig("negated_vote", members=[3])))
+
+
+@pytest.mark.parametrize("name", ["alie", "one_step+lazy_vote", "sybil"])
+def test_what_trains_with_accomplices_data_needs_one_worker(name: str) -> None:
+    config = replace(configure("chain=none", "cluster.nodes=2"), adversary=AdversaryConfig(name, members=[3, 6]))
+    with pytest.raises(ConfigError, match=r"member 3 cheats as .*one worker must host all; take cluster\.nodes=1"):
+        check_names(config)
+    check_names(replace(config, cluster=replace(config.cluster, nodes=1)))

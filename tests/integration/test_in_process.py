@@ -35,7 +35,7 @@ def test_what_stays_loaded_is_that_of_no_other_task(tiny_model_dir: Path) -> Non
 
 
 def test_what_needs_more_than_one_process_is_refused(tiny_model_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="chain.backend is eth_tester; in one process it must be none"):
+    with pytest.raises(ConfigError, match=r"chain.backend is eth_tester; in one process it must be none"):
         play(configure(*tiny(tiny_model_dir)))
-    with pytest.raises(ConfigError, match="training.engine must be torch"):
+    with pytest.raises(ConfigError, match=r"training.engine must be torch"):
         play(configure(*tiny(tiny_model_dir, "chain=none", "cluster.workers_per_node=2")))
