@@ -233,6 +233,11 @@ def _check_adversary(config: Config) -> None:
         f"adversary.share is {adversary.share:g}, and adversary.members names who cheats; give one of them",
     )
     _require(
+        not adversary.vote or not isinstance(adversary.members, dict),
+        "adversary.vote goes with a list of members; where adversary.members names the behaviour of each, add the vote"
+        " there: {3:gaussian+lazy_vote}",
+    )
+    _require(
         not adversary.share or adversary.attack != "none" or bool(adversary.vote),
         f"adversary.share is {adversary.share:g} of the members, who do nothing wrong; name adversary.attack or"
         " adversary.vote",
