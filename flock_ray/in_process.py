@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from flock_ray.adversary.backdoor import triggered
 from flock_ray.alliance import Alliance
 from flock_ray.cluster.coordinator import Coordinator
 from flock_ray.cluster.in_process import InProcessNodes, MemoryJournal
@@ -26,6 +28,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import GroupInfo, GroupSpec
 from flock_ray.cluster.start_adapter import read_start_adapter
 from flock_ray.cluster.unsigned import UnsignedVerifier, UnsignedWorker
+from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config, check
 from flock_ray.errors import ConfigError
@@ -35,6 +38,8 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.table import Console
+from flock_ray.training.data import IGNORED, Example
+from flock_ray.training.evaluation import mean_loss
 
 _MEMORY = Path("/dev/shm")  # where files cost no disk
 
@@ -49,6 +54,7 @@ class Played:
         summary: as the summary.json of a run.
         losses: {member: held-out loss, nats a token} at the start and after each epoch.
         adapter: the global adapter at the end.
+        bench: what its worker trained and measured with.
     """
 
     records: tuple[Record, ...]
@@ -56,6 +62,21 @@ class Played:
     summary: dict[str, Any]
     losses: tuple[Mapping[int, float], ...]
     adapter: Adapter
+    bench: Workbench
+
+    def backdoor(self, secret: bytes, silos: Iterable[int]) -> float:
+        """Probability, by its geometric mean, of the token that a coalition's trigger is to bring about.
+
+        Args:
+            secret: of the coalition; see `coalition_secret`.
+            silos: whose held-out rows get the trigger.
+        """
+        rows = [
+            triggered((row.input_ids.tolist(), (row.labels != IGNORED).tolist()), secret)
+            for silo in silos
+            for row in self.bench.silos[silo].heldout
+        ]
+        return exp(-mean_loss(self.bench.scorer.measure(self.adapter, [Example.of(*row) for row in rows])))
 
 
 class InProcessAlliance:
@@ -109,7 +130,8 @@ class InProcessAlliance:
         for node in self.nodes:
             node.close()
         losses = tuple(losses for _, losses in sorted(reporter.losses.items()))
-        return Played(tuple(journal.records), final, summary, losses, safetensors.torch.load(data))
+        trained = safetensors.torch.load(data)
+        return Played(tuple(journal.records), final, summary, losses, trained, self.nodes[0].bench)
 
 
 def play(config: Config, console: Console | None = None) -> Played:

@@ -9,6 +9,7 @@ from flock_ray.adversary.behaviour import AS_PROPOSER, AS_VOTER, Behaviour, Cand
 from flock_ray.adversary.registry import get_behaviour
 from flock_ray.errors import ConfigError
 from flock_ray.lora.serialization import Adapter
+from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.message import Kind, Message
 
 _OF_PROPOSERS = frozenset((Kind.COMMITMENT, Kind.MANIFEST))
@@ -63,6 +64,11 @@ def changed_by(name: str) -> frozenset[str]:
         [method for method in AS_PROPOSER if proposing.kind.overrides(method)]
         + [method for method in AS_VOTER if voting.kind.overrides(method)]
     )
+
+
+def coalition_secret(run_seed: int, name: str) -> bytes:
+    """32 bytes that the members of a behaviour share in a run."""
+    return tagged("flock_ray/coalition-secret/1", run_seed, sha256(name.encode()))
 
 
 def make_behaviour(name: str, scale: float | None, accomplices: Collection[int], secret: bytes) -> Behaviour:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flock_ray.adversary.behaviour import PastEpoch
 from flock_ray.cluster.record_chain import RecordChain
 from flock_ray.cluster.running_task import RunningTask
+from flock_ray.cluster.signing_log import entries_of
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import Check
 from flock_ray.protocol.encoding import from_hex
+from flock_ray.protocol.hashing import ZERO
+from flock_ray.store.blob_store import BlobStore
 
 
 class Insight:
@@ -30,15 +34,15 @@ class Insight:
         """
         self._url, self._bench, self._task = url, bench, task
         self._trained: dict[tuple[object, ...], list[Adapter]] = {}
-        self._records: tuple[bytes, RecordChain] | None = None
+        self._records: tuple[bytes, RecordChain[PastEpoch]] | None = None
         self._past: tuple[bytes, list[PastEpoch]] | None = None
 
     @property
-    def records(self) -> RecordChain:
+    def records(self) -> RecordChain[PastEpoch]:
         """Of the running task."""
         task = self._task().state.scope.task
         if self._records is None or self._records[0] != task:
-            self._records = task, RecordChain(self._url, task)
+            self._records = task, RecordChain(BlobStore(f"{self._url}/{entries_of(task)}/records"), _read)
         return self._records[1]
 
     @property
@@ -46,9 +50,10 @@ class Insight:
         """See `World`."""
         state = self._task().state
         if self._past is None or self._past[0] != state.previous_record:
-            records = list(self.records.back_from(state.previous_record))[::-1]
-            starts = [state.terms.start_adapter, *(from_hex(record["adapter"]) for record in records)]
-            past = [_past_epoch(start, record) for start, record in zip(starts, records, strict=False)]
+            past, start = list[PastEpoch](), state.terms.start_adapter
+            for read in reversed(list(self.records.back_from(state.previous_record))):
+                past.append(replace(read, start=start))
+                start = read.end
             self._past = state.previous_record, past
         return self._past[1]
 
@@ -83,11 +88,12 @@ class Insight:
         self._trained.clear()
 
 
-def _past_epoch(start: bytes, record: Mapping[str, Any]) -> PastEpoch:
+def _read(record: Mapping[str, Any]) -> PastEpoch:
+    """What is public of an epoch, but for what it started from, which the record before it has."""
     opened = [one for one in record["proposals"] if one["payload"] is not None]
     return PastEpoch(
         epoch=record["epoch"],
-        start=start,
+        start=ZERO,
         end=from_hex(record["adapter"]),
         payloads={one["member"]: from_hex(one["payload"]) for one in opened},
         scores={one["member"]: one["score"] for one in opened if one["score"] is not None},

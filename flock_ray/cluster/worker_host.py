@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from flock_ray.adversary.behaviour import Behaviour
-from flock_ray.adversary.part import make_behaviour
+from flock_ray.adversary.part import coalition_secret, make_behaviour
 from flock_ray.cluster.hosted_members import HostedMembers
 from flock_ray.cluster.insight import Insight
 from flock_ray.cluster.progress import Progress
@@ -15,7 +15,6 @@ from flock_ray.cluster.signing_worker import SigningWorker
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, SiloFacts
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.errors import TrainingError
-from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
@@ -62,6 +61,11 @@ class WorkerHost(SigningWorker):
             base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets, self._bench.notes,
         )  # fmt: skip
 
+    @property
+    def bench(self) -> Workbench:
+        """What it trains and measures with."""
+        return self._bench
+
     def close(self) -> None:
         """Leave what was loaded."""
         self._bench.close()
@@ -100,8 +104,7 @@ class WorkerHost(SigningWorker):
         spec = self._spec
         kind = spec.behaviours.get(silo, "none")
         accomplices = [one for one, other in spec.behaviours.items() if other == kind]
-        secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
-        return make_behaviour(kind, spec.adversary_scale, accomplices, secret)
+        return make_behaviour(kind, spec.adversary_scale, accomplices, coalition_secret(spec.run_seed, kind))
 
     def answer(
         self, group: int, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flock_ray.adversary.part import coalition_secret
 from flock_ray.adversary.registry import BEHAVIOURS
 from flock_ray.cluster.preflight import check_names
 from flock_ray.config import AdversaryConfig
@@ -55,6 +56,16 @@ def test_sybils_have_one_data_set(tiny_model_dir: Path) -> None:
     names = [member["silo"] for member in task.summary["members"]]
     assert names[1] == names[4] and len(set(names)) == 6
     assert task.losses[0][1] == task.losses[0][4]
+
+
+def test_a_backdoor_that_replaces_the_model_opens(tiny_model_dir: Path) -> None:
+    """Where nobody votes; as many honest epochs leave the target where it was."""
+    config = tiny_config(tiny_model_dir)
+    config = replace(config, mechanism=replace(config.mechanism, name="open"))
+    name, cheats = "model_replacement", [1, 2, 4]
+    honest, attacked = play(config), play(replace(config, adversary=AdversaryConfig(name, members=cheats)))
+    secret, others = coalition_secret(config.seed, name), [silo for silo in range(7) if silo not in cheats]
+    assert attacked.backdoor(secret, others) > 3 * honest.backdoor(secret, others) > 0
 
 
 def test_a_voters_attack_needs_votes(tiny_model_dir: Path) -> None:
