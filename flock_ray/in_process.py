@@ -27,7 +27,7 @@ from flock_ray.cluster.run_summary import summarize
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import GroupInfo, GroupSpec
 from flock_ray.cluster.start_adapter import read_start_adapter
-from flock_ray.cluster.unsigned import UnsignedVerifier, UnsignedWorker
+from flock_ray.cluster.unsigned import UnsignedWorker
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.cluster.worker import Worker
 from flock_ray.config import ChainBackend, Config, check
@@ -121,8 +121,8 @@ class InProcessAlliance:
         reporter.members_are(task.state)
         journal, balances = MemoryJournal(), ledger.balances(None)
         final = Alliance(
-            InProcessNodes(self.nodes), lambda: Coordinator(verifier=UnsignedVerifier), ledger, journal, reporter,
-            config.alliance, self.owners,
+            InProcessNodes(self.nodes), lambda: Coordinator(verifier=type(self.nodes[0]).verifier), ledger, journal,
+            reporter, config.alliance, self.owners,
         ).run(task)  # fmt: skip
         data = BlobStore(self.specs[0].store_url).get(final.adapter, MAX_ADAPTER_BYTES)
         totals = reporter.totals(final, balances, ledger.balances(final))
