@@ -80,8 +80,10 @@ def make_behaviour(name: str, scale: float | None, accomplices: Collection[int],
         accomplices: silos of the coalition's members.
         secret: 32 bytes that it shares.
     """
-    made = [part.kind(scale if part.scale is None else part.scale, accomplices, secret) for part in parts(name)]
-    return Both(*made, accomplices, secret) if "+" in name else made[0]
+    proposing, voting = (
+        part.kind(scale if part.scale is None else part.scale, accomplices, secret) for part in parts(name)
+    )
+    return Both(proposing, voting, accomplices, secret) if "+" in name else proposing
 
 
 class Both(Behaviour):

@@ -52,11 +52,11 @@ class BallotBuilder:
             if member := self._members.get(number):
                 context, entries = member.context(state), []
                 own = {one: scores.get((number, manifest.payload)) for one, manifest in manifests.items()}
-                measured = {proposer: score.gain for proposer, score in own.items() if score}
+                gains = {proposer: score.gain for proposer, score in own.items() if score}
                 for proposer, manifest in manifests.items():
                     score = own[proposer]
                     if score:
-                        said = member.behaviour.ballot_a(context, Proposal(proposer, measured), score.gain)
+                        said = member.behaviour.ballot_a(context, Proposal(proposer, gains), score.gain)
                         score = _with_gain(score, said)
                     entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], score))
                 ballots.append((member, BallotA(tuple(entries))))

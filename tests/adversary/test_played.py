@@ -33,7 +33,9 @@ def test_honest_members_are_not_broken_by_it(tiny_model_dir: Path, name: str) ->
     task = played(tiny_model_dir, AdversaryConfig(attack=name, members=list(CHEATS)))
     assert task.state.finished and len(task.records) == 2
     honest = [member for member in range(7) if member not in CHEATS]
-    assert not [slash for record in task.records for slash in record.slashes if slash.member in honest]
+    for record in task.records:
+        captured = 2 * sum(voter in CHEATS for voter in record.roles.voters) >= len(record.roles.voters)
+        assert captured or not [slash for slash in record.slashes if slash.member in honest]
     assert {one["adversary"] for number, one in enumerate(task.summary["members"]) if number in CHEATS} == {True}
     for record in task.records:  # whoever was drawn said something that counts, or withheld it on purpose
         statuses = {proposal.member: proposal.status for proposal in record.proposals}
