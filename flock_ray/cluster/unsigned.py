@@ -59,7 +59,8 @@ class SharedBench(Workbench):
             spec.threads, spec.deterministic, spec.data.longest, spec.data.sequence_length,
         )  # fmt: skip
         if kept is None or kept[0] != serves:
-            SharedBench._readings.clear()  # they are in another tokenizer's tokens
+            if kept is None or kept[0][0] != spec.model:
+                SharedBench._readings.clear()  # they are in another tokenizer's tokens
             kept = SharedBench._last = serves, super()._load_resident(rendezvous)
         self.base, self.backend, self.notes = kept[1].base, kept[1].backend, kept[1].notes
         return kept[1]
