@@ -88,7 +88,7 @@ class Example:
         mask = torch.tensor(has_loss, dtype=torch.bool)
         return cls(tokens, tokens.masked_fill(~mask, IGNORED), sha256(tokens.numpy().tobytes()))
 
-    @property
+    @cached_property
     def num_labels(self) -> int:
         """Number of tokens that are predicted; the first token is not, as nothing precedes it."""
         return int((self.labels[1:] != IGNORED).sum())
