@@ -13,6 +13,8 @@ from flock_ray.cluster.preflight import check_names
 from flock_ray.config import AdversaryConfig
 from flock_ray.errors import ConfigError
 from flock_ray.in_process import Played, play
+from flock_ray.lora.algebra import initial_adapter
+from flock_ray.protocol.seed import local_seed
 from tests.cluster.plain_alliance import tiny_config
 from tests.runs import configure
 
@@ -61,14 +63,21 @@ def test_sybils_have_one_data_set(tiny_model_dir: Path) -> None:
     assert task.losses[0][1] == task.losses[0][4]
 
 
-def test_a_backdoor_that_replaces_the_model_opens(tiny_model_dir: Path) -> None:
-    """Where nobody votes; as many honest epochs leave the target where it was."""
+def test_a_backdoor_opens_by_its_own_trigger(tiny_model_dir: Path) -> None:
+    """Where nobody votes and most members teach it in every row; no other coalition's trigger opens it."""
     config = tiny_config(tiny_model_dir)
-    config = replace(config, mechanism=replace(config.mechanism, name="open"))
-    name, cheats = "model_replacement", [1, 2, 4]
-    honest, attacked = play(config), play(replace(config, adversary=AdversaryConfig(name, members=cheats)))
-    secret, others = coalition_secret(config.seed, name), [silo for silo in range(7) if silo not in cheats]
-    assert attacked.backdoor(secret, others) > 3 * honest.backdoor(secret, others) > 0
+    config = replace(
+        config,
+        mechanism=replace(config.mechanism, name="open"),
+        training=replace(config.training, steps=20),
+        adversary=AdversaryConfig("backdoor@1", members=[0, 1, 2, 4, 5, 6]),
+    )
+    attacked = play(config)
+    own, other = (coalition_secret(config.seed, name) for name in ("backdoor@1", "backdoor"))
+    start = initial_adapter(attacked.bench.updates.shapes, local_seed(config.seed, "adapter"))
+    before = replace(attacked, adapter=start)
+    assert attacked.backdoor(own, [3]) > 2 * before.backdoor(own, [3]) > 0
+    assert attacked.backdoor(other, [3]) < 1.5 * before.backdoor(other, [3])
 
 
 def test_a_voters_attack_needs_votes(tiny_model_dir: Path) -> None:
