@@ -26,6 +26,7 @@ from flock_ray.cluster.observer import Observers
 from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
+from flock_ray.cluster.run_summary import PACKAGES
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import frozen_garbage_collection, machines, ray_cluster, ray_failures
 from flock_ray.cluster.spec import HostSpec
@@ -35,7 +36,7 @@ from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
 from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.state import TaskState
-from flock_ray.session import PACKAGES, Session, patiently
+from flock_ray.session import Session, patiently
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.files import write_json, write_text
 from flock_ray.telemetry.contest_views import build_contest_summary, show_totals

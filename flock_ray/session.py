@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from flock_ray.cluster.placement import Plan
 from flock_ray.cluster.pruning import prune
 from flock_ray.cluster.run_directory import RunDirectory, SignedEpoch
 from flock_ray.cluster.run_reporter import RunReporter
+from flock_ray.cluster.run_summary import summarize
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.runtime import (
     TEARDOWN_SECONDS,
@@ -49,14 +49,11 @@ from flock_ray.store.files import write_json
 from flock_ray.store.retry import retried
 from flock_ray.telemetry.events import EventLog
 from flock_ray.telemetry.report import write_report
-from flock_ray.telemetry.summary import build_summary
 from flock_ray.telemetry.table import Console
 from flock_ray.telemetry.tracking.tracker import TrackedRun
 from flock_ray.telemetry.views import Answer
 from flock_ray.verify.folder import RunFolder
 from flock_ray.verify.genesis import read_genesis
-
-PACKAGES = ("ray", "torch", "deepspeed", "peft", "transformers", "web3")
 
 T = TypeVar("T")
 
@@ -243,28 +240,10 @@ class Session:
         adapter = patiently(BlobStore(self.store_url).get, state.adapter, MAX_ADAPTER_BYTES)
         totals = reporter.totals(state, balances, ledger.balances(state))
         self.console.members(totals)
-        summary = build_summary(
-            run_id=run.run_id,
-            task_id=to_hex(state.scope.task),
-            model=base.model_name,
-            epochs=reporter.views,
-            members=totals,
-            final_adapter_hash=to_hex(state.adapter),
-            chain=ledger.facts(),
-            facts={
-                "seed": config.seed,
-                "mechanism": config.mechanism.name,
-                "model_hash": base.hashes.weights,
-                "model_dtype": base.model_dtype,
-                "num_parameters": base.num_parameters,
-                "placement": self.plan.describe(),
-                "load_seconds": round(reporter.load_seconds, 3),
-                "abandoned_epochs": run.abandoned_epochs,
-                "start_from": config.start_from or None,
-                "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-            },
-            answers=answers,
-        )
+        summary = summarize(
+            config, run.run_id, state, base, ledger, reporter, totals, self.plan.describe(), run.abandoned_epochs,
+            answers,
+        )  # fmt: skip
         anchor = read_genesis(RunFolder(run.path, self.store_url)).anchor
         write_adapter_folder(run.adapter, adapter, config, base, summary, totals, anchor, self.console.line)
         write_report(run.report, summary, reporter.views, totals, answers)

@@ -191,6 +191,14 @@ def whole_run(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def chainless_run(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """As `whole_run`, on two node groups and without a chain."""
+    from tests.runs import tiny
+
+    return head.run(tmp_path_factory.mktemp("chainless"), *tiny(tiny_model_dir, "chain=none", "cluster.nodes=2"))
+
+
+@pytest.fixture(scope="session")
 def whole_contest(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny contest on two node groups that nothing disturbed. Its folder is shared: tests only read it."""
     from tests.contests import configure, overrides_of, play

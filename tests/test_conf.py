@@ -116,12 +116,17 @@ def test_members_behave_alike_or_each_in_its_own_way() -> None:
         config = OmegaConf.to_object(composed(*overrides))
         assert isinstance(config, Config)
         check(config)
-        return behaviours(config.adversary)
+        return behaviours(config)
 
     assert named("adversary=none") == {}
     assert named("adversary.members=[1,2]") == {1: "sign_flip", 2: "sign_flip"}
     assert named("adversary=none", "adversary.members={1:collude,4:sign_flip}") == {1: "collude", 4: "sign_flip"}
     assert named("adversary=collude") == {3: "collude", 6: "collude"}
+    assert named("adversary=collude", "adversary.vote=none") == {3: "collude+none", 6: "collude+none"}
+    drawn = named("adversary=coalition", "adversary.share=0.5", "adversary.attack=gaussian@0.3")
+    assert len(drawn) == 4 and set(drawn.values()) == {"gaussian@0.3+boosting_vote"}
+    assert set(named("adversary=coalition", "adversary.share=0.25")) < set(drawn)
+    assert set(named("adversary=coalition", "adversary.share=0.5", "seed=11")) != set(drawn)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,12 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         ({"adversary__members": ["3"]}, ["adversary.members must be a list of members"]),
         ({"adversary__members": {3: 4}}, ["or name the behaviour of each"]),
         (
+            {"adversary__members": {3: "nan"}, "adversary__vote": "lazy_vote"},
+            ["adversary.vote", "{3:gaussian+lazy_vote}"],
+        ),
+        ({"adversary__members": [3], "adversary__share": 0.3}, ["adversary.share is 0.3", "give one of them"]),
+        ({"adversary__share": 0.3}, ["who do nothing wrong", "adversary.attack or adversary.vote"]),
+        (
             {"mechanism__name": "flock", "mechanism__parameters": {"solvent": 0}},
             ["mechanism.parameters.solvent=0", "needs chain.backend=none"],
         ),

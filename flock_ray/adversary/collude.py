@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from flock_ray.adversary.behaviour import Behaviour, Context
+from flock_ray.adversary.behaviour import Behaviour, Context, Proposal
 from flock_ray.lora.serialization import Adapter
-from flock_ray.protocol.hashing import tagged
 
 _OWN = 0.1
 """Size of each one's own noise beside the common one."""
@@ -20,10 +19,11 @@ class Collude(Behaviour):
     magnitude of what it measured of an accomplice's proposal, and the truth otherwise.
     """
 
+    default_scale = 3.0
+
     def update(self, context: Context, update: Adapter) -> Adapter:
         """Noise in place of each factor, with the factor's norm."""
-        common = _generator(context.randomness)
-        own = _generator(tagged("flock_ray/own-noise/1", context.randomness, context.member))
+        common, own = context.common(), context.own()
         sent = {}
         for key in sorted(update):
             shape = update[key].shape
@@ -31,10 +31,6 @@ class Collude(Behaviour):
             sent[key] = noise * (update[key].norm() / noise.norm())
         return sent
 
-    def ballot_a(self, context: Context, proposer: int, gain: int) -> int:
+    def ballot_a(self, context: Context, proposal: Proposal, gain: int) -> int:
         """`scale` times the magnitude for an accomplice, rounded half to even."""
-        return round(self.scale * abs(gain)) if proposer in context.accomplices else gain
-
-
-def _generator(seed: bytes) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+        return round(self.scale * abs(gain)) if proposal.proposer in context.accomplices else gain

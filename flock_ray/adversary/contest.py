@@ -38,9 +38,9 @@ class ContestBehaviour:
         scale: strength (`adversary.scale`); each behaviour decides what it multiplies.
     """
 
-    def __init__(self, scale: float) -> None:
-        """Have a strength."""
-        self.scale = scale
+    def __init__(self, scale: float | None) -> None:
+        """Have a strength, 3 if none is configured."""
+        self.scale = 3.0 if scale is None else scale
 
     def submission(self, context: ContestContext, own: Adapter) -> Adapter:
         """What a training node submits in place of what it trained."""

@@ -24,6 +24,9 @@ Bulletin = tuple[SignedMessage, ...]
 AnyMessage = Message | ContestMessage
 AnyRecord = Record | ContestRecord
 
+Recover = Callable[[bytes, bytes], str | None]
+"""(digest, signature) -> account that signed; None if nobody did."""
+
 M = TypeVar("M", bound=AnyMessage)
 Collected = TypeVar("Collected")
 
@@ -31,15 +34,22 @@ Collected = TypeVar("Collected")
 class Verifier(Generic[M, Collected]):
     """Opens signed messages against a task's state; a signature once checked is not checked again."""
 
-    def __init__(self, domain: Domain, parse: Callable[[bytes], M], collect: Callable[[list[M]], Collected]) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        parse: Callable[[bytes], M],
+        collect: Callable[[list[M]], Collected],
+        recover: Recover = recover,
+    ) -> None:
         """Check signatures.
 
         Args:
             domain: that they are made in.
             parse: reads a message; raises ValueError.
             collect: makes an inbox of the messages of an epoch.
+            recover: says who signed.
         """
-        self._domain, self._parse, self._collect = domain, parse, collect
+        self._domain, self._parse, self._collect, self._recover = domain, parse, collect, recover
         self._opened: dict[SignedMessage, M] = {}
         self._inbox: tuple[list[M], Collected] | None = None
 
@@ -54,7 +64,7 @@ class Verifier(Generic[M, Collected]):
             raise ValueError("a message of another task or epoch, or of nobody")
         if signed not in self._opened:
             digest = message_digest(self._domain, message.task, message.epoch, state.seed, message.kind, message.digest)
-            if recover(digest, signed.signature) != state.members[message.member].account:
+            if self._recover(digest, signed.signature) != state.members[message.member].account:
                 raise ValueError(f"member {message.member} did not sign this {message.kind}")
             self._opened[signed] = message
         return message
@@ -86,6 +96,10 @@ class Verifier(Generic[M, Collected]):
             self._inbox = messages, self._collect(messages)
         return self._inbox[1]
 
+    def valid_signatures(self, report: Report, signatures: dict[int, bytes], state: TaskState) -> dict[int, bytes]:
+        """The signatures of `report` by the epoch's voters."""
+        return valid_signatures(report, signatures, state, self._domain, self._recover)
+
     def forget(self) -> None:
         """Drop what was checked in the epoch that ended."""
         self._opened.clear()
@@ -96,8 +110,8 @@ class Verifier(Generic[M, Collected]):
 class MessageVerifier(Verifier[Message, Inbox]):
     """Of an alliance's messages."""
 
-    def __init__(self, domain: Domain) -> None:
-        super().__init__(domain, parse_message, Inbox)
+    def __init__(self, domain: Domain, recover: Recover = recover) -> None:
+        super().__init__(domain, parse_message, Inbox, recover)
 
 
 class ContestVerifier(Verifier[ContestMessage, ContestInbox]):
@@ -164,7 +178,7 @@ class Settlement:
 
 
 def valid_signatures(
-    report: Report, signatures: dict[int, bytes], state: TaskState, domain: Domain
+    report: Report, signatures: dict[int, bytes], state: TaskState, domain: Domain, recover: Recover = recover
 ) -> dict[int, bytes]:
     """The signatures of `report` by the epoch's voters."""
     digest = report_digest(domain, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from flock_ray.adversary.behaviour import Candidate, Proposal
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.lora.serialization import Adapter
@@ -50,10 +51,13 @@ class BallotBuilder:
         for number in voters:
             if member := self._members.get(number):
                 context, entries = member.context(state), []
+                own = {one: scores.get((number, manifest.payload)) for one, manifest in manifests.items()}
+                gains = {proposer: score.gain for proposer, score in own.items() if score}
                 for proposer, manifest in manifests.items():
-                    score = scores.get((number, manifest.payload))
+                    score = own[proposer]
                     if score:
-                        score = _with_gain(score, member.behaviour.ballot_a(context, proposer, score.gain))
+                        said = member.behaviour.ballot_a(context, Proposal(proposer, gains), score.gain)
+                        score = _with_gain(score, said)
                     entries.append(ProposalEntry(proposer, manifest.payload, checks[manifest.payload], score))
                 ballots.append((member, BallotA(tuple(entries))))
         return ballots
@@ -92,7 +96,8 @@ class BallotBuilder:
             if member := self._members.get(number):
                 score = scores.get(number)
                 if score:
-                    score = _with_gain(score, member.behaviour.ballot_b(member.context(state), score.gain))
+                    said = member.behaviour.ballot_b(member.context(state), Candidate(dict(weights)), score.gain)
+                    score = _with_gain(score, said)
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
                 ballots.append((member, BallotB(candidate, weights, score, reveal)))
         return ballots

@@ -17,7 +17,7 @@ from flock_ray.cluster.launch import uses_rpc
 from flock_ray.cluster.placement import Plan, available_cpus
 from flock_ray.cluster.preflight import check_embedded_chain
 from flock_ray.cluster.progress import Progress
-from flock_ray.config import ArenaConfig, ClusterMode, behaviours, describe_risk, settled_as
+from flock_ray.config import ArenaConfig, ClusterMode, describe_risk, named_behaviours, settled_as
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.training.device import num_gpus
 from flock_ray.training.sql_metric import NUM_DATABASES
@@ -33,7 +33,7 @@ def check_before_contest(config: ArenaConfig) -> None:
     """
     terms_of(config)
     get_contest_behaviour(config.adversary.attack)
-    for member, name in behaviours(config.adversary).items():
+    for member, name in named_behaviours(config.adversary).items():
         get_contest_behaviour(name, f"adversary.members.{member}")
     submission_folders(config)
     if not uses_rpc(settled_as(config)):

@@ -8,7 +8,7 @@ from flock_ray.chain.values import TOKEN
 from flock_ray.cluster.contest_spec import ContestInfo, ContestSpec, contest_terms
 from flock_ray.cluster.launch import chain_terms, model_spec, uses_rpc
 from flock_ray.cluster.placement import GroupPlan, Plan
-from flock_ray.config import ArenaConfig, basis_points, behaviours, settled_as
+from flock_ray.config import ArenaConfig, basis_points, named_behaviours, settled_as
 from flock_ray.errors import AdapterError, ConfigError, ModelError
 from flock_ray.lora.foreign import CONFIG
 from flock_ray.protocol.contest_state import ContestTerms, contest_parameters
@@ -86,7 +86,7 @@ def contest_specs(config: ArenaConfig, plan: Plan, run_dir: Path, store_url: str
             model=model_spec(settled_as(config), "cuda" if plan.gpus else "cpu"),
             engine="torch",
             cohort_tokens=training.cohort_tokens,
-            behaviours=behaviours(config.adversary),
+            behaviours=named_behaviours(config.adversary),
             adversary_scale=config.adversary.scale,
             num_epochs=contest.days,
             reveals=contest.days + contest.spare_reveals,

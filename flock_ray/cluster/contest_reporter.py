@@ -10,7 +10,7 @@ from flock_ray.cluster.attestation import Settlement
 from flock_ray.cluster.observer import Observer
 from flock_ray.cluster.run_directory import SignedEpoch
 from flock_ray.cluster.running_task import RunningTask
-from flock_ray.config import ArenaConfig, behaviours
+from flock_ray.config import ArenaConfig, named_behaviours
 from flock_ray.protocol.contest_record import ContestRecord
 from flock_ray.protocol.contest_state import FINAL
 from flock_ray.protocol.encoding import to_hex
@@ -27,7 +27,7 @@ class ContestReporter(Observer):
     def __init__(self, config: ArenaConfig, console: Console, events: EventLog) -> None:
         """Nothing yet; `records` are those of the days that stand."""
         self._config, self._console, self._events = config, console, events
-        self._adversaries = {one: name for one, name in behaviours(config.adversary).items() if name != "none"}
+        self._adversaries = {one: name for one, name in named_behaviours(config.adversary).items() if name != "none"}
         self.views: list[DayView] = []
         self.records: list[ContestRecord] = []
         self.load_seconds = 0.0

@@ -15,7 +15,6 @@ from flock_ray.cluster.attestation import (
     Verifier,
     has_quorum,
     report_of,
-    valid_signatures,
 )
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.vitals import Vitals
@@ -130,7 +129,7 @@ class Coordinator:
             ProtocolError: the valid signatures do not reach the quorum.
         """
         report = report_of(record, self._task.domain, self._task.relayer)
-        valid = valid_signatures(report, signatures, self._state, self._task.domain)
+        valid = self._verifier.valid_signatures(report, signatures, self._state)
         if not has_quorum(valid, self._state):
             raise ProtocolError(
                 f"epoch {record.epoch}: {len(valid)} of {len(self._state.roles.voters)} voters signed the report,"

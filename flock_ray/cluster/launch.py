@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from flock_ray.adversary.part import parts
 from flock_ray.aggregation.registry import get_rule, require_usable, rule_of
 from flock_ray.chain.values import TOKEN, TaskTerms
 from flock_ray.cluster.placement import Plan
@@ -77,7 +78,7 @@ def group_specs(
     config: Config, plan: Plan, run_dir: Path, store_url: str, start_adapter: bytes = b""
 ) -> list[GroupSpec]:
     """One description a node group of the plan; they start from a new adapter, or from one in the store."""
-    training = config.training
+    training, cheats = config.training, behaviours(config)
     return [
         GroupSpec(
             index=node.index,
@@ -106,7 +107,8 @@ def group_specs(
             rank_split=training.rank_split.value,
             compiled=training.compiled,
             checkpointing=training.checkpointing,
-            behaviours=behaviours(config.adversary),
+            behaviours=cheats,
+            data_of=_shared_data(cheats),
             adversary_scale=config.adversary.scale,
             num_epochs=config.alliance.num_epochs,
             reveals=config.alliance.num_epochs + config.alliance.spare_reveals,
@@ -120,6 +122,12 @@ def group_specs(
         )
         for node in plan.nodes
     ]
+
+
+def _shared_data(cheats: Mapping[int, str]) -> dict[int, int]:
+    """{silo: whose data its owner has} of coalitions with one data set: that of their first member."""
+    first: dict[str, int] = {}
+    return {silo: first.setdefault(name, silo) for silo, name in sorted(cheats.items()) if parts(name)[0].kind.one_silo}
 
 
 def configuration_texts(config: Config) -> dict[str, str]:

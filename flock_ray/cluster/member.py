@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from flock_ray.adversary.behaviour import Behaviour, Context
+from flock_ray.adversary.behaviour import Behaviour, Context, World
 from flock_ray.chain.eip712 import Domain, message_digest, report_digest, report_hash
 from flock_ray.chain.epoch_report import Report
 from flock_ray.chain.keys import Signer
@@ -49,7 +49,10 @@ class Member:
         numbers: {silo: its member} of all members of the run.
         signer: the member's account.
         behaviour: how it behaves in this simulation; the base class is honest.
+        world: what its behaviour can look up or compute.
     """
+
+    world: World | None = None
 
     def __init__(self, silo: int, signer: Signer, folder: Path, behaviour: Behaviour, reveals: int) -> None:
         """Open the member's private folder.
@@ -71,10 +74,11 @@ class Member:
         self._epoch: tuple[bytes, int, bytes] | None = None  # that the next two are of
         self._entries: dict[str, bytes] = {}
         self._private: dict[str, bytes] = {}
+        self._withheld: set[str] = set()
 
     def context(self, state: TaskState) -> Context:
         """What its behaviour knows in the epoch of `state`."""
-        return self.behaviour.context(state, self.number, self.numbers)
+        return self.behaviour.context(state, self.number, self.numbers, self.world)
 
     def hash_chain(self, task: bytes) -> HashChain:
         """The member's chain of reveals for a task."""
@@ -180,6 +184,16 @@ class Member:
         place = self._of_epoch(state)
         return self._protection.signed(*place) | self._entries
 
+    def withhold(self, state: TaskState, kind: str) -> None:
+        """Note that it does not send a message of this kind: that others lack it is no reason not to sign a record."""
+        self._of_epoch(state)
+        self._withheld.add(kind)
+
+    def sent(self, state: TaskState) -> dict[str, bytes]:
+        """As `signed`, without what it withheld and without reports."""
+        kept_back = {"report", *self._withheld}
+        return {kind: digest for kind, digest in self.signed(state).items() if kind not in kept_back}
+
     def sign(self, message: AnyMessage, state: TaskState, domain: Domain) -> SignedMessage:
         """Sign a message of the epoch of `state` that was recorded."""
         assert message.member == self.number and self.signed(state)[message.kind] == message.digest
@@ -199,7 +213,7 @@ class Member:
         """The epoch of `state`; entries of another one are forgotten."""
         place = state.scope.task, state.epoch, state.seed
         if place != self._epoch:
-            self._epoch, self._entries, self._private = place, {}, {}
+            self._epoch, self._entries, self._private, self._withheld = place, {}, {}, set()
         return place
 
     def _remember(self, kind: str, opened: bytes) -> None:

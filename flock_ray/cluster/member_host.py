@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flock_ray.adversary.behaviour import Behaviour
+from flock_ray.adversary.behaviour import Behaviour, World
 from flock_ray.chain.eip712 import Domain
 from flock_ray.chain.keys import Signer, load_signer, run_signer
 from flock_ray.chain.merkle import MerkleTree, reward_leaf
@@ -34,6 +34,8 @@ class MemberHost(ABC):
     _hosting: HostedMembers
     _adapter: bytes
     """Hash of the adapter that the run starts from."""
+    _world: World | None = None
+    """What dishonest members can look up or compute."""
 
     def __init__(self, spec: HostSpec, rank: int) -> None:
         """Take the group's description; `load` does the work."""
@@ -73,8 +75,14 @@ class MemberHost(ABC):
         spec = self._spec
         name = f"member-{silo}"
         if silo not in self._signers:  # a keystore file takes a second to open
-            self._signers[silo] = run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
-        return Member(silo, self._signers[silo], Path(spec.state_dir) / name, self._behaviour(silo), spec.reveals)
+            self._signers[silo] = self._open_signer(name)
+        owner = Member(silo, self._signers[silo], Path(spec.state_dir) / name, self._behaviour(silo), spec.reveals)
+        owner.world = self._world
+        return owner
+
+    def _open_signer(self, name: str) -> Signer:
+        spec = self._spec
+        return run_signer(spec.run_seed, name) if spec.embedded else load_signer(name, spec.keystore)
 
     def probe(self, token: str) -> None:
         """Read the driver's probe from the store, and write one for the driver to read.

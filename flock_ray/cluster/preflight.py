@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from flock_ray.adversary.registry import get_behaviour
+from flock_ray.adversary.part import changed_by, parts
 from flock_ray.chain.anvil import claim_port, find_anvil
 from flock_ray.chain.keys import load_signer
 from flock_ray.chain.rpc import RpcNode
@@ -13,6 +13,7 @@ from flock_ray.cluster.placement import num_silos
 from flock_ray.cluster.start_adapter import read_start_adapter
 from flock_ray.config import ChainBackend, ClusterMode, Config, behaviours, chain_urls
 from flock_ray.errors import ConfigError, DataError, FundsError
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.telemetry.tracking.registry import require_trackers
 from flock_ray.training.data import sources
 from flock_ray.training.model import choose_dtype
@@ -41,9 +42,7 @@ def check_before_start(config: Config) -> None:
 def check_names(config: Config) -> None:
     """Look up every name, and see that there is data for every member; errors as in `check_before_start`."""
     terms_of(config)
-    get_behaviour(config.adversary.attack)
-    for member, name in behaviours(config.adversary).items():
-        get_behaviour(name, f"adversary.members.{member}")
+    _check_adversary(config)
     if config.data.kind not in sources():
         raise ConfigError(f"data.kind is {config.data.kind!r}; it must be one of {', '.join(sources())}")
     if config.data.kind == "stdlib_code" and len(config.data.packages) < num_silos(config):
@@ -53,6 +52,29 @@ def check_names(config: Config) -> None:
         )
     require_trackers(config.tracking.trackers)
     choose_dtype(config.model.dtype, "cpu")
+
+
+def _check_adversary(config: Config) -> None:
+    """Look up behaviours, and see that they can do here what they do, and change anything."""
+    adversary, mechanism = config.adversary, get_mechanism(config.mechanism.name)
+    parts(adversary.attack)
+    if adversary.vote:
+        parts(adversary.vote, "adversary.vote")
+    asked = {"ballot_a": mechanism.scores_proposals, "ballot_b": mechanism.scores_candidate}
+    places = config.cluster.nodes, config.cluster.workers_per_node
+    for member, name in behaviours(config).items():
+        both = parts(name, f"adversary.members.{member}")
+        changed = changed_by(name)
+        if changed and not any(asked.get(method, True) for method in changed):
+            raise ConfigError(
+                f"member {member} cheats as {name!r}, which changes votes alone, and mechanism.name="
+                f"{config.mechanism.name} asks for none; take marginal"
+            )
+        if places != (1, 1) and any(part.kind.computes or part.kind.one_silo for part in both):
+            raise ConfigError(
+                f"member {member} cheats as {name!r}, which trains and measures with its accomplices' data: one worker"
+                " must host all; take cluster.nodes=1 cluster.workers_per_node=1"
+            )
 
 
 def _check_rpc(config: Config) -> None:

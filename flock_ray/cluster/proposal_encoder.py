@@ -56,10 +56,11 @@ class ProposalEncoder:
         """
         members, events = self._hosting.members, Events()
         missing = [number for number in updates if number in members and number not in self.kept]
+        sent = {number: _sent(members[number], state, updates[number].delta) for number in missing}
 
         def keep(number: int) -> tuple[int, KeptPayload]:
             member, private = members[number], None
-            payload, residual = self._encoded(member, state, updates[number].delta, events)
+            payload, residual = self._encoded(member, state, sent[number], events)
             if self._residuals and residual:
                 private = self._residuals.put(member, state, residual, batch)
             return number, KeptPayload(member.keep(payload, batch), len(payload), private)
@@ -69,10 +70,8 @@ class ProposalEncoder:
         self.kept |= kept  # on disk by now
         return events
 
-    def _encoded(
-        self, member: Member, state: TaskState, delta: Adapter, events: Events
-    ) -> tuple[bytes, Adapter | None]:
-        """What the member sends for its update, and what encoding lost of it."""
+    def _encoded(self, member: Member, state: TaskState, sent: Adapter, events: Events) -> tuple[bytes, Adapter | None]:
+        """The bytes of what the member sends, and what encoding lost of it."""
         residual: Adapter | None = None
 
         def encode(update: Adapter) -> bytes:
@@ -83,8 +82,7 @@ class ProposalEncoder:
             payload, residual = encode_with_feedback(self._format, self._shapes, update, carried)
             return payload
 
-        behaviour, context = member.behaviour, member.context(state)
-        return behaviour.payload(context, behaviour.update(context, delta), encode), residual
+        return member.behaviour.payload(member.context(state), sent, encode), residual
 
     def _carried(self, residuals: Residuals, member: Member, state: TaskState, events: Events) -> Adapter | None:
         """The residual of the member's last update; None without one, or where it is lost."""
@@ -106,3 +104,8 @@ class ProposalEncoder:
     def end_epoch(self) -> None:
         """Forget the epoch's payloads."""
         self.kept.clear()
+
+
+def _sent(member: Member, state: TaskState, trained: Adapter) -> Adapter:
+    """The update that the member sends for what it trained. Not in a thread: it may train and measure."""
+    return member.behaviour.update(member.context(state), trained)

@@ -7,13 +7,15 @@ the records before that epoch, each of which names the one before it: those of a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flock_ray.cluster.member import Member
+from flock_ray.cluster.record_chain import RecordChain
 from flock_ray.cluster.signing_log import SigningLog, by_silo, entries_of
 from flock_ray.lora.serialization import Adapter, Shapes, canonical_bytes, layout
-from flock_ray.protocol.encoding import from_hex, parse_canonical, to_hex
-from flock_ray.protocol.hashing import ZERO
+from flock_ray.protocol.encoding import from_hex, to_hex
 from flock_ray.protocol.message import Kind
 from flock_ray.protocol.state import TaskState
 from flock_ray.store.batch import Batch
@@ -21,7 +23,6 @@ from flock_ray.store.blob_store import BlobCorruptedError, BlobMissingError, Blo
 from flock_ray.wire_format.dense import read_canonical
 from flock_ray.wire_format.wire_format import MalformedPayload
 
-MAX_RECORD_BYTES = 1 << 28
 _SEAL_BYTES = 16
 _PURPOSE = "residual"
 _NOT_THERE = (BlobMissingError, BlobTooLargeError, BlobCorruptedError)
@@ -33,12 +34,17 @@ class ResidualLostError(Exception):
 
 @dataclass(frozen=True)
 class _Past:
-    """An epoch by its record: its number and seed, who committed to a payload in it, the record before it."""
+    """An epoch by its record: its number and seed, and who committed to a payload in it."""
 
     epoch: int
     seed: bytes
     committed: frozenset[int]
-    previous: bytes
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> _Past:
+        """From the record's JSON."""
+        committed = frozenset(member for kind, member, _ in record["messages"] if kind == Kind.COMMITMENT)
+        return cls(record["epoch"], from_hex(record["seed"]), committed)
 
 
 class Residuals:
@@ -54,7 +60,7 @@ class Residuals:
         """
         self._shared, self._own = BlobStore(url), BlobStore(f"{url}/{entries_of(task)}/residuals")
         self._task, self._shapes = task, shapes
-        self._past: dict[bytes, _Past] = {}
+        self._records = RecordChain(self._own, _Past.read)
 
     def keep_record(self, record: bytes) -> None:
         """Store an epoch's record; whether it is ever signed does not matter.
@@ -62,7 +68,7 @@ class Residuals:
         Raises:
             StoreError: the store cannot be written.
         """
-        self._own.put(record)
+        self._records.keep(record)
 
     def put(self, member: Member, state: TaskState, residual: Adapter, batch: Batch) -> dict[str, str]:
         """Store a residual of the epoch of `state`; returns what the entry of the commitment is to say of it.
@@ -84,13 +90,12 @@ class Residuals:
             ResidualLostError: it is not to be had.
             StoreError: the store cannot be read.
         """
-        record = state.previous_record
-        while record != ZERO:
-            past = self._read_record(record)
-            if member.number in past.committed:
-                return self._of_epoch(member, host, past)
-            record = past.previous
-        return None
+        try:
+            records = self._records.back_from(state.previous_record)
+            past = next((past for past in records if member.number in past.committed), None)
+        except _NOT_THERE as error:
+            raise ResidualLostError(f"the store has no record of an epoch before it: {error}") from None
+        return self._of_epoch(member, host, past) if past else None
 
     def _of_epoch(self, member: Member, host: int, past: _Past) -> Adapter | None:
         entries = by_silo(SigningLog(self._shared, self._task, past.epoch, past.seed, host).read())
@@ -109,15 +114,3 @@ class Residuals:
             return read_canonical(opened or b"", self._shapes)
         except MalformedPayload:
             raise ResidualLostError(f"what the store has for epoch {past.epoch} is not its residual") from None
-
-    def _read_record(self, digest: bytes) -> _Past:
-        if digest not in self._past:
-            try:
-                value = parse_canonical(self._own.get(digest, MAX_RECORD_BYTES), MAX_RECORD_BYTES)
-            except _NOT_THERE:
-                raise ResidualLostError(f"the store has no record {digest.hex()}") from None
-            committed = frozenset(member for kind, member, _ in value["messages"] if kind == Kind.COMMITMENT)
-            self._past[digest] = _Past(
-                value["epoch"], from_hex(value["seed"]), committed, from_hex(value["previous_record"])
-            )
-        return self._past[digest]

@@ -34,6 +34,7 @@ class RunReporter(Observer):
 
     Attributes:
         estimated: takes the seconds that an epoch is estimated to take.
+        losses: {epoch: {member: held-out loss in nats a token under the global adapter after it}}; 0: at the start.
     """
 
     def __init__(self, config: Config, owners: Mapping[str, int], console: Console, events: EventLog) -> None:
@@ -43,13 +44,13 @@ class RunReporter(Observer):
         self._all = evaluated_others(config.alliance) is None  # whether an epoch has a row of everybody
         self._facts: dict[int, SiloFacts] = {}
         self._members: dict[int, tuple[int, str]] = {}
-        self._losses: dict[int, dict[int, float]] = {}
         self._averaging_error: dict[int, float] = {}
         self._sat_out: dict[int, set[int]] = {}
         self._training: dict[int, dict[str, Mapping[str, Any]]] = {}
         self._steps: dict[int, dict[int, tuple[float, ...]]] = {}
-        self._adversaries = {member for member, name in behaviours(config.adversary).items() if name != "none"}
+        self._adversaries = {member for member, name in behaviours(config).items() if name != "none"}
         self.views: list[EpochView] = []
+        self.losses: dict[int, dict[int, float]] = {}
         self.load_seconds = 0.0
         self._began: dict[int, float] = {}
 
@@ -86,7 +87,7 @@ class RunReporter(Observer):
 
     def evaluated(self, epoch: int, losses: dict[int, float], seconds: float) -> None:
         """Note the losses, and tell how long the rest may take."""
-        self._losses[epoch] = losses
+        self.losses[epoch] = losses
         self._events.emit("evaluation", epoch=epoch, losses=losses)
         self.views = [self._measured(view, losses) if view.epoch == epoch else view for view in self.views]
         left = self._config.alliance.num_epochs - epoch
@@ -160,7 +161,7 @@ class RunReporter(Observer):
 
     def epoch_ends(self, record: Record, losses: dict[int, float], wall_seconds: Mapping[str, float]) -> None:
         """Show the table of a signed epoch."""
-        self._losses[record.epoch] = losses
+        self.losses[record.epoch] = losses
         self._events.emit("evaluation", epoch=record.epoch, losses=losses)
         seconds = dict(wall_seconds)
         if record.epoch == 1:
@@ -210,7 +211,7 @@ class RunReporter(Observer):
         for event in logged:
             losses, epoch = event["losses"], event["epoch"]
             if isinstance(losses, dict) and isinstance(epoch, int):
-                self._losses[epoch] = {int(member): loss for member, loss in losses.items()}
+                self.losses[epoch] = {int(member): loss for member, loss in losses.items()}
         for note in notes:
             self._remember(str(note["kind"]), note)
         for signed in epochs:
@@ -221,7 +222,7 @@ class RunReporter(Observer):
             self.views.append(view)
 
     def _view(self, record: Record, wall_seconds: Mapping[str, float]) -> EpochView:
-        before, after = self._losses.get(record.epoch - 1, {}), self._losses.get(record.epoch, {})
+        before, after = self.losses.get(record.epoch - 1, {}), self.losses.get(record.epoch, {})
         sat_out = self._sat_out.get(record.epoch, set())
         proposals = {proposal.member: proposal for proposal in record.proposals}
         slashed = {slash.member: slash.amount for slash in record.slashes}

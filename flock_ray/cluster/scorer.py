@@ -10,6 +10,7 @@ from flock_ray.cluster.silos import HostedSilos
 from flock_ray.cluster.update_store import UpdateStore
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.ballot import Score
+from flock_ray.training.data import Example
 from flock_ray.training.engine import Engine, LossJob, SequenceLoss
 from flock_ray.training.evaluation import mean_loss, paired_score
 
@@ -90,6 +91,16 @@ class Scorer:
             self._measure([(silo, adapter) for silo in silos], self._candidates, self._updates.adapter)
         self._global = {silo: self._candidates[silo, adapter] for silo in silos}
         return {silo: mean_loss(losses) for silo, losses in self._global.items()}
+
+    def loss(self, silo: int, adapter: Adapter) -> float:
+        """Mean held-out loss of a silo under any adapter, nats a token; not remembered."""
+        with self._progress.timed("vote"):
+            return mean_loss(self.measure(adapter, self._silos[silo].heldout))
+
+    def measure(self, adapter: Adapter, examples: Sequence[Example]) -> list[SequenceLoss]:
+        """Losses of any sequences under any adapter."""
+        [losses] = self._engine.losses([LossJob(adapter, examples)])
+        return losses
 
     def forget(self) -> None:
         """Forget all losses: others are to be measured together from now on."""

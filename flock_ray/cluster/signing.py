@@ -94,7 +94,10 @@ class SigningBatch:
         """
         signed = []
         for member, message in self._messages:
-            for said in member.behaviour.messages(member.context(self._state), message):
+            all_said = member.behaviour.messages(member.context(self._state), message)
+            if message not in all_said:
+                member.withhold(self._state, message.kind)
+            for said in all_said:
                 if said == message:
                     signed.append(member.sign(message, self._state, domain))
                 else:

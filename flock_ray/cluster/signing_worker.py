@@ -16,7 +16,6 @@ from flock_ray.cluster.attestation import (
     Verifier,
     has_quorum,
     report_of,
-    valid_signatures,
 )
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.member_host import MemberHost
@@ -110,8 +109,8 @@ class SigningWorker(MemberHost):
             for voter in self._voters():
                 lacking = [
                     kind
-                    for kind, digest in voter.signed(self._state).items()
-                    if kind != "report" and present.get((str(kind), voter.number)) != digest
+                    for kind, digest in voter.sent(self._state).items()
+                    if present.get((str(kind), voter.number)) != digest
                 ]
                 why = f"the messages lack this voter's own {lacking[0]}" if lacking else refusal
                 if not why:
@@ -132,7 +131,7 @@ class SigningWorker(MemberHost):
             ProtocolError: the record is not what the messages give, or lacks a quorum of signatures.
         """
         report = report_of(record, self._domain, self._relayer)
-        valid = valid_signatures(report, attestation.signatures, self._state, self._domain)
+        valid = self._verifier.valid_signatures(report, attestation.signatures, self._state)
         if record.data != attestation.record or report != attestation.report or not has_quorum(valid, self._state):
             raise ProtocolError(f"epoch {record.epoch}: the attested record is not what the signed messages give")
         return report_hash(report)

@@ -29,7 +29,7 @@ class HostSpec:
         engine: `torch` or `deepspeed`.
         cohort_tokens: budget of a cohort's step.
         behaviours: {silo: name of its member's behaviour}; others are honest.
-        adversary_scale: strength of all behaviours.
+        adversary_scale: strength of all behaviours that have none in their names; None for each one's own.
         num_epochs: of the task.
         reveals: length of the members' hash chains.
         keystore: folder of keystore files.
@@ -49,7 +49,7 @@ class HostSpec:
     engine: str
     cohort_tokens: int
     behaviours: dict[int, str]
-    adversary_scale: float
+    adversary_scale: float | None
     num_epochs: int
     reveals: int
     keystore: str
@@ -81,6 +81,7 @@ class GroupSpec(HostSpec):
         rank_split: what the ranks of a group share out, `members` or `rows`.
         compiled, checkpointing: see `StackedOptions`.
         start_adapter: hash of the adapter to start from, which is in the store; empty for a new one.
+        data_of: {silo: whose data its owner has instead}, of several members of one operator.
     """
 
     evaluate: int | None
@@ -96,6 +97,7 @@ class GroupSpec(HostSpec):
     compiled: bool
     checkpointing: bool
     start_adapter: bytes
+    data_of: Mapping[int, int]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,33 @@ class Trainer:
                     trained[silo] = self._local_update(silo, jobs[silo], result)
         return {silo: trained[silo] for silo in silos}
 
+    def try_out(self, silos: Sequence[int], epoch: int, start: bytes, steps: int | None = None) -> dict[int, Adapter]:
+        """{silo: update} that honest training would give, of silos that need not train in this epoch.
+
+        Nothing is remembered; silos that trained from `start` as they should are not trained again.
+
+        Args:
+            silos: in rising order.
+            epoch: whose batches and rates they take.
+            start: hash of the adapter to train from.
+            steps: of local training; None for all.
+
+        Raises:
+            TrainingError: of a silo.
+        """
+        trained = self._trained.get((epoch, start), {}) if steps is None else {}
+        found = {silo: trained[silo].delta for silo in silos if silo in trained and trained[silo].delta}
+        with self._progress.timed("train"):
+            jobs = {silo: self._job(silo, epoch, start, None) for silo in silos if silo not in found}
+            if steps is not None:
+                jobs = {silo: _shortened(job, steps) for silo, job in jobs.items()}
+            costs = {silo: _largest_step(job) for silo, job in jobs.items()}
+            for cohort in self._silos.cohorts(costs, lambda silo: silo):
+                results = self._engine.train([jobs[silo] for silo in cohort])
+                for silo, result in zip(cohort, results, strict=True):
+                    found[silo] = self._local_update(silo, jobs[silo], result).delta
+        return found
+
     def _job(self, silo: int, epoch: int, start: bytes, rows_of: RowsOf | None) -> MemberJob:
         settings = self._spec.settings.of_epoch(epoch, self._spec.num_epochs)
         seed = local_seed(self._spec.run_seed, "batches", epoch, silo)
@@ -141,6 +168,13 @@ def _replaced(drawn: list[list[Example]], rows_of: RowsOf) -> list[list[Example]
         examples = [Example.of(*row) for row in given]
     left = iter(examples)
     return [[next(left) for _ in batch] for batch in drawn]
+
+
+def _shortened(job: MemberJob, steps: int) -> MemberJob:
+    """A job of its first steps alone."""
+    return replace(
+        job, batches=job.batches[:steps], settings=replace(job.settings, steps=min(steps, job.settings.steps))
+    )
 
 
 def _largest_step(job: MemberJob) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from typing import ClassVar
@@ -22,7 +23,7 @@ from flock_ray.errors import TrainingError
 from flock_ray.lora.algebra import initial_adapter
 from flock_ray.lora.peft_import import require_start
 from flock_ray.lora.peft_io import adapter_shapes, shortest_targets
-from flock_ray.lora.serialization import MAX_ADAPTER_BYTES
+from flock_ray.lora.serialization import MAX_ADAPTER_BYTES, Shapes
 from flock_ray.protocol.seed import local_seed
 from flock_ray.training.architecture import architecture_errors, choose_backend, left_out, require_positions
 from flock_ray.training.data import Example, Silo, load_silo
@@ -34,6 +35,29 @@ from flock_ray.training.model import BaseModel, load_base
 from flock_ray.training.stacked_engine import StackedEngine, StackedOptions
 from flock_ray.training.torch_engine import TorchEngine
 from flock_ray.wire_format.registry import wire_format_of
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What serves any task: the base model, and the engine over it.
+
+    Attributes:
+        base: the base model, with the factors that the engine put into it.
+        backend, notes: how it trains here, and what people should know of that.
+        shapes: of an adapter.
+        targets: names of the layers with factors; see `shortest_targets`.
+        flops, rate: count the operations of local steps, and those that this machine does in a second.
+        engine: trains and measures.
+    """
+
+    base: BaseModel
+    backend: str
+    notes: tuple[str, ...]
+    shapes: Shapes
+    targets: tuple[str, ...]
+    flops: FlopCounter
+    rate: float
+    engine: Engine
 
 
 class Workbench:
@@ -61,23 +85,34 @@ class Workbench:
         set_deterministic(spec.deterministic)
         self.spec, self.progress = spec, Progress()
         self.progress.begin("load", len(spec.preload.intersection(spec.silos)))
-        self.base = self._load_base(rendezvous)
-        self.backend, self.notes = self._look_at_model()
+        resident = self._load_resident(rendezvous)
+        self.base, self.backend, self.notes = resident.base, resident.backend, resident.notes
+        self.targets, self._engine = resident.targets, resident.engine
         budget = spec.cohort_tokens * rendezvous.world  # ranks share a cohort out
         self.silos = HostedSilos(self._load_silo, spec.preload, spec.solo, budget, self.progress)
         self.silos.assign(spec.hosts)
-        shapes = adapter_shapes(self.base.model, spec.lora.target_modules, spec.lora.rank)
-        self.targets = shortest_targets(self.base.model, spec.lora.target_modules)
-        self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), shapes, self.progress)
+        self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), resident.shapes, self.progress)
         self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
-        rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
-        with architecture_errors(self._model_and_backend):
-            flops = FlopCounter.of(self.base.model, spec.lora)
-            self._engine = self._make_engine(rendezvous)
-        self.trainer = self.training(spec, self.silos, self.updates, self._engine, flops, rate, self.progress)
+        self.trainer = self.training(
+            spec, self.silos, self.updates, self._engine, resident.flops, resident.rate, self.progress
+        )
         self.scorer = Scorer(
             self.silos, self.updates, self.aggregator, self._engine, self.progress, spec.evaluate is None
         )
+
+    def _load_resident(self, rendezvous: Rendezvous) -> Resident:
+        """The base model and the engine over it."""
+        lora = self.spec.lora
+        self.base = self._load_base(rendezvous)
+        self.backend, self.notes = self._look_at_model()
+        shapes = adapter_shapes(self.base.model, lora.target_modules, lora.rank)
+        targets = shortest_targets(self.base.model, lora.target_modules)
+        rate = max(gemm_rate(self.base.dtype, self.base.device).values()) * rendezvous.world
+        with architecture_errors(self._model_and_backend):
+            flops = FlopCounter.of(self.base.model, lora)
+            engine = self._make_engine(rendezvous)
+        gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
+        return Resident(self.base, self.backend, self.notes, shapes, targets, flops, rate, engine)
 
     def _load_base(self, rendezvous: Rendezvous) -> BaseModel:
         """The base model: whole, or where it need not fit in one place, this rank's share."""
@@ -100,7 +135,7 @@ class Workbench:
         return f"{self.base.name} with training.backend={self.backend}"
 
     def _load_silo(self, number: int) -> Silo:
-        return load_silo(self.spec.data, number, self.base.tokenizer)
+        return load_silo(self.spec.data, self.spec.data_of.get(number, number), self.base.tokenizer)
 
     def _make_engine(self, rendezvous: Rendezvous) -> Engine:
         """The configured engine; DeepSpeed is imported only where it runs."""

@@ -8,10 +8,12 @@ same. With several ranks all run the same phases, since engines may work collect
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
-from flock_ray.chain.eip712 import report_hash
+from flock_ray.chain.eip712 import Domain, report_hash
+from flock_ray.chain.epoch_report import Report
 from flock_ray.cluster.attestation import (
     Attestation,
     Bulletin,
@@ -37,11 +39,18 @@ from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.epoch import advance, derive
 from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, Message, SignedMessage
+from flock_ray.protocol.record import Record
 from flock_ray.verify.opinion import disagreement
 
 
 class Worker(WorkerHost):
-    """One worker of a node group: the plain class that a Ray actor wraps."""
+    """One worker of a node group: the plain class that a Ray actor wraps.
+
+    Attributes:
+        verifier: opens the messages of a domain.
+    """
+
+    verifier: ClassVar[Callable[[Domain], MessageVerifier]] = MessageVerifier
 
     def begin(self, task: RunningTask) -> PhaseResult:
         """Take up a task at the start of an epoch, and measure the global adapter on the members' held-out parts."""
@@ -53,7 +62,7 @@ class Worker(WorkerHost):
             )
             bench.trainer.forget()
             bench.scorer.forget()
-        self._take_up(task, MessageVerifier(task.domain))
+        self._take_up(task, type(self).verifier(task.domain))
         mechanism = get_mechanism(state.terms.mechanism)
         self._ballots = BallotBuilder(bench, self._hosting.members, task.silos, mechanism)
         return self._evaluated()
@@ -190,17 +199,15 @@ class Worker(WorkerHost):
         else:
             refusal = ""
         self._encoder.keep_record(own.data)
+        if self._spec.behaviours:  # dishonest members look at what was before
+            self._insight.records.keep(own.data)
         report = report_of(own, self._domain, self._relayer)
-        refusal = refusal or disagreement(
-            self._state,
-            bulletin,
-            self._relayer,
-            self._domain.distributor,
-            own.data,
-            report_hash(report),
-            self._verifier.parsed,
-        )
-        return self._sign_report(own, report, inbox, refusal)
+        return self._sign_report(own, report, inbox, refusal or self._second_opinion(bulletin, own, report))
+
+    def _second_opinion(self, bulletin: Bulletin, own: Record, report: Report) -> str:
+        """Why the independent `verify` would not sign a record; empty if it agrees."""
+        distributor, hashed = self._domain.distributor, report_hash(report)
+        return disagreement(self._state, bulletin, self._relayer, distributor, own.data, hashed, self._verifier.parsed)
 
     def advance(self, attestation: Attestation, bulletin: Bulletin) -> PhaseResult:
         """Check the attested record, move on to the next epoch, and evaluate its global adapter.
@@ -217,6 +224,7 @@ class Worker(WorkerHost):
         self._hosting.open_epoch(self._state, anew=False)
         evaluated = self._evaluated()
         self._bench.end_epoch(record.adapter)
+        self._insight.end_epoch()
         return evaluated
 
     # -- what the phases share -------------------------------------------------------------------------------------

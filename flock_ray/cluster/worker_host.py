@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from flock_ray.adversary.behaviour import Behaviour
-from flock_ray.adversary.registry import get_behaviour
+from flock_ray.adversary.part import coalition_secret, make_behaviour
 from flock_ray.cluster.hosted_members import HostedMembers
+from flock_ray.cluster.insight import Insight
 from flock_ray.cluster.progress import Progress
 from flock_ray.cluster.signing_worker import SigningWorker
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, SiloFacts
 from flock_ray.cluster.workbench import Workbench
 from flock_ray.errors import TrainingError
-from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.data import num_target_bytes
 from flock_ray.training.engine import Rendezvous
@@ -32,6 +31,7 @@ class WorkerHost(SigningWorker):
     workbench: ClassVar[type[Workbench]] = Workbench
 
     _spec: GroupSpec
+    _insight: Insight
 
     @property
     def _progress(self) -> Progress:
@@ -48,6 +48,7 @@ class WorkerHost(SigningWorker):
             DataError, ModelError, KeyMissingError, TrainingError: what the user can repair.
         """
         spec = self._spec
+        self._world = self._insight = Insight(spec.store_url, lambda: self._bench, lambda: self._task)
         self._hosting = HostedMembers(BlobStore(spec.store_url), self._open_owner)
         self._host_members(spec.hosts)
         self._bench = self.workbench(spec, Rendezvous(host, port, self._rank, world, self._listener))
@@ -55,11 +56,19 @@ class WorkerHost(SigningWorker):
         accounts = {silo: owner.signer.address for silo, owner in self._hosting.owners.items()}
         self._adapter = self._bench.initial_adapter()
         self._bench.try_step()
-        gc.freeze()  # the modules and the model stay: looking through them for garbage takes a third of a second
         return GroupInfo(
             accounts, self._opened(), base.name, base.hashes, str(base.dtype).removeprefix("torch."),
             base.num_parameters, self._adapter, str(base.folder.resolve()), self._bench.targets, self._bench.notes,
         )  # fmt: skip
+
+    @property
+    def bench(self) -> Workbench:
+        """What it trains and measures with."""
+        return self._bench
+
+    def close(self) -> None:
+        """Leave what was loaded."""
+        self._bench.close()
 
     def _opened(self) -> tuple[SiloFacts, ...]:
         """Facts of the silos that were opened since the last call."""
@@ -95,8 +104,7 @@ class WorkerHost(SigningWorker):
         spec = self._spec
         kind = spec.behaviours.get(silo, "none")
         accomplices = [one for one, other in spec.behaviours.items() if other == kind]
-        secret = tagged("flock_ray/coalition-secret/1", spec.run_seed, sha256(kind.encode()))
-        return get_behaviour(kind)(spec.adversary_scale, accomplices, secret)
+        return make_behaviour(kind, spec.adversary_scale, accomplices, coalition_secret(spec.run_seed, kind))
 
     def answer(
         self, group: int, adapters: Sequence[bytes], prompts: Sequence[str], max_tokens: int

@@ -45,6 +45,7 @@ from flock_ray.config.schema import (
     behaviours,
     chain_urls,
     evaluated_others,
+    named_behaviours,
 )
 from flock_ray.config.serve import EngineConfig, EngineKind, MoneyConfig, MoneyKind, ServeConfig, check_serve
 from flock_ray.errors import ConfigError
@@ -93,6 +94,7 @@ __all__ = [
     "describe_risk",
     "evaluated_others",
     "explain_bad_key",
+    "named_behaviours",
     "problems",
     "refuse_unknown",
     "register",

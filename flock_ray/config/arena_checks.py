@@ -7,9 +7,10 @@ from math import inf
 from operator import attrgetter
 
 from flock_ray.config.arena import ArenaConfig, settled_as
+from flock_ray.config.checks import check_scale
 from flock_ray.config.checks import problems as problems_of_task
 from flock_ray.config.choices import ChainBackend, HostsMove
-from flock_ray.config.schema import behaviours, chain_urls
+from flock_ray.config.schema import chain_urls, named_behaviours
 from flock_ray.errors import ConfigError
 from flock_ray.protocol.contest_state import ContestTerms, Window, contest_parameters
 
@@ -138,6 +139,9 @@ def _check_cluster(config: ArenaConfig) -> None:
 
 def _check_names(config: ArenaConfig) -> None:
     last = config.contest.validators + config.contest.nodes - 1
-    strangers = [number for number in behaviours(config.adversary) if not 0 <= number <= last]
+    strangers = [number for number in named_behaviours(config.adversary) if not 0 <= number <= last]
     if strangers:
         raise ConfigError(f"adversary.members names {strangers}; members are 0 to {last}")
+    if config.adversary.share or config.adversary.vote:
+        raise ConfigError("adversary.share and adversary.vote are of an alliance; in a contest name adversary.members")
+    check_scale(config.adversary)

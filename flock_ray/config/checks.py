@@ -9,7 +9,7 @@ from math import inf
 from operator import attrgetter
 
 from flock_ray.config.choices import ChainBackend, Engine, Keep
-from flock_ray.config.schema import Config, behaviours, chain_urls, evaluated_others
+from flock_ray.config.schema import AdversaryConfig, Config, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanisms import MECHANISMS
@@ -19,6 +19,7 @@ from flock_ray.protocol.roles import quorum
 CAPTURE_LIMIT = 1e-3
 YEAR = 365 * 86_400
 MAX_LIFE = 10 * YEAR  # seconds in which all epochs are settled or abandoned (TaskTerms.MAX_LIFE)
+MAX_SCALE = 1_000_000  # of a dishonest behaviour
 MAX_TOKENS = 2**96 // 10**18  # whole ones in the 96 bits that the contracts count with
 
 _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
@@ -36,12 +37,11 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
         "alliance.band_z", "alliance.candidates", "data.max_bad_rows", "training.weight_decay",
         "training.zero_persistence_threshold", "chain.chain_id", "chain.claim_every",
     ),
-    (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "cluster.gpus_per_worker"),
+    (0, 1): ("alliance.quantile", "alliance.assumed_malicious", "adversary.share", "cluster.gpus_per_worker"),
     (0, 3): ("training.zero_stage",),
     (0, 10_000): ("mechanism.slash_fraction",),
     (0, 65_535): ("chain.port",),
     (0, 2**63 - 1): ("seed",),
-    (-1_000_000, 1_000_000): ("adversary.scale",),
     (1, 96): ("alliance.num_voters",),  # the contracts' limit
     (1, 256): ("alliance.slots_per_member",),
 }  # fmt: skip
@@ -204,13 +204,43 @@ def _check_names(config: Config) -> None:
         mechanism.name in MECHANISMS,
         f"mechanism.name is {mechanism.name!r}; it must be one of {', '.join(MECHANISMS)}",
     )
+    _check_adversary(config)
     last = alliance.num_members + alliance.candidates - 1
-    strangers = [silo for silo in behaviours(config.adversary) if not 0 <= silo <= last]
+    strangers = [silo for silo in behaviours(config) if not 0 <= silo <= last]
     _require(not strangers, f"adversary.members names {strangers}; silos are 0 to {last}")
     _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
     _require(
         mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
         "mechanism.parameters.solvent=0 promises more than the pool holds; it needs chain.backend=none",
+    )
+
+
+def check_scale(adversary: AdversaryConfig) -> None:
+    """Refuse a strength of dishonest behaviours that is out of range."""
+    scale = adversary.scale
+    _require(
+        scale is None or abs(scale) <= MAX_SCALE,
+        f"adversary.scale is {scale}; it must be between {-MAX_SCALE} and {MAX_SCALE}",
+    )
+
+
+def _check_adversary(config: Config) -> None:
+    """One way to say who cheats, and a strength that can be."""
+    adversary = config.adversary
+    check_scale(adversary)
+    _require(
+        not adversary.share or not adversary.members,
+        f"adversary.share is {adversary.share:g}, and adversary.members names who cheats; give one of them",
+    )
+    _require(
+        not adversary.vote or not isinstance(adversary.members, dict),
+        "adversary.vote goes with a list of members; where adversary.members names the behaviour of each, add the vote"
+        " there: {3:gaussian+lazy_vote}",
+    )
+    _require(
+        not adversary.share or adversary.attack != "none" or bool(adversary.vote),
+        f"adversary.share is {adversary.share:g} of the members, who do nothing wrong; name adversary.attack or"
+        " adversary.vote",
     )
 
 

@@ -17,6 +17,10 @@ from flock_ray.config.choices import (
     RankSplit,
 )
 from flock_ray.errors import ConfigError
+from flock_ray.protocol.hashing import tagged
+
+COALITION = "flock_ray/coalition-members/1"
+"""Tag of the draw of who cheats, with the run's seed and a silo's number."""
 
 
 @dataclass
@@ -222,14 +226,19 @@ class AdversaryConfig:
 
     Attributes:
         attack: name of a behaviour in `flock_ray/adversary`, of all `members` if these are a list (`none` for nobody).
-        members: a list of members, or a mapping from member to the name of its behaviour; empty for nobody. Those of
-            one behaviour know each other.
-        scale: strength of all behaviours.
+        vote: name of another one, by which they vote; empty to vote by the same.
+        members: a list of members, or a mapping from member to the name of its behaviour, such as `{3: sign_flip, 6:
+            gaussian+lazy_vote}`: as a proposer, and as a voter. Those of one behaviour know each other.
+        share: share of the members that cheat, drawn by the run's seed, in place of `members`.
+        scale: strength of all behaviours but those with one of their own, such as `gaussian@0.3`; null: each has its
+            default.
     """
 
     attack: str = "none"
+    vote: str = ""
     members: Any = None
-    scale: float = 3.0
+    share: float = 0.0
+    scale: float | None = None
 
 
 @dataclass
@@ -380,14 +389,33 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
-def behaviours(adversary: AdversaryConfig) -> dict[int, str]:
-    """{member: name of its behaviour} of the members that `adversary` names.
+def behaviours(config: Config) -> dict[int, str]:
+    """{silo: name of its owner's behaviour} of those that cheat.
 
     Raises:
-        ConfigError: `members` is neither a list of numbers nor a mapping from numbers to names.
+        ConfigError: `adversary.members` is neither a list of numbers nor a mapping from numbers to names.
+    """
+    adversary = config.adversary
+    if not adversary.share:
+        return named_behaviours(adversary)
+    order = sorted(range(config.alliance.num_members), key=lambda silo: tagged(COALITION, config.seed, silo))
+    number = round(adversary.share * 10_000) * len(order) // 10_000
+    return dict.fromkeys(sorted(order[:number]), _behaviour(adversary))
+
+
+def _behaviour(adversary: AdversaryConfig) -> str:
+    """Of everybody that has none of its own."""
+    return f"{adversary.attack}+{adversary.vote}" if adversary.vote else adversary.attack
+
+
+def named_behaviours(adversary: AdversaryConfig) -> dict[int, str]:
+    """{member: name of its behaviour} of the members that `adversary.members` names.
+
+    Raises:
+        ConfigError: it is neither a list of numbers nor a mapping from numbers to names.
     """
     members = [] if adversary.members is None else adversary.members
-    named = dict.fromkeys(members, adversary.attack) if isinstance(members, list) else members
+    named = dict.fromkeys(members, _behaviour(adversary)) if isinstance(members, list) else members
     if not isinstance(named, dict) or any(type(one) is not int or type(name) is not str for one, name in named.items()):
         raise ConfigError(
             "adversary.members must be a list of members, [3,5], or name the behaviour of each, {3:sign_flip,5:collude}"

@@ -89,7 +89,7 @@ class Example:
         mask = torch.tensor(has_loss, dtype=torch.bool)
         return cls(tokens, tokens.masked_fill(~mask, IGNORED), sha256(tokens.numpy().tobytes()))
 
-    @property
+    @cached_property
     def num_labels(self) -> int:
         """Number of tokens that are predicted; the first token is not, as nothing precedes it."""
         return int((self.labels[1:] != IGNORED).sum())
@@ -154,17 +154,26 @@ def num_target_bytes(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Exam
     return sum(len(text.encode()) for text in tokenizer.batch_decode(targets, skip_special_tokens=True))
 
 
-def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Silo:
-    """Read a member's silo and split it.
+def read_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Reading:
+    """What a member's silo holds, whatever the seed of the split.
 
     Raises:
-        DataError: the silo is missing, malformed or too small; the text names file and line, never the data.
+        DataError: the silo is missing or malformed; the text names file and line, never the data.
     """
     known = sources()
     if spec.kind not in known:
         raise DataError(f"data.kind is {spec.kind!r}; it must be one of {', '.join(known)}")
-    reading = known[spec.kind](spec, member, tokenizer)
+    return known[spec.kind](spec, member, tokenizer)
+
+
+def split_silo(reading: Reading, spec: DataSpec, member: int) -> Silo:
+    """A silo that was read, split; errors as in `split`."""
     return replace(split(reading.name, reading.examples, spec, member), counts=reading.counts)
+
+
+def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Silo:
+    """Read a member's silo and split it; errors as in `read_silo` and `split`."""
+    return split_silo(read_silo(spec, member, tokenizer), spec, member)
 
 
 def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -> Silo:

@@ -9,7 +9,7 @@ from typing import Any
 from flock_ray.errors import VerificationError
 from flock_ray.lora.serialization import LORA_A, MAX_ADAPTER_BYTES, rank_of
 from flock_ray.protocol.encoding import parse_json, to_hex
-from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.hashing import sha256, tagged
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.compare import require, require_equal
@@ -20,6 +20,7 @@ _PREFIX = "base_model.model."
 _FREE = {"base_model_name_or_path", "peft_version", "revision", "target_modules", "megatron_core"}
 _SET = {"inference_mode": True, "peft_type": "LORA", "task_type": "CAUSAL_LM"}
 _DEFAULT = {"init_lora_weights": True}
+_MAX_SILOS = 1 << 20
 _UNUSED = {"qalora_group_size"}
 """Fields of `adapter_config.json`: free text, fixed values, values that it need not state, and options of variants that
 are off."""
@@ -191,9 +192,21 @@ def _member(number: int, genesis: TaskGenesis, epochs: Sequence[SettledEpoch], f
 def _adversaries(config: dict[str, Any]) -> set[int]:
     """Silos whose members cheat according to the folder's own configuration; the messages cannot prove it."""
     adversary = _object(config.get("adversary"))
-    named, attack = adversary.get("members"), adversary.get("attack")
-    kinds = named if isinstance(named, dict) else dict.fromkeys(named if isinstance(named, list) else (), attack)
+    named, attack, vote = adversary.get("members"), adversary.get("attack"), adversary.get("vote")
+    share = adversary.get("share")
+    if isinstance(share, int | float) and 0 < share <= 1:
+        named = _drawn(share, config.get("seed"), _object(config.get("alliance")).get("num_members"))
+    kind = f"{attack}+{vote}" if vote else attack
+    kinds = named if isinstance(named, dict) else dict.fromkeys(named if isinstance(named, list) else (), kind)
     return {member for member, kind in kinds.items() if kind not in (None, "none")}
+
+
+def _drawn(share: float, seed: object, silos: object) -> list[int]:
+    """Silos of a coalition that the run's seed draws; none where the numbers make no sense."""
+    if not isinstance(seed, int) or not isinstance(silos, int) or seed < 0 or silos > _MAX_SILOS:
+        return []
+    order = sorted(range(silos), key=lambda silo: tagged("flock_ray/coalition-members/1", seed, silo))
+    return order[: round(share * 10_000) * silos // 10_000]
 
 
 def _object(value: object) -> dict[str, Any]:

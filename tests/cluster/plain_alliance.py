@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flock_ray.alliance import Alliance
 from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import Signer, run_signer
-from flock_ray.cluster.attestation import Attestation, Bulletin, Settlement
+from flock_ray.cluster.attestation import Attestation, Bulletin
 from flock_ray.cluster.coordinator import Coordinator
-from flock_ray.cluster.launch import chain_terms, group_specs, task_terms, terms_of
+from flock_ray.cluster.in_process import InProcessNodes, MemoryJournal
+from flock_ray.cluster.launch import chain_terms, group_specs, terms_of
 from flock_ray.cluster.ledger import NoLedger
 from flock_ray.cluster.member import Member
 from flock_ray.cluster.observer import Observer
-from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.placement import make_plan
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import GroupInfo, GroupSpec, PhaseResult
@@ -32,9 +31,9 @@ from flock_ray.config import (
     ModelConfig,
     TrainingConfig,
 )
+from flock_ray.in_process import InProcessAlliance
 from flock_ray.protocol.message import Kind, Message, SignedMessage
 from flock_ray.protocol.record import Record
-from flock_ray.protocol.state import TaskState
 
 PHASES = {
     "train": Kind.COMMITMENT,
@@ -82,29 +81,6 @@ def load_node(spec: GroupSpec, worker: type[Worker] = Worker) -> tuple[Worker, G
     return node, node.load("localhost", 0, 1)
 
 
-class PlainNodes(Phases):
-    """Workers of this process, asked one after the other; their answers to each phase are kept."""
-
-    def __init__(self, workers: list[Worker]) -> None:
-        self.workers, self.results = workers, dict[str, list[PhaseResult]]()
-
-    def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
-        self.results[method] = []
-        for index, worker in enumerate(self.workers):
-            answer = getattr(worker, method)(*args)
-            self.results[method].append(answer)
-            yield index, answer
-
-    def place(self, task: RunningTask) -> None:
-        """Hosts stay."""
-
-    def resume_from(self, task: RunningTask) -> None:
-        """Workers are not lost."""
-
-    def epoch_signed(self) -> None:
-        """Workers do not fail."""
-
-
 class Intercepted(Coordinator):
     """A coordinator that takes the messages of all nodes at once, after `intercept` changed them on their way.
 
@@ -133,16 +109,12 @@ class Intercepted(Coordinator):
         return self.bulletins[phase]
 
 
-class PlainAlliance:
-    """The nodes stay loaded; every `found` begins another task with them."""
+class PlainAlliance(InProcessAlliance):
+    """The nodes stay loaded; every `found` begins another task with them. Members sign, and all goes to the disk."""
 
     def __init__(self, folder: Path, config: Config, worker: type[Worker] = Worker) -> None:
+        super().__init__(group_specs(config, make_plan(config), folder, str(folder / "store")), worker)
         self.config = config
-        self.specs = group_specs(config, make_plan(config), folder, str(folder / "store"))
-        loaded = [load_node(spec, worker) for spec in self.specs]
-        self.nodes = [node for node, _ in loaded]
-        self.reports = [report for _, report in loaded]
-        self.accounts = dict(sorted(owner for report in self.reports for owner in report.accounts.items()))
         self.opened = {facts.silo: facts for report in self.reports for facts in report.opened}
         self.tasks = 0
 
@@ -154,9 +126,7 @@ class PlainAlliance:
         for node in self.nodes:
             terms = terms_of(config)
             node._spec = replace(node._spec, terms=terms, chain_terms=chain_terms(config, terms))
-        ledger = NoLedger(config, self.accounts)
-        state = ledger.create_task(task_terms(config, ledger.creator, self.reports), PlainNodes(self.nodes))
-        return Play(self, ledger, state)
+        return Play(self, *self.create_task(config))
 
     def node_of(self, member: int) -> int:
         """Number of the node that hosts a member."""
@@ -174,14 +144,15 @@ class PlainAlliance:
 class Play:
     """One task on the real epoch loop, in this process and step by step; members have the numbers of their silos."""
 
-    def __init__(self, alliance: PlainAlliance, ledger: NoLedger, state: TaskState) -> None:
-        self.alliance, self.ledger, self.state = alliance, ledger, state
+    def __init__(self, alliance: PlainAlliance, ledger: NoLedger, task: RunningTask) -> None:
+        self.alliance, self.ledger, self.state = alliance, ledger, task.state
+        state = task.state
         self.first_roles, self.first_members, self.first_adapter = state.roles, state.members, state.adapter
         self.domain, self.relayer = ledger.domain, ledger.relayer
-        self.nodes, self.coordinator, self.journal = PlainNodes(alliance.nodes), Intercepted(), MemoryJournal()
+        self.nodes, self.coordinator, self.journal = InProcessNodes(alliance.nodes), Intercepted(), MemoryJournal()
         self.loop = Alliance(
             self.nodes, lambda: self.coordinator, ledger, self.journal, Observer(), alliance.config.alliance,
-            {account: silo for silo, account in alliance.accounts.items()},
+            alliance.owners,
         )  # fmt: skip
         self.loop.begin(self.task)
         self.first_losses = {member: loss for result in self.results["begin"] for member, loss in result.losses.items()}
@@ -254,21 +225,3 @@ class Play:
         """A message signed by any key, past the slashing protection."""
         digest = message_digest(self.domain, message.task, message.epoch, self.state.seed, message.kind, message.digest)
         return SignedMessage(message.data, signer.sign_digest(digest))
-
-
-class MemoryJournal:
-    """Keeps signed epochs in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def write_epoch(
-        self, record: Record, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
-    ) -> None:
-        self.records.append(record)
-
-    def write_settlement(self, settlement: Settlement) -> None:
-        """Nothing to keep."""
-
-    def write_abandoned(self, first: int, following: int) -> None:
-        """There is no chain on which that could be."""

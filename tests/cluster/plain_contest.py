@@ -9,14 +9,13 @@ from typing import Any
 from flock_ray.arena import Arena
 from flock_ray.chain.eip712 import message_digest
 from flock_ray.chain.keys import run_signer
-from flock_ray.cluster.attestation import Attestation, Bulletin, Settlement
 from flock_ray.cluster.contest_launch import agreed_terms, contest_plan, contest_specs
 from flock_ray.cluster.contest_ledger import NoContestLedger
 from flock_ray.cluster.contest_spec import ContestInfo
 from flock_ray.cluster.contest_worker import ContestWorker
 from flock_ray.cluster.coordinator import Coordinator
+from flock_ray.cluster.in_process import InProcessNodes, MemoryJournal
 from flock_ray.cluster.observer import Observer
-from flock_ray.cluster.phases import Phases
 from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import PhaseResult
 from flock_ray.config import ArenaConfig, settled_as
@@ -29,7 +28,7 @@ from flock_ray.store.blob_store import BlobStore
 Meddle = Callable[[str, int, PhaseResult], PhaseResult]
 
 
-class PlainNodes(Phases):
+class PlainNodes(InProcessNodes):
     """Workers of this process, asked one after the other.
 
     Attributes:
@@ -38,42 +37,14 @@ class PlainNodes(Phases):
     """
 
     def __init__(self, workers: list[ContestWorker]) -> None:
-        self.workers = workers
+        super().__init__(workers)
         self.meddle: Meddle = lambda phase, node, result: result
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
 
     def run(self, method: str, *args: Any) -> Iterator[tuple[int, Any]]:
         self.asked.append((method, args))
-        for node, worker in enumerate(self.workers):
-            answer = getattr(worker, method)(*args)
+        for node, answer in super().run(method, *args):
             yield node, self.meddle(method, node, answer) if isinstance(answer, PhaseResult) else answer
-
-    def place(self, task: RunningTask) -> None:
-        """Hosts stay."""
-
-    def resume_from(self, task: RunningTask) -> None:
-        """Workers are not lost."""
-
-    def epoch_signed(self) -> None:
-        """Workers do not fail."""
-
-
-class MemoryJournal:
-    """Keeps signed days in memory."""
-
-    def __init__(self) -> None:
-        self.days: list[tuple[ContestRecord, Attestation, Bulletin]] = []
-
-    def write_epoch(
-        self, record: ContestRecord, attestation: Attestation, bulletin: Bulletin, wall_seconds: Mapping[str, float]
-    ) -> None:
-        self.days.append((record, attestation, bulletin))
-
-    def write_settlement(self, settlement: Settlement) -> None:
-        """Nothing to keep."""
-
-    def write_abandoned(self, first: int, following: int) -> None:
-        """There is no chain on which that could be."""
 
 
 class Told(Observer):
@@ -124,7 +95,7 @@ class PlainContest:
         state = self.loop.epoch(self.task).state
         assert isinstance(state, ContestState)
         self.state = state
-        return self.journal.days[-1][0]
+        return self.journal.epochs[-1][0]
 
     def signed(self, kind: ContestKind, member: int, body: Mapping[str, Any]) -> SignedMessage:
         """A message of the day with a member's own key, past its host."""

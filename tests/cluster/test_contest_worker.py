@@ -37,7 +37,7 @@ def test_honest_days_end_as_the_verifier_derives_them(contest: PlainContest) -> 
     record = contest.day()
     assert all(entry.step.state in ("ranked", "eliminated") for entry in record.entries) and not record.slashes
     assert not any(failed for _, _, failed in record.validators.values())
-    _, _, bulletin = contest.journal.days[0]
+    _, _, bulletin = contest.journal.epochs[0]
     assert check_day(state, bulletin, SigningDomain(0, bytes(20), bytes(20)), record.data).record == record.data
     last = contest.day()
     assert last.final_ranking and contest.state.finished and contest.opened == [1, 2]

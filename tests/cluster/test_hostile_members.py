@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flock_ray.adversary.behaviour import Behaviour, Context, Row
+from flock_ray.adversary.behaviour import Behaviour, Candidate, Context, Proposal, Row
 from flock_ray.adversary.registry import BEHAVIOURS, get_behaviour
 from flock_ray.config import AdversaryConfig
 from flock_ray.lora.serialization import Adapter, canonical_bytes
@@ -336,10 +336,14 @@ def test_a_proposer_that_opens_nothing_is_left_out(alliance: PlainAlliance, monk
 class Partial(Behaviour):
     """A voter that says of each proposal which one it is, and of the candidate that it is good."""
 
-    def ballot_a(self, context: Context, proposer: int, gain: int) -> int:
-        return 1_000_000 * (1 + proposer) + context.member
+    def ballot_a(self, context: Context, proposal: Proposal, gain: int) -> int:
+        assert proposal.measured[proposal.proposer] == gain and set(proposal.measured) == set(
+            context.state.roles.proposers
+        )
+        return 1_000_000 * (1 + proposal.proposer) + context.member
 
-    def ballot_b(self, context: Context, gain: int) -> int:
+    def ballot_b(self, context: Context, candidate: Candidate, gain: int) -> int:
+        assert dict.fromkeys(candidate.weights, 1) == dict(candidate.weights) != {}
         return 777
 
 
@@ -372,6 +376,19 @@ def test_a_member_may_train_on_other_rows_than_it_drew(
     first, second = ({one.member: one.payload for one in told.epoch().proposals} for told in (honest, play))
     assert first[cheat] != second[cheat]
     assert [first[member] for member in others] == [second[member] for member in others]
+
+
+def test_an_epoch_whose_ballots_stay_shut_is_rejected_and_signed(
+    alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four voters keep their ballots B back, and sign what comes of it: nobody honest is hurt."""
+    play = alliance.found()
+    for voter in play.state.roles.voters[:2]:
+        monkeypatch.setattr(alliance.member(voter), "behaviour", get_behaviour("withheld_reveal")())
+    record = play.epoch()
+    assert not record.accepted and record.candidate.candidate is None and not record.slashes
+    assert set(record.reveals) == set(record.roles.voters[2:]) and not play.refusals()
+    assert play.epoch().accepted is not None and play.state.epoch == 3
 
 
 def test_members_behave_differently_and_accomplices_find_each_other(tiny_model_dir: Path, tmp_path: Path) -> None:

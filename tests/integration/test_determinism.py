@@ -41,10 +41,8 @@ def test_two_node_groups_give_the_bytes_of_one(
     assert (whole_run.path / "tensorboard").is_dir() and not (whole_run.path / "metrics.csv").exists()
 
 
-def test_without_a_chain_the_adapter_is_the_same(
-    head: Head, whole_run: Run, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    run = head.run(tmp_path, *tiny(tiny_model_dir, "chain=none", "cluster.nodes=2"))
+def test_without_a_chain_the_adapter_is_the_same(whole_run: Run, chainless_run: Run) -> None:
+    run = chainless_run
     assert run.hash == whole_run.hash
     assert [epoch["adapter_hash"] for epoch in run.summary["epochs"]] == [
         epoch["adapter_hash"] for epoch in whole_run.summary["epochs"]
