@@ -68,15 +68,29 @@ def _layer(start: Adapter, updates: Sequence[Adapter], key_a: str, key_b: str) -
     """[K * rank, K * rank]: what a layer adds, member after member, before each block of rank x rank is summed."""
     rank, columns = start[key_a].shape
     bits = (_EXACT_BITS - (max(columns, len(start[key_b])) - 1).bit_length()) // 2
-    base_a, base_b = _points([start], key_a), _points([start], key_b)
-    moves_a, moves_b = _points(updates, key_a), _points(updates, key_b)
-    of_b = _products(np.concatenate([moves_b, base_b]).swapaxes(1, 2), bits)
-    of_a = _products(np.concatenate([base_a + moves_a, moves_a]), bits)
-    count, ours = len(updates), len(updates) * rank
-    moved = of_b[:ours, :ours] * of_a[:ours, :ours]
-    mixed = np.tile(of_b[:ours, ours:], (1, count)) * of_a[:ours, ours:]
-    common = np.tile(of_b[ours:, ours:], (count, count)) * of_a[ours:, ours:]
-    return moved + (mixed + mixed.T) + common
+    of_b = [_points(updates, key_b), _points([start], key_b)]
+    of_a = [_points(updates, key_a), _points([start], key_a)]
+    b_moves, b_mixed, b_base = _pairs(_products(np.concatenate(of_b).swapaxes(1, 2), bits), len(updates), rank)
+    a_moves, a_mixed, a_base = _pairs(_products(np.concatenate(of_a), bits), len(updates), rank)
+    # A_i = A0 + dA_i: its products with A_j and dA_j, and those with B0 in place of dB_i once for each of the two.
+    with_b0 = b_mixed * (a_mixed.T + a_moves)
+    return b_moves * (a_base + (a_mixed + a_mixed.T) + a_moves) + (with_b0 + with_b0.T) + b_base * a_moves
+
+
+def _pairs(products: NDArray[np.float64], count: int, rank: int) -> tuple[NDArray[np.float64], ...]:
+    """For each pair of updates: products of their moves, of the first move with the start, of the start with itself.
+
+    Args:
+        products: [(K + 1) * rank] squared, of the moves and then of the start.
+        count: K.
+        rank: of each block.
+
+    Returns:
+        Three of [K * rank, K * rank].
+    """
+    ours = count * rank
+    mixed, base = np.tile(products[:ours, ours:], (1, count)), np.tile(products[ours:, ours:], (count, count))
+    return products[:ours, :ours], mixed, base
 
 
 def _points(adapters: Sequence[Adapter], key: str) -> NDArray[np.float64]:
