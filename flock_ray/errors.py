@@ -1,8 +1,8 @@
 """One exception class a cause, each with the exit code that the command line ends with.
 
 Exit codes come in blocks of ten a component, so that a script can tell what failed without reading text:
-10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage, 70s serving. 1 is an
-unexpected error of ours, 2 a wrong command line, 130 an interrupt.
+10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage, 70s serving, 80s sweeps. 1 is
+an unexpected error of ours, 2 a wrong command line, 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -179,3 +179,9 @@ class BusyError(FlockRayError):
     """An engine is closed, or as many requests wait as may; a later one may be answered."""
 
     exit_code: ClassVar[int] = 72
+
+
+class SweepError(FlockRayError):
+    """Points of a sweep have failed, or did not come to their end. The others are whole."""
+
+    exit_code: ClassVar[int] = 80
