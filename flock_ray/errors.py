@@ -1,8 +1,8 @@
 """One exception class a cause, each with the exit code that the command line ends with.
 
 Exit codes come in blocks of ten a component, so that a script can tell what failed without reading text:
-10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage, 70s serving. 1 is an
-unexpected error of ours, 2 a wrong command line, 130 an interrupt.
+10s configuration, 20s data and model, 30s cluster, 40s chain, 50s protocol, 60s storage, 70s serving, 80s sweeps. 1 is
+an unexpected error of ours, 2 a wrong command line, 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -232,3 +232,9 @@ class ServeError(FlockRayError):
     """What is to be served cannot be: the port is taken, another application is there, or Ray Serve does not start."""
 
     exit_code: ClassVar[int] = 79
+
+
+class SweepError(FlockRayError):
+    """Points of a sweep have failed, or did not come to their end. The others are whole."""
+
+    exit_code: ClassVar[int] = 80

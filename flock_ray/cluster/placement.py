@@ -69,6 +69,19 @@ class Plan:
         lines.append(f"  in all {cpus} CPU, {gpus} GPU; the coordinator and the chain actor take none")
         return "\n".join(lines)
 
+    def _of_group(self) -> dict[str, float]:
+        """Resources of one node group."""
+        return {name: amount * self.workers for name, amount in self.bundle().items()}
+
+    def room(self, machines: Sequence[Mapping[str, float]]) -> int:
+        """How many node groups these machines carry; each lies on one machine whole.
+
+        Args:
+            machines: resources of each machine.
+        """
+        need = self._of_group()
+        return sum(min(int(machine.get(name, 0) // amount) for name, amount in need.items()) for machine in machines)
+
     def check_fit(self, machines: Sequence[Mapping[str, float]]) -> None:
         """Refuse a plan that these machines cannot carry; a node group lies on one machine whole.
 
@@ -78,8 +91,7 @@ class Plan:
         Raises:
             PlacementError: with the numbers.
         """
-        need = {name: amount * self.workers for name, amount in self.bundle().items()}
-        fits = sum(min(int(machine.get(name, 0) // amount) for name, amount in need.items()) for machine in machines)
+        need, fits = self._of_group(), self.room(machines)
         if fits < len(self.nodes):
             asked = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
             there = "; ".join(

@@ -24,12 +24,14 @@ from flock_ray.commands.market_parser import add_feedback, add_models
 from flock_ray.commands.parser_parts import of_run as _of_run
 from flock_ray.commands.parser_parts import sentence as _sentence
 from flock_ray.commands.settings import (
+    SWEEP,
     ChatSettings,
     EvaluateSettings,
     ExportSettings,
     MarketDemoSettings,
     StatusSettings,
     SubmitSettings,
+    SweepSettings,
     words_of,
 )
 
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="an alliance of private code in the size that suits this machine", add_help=False)
     commands.add_parser("check", help="look whether a run will work, before it costs anything", add_help=False)
     commands.add_parser("serve", help="serve what was trained, through the API of OpenAI's clients", add_help=False)
+    _add_sweep(_Group(commands, "sweep", "many runs over the values of some settings, and what they came to"))
     _add_verify(commands)
     _add_results(commands)
     _add_compare(commands)
@@ -224,6 +227,19 @@ def _add_submissions(commands: Any) -> None:
     status.set_defaults(act="submission:status")
     status.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=words_of(StatusSettings).replace("%", "%%"))
     status.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_sweep(group: _Group) -> None:
+    words = f"overrides of a run, in Hydra's grammar: seed=1,2,3 or training.steps=range(5,20,5); and settings of the" \
+        f" sweep itself: {words_of(SweepSettings, SWEEP)}"  # fmt: skip
+    for name, help in (
+        ("alliance", "many runs of flock-ray alliance"),
+        ("arena", "many runs of flock-ray arena"),
+    ):
+        parser = group.add(name, help)
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=words.replace("%", "%%"))
+        parser.add_argument("--dry-run", action="store_true", help="show the points and their states, start nothing")
+        parser.add_argument("--json", action="store_true", help="print one JSON object, and progress to standard error")
 
 
 def _add_compare(commands: Any) -> None:

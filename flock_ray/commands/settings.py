@@ -121,9 +121,39 @@ class StatusSettings:
     day: int = field(default=0, metadata=about("a day that is over; 0: the last one that has begun", low=0))
 
 
-def words_of(schema: type[Any]) -> str:
+@dataclass(frozen=True)
+class SweepSettings:
+    """Of `flock-ray sweep`; each word begins with `SWEEP`, since overrides of the runs stand beside it."""
+
+    folder: Path = field(
+        default=Path(),
+        metadata=about("where points and results go (default: outputs/sweeps; in a Ray job, of the home folder)"),
+    )
+    window: int = field(
+        default=0, metadata=about("how many points run at a time; 0 for as many as the cores and GPUs carry", low=0)
+    )
+    address: str = field(
+        default="",
+        metadata=about(
+            "dashboard of a Ray cluster, http://…:8265: play each point as a job there, not on this machine"
+        ),
+    )
+    retry: str = field(
+        default="false", metadata=about("play points that have failed once more", choices=("true", "false"))
+    )
+    fail_fast: str = field(
+        default="false", metadata=about("start no point after one has failed", choices=("true", "false"))
+    )
+
+
+SWEEP = "sweep."
+
+
+def words_of(schema: type[Any], prefix: str = "") -> str:
     """The settings for `--help`: name, what it is, default."""
-    return "; ".join(f"{one.name}={_shape(one)}: {one.metadata['help']}{_default(one)}" for one in fields(schema))
+    return "; ".join(
+        f"{prefix}{one.name}={_shape(one)}: {one.metadata['help']}{_default(one)}" for one in fields(schema)
+    )
 
 
 def _shape(one: Field[Any]) -> str:
@@ -131,16 +161,16 @@ def _shape(one: Field[Any]) -> str:
 
 
 def _default(one: Field[Any]) -> str:
-    return f" (default: {one.default})" if one.default not in (MISSING, "") else ""
+    return f" (default: {one.default})" if one.default not in (MISSING, "", Path()) else ""
 
 
-def read_settings(schema: type[S], words: Sequence[str]) -> S:
-    """The settings that the words of a command line give.
+def read_settings(schema: type[S], words: Sequence[str], prefix: str = "") -> S:
+    """The settings that the words of a command line give; `prefix` is what their names begin with.
 
     Raises:
         ConfigError: an unknown key, a value that is none, or a setting that is missing.
     """
-    known: dict[str, Field[Any]] = {one.name: one for one in fields(schema)}  # type: ignore[arg-type]
+    known: dict[str, Field[Any]] = {f"{prefix}{one.name}": one for one in fields(schema)}  # type: ignore[arg-type]
     kinds, values = get_type_hints(schema), dict[str, Any]()
     for word in words:
         key, equals, text = word.partition("=")
@@ -150,22 +180,22 @@ def read_settings(schema: type[S], words: Sequence[str]) -> S:
                 f"unknown setting {word!r}{f'; did you mean {near[0]}=…' if near else ''}; there are"
                 f" {', '.join(f'{name}=…' for name in known)}"
             )
-        values[key] = _value(known[key], kinds[key], text)
-    missing = [name for name, one in known.items() if one.default is MISSING and name not in values]
+        values[known[key].name] = _value(key, known[key], kinds[known[key].name], text)
+    missing = [name for name, one in known.items() if one.default is MISSING and one.name not in values]
     if missing:
         raise ConfigError(f"{missing[0]}=… is missing: {known[missing[0]].metadata['help']}")
     return schema(**values)
 
 
-def _value(one: Field[Any], kind: type[Any], text: str) -> Any:
+def _value(key: str, one: Field[Any], kind: type[Any], text: str) -> Any:
     choices, low, high = (one.metadata[name] for name in ("choices", "low", "high"))
     if choices and text not in choices:
-        raise ConfigError(f"{one.name} is {text!r}; it must be {' or '.join(choices)}")
+        raise ConfigError(f"{key} is {text!r}; it must be {' or '.join(choices)}")
     try:
         value: Any = Path(text).expanduser() if kind is Path else kind(text)
     except ValueError:
-        raise ConfigError(f"{one.name} is {text!r}; it must be a number") from None
+        raise ConfigError(f"{key} is {text!r}; it must be a number") from None
     if isinstance(value, int | float) and not (low <= value <= high and value < math.inf):
         limits = f"{low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{one.name} is {text}; it must be {limits}")
+        raise ConfigError(f"{key} is {text}; it must be {limits}")
     return value

@@ -1,7 +1,8 @@
 """Typed configuration of a run.
 
 The dataclasses are Hydra's structured schema, so an unknown key or a wrong type is refused before anything starts.
-Only ``commands``, ``session``, ``alliance`` and ``cluster`` import this package; the layers below get plain values.
+Only ``commands``, ``sweeps``, ``session``, ``alliance`` and ``cluster`` import this package; the layers below get plain
+values.
 """
 
 from __future__ import annotations

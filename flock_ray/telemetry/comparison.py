@@ -14,7 +14,7 @@ from flock_ray.store.files import write_text
 from flock_ray.telemetry import text
 from flock_ray.telemetry.charts import runs_chart
 
-_PLACES = (
+PLACES = (
     "output_dir", "resume", "plan_only", "traceback", "chain.keystore", "chain.url", "cluster.address", "store.url",
 )  # fmt: skip
 """Settings that say where a run is, and are not compared: an address may hold a key."""
@@ -97,7 +97,7 @@ def shown(found: Mapping[str, Any]) -> dict[str, str]:
 def differing_settings(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     """Settings that are not the same in all runs, by dotted name, with each run's value."""
     flat = [dict(_flat(run.settings)) for run in runs]
-    names = sorted({name for settings in flat for name in settings if not name.startswith(_PLACES)})
+    names = sorted({name for settings in flat for name in settings if not name.startswith(PLACES)})
     rows = [(name, [settings.get(name, "-") for settings in flat]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 

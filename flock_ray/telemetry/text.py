@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _WEI = 10**18
 
 
@@ -37,6 +39,20 @@ def seconds(value: float) -> str:
 def short(hexadecimal: str) -> str:
     """A hash or address, shortened."""
     return hexadecimal if len(hexadecimal) <= 14 else f"{hexadecimal[:8]}..{hexadecimal[-4:]}"
+
+
+def setting(value: object) -> str:
+    """A value of a configuration as its command line has it: `[1,2]`, `{3:sign_flip}`, `true`, `null`."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{setting(key)}:{setting(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(setting, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def settings(values: Mapping[str, object]) -> str:
+    """Settings as a command line has them, in one line."""
+    return " ".join(f"{name}={setting(value)}" for name, value in values.items())
 
 
 def spoken(text: str) -> str:

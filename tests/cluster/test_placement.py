@@ -155,3 +155,10 @@ def test_a_host_moves_only_for_what_it_evens_out() -> None:
     five_of_eight = {0: (3, 0), 1: (2, 0), 2: (1, 1), 3: (1, 1)}
     assert place_hosts(homes, {0, 1}, five_of_eight) == {0: (0, 2), 1: (1, 3)}  # four and three propose, one each votes
     assert place_hosts(homes, {1}, five_of_eight) == {1: (0, 1, 2, 3)}
+
+
+def test_room_is_counted_in_node_groups_that_lie_on_one_machine() -> None:
+    plan = plan_of(nodes=2, workers_per_node=2, cpus_per_worker=3)
+    machines = [{"CPU": 13.0}, {"CPU": 5.0}, {"CPU": 6.0, "GPU": 1.0}, {}]
+    assert plan.room(machines) == 3 and plan.room([]) == 0
+    assert plan_of(nodes=1, cpus_per_worker=1, gpus_per_worker=1).room(machines) == 1

@@ -45,3 +45,9 @@ def test_numbers_as_a_person_reads_them() -> None:
 
 def test_a_name_cannot_drive_the_terminal() -> None:
     assert text.printable("a\x1b[2Jb\r\n") == "a?[2Jb??"
+
+
+def test_settings_as_a_command_line_has_them() -> None:
+    values = {"a": 1, "b": [3, "x"], "c": {3: "flip", 4: None}, "d": True, "e": 0.001}
+    assert text.settings(values) == "a=1 b=[3,x] c={3:flip,4:null} d=true e=0.001"
+    assert text.settings({}) == ""
