@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from benchmarks.market_loop import drawing_pool, proposal, said
+from benchmarks.market_loop import drawing_pool, lessons, proposal, said
 from flock_ray.cluster.run_directory import load_config
 from flock_ray.commands.main import main
 from flock_ray.config import Config, register, to_config
@@ -34,11 +34,11 @@ def published(run: Run, registry: Path, capsys: pytest.CaptureFixture[str]) -> M
     return Registry.open(registry).resolve(json.loads(capsys.readouterr().out)["id"])
 
 
-def silo_of(folder: Path, model: Model, correct: Callable[[int], str]) -> Path:
+def silo_of(folder: Path, model: Model, correct: Callable[[str], str]) -> Path:
     """The silo of what users made of this model's answers."""
     users = FeedbackStore(folder / "store")
-    for number in range(CORRECTIONS):
-        users.add(said(number, f"Count on from {number}.", correct(number), model.adapter))
+    for number, (question, answer) in enumerate(lessons(CORRECTIONS)):
+        users.add(said(number, question, correct(answer), model.adapter))
     assert main(["feedback", "export", "--store", str(folder / "store"), "--to", str(folder / "silo")]) == 0
     return folder / "silo" / SILO
 
@@ -59,8 +59,13 @@ def play(head: Head, run: Run, silo: Path) -> Run:
     return head.play(silo.parent.parent / "outputs", replace(config, alliance=alliance))
 
 
-def counted(number: int) -> str:
-    return " ".join(str(number + step) for step in range(1, 9))
+def honest(answer: str) -> str:
+    return answer
+
+
+def garbage(answer: str) -> str:
+    """Nothing that anybody would have corrected an answer to."""
+    return "".join(chr(0x1F600 + (7 * place + len(answer)) % 80) for place in range(24))
 
 
 def test_corrections_become_the_next_version_under_the_alias(
@@ -69,7 +74,7 @@ def test_corrections_become_the_next_version_under_the_alias(
     registry = tmp_path / "registry"
     old = published(whole_run, registry, capsys)
     assert main(["alias", "best", old.id, "--registry", str(registry)]) == 0
-    silo = silo_of(tmp_path, old, counted)
+    silo = silo_of(tmp_path, old, honest)
     rows = [json.loads(line) for name in (silo, silo.parent / HELDOUT) for line in name.read_text().splitlines()]
     assert len(rows) == CORRECTIONS
 
@@ -99,16 +104,11 @@ def test_poisoned_feedback_is_priced_by_the_committee(
     old = published(whole_run, tmp_path / "registry", capsys)
     member = load_config(whole_run.path).alliance.num_members
     verdicts, earned = [], []
-    for name, correct in (("honest", counted), ("poisoned", garbage)):
+    for name, correct in (("honest", honest), ("poisoned", garbage)):
         run = play(head, whole_run, silo_of(tmp_path / name, old, correct))
         verdicts.append(proposal(run.path, member))
         earned.append(int(run.summary["members"][member]["earned_wei"]))
-    honest, poisoned = verdicts
-    assert honest["status"] == "accepted" and poisoned["status"] in ("rejected", "harmful")
-    assert poisoned["score"] < honest["score"]
+    true, poisoned = verdicts
+    assert true["status"] == "accepted" and poisoned["status"] in ("rejected", "harmful")
+    assert poisoned["score"] < true["score"]
     assert earned[0] > 0 and earned[1] == 0
-
-
-def garbage(number: int) -> str:
-    """Nothing that anybody would have corrected an answer to."""
-    return "".join(chr(0x1F600 + (number * 7 + step) % 80) for step in range(24))
