@@ -10,6 +10,8 @@ from flock_ray.config import AllianceConfig, ClusterConfig, ClusterMode, Config,
 from flock_ray.errors import DataError
 from flock_ray.telemetry.table import Console
 
+pytestmark = pytest.mark.model
+
 
 def configured(path: object, members: int = 3, mode: ClusterMode = ClusterMode.local) -> Config:
     return Config(
