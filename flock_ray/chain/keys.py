@@ -21,7 +21,7 @@ from flock_ray.protocol.hashing import keccak, tag, tagged
 PASSWORD_VARIABLE = "FLOCK_RAY_KEYSTORE_PASSWORD"
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-_NAME = re.compile(r"creator|relayer|gateway|receipts|(member|node|delegator)-\d+")
+_NAME = re.compile(r"creator|relayer|gateway|receipts|user|(member|node|delegator)-\d+")
 
 
 class Signer:
@@ -126,7 +126,7 @@ def load_signer(name: str, keystore: str = "") -> Signer:
     """The key of `name` on a real chain: from the keystore folder if one is given, else from the environment.
 
     Args:
-        name: `creator`, `relayer`, `gateway`, `receipts`, `member-<i>` or `delegator-<i>`.
+        name: `creator`, `relayer`, `gateway`, `receipts`, `user`, `member-<i>` or `delegator-<i>`.
         keystore: folder with `<name>.json` (version 3 keystore), opened with $FLOCK_RAY_KEYSTORE_PASSWORD. When
             empty: hex key in $FLOCK_RAY_CREATOR_KEY, $FLOCK_RAY_RELAYER_KEY, $FLOCK_RAY_MEMBER_<i>_KEY …
 
@@ -135,7 +135,7 @@ def load_signer(name: str, keystore: str = "") -> Signer:
     """
     if not _NAME.fullmatch(name):
         raise KeyMissingError(
-            f"there is no key named {name!r}: keys are creator, relayer, gateway, receipts, member-<number> and"
+            f"there is no key named {name!r}: keys are creator, relayer, gateway, receipts, user, member-<number> and"
             " delegator-<number>"
         )
     return _from_keystore(name, Path(keystore)) if keystore else _from_environment(name)

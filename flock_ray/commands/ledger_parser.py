@@ -1,12 +1,16 @@
-"""The command lines of `flock-ray key` and `flock-ray usage`."""
+"""The command lines of `flock-ray key`, `usage`, `gateway` and `deposit`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flock_ray.commands.arguments import address, amount, positive
 from flock_ray.market.places import DEFAULT_FOLDER, DEFAULT_URL
+
+Part = Callable[[Any], None]
+"""Adds arguments to a command."""
 
 
 def _ledger(parser: Any) -> None:
@@ -68,3 +72,47 @@ def add_usage(group: Any) -> None:
         help="with --every: settle receipts that wait so long, and at once what is urgent (default: 3600)",
     )  # fmt: skip
     group.add("pay", "pay everybody what full batches give them", _ledger, _sender, act="usage_settlement:pay")
+
+
+def _usage(parser: Any) -> None:
+    parser.add_argument("--usage", required=True, metavar="ADDRESS", type=address, help="the contract of usage")
+
+
+def _gateway(parser: Any) -> None:
+    parser.add_argument("gateway", metavar="GATEWAY", type=address, help="address of the gateway's account")
+
+
+def _account(parser: Any) -> None:
+    parser.add_argument("account", metavar="ACCOUNT", type=address, help="address of the account")
+
+
+def add_gateway(group: Any, chain: Part, sender: Part, much: Part) -> None:
+    """Commands about a gateway's stake; the parts are those of all commands on a chain."""
+    group.add("show", "show a gateway's stake, and whether it may settle", _account, _usage, chain,
+              act="usage_money:show_gateway")  # fmt: skip
+    group.add("stake", "add to your stake as a gateway", much, _usage, sender, act="usage_money:stake")
+    unstake = "ask for stake back; in the place of what was asked for before"
+    group.add("unstake", unstake, much, _usage, sender, act="usage_money:unstake")
+    withdraw = "take out the stake that was asked for, after the withdrawal delay"
+    group.add("withdraw", withdraw, _usage, sender, act="usage_money:withdraw_stake")
+    signs = group.add("receipt-key", "let a key sign your receipts", _usage, sender, act="usage_money:receipt_key")
+    signs.add_argument("receipt_key", metavar="ADDRESS", type=address, help="address of the key")
+    signs.add_argument("--revoke", action="store_true", help="no longer")
+
+
+def add_deposit(group: Any, chain: Part, sender: Part, much: Part) -> None:
+    """Commands about users' deposits."""
+    group.add("show", "show an account's deposit at a gateway", _gateway, _account, _usage, chain,
+              act="usage_money:show_deposit")  # fmt: skip
+    adding = group.add("add", "deposit tokens at a gateway", _gateway, much, _usage, sender, act="usage_money:deposit")
+    adding.add_argument("--account", type=address, help="for another account than the one that sends")
+    request = "ask for a deposit back; in the place of what was asked for before"
+    group.add("request", request, _gateway, much, _usage, sender, act="usage_money:request")
+    withdraw = "take out the deposit that was asked for, after the withdrawal delay"
+    group.add("withdraw", withdraw, _gateway, _usage, sender, act="usage_money:withdraw")
+    cap = group.add("cap", "sign the most that a gateway may ever charge you, and hand it in", _gateway, _usage, sender,
+                    act="usage_money:cap")  # fmt: skip
+    cap.add_argument("amount", metavar="AMOUNT", type=amount, help="whole tokens, over all batches of a price book")
+    cap.add_argument(
+        "--url", required=True, metavar="URL", help="where the gateway answers; $FLOCK_RAY_KEY is the API key's secret"
+    )

@@ -19,7 +19,7 @@ from flock_ray.commands.arguments import (
     seconds,
     task,
 )
-from flock_ray.commands.ledger_parser import add_key, add_usage
+from flock_ray.commands.ledger_parser import add_deposit, add_gateway, add_key, add_usage
 from flock_ray.commands.market_parser import add_feedback, add_models
 from flock_ray.commands.parser_parts import of_run as _of_run
 from flock_ray.commands.parser_parts import sentence as _sentence
@@ -81,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_deployment(_Group(commands, "deployment", "the contracts on a chain"))
     add_key(_Group(commands, "key", "keys of a gateway's API"))
     add_usage(_Group(commands, "usage", "what a gateway's users used, and its settlement"))
+    add_gateway(_Group(commands, "gateway", "a gateway's stake and receipt keys"), _chain, _sender, _much)
+    add_deposit(_Group(commands, "deposit", "what users deposit at a gateway, and their caps"), _chain, _sender, _much)
     return parser
 
 

@@ -16,7 +16,7 @@ import torch
 import uvicorn
 from openai import OpenAI
 
-from flock_ray.chain.eip712 import receipt_digest, usage_domain
+from flock_ray.chain.eip712 import Domain, receipt_digest, usage_domain
 from flock_ray.chain.keys import Signer, recover, run_signer
 from flock_ray.lora.serialization import canonical_bytes
 from flock_ray.market.api import create_app
@@ -89,7 +89,7 @@ class World:
     def __init__(
         self, folder: Path, engine: Engine | None = None, wrap: Callable[[InProcess], EngineClient] | None = None,
         ledger_url: str | None = None, models: int = 2, gateway_key: Signer | None = None,
-        feedback: FeedbackStore | None = None, **settings: Any,
+        feedback: FeedbackStore | None = None, domain: Domain = DOMAIN, **settings: Any,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.registry = Registry.create(folder / "registry")
@@ -105,7 +105,7 @@ class World:
             "poll_seconds": 0.02, "default_model": "latest",
         }  # fmt: skip
         account = account_of(gateway_key) if gateway_key else GATEWAY
-        self.settings = Settings(account, PROTOCOL, DOMAIN, **{**chosen, **settings})
+        self.settings = Settings(account, PROTOCOL, domain, **{**chosen, **settings})
         self.app = create_app(
             self.registry, self.ledger, self.client, RECEIPT_KEY, self.settings, feedback, gateway_key
         )  # fmt: skip
