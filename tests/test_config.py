@@ -20,6 +20,7 @@ from flock_ray.config import (
     Config,
     Engine,
     Keep,
+    ServeConfig,
     basis_points,
     chain_urls,
     check,
@@ -29,6 +30,7 @@ from flock_ray.config import (
     register,
     to_config,
     typed_arena,
+    typed_serve,
     valid_keys,
 )
 from flock_ray.errors import CaptureRiskError, ConfigError
@@ -146,6 +148,7 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
         ),
         ({"adversary__members": [3], "adversary__share": 0.3}, ["adversary.share is 0.3", "give one of them"]),
         ({"adversary__share": 0.3}, ["who do nothing wrong", "adversary.attack or adversary.vote"]),
+        ({"adversary__share": 0.1, "adversary__attack": "alie"}, ["which of 8 members is none"]),
         (
             {"mechanism__name": "flock", "mechanism__parameters": {"solvent": 0}},
             ["mechanism.parameters.solvent=0", "needs chain.backend=none"],
@@ -259,7 +262,7 @@ def test_a_key_forced_into_the_configuration_is_refused_with_the_valid_ones(
 
 def test_every_group_of_options_is_among_the_valid_keys() -> None:
     told = set[str]()
-    for schema, read in ((Config, to_config), (ArenaConfig, typed_arena)):
+    for schema, read in ((Config, to_config), (ArenaConfig, typed_arena), (ServeConfig, typed_serve)):
         composed = OmegaConf.structured(schema)
         OmegaConf.update(composed, "typo", 4, force_add=True)
         with pytest.raises(ConfigError) as caught:

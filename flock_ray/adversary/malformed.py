@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from flock_ray.adversary.behaviour import Behaviour, Context
-from flock_ray.lora.serialization import Adapter
+from flock_ray.lora.serialization import LORA_B, Adapter
 
 
 class NotANumber(Behaviour):
@@ -26,8 +26,8 @@ class WrongShape(Behaviour):
     """The honest numbers with one factor flattened: unchecked, broadcasting would add them in the wrong places."""
 
     def payload(self, context: Context, update: Adapter, encode: Callable[[Adapter], bytes]) -> bytes:
-        """The encoded update whose first factor has lost its shape."""
-        key = min(update)
+        """The encoded update whose first B, which travels in every wire format, has lost its shape."""
+        key = min(key for key in update if key.endswith(LORA_B))
         return encode({**update, key: update[key].flatten()})
 
 

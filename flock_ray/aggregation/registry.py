@@ -51,10 +51,12 @@ def require_usable(rule: Rule, name: str, num_proposers: int, freeze_a: bool) ->
         ConfigError: it needs more updates, or a shared A.
     """
     if num_proposers < rule.fewest:
+        malicious = rule.values.get("num_malicious")  # not every rule counts them
+        bound = "" if malicious is None else f" with num_malicious = {malicious}"
+        lower = "" if malicious is None else ", or lower aggregation.parameters.num_malicious"
         raise ConfigError(
-            f"alliance.num_proposers is {num_proposers}; aggregation.rule={name} with num_malicious ="
-            f" {rule.values['num_malicious']} needs at least {rule.fewest} updates; raise it, or lower"
-            " aggregation.parameters.num_malicious"
+            f"alliance.num_proposers is {num_proposers}; aggregation.rule={name}{bound} needs at least {rule.fewest}"
+            f" updates; raise it{lower}"
         )
     if rule.entrywise and not freeze_a:
         raise ConfigError(

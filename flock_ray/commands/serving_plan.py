@@ -117,7 +117,7 @@ def open_market(config: ServeConfig, console: Console, domain: Domain | None = N
 
     cluster = config.cluster
     deployment = Deployment(
-        engine=_engine(config, base.weights if base else b"", snapshot), engines=cluster.nodes,
+        engine=_engine(config, (base.weights, base.tokenizer) if base else (b"", b""), snapshot), engines=cluster.nodes,
         cpus=cluster.cpus_per_worker, gpus=cluster.gpus_per_worker, gateway=gateway, gateways=config.gateways,
         host=config.host, port=config.port,
     )  # fmt: skip
@@ -235,7 +235,7 @@ def _account(text: str) -> bytes:
         raise ConfigError(f"{text!r} is no address of 20 bytes, or its checksum is wrong") from None
 
 
-def _engine(config: ServeConfig, base: bytes, snapshot: Snapshot) -> EnginePlan:
+def _engine(config: ServeConfig, base: tuple[bytes, bytes], snapshot: Snapshot) -> EnginePlan:
     model, engine = config.model, config.engine
     dates = {one.template_date for one in snapshot.models}
     if len(dates) > 1:
@@ -247,7 +247,7 @@ def _engine(config: ServeConfig, base: bytes, snapshot: Snapshot) -> EnginePlan:
     return EnginePlan(
         kind=engine.kind.value, source=model.source, path=_absolute(model.source, model.path), revision=model.revision,
         dtype=model.dtype, device="cuda" if config.cluster.gpus_per_worker else "cpu",
-        threads=config.cluster.threads_per_worker, base=base, template_date=dates.pop(),
+        threads=config.cluster.threads_per_worker, base=base[0], tokenizer=base[1], template_date=dates.pop(),
         max_rank=engine.max_rank or max(one.lora.rank for one in snapshot.models), **own,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from flock_ray.config import (
     typed,
     typed_arena,
 )
-from flock_ray.errors import ConfigError
+from flock_ray.errors import ConfigError, FlockRayError
 from flock_ray.store.files import plain
 from flock_ray.sweeps.grid import Axis, Grid, parse_grid
 from flock_ray.sweeps.identity import point_id
@@ -113,8 +113,18 @@ def _refuse_bad(points: Sequence[Point]) -> None:
         raise type(error)(f"{many}{point.label}: {error}" if point.settings else str(error))
 
 
-def _problems(config: Config | ArenaConfig) -> Sequence[ConfigError]:
-    return arena_problems(config) if isinstance(config, ArenaConfig) else problems(config)
+def _problems(config: Config | ArenaConfig) -> Sequence[FlockRayError]:
+    if isinstance(config, ArenaConfig):
+        return arena_problems(config)
+    if wrong := problems(config):
+        return wrong
+    from flock_ray.cluster.preflight import check_names  # imports Ray and torch
+
+    try:
+        check_names(config)
+    except FlockRayError as error:
+        return [error]
+    return []
 
 
 def _refuse_same(points: Sequence[Point]) -> None:

@@ -242,6 +242,10 @@ def _check_adversary(config: Config) -> None:
         f"adversary.share is {adversary.share:g} of the members, who do nothing wrong; name adversary.attack or"
         " adversary.vote",
     )
+    _require(
+        not adversary.share or bool(behaviours(config)),
+        f"adversary.share is {adversary.share:g}, which of {config.alliance.num_members} members is none; raise it",
+    )
 
 
 def _check_chain(config: Config) -> None:

@@ -1,7 +1,8 @@
 """One request from its reservation to its end, of which there is exactly one: a receipt, or a release.
 
 What a client is charged is what was delivered to it. A stream delivers as it goes, and its progress is in the ledger
-every 16 tokens; any other answer is delivered as a whole, or not at all. Failed and empty answers cost nothing.
+every 16 tokens; any other answer is delivered as a whole, or not at all. Failed and empty answers cost nothing; one
+that its client leaves, or that takes too long, has not failed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from flock_ray.errors import UnknownAdapterError
-from flock_ray.market.api_errors import away, failed, too_slow
+from flock_ray.market.api_errors import TooSlowError, away, failed
 from flock_ray.market.catalogue import Served
 from flock_ray.market.ledger_values import Key, Replay, Reservation, Row, Used
 from flock_ray.market.receipts import OutputHash
@@ -27,6 +28,8 @@ from flock_ray.serving.stream import Event, Finished, FinishReason
 LOG = logging.getLogger(__name__)
 PROGRESS = 16
 """Tokens that are delivered between two notes in the ledger: the most that a kill costs a gateway for each stream."""
+AT_ONCE = 4
+"""Answers of one request that an engine makes at once: with the bounds on requests, no account fills its queue."""
 _PUMPED = 64  # events of several answers that wait to be sent
 
 T = TypeVar("T")
@@ -69,7 +72,7 @@ class ReplayedError(Exception):
 class Answering:
     """A request that has a reservation while it is entered: `async with Answering(service, asked) as answering`.
 
-    Left without `settle`, it is billed for what was delivered, and released if that is nothing or something failed.
+    Left without `settle`, it is billed for what was delivered, and released if that is nothing or the answer failed.
 
     Attributes:
         request: its id, 32 bytes.
@@ -83,6 +86,7 @@ class Answering:
         self._deadline = asyncio.get_running_loop().time() + service.settings.answer_seconds
         self._output = OutputHash(asked.choices)
         self._prompt_tokens = self._delivered = self._noted = 0
+        self._begun: dict[int, int] = {}  # choice -> tokens of its prompt, once the engine computed them
         self._first = self._ended = False
 
     # From reservation to end
@@ -115,22 +119,28 @@ class Answering:
     async def _undo(self, reserving: asyncio.Task[Row | Replay]) -> None:
         """Release what was reserved for a client that went away meanwhile."""
         if isinstance(await reserving, Row):
+            self._service.unended.add(self.request)
             await self._service.book(self._service.ledger.release, self.request, "cancelled")
+            self._service.unended.discard(self.request)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: Any) -> None:
         try:
             if not self._ended:
+                self._service.unended.add(self.request)
                 gone = isinstance(error, (asyncio.CancelledError, GeneratorExit))
-                await self._surely(self._leave(gone, type(error).__name__ if error else "no answer"))
+                why = "timeout" if isinstance(error, TooSlowError) else "cancelled" if gone else ""
+                await self._surely(self._leave(why, type(error).__name__ if error else "no answer"))
+                self._service.unended.discard(self.request)
         finally:
             self._service.metrics.open.dec()
 
-    async def _leave(self, gone: bool, why: str) -> None:
-        if gone and self._delivered:
-            self._prompt_tokens = self._asked.prompt_tokens  # of a stream: all were computed before its first token
-            await self._settle(self._delivered, "cancelled", None)
+    async def _leave(self, billed: str, why: str) -> None:
+        """End it early; `billed` is the reason where what was delivered is charged, else empty."""
+        if billed and self._delivered:
+            self._prompt_tokens = sum(self._begun.values())
+            await self._settle(self._delivered, billed, None)
         else:
-            await self._release("cancelled" if gone else why)
+            await self._release(billed or why)
 
     async def settle(self, output_tokens: int, finish_reason: str, body: bytes | None = None) -> Row:
         """End an answer that is whole.
@@ -204,10 +214,11 @@ class Answering:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise too_slow(service.settings.answer_seconds) from None
+                    raise TooSlowError(service.settings.answer_seconds) from None
                 if not self._first:
                     self._first = True
                     service.metrics.first_token.labels(served.id).observe(time.perf_counter() - self._began)
+                self._begun.setdefault(choice, len(requests[choice].prompt))
                 if isinstance(event, Finished):
                     self._finished(event)
                 yield choice, event
@@ -226,8 +237,8 @@ class Answering:
                 async for event in events:
                     yield 0, event
             return
-        queue = asyncio.Queue[tuple[int, Event | BaseException | None]](_PUMPED)
-        pumps = [asyncio.ensure_future(self._pump(queue, at, request)) for at, request in enumerate(requests)]
+        queue, room = asyncio.Queue[tuple[int, Event | BaseException | None]](_PUMPED), asyncio.Semaphore(AT_ONCE)
+        pumps = [asyncio.ensure_future(self._pump(queue, room, at, one)) for at, one in enumerate(requests)]
         try:
             left = len(pumps)
             while left:
@@ -244,10 +255,11 @@ class Answering:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
-        self, queue: asyncio.Queue[tuple[int, Event | BaseException | None]], at: int, request: Request
-    ) -> None:
+        self, queue: asyncio.Queue[tuple[int, Event | BaseException | None]], room: asyncio.Semaphore, at: int,
+        request: Request,
+    ) -> None:  # fmt: skip
         try:
-            async with aclosing(self._one(request)) as events:
+            async with room, aclosing(self._one(request)) as events:
                 async for event in events:
                     await queue.put((at, event))
             await queue.put((at, None))

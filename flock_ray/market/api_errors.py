@@ -91,10 +91,12 @@ def away() -> ApiError:
     return ApiError(503, message, kind="server_error", code="engine_unavailable", headers=headers)
 
 
-def too_slow(seconds: float) -> ApiError:
-    """The answer took longer than an answer may."""
-    message = f"The answer was not whole after {seconds:g} s, and nothing was charged; ask for fewer tokens"
-    return ApiError(504, message, kind="server_error", code="timeout")
+class TooSlowError(ApiError):
+    """The answer took longer than an answer may: what was delivered of it is charged."""
+
+    def __init__(self, seconds: float) -> None:
+        message = f"The answer was not whole after {seconds:g} s; what was delivered is charged: ask for fewer tokens"
+        super().__init__(504, message, kind="server_error", code="timeout")
 
 
 def refusal(error: FlockRayError) -> ApiError:

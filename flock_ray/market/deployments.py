@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from flock_ray.errors import BusyError, FlockRayError, ServeError
+from flock_ray.errors import FlockRayError, ServeError
 from flock_ray.market.engine_plan import EnginePlan
+from flock_ray.market.engines import AwayError
 from flock_ray.market.gateway_plan import GatewayPlan, require_free
 from flock_ray.market.registry import Registry
 from flock_ray.serving.engine import Stats
@@ -55,8 +57,7 @@ class EngineReplica:
             FlockRayError: the model does not load, or is another than the plan's.
         """
         self._registry = Registry.open(Path(registry))
-        self._engine = plan.start()
-        self._gather = plan.gather
+        self._plan, self._engine = plan, plan.start()
         self._loads: dict[bytes, asyncio.Task[None]] = {}
 
     async def facts(self) -> tuple[Limits, tuple[str, ...]]:
@@ -83,7 +84,9 @@ class EngineReplica:
         await asyncio.shield(task)
 
     def _add(self, adapter: bytes) -> None:
-        self._engine.add_adapter(self._registry.source(self._registry.resolve(adapter.hex())))
+        model = self._registry.resolve(adapter.hex())
+        self._plan.check(model)
+        self._engine.add_adapter(self._registry.source(model))
 
     async def unload(self, adapter: bytes) -> None:
         """Forget an adapter."""
@@ -103,7 +106,7 @@ class EngineReplica:
             yield []
             while events := await stream.gather(seconds):
                 yield events
-                seconds = self._gather
+                seconds = self._plan.gather
 
     async def stats(self) -> Stats:
         """See `Engine.stats`."""
@@ -183,7 +186,7 @@ async def _asked(answer: Awaitable[Any]) -> Any:
 
     Raises:
         FlockRayError: as the engine raised it.
-        BusyError: no replica answers.
+        AwayError: no replica answers.
     """
     try:
         return await answer
@@ -193,7 +196,7 @@ async def _asked(answer: Awaitable[Any]) -> Any:
         cause = error
     if isinstance(cause, FlockRayError):
         raise cause
-    raise BusyError("no engine answers now; it is being started again")
+    raise AwayError("no engine answers now; it is being started again")
 
 
 def _lost(request: Request, made: int) -> Finished:
@@ -255,8 +258,13 @@ class Deployment:
         one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}
         return serve.deployment(
             serve.ingress()(GatewayReplica), name="gateway", num_replicas=self.gateways, max_ongoing_requests=_CLIENTS,
-            ray_actor_options={"num_cpus": 0, "runtime_env": one_thread}, **common,
+            ray_actor_options={"num_cpus": 0, "runtime_env": one_thread, "resources": self._place()}, **common,
         ).bind(engine, self.gateway)  # fmt: skip
+
+    def _place(self) -> dict[str, float]:
+        """Resources that keep gateways on this machine, where their ledger is a file of it."""
+        own = self.gateway.ledger.startswith("sqlite")
+        return {f"node:{ray.util.get_node_ip_address()}": 0.001} if own else {}
 
 
 @contextmanager

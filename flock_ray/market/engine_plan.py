@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from flock_ray.errors import ModelError
+from flock_ray.errors import AdapterError, ModelError
+from flock_ray.market.models import Model
 from flock_ray.serving.engine import Engine
 from flock_ray.serving.request import Limits
 
@@ -21,7 +22,7 @@ class EnginePlan:
         source, path, revision, dtype: of the base model, as in `training.model.ModelSpec`.
         device: `cpu` or `cuda`.
         threads: of torch.
-        base: hash of the base model's weights; empty: whatever they are.
+        base, tokenizer: hashes of the base model's weights, and of its tokenizer and chat template.
         rows, adapter_slots, context_length, max_rank, step_tokens, waiting: see `serving.batching_engine.Options`.
         template_date: that the adapters' chat template was rendered with.
         gather: seconds that events are gathered before they are handed on together.
@@ -35,6 +36,7 @@ class EnginePlan:
     device: str
     threads: int
     base: bytes
+    tokenizer: bytes
     rows: int
     adapter_slots: int
     context_length: int
@@ -43,6 +45,19 @@ class EnginePlan:
     waiting: int
     template_date: date
     gather: float
+
+    def check(self, model: Model) -> None:
+        """Check that a model was trained on what this engine answers with.
+
+        Raises:
+            AdapterError: on another base model or tokenizer, or with another template date.
+        """
+        for what, own, other in (
+            ("base model", self.base, model.base), ("tokenizer", self.tokenizer, model.tokenizer),
+            ("template date", self.template_date, model.template_date),
+        ):  # fmt: skip
+            if self.kind != ECHO and own != other:
+                raise AdapterError(f"{model.id} has another {what} than this deployment: serve it from one of its own")
 
     def start(self) -> Engine:
         """Load the base model and start; slow.
@@ -62,7 +77,7 @@ class EnginePlan:
 
         torch.set_num_threads(self.threads)
         base = load_base(ModelSpec(self.source, self.path, self.revision, self.dtype, self.device))
-        if self.base and base.hashes.weights != self.base:
+        if base.hashes.weights != self.base:
             raise ModelError(
                 f"the base model in {base.folder} has other weights on this machine than where it is served"
             )

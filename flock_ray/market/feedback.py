@@ -137,7 +137,10 @@ def _wrong_size(said: Feedback) -> str:
         size = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError:
         return "a text holds half a character (an unpaired surrogate)"
-    return f"its texts have {size} bytes, more than {MAX_FEEDBACK // 4}" if size > MAX_FEEDBACK // 4 else ""
+    if size > MAX_FEEDBACK // 4:
+        return f"its texts have {size} bytes, more than {MAX_FEEDBACK // 4}"
+    written = len(said.to_bytes())
+    return f"it takes {written} bytes as JSON, more than {MAX_FEEDBACK}" if written > MAX_FEEDBACK else ""
 
 
 class FeedbackStore:

@@ -16,7 +16,7 @@ from pydantic import Field
 from flock_ray.market.account_routes import row_of
 from flock_ray.market.api_errors import ApiError
 from flock_ray.market.feedback import MAX_TURNS, Feedback, FeedbackStore
-from flock_ray.market.guard import key_of, key_router
+from flock_ray.market.guard import key_router
 from flock_ray.market.openai_types import Body, Message
 from flock_ray.market.receipts import asked_hash
 from flock_ray.protocol.encoding import to_hex
@@ -49,7 +49,7 @@ async def feedback(body: FeedbackBody, request: Request) -> dict[str, Any]:
         message = "The conversation and the answer are not those of this request's receipt"
         raise ApiError(400, message, param="request", code="feedback_mismatch")
     said = Feedback(
-        row.reservation.request, key_of(request).id, row.reservation.model, int(time.time()),
+        row.reservation.request, row.key, row.reservation.model, int(time.time()),
         tuple((one["role"], one["content"]) for one in messages), body.answer, body.rating, body.correction,
         body.consent, body.licence,
     )  # fmt: skip

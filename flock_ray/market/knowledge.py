@@ -139,7 +139,7 @@ class Knowledge:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._indices: OrderedDict[tuple[bytes, str], _Index] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._building = threading.Lock(), threading.Lock()
 
     def create(self, account: bytes, name: str, documents: Sequence[Document], created: int) -> SourceInfo:
         """Keep a source.
@@ -197,21 +197,30 @@ class Knowledge:
             UnknownSourceError: the account has no source of that id.
         """
         path, key = self._path(account, source), (account, source)
+        index = self._index_of(key)
+        if index is None:
+            with self._building:  # it takes a core for a second: one after the other, and each once
+                index = self._index_of(key) or self._build(path, key)
+        return index.search(query, most)
+
+    def _index_of(self, key: tuple[bytes, str]) -> _Index | None:
         with self._lock:
             index = self._indices.get(key)
             if index is not None:
                 self._indices.move_to_end(key)
-        if index is None:
-            try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                raise _unknown() from None
-            index = _Index([Document(name, text) for name, text in kept["texts"]])
-            with self._lock:
-                self._indices[key] = index
-                while len(self._indices) > _CACHED:
-                    self._indices.popitem(last=False)
-        return index.search(query, most)
+            return index
+
+    def _build(self, path: Path, key: tuple[bytes, str]) -> _Index:
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise _unknown() from None
+        index = _Index([Document(name, text) for name, text in kept["texts"]])
+        with self._lock:
+            self._indices[key] = index
+            while len(self._indices) > _CACHED:
+                self._indices.popitem(last=False)
+        return index
 
     def _path(self, account: bytes, source: str) -> Path:
         path = self._folder / account.hex() / f"{source}.json"

@@ -4,8 +4,9 @@ One database, shared by all gateway processes: SQLite on one machine, PostgreSQL
 reserved in one transaction, which checks every bound; it is settled to what was used, or released. Methods are
 blocking and may be called from any thread.
 
-A killed process loses nothing that a method returned. After a power failure the bills of the last moments may be
-missing, at the gateway's cost; keys, caps and batches are on disk when a method returns.
+A killed process loses nothing that a method returned. Keys, caps, batches, and receipts of a gateway that lends are on
+disk when a method returns: a receipt that a power failure took back would be signed again, with other tokens. Without
+money the bills of the last moments before a power failure may be missing.
 """
 
 from __future__ import annotations
@@ -144,6 +145,11 @@ class Ledger:
         self._bound = gateway, account_concurrent, chain_age
         self.beat()
 
+    @property
+    def _lends(self) -> bool:
+        """Whether a receipt may cost the gateway its stake: then none is given that a power failure takes back."""
+        return self._bound is None or self._bound[0].lends
+
     def gateway(self) -> Gateway:
         """The gateway that this ledger is of; LedgerError if none has bound it."""
         with self._database.read() as transaction:
@@ -181,7 +187,7 @@ class Ledger:
 
     def _end_of_dead(self, request: bytes, sign: Sign) -> Row | None:
         """End a dead process's request; None if it ended otherwise meanwhile, or its process came back."""
-        with self._database.write(durable=False) as transaction:
+        with self._database.write(durable=self._lends) as transaction:
             row = self._locked(transaction, request)
             now = self._now()
             owner = REQUESTS.c.request == request
@@ -273,7 +279,7 @@ class Ledger:
         Raises:
             LedgerError: there is no such request.
         """
-        with self._database.write(durable=False) as transaction:
+        with self._database.write(durable=self._lends) as transaction:
             row = self._locked(transaction, request)
             return self._settle(transaction, row, used, sign) if row.state is State.OPEN else row
 

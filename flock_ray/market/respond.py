@@ -93,7 +93,7 @@ def _head(answering: Answering, asked: Asked, prefix: str, name: str) -> dict[st
 
 
 async def _end(answering: Answering, choices: Sequence[Choice], empty: bool, body: bytes | None = None) -> Row:
-    """Bill whole answers; those without any text cost nothing."""
+    """Bill whole answers; those without any text or log probability cost nothing."""
     if empty:
         return await answering.release("the answer is empty")
     ends = [choice.finished for choice in choices if choice.finished]
@@ -116,7 +116,7 @@ async def _whole(
             "choices": [shape.whole(choice) for choice in choices],
             "usage": usage([choice.finished for choice in choices if choice.finished]),
         }
-        empty = not any(choice.text for choice in choices)
+        empty = not any(choice.text or choice.tokens for choice in choices)
         row = await _end(answering, choices, empty, msgspec.json.encode(body))
         return {**body, "receipt": shown(row.receipt)}
 
@@ -180,7 +180,7 @@ async def _chunks(
             if one.text or scored:
                 yield event({**head, "choices": [shape.part(choice, one.text, scored)]})
                 answering.add(index, one.text)
-                empty = empty and not one.text
+                empty = False
             if one.text or scored or ended:
                 await answering.delivered(held[index])
                 held[index] = 0

@@ -50,6 +50,7 @@ class Service:
         settings: what its operator decides.
         sign: signs receipts.
         metrics: its figures.
+        unended: ids of requests that the ledger could not be told the end of; it is told again.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Service:
         self.sign = receipt_signer(signer, settings.domain)
         self.metrics = Metrics()
         self._threads = ThreadPoolExecutor(LEDGER_THREADS, "flock_ray-ledger")
+        self.unended = set[bytes]()
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def book(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -151,6 +153,9 @@ class Service:
                 await self.book(self.ledger.beat)
                 for row in await self.book(self.ledger.recover, self.sign):
                     LOG.warning("request %s of a gateway that died: %s", row.reservation.request.hex(), row.state.value)
+                for request in tuple(self.unended):
+                    await self.book(self.ledger.release, request, "the ledger was away")
+                    self.unended.discard(request)
             except Exception as error:  # the database is away, say: it may be there next time
                 LOG.error("the ledger is not kept: %s: %s", type(error).__name__, error)
             await asyncio.sleep(LEASE / 3)

@@ -129,11 +129,22 @@ class Settlement:
     def settle(self, price_book: bytes) -> Iterator[Settled]:
         """Settle all that waits under a price book, batch by batch, each written to its folder.
 
+        What the guardian voided comes first: the contract takes numbers in turn.
+
         Raises:
             ChainError: see `UsageSettler.settle_batch`; a repeated call continues with the same batch.
         """
+        for taken in self._voided(price_book):
+            yield self._settle(taken)
         while (taken := self._ledger.batches.take(price_book)) is not None:
             yield self._settle(taken)
+
+    def _voided(self, price_book: bytes) -> list[Taken]:
+        """Batches of a price book that the ledger has as settled, and the chain has no longer."""
+        last = self._reader.books(self._series(price_book)).last
+        found = [self._ledger.batches.get(book, number) for book, number in self._ledger.batches.uncollected()
+                 if book == price_book and number > last]  # fmt: skip
+        return [taken for taken in found if taken.settled_at is not None]
 
     def _settle(self, taken: Taken) -> Settled:
         batch = self._batch(taken)

@@ -95,6 +95,7 @@ def test_a_window_fits_the_cores_unless_another_is_asked_for(capsys: pytest.Capt
         (["seed=1,2", "alliance.num_voterz=4"], ConfigError, "the point seed=1: unknown configuration key"),
         (["seed=1,2", "experiment=moon"], ConfigError, "there is no experiment=moon"),
         (["training.steps=4,0"], ConfigError, "1 of 2 points are refused; training.steps=0: training.steps is 0"),
+        (["aggregation.rule=mean,nothing"], ConfigError, "1 of 2 points are refused; aggregation.rule=nothing: "),
         (
             ["alliance.num_members=64", "alliance.assumed_malicious=0.3", "alliance.num_voters=5,6"],
             CaptureRiskError, "2 of 2 points are refused; alliance.num_voters=5: ",

@@ -110,7 +110,7 @@ def test_a_reader_that_does_not_read_is_ended_and_its_answer_is_not_kept(tmp_pat
         assert 0 < row.receipt.receipt.output_tokens < size
 
 
-def test_an_answer_that_takes_too_long_ends_and_costs_nothing(tmp_path: Path) -> None:
+def test_an_answer_that_takes_too_long_ends_and_costs_what_was_delivered(tmp_path: Path) -> None:
     with gateway(tmp_path, wrap=Steps, answer_seconds=0.5) as world:
         answer = world.ask()
         assert answer.status_code == 504 and error_of(answer)["code"] == "timeout"
@@ -118,7 +118,20 @@ def test_an_answer_that_takes_too_long_ends_and_costs_nothing(tmp_path: Path) ->
         *parts, error, done = streamed(world)
         assert error["error"]["code"] == "timeout" and done == "[DONE]" and len(parts) == 4
         wait_until(lambda: world.client.running == 0)
-        assert world.spent() == 0
+        row = ended(world, parts[0]["id"].rpartition("-")[2])
+        assert row.finish_reason == "timeout" and row.receipt.receipt.output_tokens == 3
+        assert world.spent() == row.receipt.receipt.cost > 0
+
+
+def test_log_probabilities_are_an_answer_though_a_stop_string_left_no_text(tmp_path: Path) -> None:
+    with gateway(tmp_path) as world:
+        body = {"model": "base", "prompt": "abc", "stop": ["a"], "logprobs": 1}
+        whole = world.ask("/v1/completions", **body).json()
+        assert whole["choices"][0]["text"] == "" and whole["receipt"]["receipt"]["output_tokens"] == 1
+        events = streamed(world, "/v1/completions", **body)
+        assert events[-2]["receipt"]["receipt"]["output_tokens"] == 1
+        body.pop("logprobs")
+        assert world.ask("/v1/completions", **body).json()["receipt"] is None
 
 
 class Broken:
