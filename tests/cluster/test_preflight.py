@@ -54,7 +54,7 @@ def test_the_defaults_pass() -> None:
     [
         ("aggregation", "rule", ConfigError, "aggregation.rule is 'typo'; it must be one of centered_clipping, "),
         ("wire_format", "name", ConfigError, "wire_format.name is 'typo'; it must be one of bf16_feedback, dense"),
-        ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of collude, nan, none, sign"),
+        ("adversary", "attack", ConfigError, "adversary.attack is 'typo'; it must be one of alie, always_no, "),
         ("data", "kind", ConfigError, "data.kind is 'typo'; it must be one of stdlib_code, jsonl"),
         ("model", "dtype", ModelError, "model.dtype is 'typo'; it must be auto, bfloat16 or float32"),
     ],
