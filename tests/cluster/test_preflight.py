@@ -88,7 +88,7 @@ def test_a_parameter_that_does_not_fit_is_refused(group: str, parameters: dict[s
 def test_an_unknown_behaviour_of_a_member_is_refused() -> None:
     config = Config()
     config.adversary.members = {2: "nan", 3: "typo"}
-    with pytest.raises(ConfigError, match=r"adversary\.members\.3 is 'typo'; it must be one of collude, nan"):
+    with pytest.raises(ConfigError, match=r"adversary\.members\.3 is 'typo'; it must be one of alie, always_no"):
         check_before_start(config)
 
 

@@ -62,7 +62,7 @@ def made(folder: Path, rule: str, attack: str = "huge", freeze_a: bool = False, 
             num_members=11, num_voters=4, num_proposers=7, num_epochs=2, band_floor=1, band_ceiling=10**6, force=True
         ),
         aggregation=AggregationConfig(rule, parameters),
-        adversary=AdversaryConfig(attack, [CHEAT]),
+        adversary=AdversaryConfig(attack, members=[CHEAT]),
     )  # fmt: skip
     return PlainAlliance(folder, config, SimulatedWorker)
 
