@@ -156,7 +156,7 @@ def world(tiny_model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> World:
     state = replace(bare, terms=terms, rows=()).opened(rows[1])
     scorer = RowScorer(load_base(tiny_spec(tiny_model_dir)), TARGETS, RANK, max_tokens=4_096)
     own = {FIRST + node: canonical_bytes(adapter) for node, adapter in enumerate(adapters)}
-    others = dict(zip(FAKES, (gauged(adapters[0]), noised(adapters[0], 0.1), noised(adapters[0], 1.5)), strict=True))
+    others = dict(zip(FAKES, (gauged(adapters[0]), noised(adapters[0], 0.1), noised(adapters[0], 3.0)), strict=True))
     second = own | {node: canonical_bytes(adapter) for node, adapter in others.items()} | {BAD: b"no adapter"}
     records, replayed = [], []
     for day, submitted in ((1, own), (2, second)):
