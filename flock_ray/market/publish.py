@@ -113,8 +113,15 @@ def publish_run(
         RegistryError: it has no such adapter, or the registry does not take it.
         ModelError: its base model is not here, or another one is.
     """
+    _require_room(registry)
     folder, verified = _verified(run, trust or Trust(), emit)
     return _publish(registry, folder, verified, choose(verified, epoch, place), listing, accept)
+
+
+def _require_room(registry: Path) -> None:
+    """Refuse a folder that can be no registry, before a run is verified; RegistryError."""
+    if not Registry(registry).missing:
+        Registry.open(registry)
 
 
 def publish_epochs(
@@ -127,6 +134,7 @@ def publish_epochs(
     Returns:
         The entries, by epoch.
     """
+    _require_room(registry)
     folder, verified = _verified(run, trust or Trust(), lambda line: None)
     last = choose(verified)
     if last.submitter is not None:
