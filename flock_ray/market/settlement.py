@@ -134,8 +134,8 @@ class Settlement:
         Raises:
             ChainError: see `UsageSettler.settle_batch`; a repeated call continues with the same batch.
         """
-        for taken in self._voided(price_book):
-            yield self._settle(taken)
+        for voided in self._voided(price_book):
+            yield self._settle(voided)
         while (taken := self._ledger.batches.take(price_book)) is not None:
             yield self._settle(taken)
 
