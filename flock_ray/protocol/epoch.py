@@ -259,6 +259,7 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         ),
         pool_left=money.pool_left,
         escrow=money.escrow,
+        withheld=state.withheld,
     )
 
 
@@ -271,6 +272,8 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         report_hash: EIP-712 struct hash of the report that carries the record.
     """
     assert record.epoch == state.epoch and report_hash != ZERO
+    earlier = state.earlier_adapters if record.adapter == state.adapter else (*state.earlier_adapters, state.adapter)
+    most = get_mechanism(state.terms.mechanism).history(state.terms)
     return replace(
         state,
         members=record.members,
@@ -286,6 +289,8 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         leaving=(*state.leaving, *record.removed),
         changes=(),
         num_before=len(record.members),
+        earlier_adapters=earlier[max(0, len(earlier) - most) :],
+        withheld=record.withheld,
     )
 
 

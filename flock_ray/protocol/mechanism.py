@@ -75,6 +75,9 @@ class Mechanism(Protocol):
     def promises_more(self, terms: Terms) -> bool:
         """Whether payments leave the pool as it is, so that later budgets promise more than it holds."""
 
+    def history(self, terms: Terms) -> int:
+        """How many global adapters before the current one it looks back on."""
+
 
 class Plain:
     """What most mechanisms share: no parameters, nothing kept of members, never more promised than is there."""
@@ -88,6 +91,10 @@ class Plain:
     def promises_more(self, terms: Terms) -> bool:
         """No."""
         return False
+
+    def history(self, terms: Terms) -> int:
+        """None."""
+        return 0
 
 
 def share_out(amount: int, weights: Mapping[int, int]) -> dict[int, int]:

@@ -43,6 +43,11 @@ class Consensus:
     band: int
     gains: Mapping[int, int]
 
+    def json(self) -> dict[str, Json]:
+        """The consensus in a record."""
+        gains: Json = [[member, gain] for member, gain in self.gains.items()]
+        return {"score": self.score, "band": self.band, "gains": gains}
+
 
 def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consensus:
     """Consensus of {voter: score}; a voter with two seats counts twice."""
@@ -55,6 +60,22 @@ def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consen
     )
 
 
+_UNSCORED: dict[str, Json] = {"score": None, "band": None, "gains": None}
+
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """A candidate at one step: its hash, and the seats' score of it, None where the mechanism asks for none."""
+
+    step: int
+    candidate: bytes
+    score: int | None
+
+    def json(self) -> Json:
+        """`[step, hash, score]`."""
+        return [self.step, to_hex(self.candidate), self.score]
+
+
 @dataclass(frozen=True)
 class ProposalVerdict:
     """What became of one proposal.
@@ -64,23 +85,23 @@ class ProposalVerdict:
             `refused` (its manifest does not fit its commitment or the chain) or `missing`.
         payload: SHA-256 of the encoded update, None when nothing was opened.
         consensus: None where it was not scored.
+        entering: of what enters the candidate, where the mechanism has that scored too.
     """
 
     member: int
     status: str
     payload: bytes | None = None
     consensus: Consensus | None = None
+    entering: Consensus | None = None
 
     def json(self) -> Json:
         """The verdict in a record."""
-        consensus = self.consensus
         return {
             "member": self.member,
             "status": self.status,
             "payload": to_hex(self.payload) if self.payload else None,
-            "score": consensus.score if consensus else None,
-            "band": consensus.band if consensus else None,
-            "gains": [[member, gain] for member, gain in consensus.gains.items()] if consensus else None,
+            **(self.consensus.json() if self.consensus else _UNSCORED),
+            "entering": self.entering.json() if self.entering else None,
         }
 
 
@@ -120,17 +141,32 @@ def judge_proposal(
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """The seats' verdict on the candidate.
+    """The seats' verdict on the candidates.
 
     Attributes:
-        candidate: the hash that at least q seats computed; None without accepted updates, agreement or enough scores.
+        candidate: the hash that at least q seats computed, at the step that is taken; None without accepted updates,
+            agreement or enough scores.
         weights: (proposer, integer weight) of the accepted updates, as the same seats state them; 0: not in it.
-        consensus: None without a candidate or where the mechanism asks for no score.
+        consensus: on the candidate; None without one or where the mechanism asks for no score.
+        step: the one that is taken; None without a candidate.
+        steps: the candidates at all steps.
     """
 
     candidate: bytes | None
     weights: tuple[tuple[int, int], ...]
     consensus: Consensus | None
+    step: int | None = None
+    steps: tuple[StepVerdict, ...] = ()
+
+    def json(self) -> Json:
+        """The verdict in a record."""
+        return {
+            "adapter": to_hex(self.candidate) if self.candidate else None,
+            "weights": [list(pair) for pair in self.weights],
+            **(self.consensus.json() if self.consensus else _UNSCORED),
+            "step": self.step,
+            "steps": [step.json() for step in self.steps],
+        }
 
 
 def judge_candidate(
@@ -148,19 +184,20 @@ def judge_candidate(
     no_candidate = CandidateVerdict(None, (), None)
     seats: Counter[tuple[bytes, tuple[tuple[int, int], ...]]] = Counter()
     for voter, ballot in ballots.items():
-        if ballot.candidate is not None and [member for member, _ in ballot.weights] == list(accepted):
-            seats[ballot.candidate, ballot.weights] += roles.voter_seats[voter]
+        if len(ballot.candidates) == 1 and [member for member, _ in ballot.weights] == list(accepted):
+            seats[ballot.hashes[0], ballot.weights] += roles.voter_seats[voter]
     agreed = [key for key, count in seats.items() if count >= roles.quorum]
     if not accepted or not agreed:
         return no_candidate
     ((candidate, weights),) = agreed
     if not scored:
-        return CandidateVerdict(candidate, weights, None)
+        return CandidateVerdict(candidate, weights, None, 1, (StepVerdict(1, candidate, None),))
     scores = {
-        voter: ballot.score
+        voter: ballot.scores[0]
         for voter, ballot in ballots.items()
-        if (ballot.candidate, ballot.weights) == (candidate, weights) and ballot.score
+        if (ballot.hashes, ballot.weights) == ((candidate,), weights) and ballot.scores
     }
     if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
         return no_candidate
-    return CandidateVerdict(candidate, weights, consensus(scores, roles, terms))
+    joint = consensus(scores, roles, terms)
+    return CandidateVerdict(candidate, weights, joint, 1, (StepVerdict(1, candidate, joint.score),))

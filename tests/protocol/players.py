@@ -183,13 +183,13 @@ class Play:
         )
         ballots = {}
         for voter in voters:
+            score = Score(self.candidate_gain(voter), self.error) if scored else None
             ballots[voter] = BallotB(
-                candidate=self.names(voter, candidate) if candidate else None,
+                candidates=((self.names(voter, candidate), score),) if candidate else (),
                 weights=tuple(
                     (proposal.member, 0 if proposal.member in self.weightless else self.weight(voter))
                     for proposal in accepted
                 ),
-                score=Score(self.candidate_gain(voter), self.error) if scored and candidate else None,
                 reveal=self.reveals.get(voter, chain_of(voter).preimage(state.epoch)),
             )
         return committed_and_revealed(state, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)

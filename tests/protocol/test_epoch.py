@@ -456,7 +456,7 @@ def test_a_changed_gain_in_a_ballot_excludes_it() -> None:
     liar = VOTERS[0]
     (revealed,) = (ballot for ballot in BALLOTS if (ballot.kind, ballot.member) == (Kind.BALLOT_A, liar))
     body = json.loads(canonical_json(revealed.body))
-    body["ballot"]["entries"][0][3][0] += 1
+    body["ballot"]["entries"][0][3][0][0] += 1
     changed = message(STATE, Kind.BALLOT_A, liar, body)
     record = derived([*without(MESSAGES, (Kind.BALLOT_A, liar)), changed])
     assert record.digest != HONEST.digest

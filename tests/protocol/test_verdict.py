@@ -15,6 +15,7 @@ from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.verdict import (
     CandidateVerdict,
     ProposalVerdict,
+    StepVerdict,
     band,
     consensus,
     judge_candidate,
@@ -140,7 +141,8 @@ def test_a_quorum_that_found_it_valid_but_scored_it_not_does_not_accept() -> Non
 def ballot(
     gain: int | None, candidate: bytes | None = PAYLOAD, weights: tuple[tuple[int, int], ...] = WEIGHTS
 ) -> BallotB:
-    return BallotB(candidate, weights, None if gain is None else Score(gain, ERROR), PAYLOAD)
+    score = None if gain is None else Score(gain, ERROR)
+    return BallotB(((candidate, score),) if candidate else (), weights, PAYLOAD)
 
 
 NOTHING = CandidateVerdict(None, (), None)
@@ -175,7 +177,8 @@ def test_weights_of_other_updates_than_the_accepted_do_not_count() -> None:
 def test_scores_of_the_candidate_need_a_quorum_where_the_mechanism_asks_for_them() -> None:
     ballots = [ballot(1), ballot(1), ballot(None), ballot(None)]
     assert candidate_of(ballots) == NOTHING
-    assert candidate_of(ballots, scored=False) == CandidateVerdict(PAYLOAD, WEIGHTS, None)
+    steps = (StepVerdict(1, PAYLOAD, None),)
+    assert candidate_of(ballots, scored=False) == CandidateVerdict(PAYLOAD, WEIGHTS, None, 1, steps)
 
 
 def test_no_ballots_no_candidate() -> None:
