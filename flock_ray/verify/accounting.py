@@ -13,6 +13,68 @@ from flock_ray.verify.scores import Verdict
 RELAYER_PART = 10
 """One tenth of what a slash takes of own stake goes to the report's relayer."""
 
+FEES_OWED = "fees_owed"
+"""What the state keeps of a member that owes fees, wei."""
+
+_DEBT_PART = 100
+"""Fees of more than one in so many of a member's stake are slashed."""
+
+
+@dataclass(frozen=True)
+class Fees:
+    """What fees make of the earnings of an epoch.
+
+    Attributes:
+        rewards: {member: wei} that are left of what each earned.
+        rows: (member, wei charged, wei withheld) by ascending member, of those of whom one is not 0.
+        owed: {member: wei} that those owe after the epoch who owed any in it.
+        slashes: of those that owed too much, by ascending member.
+    """
+
+    rewards: Mapping[int, int]
+    rows: tuple[tuple[int, int, int], ...]
+    owed: Mapping[int, int]
+    slashes: tuple[Slash, ...]
+
+    @property
+    def withheld(self) -> int:
+        """Wei of this epoch."""
+        return sum(withheld for _, _, withheld in self.rows)
+
+    def noted(self, state: TaskState, noted: Mapping[int, Mapping[str, int]]) -> dict[int, Mapping[str, int]]:
+        """What a mechanism notes of members, with the fees that they owe; of who owes none there is no such note."""
+        every = dict(noted)
+        for member, owed in self.owed.items():
+            rest = dict(every.get(member, state.members[member].noted))
+            rest.pop(FEES_OWED, None)
+            every[member] = {**rest, FEES_OWED: owed} if owed else rest
+        return every
+
+
+def settle_fees(state: TaskState, earned: Mapping[int, int], charged: Mapping[int, int]) -> Fees:
+    """Take owed fees out of what members earn, and slash for debts that are too large.
+
+    Args:
+        state: before the epoch.
+        earned: {member: wei} by the mechanism.
+        charged: {member: wei} of new fees.
+    """
+    rewards, rows, left, slashes = dict(earned), [], {}, []
+    for number, member in enumerate(state.members):
+        fee = charged.get(number, 0)
+        owed = member.noted.get(FEES_OWED, 0) + fee
+        withheld = min(earned.get(number, 0), owed)
+        if withheld:
+            rewards[number] -= withheld
+        if fee or withheld:
+            rows.append((number, fee, withheld))
+        if owed:
+            left[number] = owed - withheld
+        if owed - withheld > member.stake // _DEBT_PART:
+            slashes.append(Slash(number, owed - withheld, "fees"))
+            left[number] = 0
+    return Fees(rewards, tuple(rows), left, tuple(slashes))
+
 
 def slashes_of(
     state: TaskState, proposals: Iterable[Verdict], reasons: Mapping[int, str], equivocators: Collection[int]
@@ -37,6 +99,7 @@ class Accounting:
 
     Attributes:
         escrow: own stake that slashes took so far, less the relayers' parts.
+        withheld: earnings that paid fees so far.
         slashes: the slashes in the report, clamped to the stakes; carried: those that did not fit into it.
         roster: slots of the epoch, and the changes that wait; removed: leaves that the slashes brought about.
     """
@@ -44,6 +107,7 @@ class Accounting:
     members: tuple[MemberState, ...]
     pool_left: int
     escrow: int
+    withheld: int
     slashes: tuple[Slash, ...]
     carried: tuple[Slash, ...]
     roster: Roster
@@ -56,6 +120,7 @@ def settle_accounts(
     new: list[Slash],
     noted: Mapping[int, Mapping[str, int]],
     promises_more: bool,
+    withheld: int = 0,
 ) -> Accounting:
     """Pay, slash and note: carried slashes first, at most MAX_SLASHES per report, none above the remaining stake.
 
@@ -84,11 +149,12 @@ def settle_accounts(
     if promises_more:
         pool += in_all
     else:
-        pool, escrow = pool - sum(rewards.values()), escrow + in_all
+        pool, escrow = pool - sum(rewards.values()) - withheld, escrow + in_all
     return Accounting(
         tuple(members),
         pool,
         escrow,
+        state.withheld + withheld,
         tuple(taken),
         tuple(waiting[MAX_SLASHES:]),
         roster,

@@ -1,12 +1,12 @@
-"""How well a voter's scores fit the proposals that they are of: who has a voice, and what voters weigh for their pay."""
+"""How well voters' scores fit the proposals that they are of: who has a voice, and what a voter weighs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from flock_ray.protocol.state import TaskState
 from flock_ray.verify.draw import Seats
-from flock_ray.verify.scores import heard, lower_median, upper_median
+from flock_ray.verify.scores import Electorate, lower_median, upper_median
 
 ACCURACY = "accuracy"
 """What the state keeps of a voter, in millionths, once it is known."""
@@ -35,16 +35,13 @@ def voiceless_of(state: TaskState, seats: Seats) -> frozenset[int]:
     return frozenset(lost)
 
 
-def accuracy_of(
-    voter: int, gains: Sequence[Mapping[int, int]], seats: Seats, voiceless: Collection[int], least: int
-) -> int | None:
+def accuracy_of(voter: int, gains: Sequence[Mapping[int, int]], electorate: Electorate, least: int) -> int | None:
     """How much better a voter's scores fit their own proposals than other ones, in millionths.
 
     Args:
         voter: whose scores are measured.
         gains: {voter: residual score} of each proposal that was scored.
-        seats: of the epoch.
-        voiceless: voters without a voice.
+        electorate: of the epoch.
         least: differences are measured by no less, micro-nats a token.
 
     Returns:
@@ -55,7 +52,7 @@ def accuracy_of(
         rest = {other: gain for other, gain in scores.items() if other != voter}
         if rest:
             own.append(scores.get(voter))
-            others.append(lower_median(heard(rest, seats, voiceless)))
+            others.append(lower_median([rest[other] for other in electorate.counted(rest)]))
     count = len(others)
     if count < 2:
         return None
@@ -75,11 +72,9 @@ def moved(accuracy: int, newest: int) -> int:
 
 
 def weights_of(accuracies: Mapping[int, int], seats: Seats) -> dict[int, int]:
-    """{voter: weight} by the accuracies of those that are present: seats times what is above a quarter of the middle."""
+    """{voter: weight} by the accuracies of those present: seats times what is above a quarter of the median."""
     if not accuracies:
         return {}
     above = {voter: max(0, accuracy) for voter, accuracy in accuracies.items()}
     least = upper_median(above.values()) // 4
-    return {
-        voter: max(0, accuracy - least) * seats.voters.count(voter) for voter, accuracy in sorted(above.items())
-    }
+    return {voter: max(0, accuracy - least) * seats.voters.count(voter) for voter, accuracy in sorted(above.items())}

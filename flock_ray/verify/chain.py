@@ -269,7 +269,7 @@ class ChainCheck:
         }
         require_equal(self._info(), expected, "task on chain")
         refund = int.from_bytes(self._single_log("TaskRegistry", "TaskClosed", self._task)[1], "big")
-        require_equal(refund, following.pool_left, "refund to the creator")
+        require_equal(refund, following.pool_left + following.withheld, "refund to the creator")
         sunk = [int.from_bytes(data, "big") for _, data in self._logs("RewardDistributor", "Sunk", self._task)]
         require_equal(sunk, [following.escrow] if following.escrow else [], "escrow that went to the sink")
 
@@ -310,7 +310,7 @@ class ChainCheck:
         for name in ("TaskRegistry", "RewardDistributor"):
             require_equal(self._balance(bytes.fromhex(self._at[name][2:])), 0, f"tokens left in the {name}")
         require_equal(self._balance(bytes.fromhex(self._at["StakeVault"][2:])), in_vault, "tokens in the StakeVault")
-        require_equal(creator, following.pool_left, "tokens of the creator")
+        require_equal(creator, following.pool_left + following.withheld, "tokens of the creator")
         require_equal(
             self._read("FlockToken", "totalSupply"), in_all + relayed + creator + sunk, "tokens of all together"
         )

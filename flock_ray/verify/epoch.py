@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from flock_ray.protocol.ballot import BallotB
 from flock_ray.protocol.encoding import Json, canonical_json, to_hex
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.message import Message
 from flock_ray.protocol.state import TaskState
-from flock_ray.verify.accounting import Accounting, settle_accounts, slashes_of
+from flock_ray.verify.accounting import Accounting, Fees, settle_accounts, settle_fees, slashes_of
 from flock_ray.verify.draw import Seats, digest_of_reveals, seats_of, seed_after, seed_after_skip
 from flock_ray.verify.message_set import MessageSet
-from flock_ray.verify.payment import Outcome
+from flock_ray.verify.payment import Outcome, Payment
 from flock_ray.verify.payments import PAYMENTS
 from flock_ray.verify.report import Report, SigningDomain, merkle_root
-from flock_ray.verify.scores import Candidate, Consensus, Verdict, judge_candidate, judge_proposals
+from flock_ray.verify.scores import Candidate, Consensus, Electorate, Scores, Verdict, judge_proposals, named_candidate
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,24 @@ class Replay:
     """Everything that follows from the signed messages of one epoch."""
 
     state: TaskState
-    seats: Seats
+    electorate: Electorate
     messages: MessageSet
     proposals: tuple[Verdict, ...]
     candidate: Candidate
     accepted: bool
     reveals: Mapping[int, bytes]
-    rewards: Mapping[int, int]
+    fees: Fees
     accounting: Accounting
+
+    @property
+    def seats(self) -> Seats:
+        """Of the epoch."""
+        return self.electorate.seats
+
+    @property
+    def rewards(self) -> Mapping[int, int]:
+        """{member: wei}, without what paid fees."""
+        return self.fees.rewards
 
     @property
     def adapter(self) -> bytes:
@@ -81,7 +92,7 @@ class Replay:
                     "status": proposal.status,
                     "payload": _hex(proposal.payload),
                     **_consensus(proposal.consensus),
-                    "entering": None,
+                    "entering": _consensus(proposal.entering) if proposal.entering else None,
                 }
                 for proposal in self.proposals
             ],
@@ -89,14 +100,12 @@ class Replay:
                 "adapter": _hex(self.candidate.adapter),
                 "weights": [list(pair) for pair in self.candidate.weights],
                 **_consensus(consensus),
-                "step": 1 if self.candidate.adapter else None,
-                "steps": [[1, _hex(self.candidate.adapter), consensus.score if consensus else None]]
-                if self.candidate.adapter
-                else [],
+                "step": self.candidate.step,
+                "steps": [[step, to_hex(adapter), score] for step, adapter, score in self.candidate.steps],
             },
-            "voiceless": [],
-            "fees": [],
-            "withheld": 0,
+            "voiceless": sorted(self.electorate.voiceless),
+            "fees": [list(row) for row in self.fees.rows],
+            "withheld": self.accounting.withheld,
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],
@@ -141,6 +150,10 @@ class Replay:
 
     def following(self, report_hash: bytes) -> TaskState:
         """The state after the epoch, once its report was signed."""
+        earlier = self.state.earlier_adapters
+        if self.adapter != self.state.adapter:
+            earlier = (*earlier, self.state.adapter)
+        looked_back = PAYMENTS[self.state.terms.mechanism].history(self.state.terms)
         return replace(
             self.state,
             members=self.accounting.members,
@@ -156,6 +169,8 @@ class Replay:
             leaving=(*self.state.leaving, *self.accounting.removed),
             changes=(),
             num_before=len(self.state.members),
+            earlier_adapters=earlier[-looked_back:] if looked_back else (),
+            withheld=self.accounting.withheld,
         )
 
 
@@ -172,15 +187,41 @@ def replay(state: TaskState, messages: Iterable[Message]) -> Replay:
     seats, sent = seats_of(state), MessageSet.sort(messages)
     ballots_a, ballots_b = sent.ballots_a(state, seats), sent.ballots_b(state, seats)
     payment = PAYMENTS[state.terms.mechanism]
-    proposals = judge_proposals(state, seats, sent, ballots_a, payment.scored[0])
-    candidate = judge_candidate(state, seats, proposals, ballots_b, payment.scored[1])
-    outcome = Outcome(state, seats, proposals, candidate, frozenset(ballots_a.keys() & ballots_b.keys()))
+    electorate = Electorate(state, seats, payment.voiceless(state, seats))
+    proposals = judge_proposals(electorate, sent, ballots_a, payment.num_scores, payment.judged)
+    named = named_candidate(electorate, proposals, ballots_b, len(payment.steps), payment.scored[1])
+    candidate = _candidate(payment, electorate, *named) if named else Candidate()
+    outcome = Outcome(electorate, proposals, candidate, frozenset(ballots_a.keys() & ballots_b.keys()))
     accepted = candidate.adapter is not None and payment.accepts(outcome)
-    rewards, noted = payment.rewards(outcome, accepted), payment.noted(outcome, accepted)
+    fees = settle_fees(state, payment.rewards(outcome, accepted), payment.fees(outcome))
     slashes = slashes_of(state, proposals, payment.slashed(outcome, accepted), sent.equivocators)
-    accounting = settle_accounts(state, rewards, slashes, noted, payment.promises_more(state.terms))
+    noted = fees.noted(state, payment.noted(outcome, accepted))
+    promises_more = payment.promises_more(state.terms)
+    accounting = settle_accounts(state, fees.rewards, [*slashes, *fees.slashes], noted, promises_more, fees.withheld)
     reveals = {voter: ballot.reveal for voter, ballot in ballots_b.items()}
-    return Replay(state, seats, sent, proposals, candidate, accepted, reveals, rewards, accounting)
+    return Replay(state, electorate, sent, proposals, candidate, accepted, reveals, fees, accounting)
+
+
+def _candidate(payment: Payment, electorate: Electorate, ballot: BallotB, scores: Scores) -> Candidate:
+    """The candidate that a ballot names, at the step that these scores say; without scores at the first."""
+    if not payment.scored[1]:
+        steps = tuple((step, adapter, None) for step, adapter in zip(payment.steps, ballot.hashes, strict=True))
+        return Candidate(ballot.hashes[0], ballot.weights, None, payment.steps[0], steps)
+    every = [
+        payment.consensus(electorate, {voter: own[index] for voter, own in scores.items()})
+        for index in range(len(payment.steps))
+    ]
+    taken = payment.taken(electorate, scores)
+    return Candidate(
+        ballot.hashes[taken],
+        ballot.weights,
+        every[taken],
+        payment.steps[taken],
+        tuple(
+            (step, adapter, consensus.score)
+            for step, adapter, consensus in zip(payment.steps, ballot.hashes, every, strict=True)
+        ),
+    )
 
 
 def skip(state: TaskState) -> TaskState:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from flock_ray.verify.payment import Payment
 from flock_ray.verify.payment_flock import FlockPayment
 from flock_ray.verify.payment_marginal import MarginalPayment
+from flock_ray.verify.payment_marginal1 import Marginal1Payment
 from flock_ray.verify.payment_open import OpenPayment
 
-PAYMENTS: dict[str, Payment] = {"marginal": MarginalPayment(), "flock": FlockPayment(), "open": OpenPayment()}
+PAYMENTS: dict[str, Payment] = {
+    "marginal": MarginalPayment(),
+    "marginal1": Marginal1Payment(),
+    "flock": FlockPayment(),
+    "open": OpenPayment(),
+}

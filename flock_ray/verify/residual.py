@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -41,10 +42,7 @@ def vector_of(adapter: Adapter) -> Vector:
 def moves_between(adapters: Sequence[Adapter]) -> list[Vector]:
     """Each adapter less the one before it."""
     points = [vector_of(adapter) for adapter in adapters]
-    return [
-        [new - old for new, old in zip(after, before, strict=True)]
-        for before, after in zip(points, points[1:], strict=False)
-    ]
+    return [[new - old for new, old in zip(after, before, strict=True)] for before, after in pairwise(points)]
 
 
 class Public:
@@ -58,7 +56,10 @@ class Public:
         products = inner_products(self._moves, self._moves)
         self._lower = cholesky(
             [
-                [_DIAGONAL if k == j else product / (self._lengths[k] * self._lengths[j]) for j, product in enumerate(row)]
+                [
+                    _DIAGONAL if k == j else product / (self._lengths[k] * self._lengths[j])
+                    for j, product in enumerate(row)
+                ]
                 for k, row in enumerate(products)
             ]
         )
@@ -117,7 +118,7 @@ def inner_products(left: Sequence[Vector], right: Sequence[Vector]) -> list[list
 
 
 def _cut(factors: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each factor's entries in one row, cut to as many bits as their products may have, and the power of two cut off."""
+    """Each factor's entries in one row, cut to so many bits that products sum exactly, and the power of two cut off."""
     size = factors[0].size
     bits = (53 - (size - 1).bit_length()) // 2
     rows = np.stack([factor.reshape(-1) for factor in factors])
