@@ -1,12 +1,11 @@
-"""From ballots to a verdict: quantile scores, acceptance bands, accepted and harmful proposals."""
+"""What the seats of an epoch say of an adapter, and what becomes of proposals and candidates."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flock_ray.protocol.ballot import BallotB, Check, ProposalEntry, Score
+from flock_ray.protocol.ballot import Score
 from flock_ray.protocol.capture import quantile_index
 from flock_ray.protocol.encoding import Json, to_hex
 from flock_ray.protocol.roles import Roles
@@ -27,6 +26,26 @@ def band(standard_errors: Sequence[int], terms: Terms) -> int:
     """Acceptance band, micro-nats a token: z times the lower median of the standard errors, floor to ceiling."""
     raw = terms.band_z_bp * quantile(standard_errors, 5_000) // 10_000
     return max(terms.band_floor, min(terms.band_ceiling, raw))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who scores in an epoch.
+
+    Attributes:
+        roles: of the epoch.
+        terms: of the task.
+        voiceless: voters whose scores do not count.
+    """
+
+    roles: Roles
+    terms: Terms
+    voiceless: frozenset[int] = frozenset()
+
+    def seats(self, voters: Collection[int]) -> list[int]:
+        """The voter of each seat that counts, of those held by `voters`; all of these where none counts."""
+        held = [voter for voter in self.roles.voters if voter in voters]
+        return [voter for voter in held if voter not in self.voiceless] or held
 
 
 @dataclass(frozen=True)
@@ -105,40 +124,6 @@ class ProposalVerdict:
         }
 
 
-def judge_proposal(
-    member: int, payload: bytes, entries: Mapping[int, ProposalEntry], roles: Roles, terms: Terms, scored: bool
-) -> ProposalVerdict:
-    """Verdict on a proposal whose manifest holds.
-
-    A proposal counts if at least q seats fetched it and found it valid; it is malformed if at least q seats say so.
-
-    Args:
-        member: the proposer.
-        payload: hash of its payload.
-        entries: {voter: its finding on this member and payload} from the ballots A that opened their commitment.
-        roles: of the epoch.
-        terms: of the task.
-        scored: whether the mechanism asks for scores; without them every valid proposal is accepted.
-    """
-
-    def seats(check: Check) -> int:
-        return sum(roles.voter_seats[voter] for voter, entry in entries.items() if entry.check is check)
-
-    if seats(Check.MALFORMED) >= roles.quorum:
-        return ProposalVerdict(member, "malformed", payload)
-    if seats(Check.VALID) < roles.quorum:
-        return ProposalVerdict(member, "unseen", payload)
-    if not scored:
-        return ProposalVerdict(member, "accepted", payload)
-    scores = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID and entry.score}
-    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
-        return ProposalVerdict(member, "unseen", payload)
-    result = consensus(scores, roles, terms)
-    harmful = result.score < -terms.harmful_factor * result.band
-    status = "accepted" if result.score > result.band else "harmful" if harmful else "rejected"
-    return ProposalVerdict(member, status, payload, result)
-
-
 @dataclass(frozen=True)
 class CandidateVerdict:
     """The seats' verdict on the candidates.
@@ -167,37 +152,3 @@ class CandidateVerdict:
             "step": self.step,
             "steps": [step.json() for step in self.steps],
         }
-
-
-def judge_candidate(
-    ballots: Mapping[int, BallotB], accepted: Sequence[int], roles: Roles, terms: Terms, scored: bool
-) -> CandidateVerdict:
-    """The candidate that a quorum of seats names, with their scores of it.
-
-    Args:
-        ballots: {voter: ballot B} of the ballots that opened their commitment.
-        accepted: proposers of the accepted updates, ascending.
-        roles: of the epoch.
-        terms: of the task.
-        scored: whether the mechanism asks for scores.
-    """
-    no_candidate = CandidateVerdict(None, (), None)
-    seats: Counter[tuple[bytes, tuple[tuple[int, int], ...]]] = Counter()
-    for voter, ballot in ballots.items():
-        if len(ballot.candidates) == 1 and [member for member, _ in ballot.weights] == list(accepted):
-            seats[ballot.hashes[0], ballot.weights] += roles.voter_seats[voter]
-    agreed = [key for key, count in seats.items() if count >= roles.quorum]
-    if not accepted or not agreed:
-        return no_candidate
-    ((candidate, weights),) = agreed
-    if not scored:
-        return CandidateVerdict(candidate, weights, None, 1, (StepVerdict(1, candidate, None),))
-    scores = {
-        voter: ballot.scores[0]
-        for voter, ballot in ballots.items()
-        if (ballot.hashes, ballot.weights) == ((candidate,), weights) and ballot.scores
-    }
-    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
-        return no_candidate
-    joint = consensus(scores, roles, terms)
-    return CandidateVerdict(candidate, weights, joint, 1, (StepVerdict(1, candidate, joint.score),))

@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.ballot import BallotB, Check, ProposalEntry, Score
 from flock_ray.protocol.hashing import keccak
+from flock_ray.protocol.judging import judge_candidate, judge_proposal
+from flock_ray.protocol.mechanism import Mechanism
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.verdict import (
     CandidateVerdict,
+    Panel,
     ProposalVerdict,
     StepVerdict,
     band,
     consensus,
-    judge_candidate,
-    judge_proposal,
     quantile,
 )
 from tests.protocol.players import TERMS
@@ -75,6 +77,11 @@ def test_a_seat_is_a_vote_and_a_member_may_hold_two() -> None:
     assert consensus({0: Score(10, 0), 1: Score(-90, 0)}, Roles((0, 1), (2,)), TERMS).score == -90
 
 
+def asking(scored: bool) -> Mechanism:
+    """A mechanism that asks for one score of everything, or for none."""
+    return MECHANISMS["marginal1" if scored else "open"]
+
+
 def judged(
     gains: Sequence[int | None], roles: Roles = ROLES, check: Check = Check.VALID, scored: bool = True, **terms: Any
 ) -> ProposalVerdict:
@@ -84,7 +91,7 @@ def judged(
         for voter, gain in enumerate(gains)
         if gain is not None
     }
-    return judge_proposal(4, PAYLOAD, entries, roles, replace(TERMS, **terms), scored)
+    return judge_proposal(4, PAYLOAD, entries, Panel(roles, replace(TERMS, **terms)), asking(scored))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,7 @@ def test_without_scores_a_valid_proposal_is_accepted() -> None:
 
 def test_a_quorum_that_found_it_valid_but_scored_it_not_does_not_accept() -> None:
     entries = {voter: ProposalEntry(4, PAYLOAD, Check.VALID, None if voter else Score(9**9, 1)) for voter in range(4)}
-    assert judge_proposal(4, PAYLOAD, entries, ROLES, TERMS, scored=True).status == "unseen"
+    assert judge_proposal(4, PAYLOAD, entries, Panel(ROLES, TERMS), asking(True)).status == "unseen"
 
 
 def ballot(
@@ -149,7 +156,7 @@ NOTHING = CandidateVerdict(None, (), None)
 
 
 def candidate_of(ballots: Sequence[BallotB], accepted: Sequence[int] = (4, 6), scored: bool = True) -> CandidateVerdict:
-    return judge_candidate(dict(enumerate(ballots)), accepted, ROLES, TERMS, scored)
+    return judge_candidate(dict(enumerate(ballots)), accepted, Panel(ROLES, TERMS), asking(scored))
 
 
 def test_the_candidate_is_the_one_that_a_quorum_names() -> None:
