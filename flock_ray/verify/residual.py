@@ -20,7 +20,7 @@ from flock_ray.lora.serialization import Adapter
 Vector = list[NDArray[np.float64]]
 """Integers in float64, within 2^53."""
 
-_LARGEST = 2.0**52
+_LARGEST = 2.0**42
 """No entry of what is computed here is larger in magnitude."""
 
 _SHARE = 2.0**20

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isqrt
 from random import Random
+from statistics import median_high, median_low
 from types import ModuleType
 
 import pytest
@@ -15,16 +19,32 @@ from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.cluster.attestation import report_of
 from flock_ray.errors import VerificationError
 from flock_ray.protocol import epoch as protocol
-from flock_ray.protocol import flock, inbox, marginal1, mechanism, mechanisms, roles, roster, seed, verdict
+from flock_ray.protocol import (
+    fees,
+    flock,
+    inbox,
+    judging,
+    marginal,
+    marginal1,
+    mechanism,
+    mechanisms,
+    roles,
+    roster,
+    seed,
+    verdict,
+)
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.state import TaskState
+from flock_ray.verify.accuracy import MILLION
 from flock_ray.verify.epoch import Replay, replay, skip
 from flock_ray.verify.membership import changed, slots_of
+from flock_ray.verify.payment import shares
 from flock_ray.verify.report import SigningDomain
+from flock_ray.verify.scores import lower_median, upper_median
 from tests.protocol.players import Play, new_task
-from tests.verify.epochs import come_and_go, mischief, tasks
+from tests.verify.epochs import come_and_go, mischief, noted, tasks
 
 RELAYER = "0x" + "11" * 20
 
@@ -76,17 +96,26 @@ def test_an_update_of_weight_0_shares_neither_pay_nor_fate(name: str, gain: int)
     agree(state, record, replay(state, play.messages(state)))
 
 
-def played(rounds: int = 30) -> list[bool]:
+def played(names: Sequence[str] = tuple(sorted(MECHANISMS)), rounds: int = 40) -> Iterator[bool]:
     """Whether both agree, epoch by epoch, on tasks that do not change from call to call."""
-    agreed = []
     for number in range(rounds):
         random = Random(number)
         state = new_task(
-            24, mechanism=sorted(MECHANISMS)[number % 3], slash_fraction_bp=6_000, seed=number, num_epochs=9
+            24,
+            num_voters=(4, 7, 11)[number % 3],
+            num_proposers=(4, 6)[number % 2],
+            mechanism=names[number % len(names)],
+            slash_fraction_bp=6_000,
+            seed=number,
+            num_epochs=9,
         )
+        if state.terms.mechanism == "marginal":
+            state = replace(state, members=tuple(replace(member, noted=noted(random)) for member in state.members))
         sent = mischief(random, state)
-        agreed.append(replay(state, sent).record == protocol.derive(state, Inbox(sent)).data)
-    return agreed
+        ours, theirs = replay(state, sent), protocol.derive(state, Inbox(sent))
+        yield ours.record == theirs.data and ours.following(bytes([1] * 32)) == protocol.advance(
+            state, theirs, bytes([1] * 32)
+        )
 
 
 @pytest.mark.parametrize(
@@ -100,23 +129,73 @@ def played(rounds: int = 30) -> list[bool]:
         ("protocol.marginal1.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.epoch.digest_of_reveals", lambda reveals: bytes(32)),
         ("verify.message_set.leads_to", lambda tip, preimage, epoch: True),
-        ("verify.scores.consensus_of", lambda scores, seats, terms: None),
-        ("verify.payment_marginal.shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
+        ("verify.payment.consensus_of", lambda scores, seats, terms: None),
+        ("verify.payment_marginal1.shares", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.accounting.RELAYER_PART", 11),
         ("verify.membership._FIRST_UNKNOWN", 2),
     ],
 )
 def test_a_mistake_of_either_side_shows(monkeypatch: pytest.MonkeyPatch, where: str, wrong: object) -> None:
     monkeypatch.setattr(f"flock_ray.{where}", wrong)
+    assert not agreed_upon(played())
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [
+        ("protocol.marginal._LEAST_BAND", 201),
+        ("protocol.marginal._HARMFUL_BANDS", 5),
+        ("protocol.marginal._HARM_VOTERS", 5),
+        ("protocol.marginal._LEAST_VALUE", 10**7),
+        ("protocol.marginal.median_low", median_high),
+        ("protocol.marginal.median_high", median_low),
+        ("protocol.fees._MOST_OWED", 99),
+        ("protocol.fees.FEES_OWED", "owed"),
+        ("verify.accounting.FEES_OWED", "owed"),
+        ("verify.accounting._DEBT_PART", 101),
+        ("verify.accuracy.ACCURACY", "accurate"),
+        ("verify.accuracy._LOSSES", 4),
+        ("verify.accuracy._WINDOW", 3),
+        ("verify.accuracy._fit", lambda own, other, least: 0 if own is None else max(0, MILLION - abs(own - other))),
+        ("verify.accuracy.lower_median", upper_median),
+        ("verify.accuracy.upper_median", lower_median),
+        ("verify.payment_marginal._FLOOR", 199),
+        ("verify.payment_marginal._HARM", 5),
+        ("verify.payment_marginal._INDEPENDENT", 5),
+        ("verify.payment_marginal._FULL_PAY", 10**7),
+        ("verify.payment_marginal._FREE_FEES", 9),
+        ("verify.payment_marginal.least_difference", lambda seats: 200 // len(set(seats.proposers))),
+        ("verify.payment_marginal.is_harm", lambda electorate, entering: entering.score < -4 * entering.band),
+        ("verify.payment_marginal.isqrt", lambda square: isqrt(square) + 1),
+        ("verify.payment_marginal.lower_median", upper_median),
+        ("verify.payment_marginal.upper_median", lower_median),
+        ("verify.payment_marginal.moved", lambda accuracy, newest: accuracy + int((newest - accuracy) / 4)),
+        ("verify.payment_marginal.voiceless_of", lambda state, seats: frozenset()),
+        ("verify.payment_marginal.weights_of", lambda accuracies, seats: {v: max(0, a) for v, a in accuracies.items()}),
+        ("verify.payment_marginal.shares", lambda amount, weights, least=0: shares(amount, weights)),
+        ("verify.payment_marginal.MarginalPayment.steps", (1, 2, 3, 4)),
+        ("verify.payment_marginal.MarginalPayment.fees", lambda self, outcome: {}),
+        ("verify.payment_marginal.MarginalPayment.taken", lambda self, electorate, scores: 0),
+        ("verify.payment_marginal.MarginalPayment.history", lambda self, terms: 0),
+        ("verify.scores.Electorate.counted", lambda self, voters: [v for v in self.seats.voters if v in voters]),
+    ],
+)
+def test_a_mistake_in_marginal_shows(monkeypatch: pytest.MonkeyPatch, where: str, wrong: object) -> None:
+    monkeypatch.setattr(f"flock_ray.{where}", wrong)
+    assert not agreed_upon(played(["marginal"], 200))
+
+
+def agreed_upon(epochs: Iterator[bool]) -> bool:
+    """Whether both agree on all; what one of them is too broken for is no agreement."""
     try:
-        agreed = played()
+        return all(epochs)
     except (AttributeError, AssertionError):
-        return
-    assert not all(agreed)
+        return False
 
 
 def test_without_a_mistake_nothing_shows() -> None:
     assert all(played())
+    assert all(played(["marginal"], 200))
 
 
 def refuse(*_: object, **__: object) -> object:
@@ -129,7 +208,8 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
     sent = [mischief(Random(5), state) for state in states]
     expected = [protocol.derive(state, Inbox(messages)).data for state, messages in zip(states, sent, strict=True)]
     modules: list[ModuleType] = [
-        seed, roles, roster, verdict, mechanism, mechanisms, marginal1, flock, protocol, inbox, merkle
+        seed, roles, roster, verdict, judging, mechanism, mechanisms, marginal, marginal1, fees, flock, protocol, inbox,
+        merkle,
     ]  # fmt: skip
     for module in modules:
         for name, _ in inspect.getmembers(module, inspect.isfunction):
