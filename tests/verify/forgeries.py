@@ -139,7 +139,39 @@ def a_stake_is_lowered(forger: Forger) -> None:
 
 @forgery(r"records/2\.json is not the canonical text")
 def the_mechanism_is_made_to_note_something(forger: Forger) -> None:
-    forger.forge_record(2, lambda record: record["members"][0].__setitem__(5, {"weight": 10**6}))
+    forger.forge_record(2, lambda record: record["members"][0][5].update(weight=10**6))
+
+
+@forgery(r"epoch 1 record\.proposals\[0\]\.entering")
+def more_of_an_update_enters(forger: Forger) -> None:
+    entering = {"score": 10**9, "band": 50, "gains": [[0, 10**9]]}
+    forger.forge_record(1, lambda record: record["proposals"][0].update(entering=entering))
+
+
+@forgery(r"epoch 1 record\.candidate\.steps")
+def the_score_of_a_step_is_raised(forger: Forger) -> None:
+    forger.forge_record(1, lambda record: record["candidate"]["steps"][0].__setitem__(2, 10**9))
+
+
+@forgery(r"epoch 1 record\.candidate\.step: claimed 7")
+def another_step_is_taken(forger: Forger) -> None:
+    forger.forge_record(1, lambda record: record["candidate"].update(step=7))
+
+
+@forgery(r"epoch 1 record\.voiceless")
+def a_voter_loses_its_voice(forger: Forger) -> None:
+    """A first epoch has no accuracies to lose it by."""
+    forger.forge_record(1, lambda record: record.update(voiceless=record["voters"][:1]))
+
+
+@forgery(r"epoch 1 record\.fees")
+def a_fee_is_invented(forger: Forger) -> None:
+    forger.forge_record(1, lambda record: record["fees"].append([7, 10**18, 0]))
+
+
+@forgery(r"epoch 2 record\.withheld")
+def more_is_withheld(forger: Forger) -> None:
+    forger.forge_record(2, lambda record: record.update(withheld=record["withheld"] + 1))
 
 
 @forgery(r"records/1\.json is not the canonical text")
