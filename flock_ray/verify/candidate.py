@@ -111,7 +111,7 @@ def combined(
 ) -> tuple[tuple[int, ...], list[Adapter]]:
     """The weights of updates, and start + floor(step * sum of weight * update / denominator) for each step.
 
-    A rule that works entry by entry makes a point for each that is no such sum: there it is start + step * point.
+    A rule whose points are no such sum makes those of step 1: there it is start + step * point.
 
     Args:
         start: the global adapter.
@@ -131,8 +131,7 @@ def combined(
     weighting = rule.finish()
     if not any(weighting.weights):
         return weighting.weights, []
-    if rule.entrywise:
-        assert weighting.points is not None
+    if weighting.points is not None:
         return weighting.weights, [start.plus(step * weighting.points) for step in steps]
     total = FixedPointSum(start.points.numel())
     for update, weight in zip(updates, weighting.weights, strict=True):

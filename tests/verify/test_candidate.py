@@ -80,15 +80,14 @@ def test_a_rule_that_gives_nobody_weight_makes_no_candidate() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_at_one_step_it_is_what_members_aggregate(name: str) -> None:
+def test_at_every_step_it_is_what_members_aggregate(name: str) -> None:
     torch.manual_seed(3)
     rule = RULES[name]({key: parameter.default for key, parameter in RULES[name].parameters.items()})
     start = Start(adapter(*range(1, 9)))
     updates = [adapter(*(torch.randn(8) * 2**20).round().int().tolist()) for _ in range(7)]
-    expected = aggregate(start, rule, updates)
-    weights, [found] = combined(start, rule, updates, (1,))
-    assert expected.adapter is not None
-    assert (weights, points(found)) == (expected.weights, points(expected.adapter))
+    expected = aggregate(start, rule, updates, (1, 2, 3, 5))
+    weights, found = combined(start, rule, updates, (1, 2, 3, 5))
+    assert (weights, *map(points, found)) == (expected.weights, *map(points, expected.adapters)) and len(found) == 4
 
 
 def test_entries_of_an_entrywise_rule_go_further_by_themselves() -> None:

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flock_ray.lora.fixed_point import SCALE
+from flock_ray.lora.fixed_point import SCALE, dequantize, quantize
+from flock_ray.lora.known_moves import KnownMoves
 from flock_ray.lora.serialization import LORA_A, LORA_B, Adapter
 from flock_ray.verify import residual
 from flock_ray.verify.residual import Public, Vector, cholesky, inner_products, length, moves_between, solved, vector_of
@@ -177,6 +178,57 @@ def test_a_residual_is_at_right_angles_to_what_is_public(rows: list[list[int]]) 
         kept = min(1.0, length(residual_) / length(public))
         for part, rest, known in zip(entering, residual_, public, strict=True):
             assert list(part) == [r + round(Fraction(float(p * kept))) for r, p in zip(rest, known, strict=True)]
+
+
+def drawn(random: np.random.Generator, sizes: tuple[int, int]) -> Adapter:
+    """Two factors of values of many magnitudes, some with a few that are far larger than the others."""
+    found = {}
+    for suffix, size in zip((LORA_A, LORA_B), sizes, strict=True):
+        row = random.standard_normal(size) * 2.0 ** random.integers(-26, 4)
+        row[random.random(size) < random.choice([0, 0, 0.1])] *= 2.0 ** random.integers(0, 13)
+        kept = torch.from_numpy(row * random.choice([0, 1, 1, 1, 1])).float().clamp(-(2.0**18), 2.0**18)
+        found["layer" + suffix] = dequantize(quantize(kept)).view(-1, 1 if suffix == LORA_B else size)
+    return found
+
+
+def mixed(random: np.random.Generator, adapters: list[Adapter], own: Adapter) -> Adapter:
+    """An update that is mostly what others were, as far as a wire format lets it go."""
+    shares = [random.choice([0.0, 0.0, 1.0, -0.5, 40.0]) for _ in adapters]
+    return {
+        key: (own[key] + sum(share * other[key] for share, other in zip(shares, adapters, strict=True))).clamp(
+            -(2.0**18), 2.0**18
+        )
+        for key in own
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_members_split_updates_as_the_verifier_does(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sizes = (int(random.integers(1, 40)), int(random.choice([1, 3, 8, 2_100])))
+    adapters = [drawn(random, sizes)]
+    for _ in range(seed % 7):
+        step = random.choice(["new", "same", "again", "near"])
+        last = adapters[-1]
+        if step == "same":
+            adapters.append(last)
+        elif step == "again" and len(adapters) > 1:
+            adapters.append({key: (2 * last[key] - adapters[-2][key]).clamp(-(2.0**20), 2.0**20) for key in last})
+        elif step == "near":
+            adapters.append({key: last[key] + 2.0**-20 * torch.sign(last[key]) for key in last})
+        else:
+            adapters.append({key: last[key] + other for key, other in drawn(random, sizes).items()})
+    updates = [mixed(random, adapters, drawn(random, sizes)) for _ in range(4)]
+    updates.append({key: 0 * factor for key, factor in updates[0].items()})
+    public = Public(moves_between(adapters))
+    for update, theirs in zip(updates, KnownMoves(adapters).split(updates), strict=True):
+        residual_, entering = public.split(vector_of(update))
+        for ours, split in ((residual_, theirs.residual), (entering, theirs.entering)):
+            assert list(split) == sorted(update)
+            for part, factor in zip(ours, split.values(), strict=True):
+                assert torch.equal(dequantize(torch.from_numpy(part).long()), factor.reshape(part.shape))
+        entered = public.entering(update)
+        assert all(torch.equal(entered[key], theirs.entering[key]) for key in update)
 
 
 @pytest.mark.parametrize(
