@@ -202,6 +202,23 @@ def mixed(random: np.random.Generator, adapters: list[Adapter], own: Adapter) ->
     }
 
 
+def test_members_clamp_as_the_verifier_does() -> None:
+    """The public part is 2.45 times as large in one entry as any format lets an update be."""
+    most, unit = 2.0**18, torch.ones(1, 16)
+    zeros = {"layer" + LORA_A: 0 * unit, "layer" + LORA_B: unit.T.contiguous()}
+    longer = torch.tensor([[4.0, *[1.0] * 15]])
+    adapters = [zeros, {**zeros, "layer" + LORA_A: longer}]
+    for first in (most, -most):
+        row = torch.tensor([[first, *[most] * 15]])
+        update = {"layer" + LORA_A: row, "layer" + LORA_B: 0 * unit.T.contiguous()}
+        residual_, entering = Public(moves_between(adapters)).split(vector_of(update))
+        assert residual_[0][0][0] in (0, -(2**42))
+        [theirs] = KnownMoves(adapters).split([update])
+        for ours, split in ((residual_, theirs.residual), (entering, theirs.entering)):
+            for part, factor in zip(ours, split.values(), strict=True):
+                assert torch.equal(dequantize(torch.from_numpy(part).long()), factor.reshape(part.shape))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_members_split_updates_as_the_verifier_does(seed: int) -> None:
     random = np.random.default_rng(seed)
