@@ -152,6 +152,12 @@ def _epoch(epoch: SettledEpoch) -> dict[str, Any]:
         "accepted": replay.accepted,
         "candidate_score": consensus.score if consensus else None,
         "band": consensus.band if consensus else None,
+        "step": replay.candidate.step,
+        "voiceless": sorted(replay.electorate.voiceless),
+        "fees": [
+            {"member": member, "charged_wei": charged, "withheld_wei": withheld}
+            for member, charged, withheld in replay.fees.rows
+        ],
         "settlement_tx": epoch.transaction,
         "gas_used": epoch.gas_used,
         "adapter_hash": to_hex(replay.adapter),

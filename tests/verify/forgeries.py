@@ -456,6 +456,17 @@ def the_summary_says_that_an_epoch_was_better(forger: Forger) -> None:
     forger.change("summary.json", lambda summary: summary["epochs"][1].update(candidate_score=10**6))
 
 
+@forgery(r"summary\.json\.epochs\[0\]\.fees")
+def the_summary_says_that_somebody_paid_a_fee(forger: Forger) -> None:
+    row = {"member": 0, "charged_wei": 10**18, "withheld_wei": 0}
+    forger.change("summary.json", lambda summary: summary["epochs"][0].update(fees=[row, row, row, row, row]))
+
+
+@forgery(r"summary\.json\.epochs\[0\]\.step: claimed 7")
+def the_summary_names_another_step(forger: Forger) -> None:
+    forger.change("summary.json", lambda summary: summary["epochs"][0].update(step=7))
+
+
 @forgery(r"summary\.json\.num_honest_members_with_more")
 def the_summary_counts_more_winners(forger: Forger) -> None:
     forger.change("summary.json", lambda summary: summary.update(num_honest_members_with_more=99))

@@ -14,9 +14,12 @@ from flock_ray.errors import VerificationError
 from flock_ray.protocol.encoding import canonical_json
 from flock_ray.verify.accounting import FEES_OWED
 from flock_ray.verify.accuracy import ACCURACY
+from flock_ray.verify.chain import SettledEpoch
 from flock_ray.verify.epoch import Replay, replay
 from flock_ray.verify.folder import RunFolder
+from flock_ray.verify.report import SigningDomain
 from flock_ray.verify.run import _check_record
+from flock_ray.verify.summary import _epoch
 from tests.protocol.players import STAKE, TOKEN, Play, new_task
 
 pytestmark = pytest.mark.chain  # the verifier of whole runs imports an EVM
@@ -144,3 +147,13 @@ def test_every_value_of_a_record_is_compared(tmp_path: Path) -> None:
 def test_what_is_left_out_or_added_is_noticed(change: Callable[[Any], None], tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"epoch 1 record|records/1\.json is not the canonical text"):
         forged(change, tmp_path)
+
+
+def test_a_summary_is_held_to_its_epochs_fees_steps_and_voices() -> None:
+    """By the replay of one: what the summary of a run says of it."""
+    [voter] = EVENTFUL.electorate.voiceless
+    report = EVENTFUL.report(SigningDomain(0, bytes(20), bytes(20)), bytes(20))
+    expected = _epoch(SettledEpoch(EVENTFUL, report, None, None))
+    assert (expected["step"], expected["voiceless"]) == (3, [voter])
+    rows = [(row["member"], row["charged_wei"], row["withheld_wei"]) for row in expected["fees"]]
+    assert rows == list(EVENTFUL.fees.rows)
