@@ -12,8 +12,8 @@ ACCURACY = "accuracy"
 """What the state keeps of a voter, in millionths, once it is known."""
 
 MILLION = 10**6
-_LOSSES = 3  # the least accurate lose their voice, with at most one seat in so many
-_WINDOW = 4  # an accuracy moves by one in so many of the way to the newest one
+_VOICELESS_PART = 3  # one seat in so many may lose its voice
+_AVERAGED = 4  # epochs that a moving average is of
 
 
 def voiceless_of(state: TaskState, seats: Seats) -> frozenset[int]:
@@ -26,7 +26,7 @@ def voiceless_of(state: TaskState, seats: Seats) -> frozenset[int]:
     if not known:
         return frozenset()
     least = upper_median(known.values()) // 4
-    left, lost = len(seats.voters) // _LOSSES, set[int]()
+    left, lost = len(seats.voters) // _VOICELESS_PART, set[int]()
     for accuracy, voter in sorted((accuracy, voter) for voter, accuracy in known.items()):
         left -= seats.voters.count(voter)
         if accuracy >= least or left < 0:
@@ -68,7 +68,7 @@ def _fit(score: int | None, other: int, least: int) -> int:
 
 def moved(accuracy: int, newest: int) -> int:
     """The moving average after a new value."""
-    return accuracy + (newest - accuracy) // _WINDOW
+    return accuracy + (newest - accuracy) // _AVERAGED
 
 
 def weights_of(accuracies: Mapping[int, int], seats: Seats) -> dict[int, int]:

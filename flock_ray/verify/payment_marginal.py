@@ -16,12 +16,12 @@ from flock_ray.verify.scores import Consensus, Electorate, Judgement, Scores, lo
 _FLOOR = 200  # micro-nats a token, of a candidate; each of n updates is a part of one
 _HARM = 4  # bands below zero
 _INDEPENDENT = 7  # voters that must have scored a harmful update, by their seats
-_FULL_PAY = 1_000  # weight that earns all, micro-nats a token times seats
-_FREE_FEES = 8  # a fee is at least one in so many of what a seat's update earns on average
+_LEAST_SUM = 1_000  # weights below it in total earn less than all, micro-nats a token times seats
+_FEE_PARTS = 8  # a fee is at least this part of what the proposers' share has for one of their seats
 
 
 def least_difference(seats: Seats) -> int:
-    """ceil(200 / n), n the members that propose: no smaller difference of an update's scores means anything."""
+    """ceil(200 / n), n the members that propose: the least band, and the least that a voter's error is measured by."""
     return -(-_FLOOR // len(set(seats.proposers)))
 
 
@@ -75,7 +75,7 @@ class MarginalPayment(Payment):
         return consensus_of(electorate, {voter: score.gain for voter, score in scores.items()}, _FLOOR)
 
     def taken(self, electorate: Electorate, scores: Scores) -> int:
-        """The step that is better than the last one taken, by the lower median of the difference."""
+        """Each step in turn if it gains on the one taken before it, by the lower median of the differences."""
         taken, counted = 0, electorate.counted(scores)
         for step in range(1, len(self.steps)):
             if lower_median([scores[voter][step].gain - scores[voter][taken].gain for voter in counted]) > 0:
@@ -99,7 +99,7 @@ class MarginalPayment(Payment):
                 assert proposal.consensus is not None and proposal.entering is not None
                 above_band = min(proposal.consensus.score, proposal.entering.score) - proposal.consensus.band
                 weights[proposal.member] = above_band * outcome.seats.proposing[proposal.member]
-            rewards |= shares(for_proposers, weights, _FULL_PAY)
+            rewards |= shares(for_proposers, weights, _LEAST_SUM)
         return rewards
 
     def fees(self, outcome: Outcome) -> dict[int, int]:
@@ -109,7 +109,7 @@ class MarginalPayment(Payment):
         return {
             proposal.member: max(
                 outcome.state.members[proposal.member].stake * terms.mechanism_parameters["fee_bp"] // 10_000,
-                for_proposers // (_FREE_FEES * terms.num_proposers),
+                for_proposers // (_FEE_PARTS * terms.num_proposers),
             )
             for proposal in outcome.proposals
             if proposal.consensus and proposal.status != "accepted"

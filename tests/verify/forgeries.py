@@ -91,10 +91,11 @@ def a_score_is_raised(forger: Forger) -> None:
     forger.forge_record(1, lambda record: record["proposals"][0].update(score=10**9))
 
 
-@forgery(r"epoch 1 record\.proposals\[\d\]\.status: claimed accepted, found harmful")
-def a_harmful_proposal_is_accepted(forger: Forger) -> None:
+@forgery(r"epoch 1 record\.proposals\[\d\]\.status: claimed accepted, found (harmful|rejected)")
+def a_bad_proposal_is_accepted(forger: Forger) -> None:
     def accept(record: Any) -> None:
-        next(proposal for proposal in record["proposals"] if proposal["status"] == "harmful")["status"] = "accepted"
+        bad = (proposal for proposal in record["proposals"] if proposal["status"] in ("harmful", "rejected"))
+        next(bad)["status"] = "accepted"
 
     forger.forge_record(1, accept)
 
