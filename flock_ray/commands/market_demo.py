@@ -37,6 +37,7 @@ from flock_ray.market.feedback import FeedbackStore
 from flock_ray.market.feedback_export import HELDOUT, SILO, export
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_values import KeyTerms
+from flock_ray.market.licences import strictest
 from flock_ray.market.models import Model, Price
 from flock_ray.market.registry import Registry
 from flock_ray.market.settlement import Settlement
@@ -168,7 +169,7 @@ class MarketDemo:
 
         self._step("The corrections become a silo, and the next epoch is trained")
         silo = self._folder / "silo"
-        export(FeedbackStore(self._folder / "market" / "feedback"), silo)
+        said = export(FeedbackStore(self._folder / "market" / "feedback"), silo)
         config = next_config(load_config(start), start, silo / SILO)
         alliance = replace(config.alliance, num_epochs=1, num_proposers=5)
         config = replace(config, alliance=alliance)
@@ -179,7 +180,8 @@ class MarketDemo:
         self._command("alliance", "--config-dir", str(self._folder), "--config-name", "next", *ray)
         run = self._latest()
         registry = self._folder / "market" / "registry"
-        new = publish_run(registry, run, _listing(), accept=self._accept)
+        licence = strictest([opened.snapshot.resolve(ALIAS).licences.data, *said.licences])
+        new = publish_run(registry, run, _listing(licence), accept=self._accept)
         Registry.open(registry).set_alias(ALIAS, new)
         self._step("The loss on corrections that were held out is measured")
         before, after = (self._loss(one, silo / HELDOUT) for one in (start, run))
@@ -246,10 +248,10 @@ hydra:
 """
 
 
-def _listing() -> Listing:
+def _listing(data_licence: str = "") -> Listing:
     from flock_ray.market.publish import Listing  # slow: it imports transformers
 
-    return Listing(name="coder-model", price=_PRICE)
+    return Listing(name="coder-model", price=_PRICE, data_licence=data_licence)
 
 
 def _account(address: str) -> bytes:
