@@ -120,7 +120,7 @@ class Ledger:
 
     # A gateway process
 
-    def bind(self, gateway: Gateway, account_concurrent: int = 32, chain_age: int = 600) -> None:
+    def bind(self, gateway: Gateway, account_concurrent: int, chain_age: int = 600) -> None:
         """Serve from this ledger: it is this gateway's, for ever.
 
         Args:

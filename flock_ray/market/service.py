@@ -134,7 +134,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """From the process' start to its end: follow the registry, keep the lease, end what dead processes left."""
         settings = self.settings
-        await self.book(self.ledger.bind, Gateway(settings.gateway, settings.domain, settings.lends))
+        gateway = Gateway(settings.gateway, settings.domain, settings.lends)
+        await self.book(self.ledger.bind, gateway, settings.account_concurrent)
         await self.book(self.ledger.recover, self.sign)
         beside = [asyncio.ensure_future(each) for each in (self.catalogue.watch(), self._keep_lease())]
         try:

@@ -69,7 +69,7 @@ def test_a_gateway_killed_in_the_middle_of_streams_bills_what_it_had_noted(tmp_p
     sign = receipt_signer(run_signer(1, "receipts"), DOMAIN)
     later = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", lambda: time.time() + LEASE + 5)
     with later as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False))
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32)
         ended = ledger.recover(sign)
         assert len(ended) == streams and ledger.recover(sign) == []
         for request, tokens in got.items():

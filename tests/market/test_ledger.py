@@ -287,7 +287,7 @@ def test_more_than_reserved_is_never_billed(ledger_url: str) -> None:
 
 def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
-        ledger.bind(free_gateway())
+        ledger.bind(free_gateway(), 32)
         mine = free_gateway()
         others = (
             replace(mine, account=account(USER)),
@@ -297,4 +297,4 @@ def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
         )
         for other, name in zip(others, ("account", "chain_id", "contract", "lends"), strict=True):
             with Ledger.open(ledger_url) as again, pytest.raises(LedgerError, match=f"another {name}$"):
-                again.bind(other)
+                again.bind(other, 32)
