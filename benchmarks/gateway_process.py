@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -85,9 +86,9 @@ def make(folder: Path) -> None:
         ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), ACCOUNT_CONCURRENT)
 
 
-def ledger_of(folder: Path) -> Ledger:
-    """The ledger of a folder."""
-    return Ledger.open(f"sqlite:///{folder}/ledger.db")
+def ledger_of(folder: Path, later: float = 0.0) -> Ledger:
+    """The ledger of a folder, as it is so many seconds later."""
+    return Ledger.open(f"sqlite:///{folder}/ledger.db", lambda: time.time() + later)
 
 
 def new_key(folder: Path, **terms: Any) -> tuple[str, str]:

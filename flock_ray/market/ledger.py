@@ -58,8 +58,9 @@ _PROGRESS = (
     .where(
         REQUESTS.c.request == bindparam("of"), REQUESTS.c.state == State.OPEN.value,
         REQUESTS.c.delivered < bindparam("tokens"), REQUESTS.c.max_tokens >= bindparam("tokens"),
+        REQUESTS.c.prompt_tokens >= bindparam("prompts"),
     )
-    .values(delivered=bindparam("tokens"), output=bindparam("hash"))
+    .values(delivered=bindparam("tokens"), begun=bindparam("prompts"), output=bindparam("hash"))
 )  # fmt: skip
 
 LEASE = 30  # seconds without a heartbeat after which a process is taken for dead
@@ -198,7 +199,7 @@ class Ledger:
             if row.state is not State.OPEN or (seen is not None and seen >= now - LEASE):
                 return None
             if row.delivered:
-                used = Used(row.reservation.prompt_tokens, row.delivered, row.output, "interrupted")
+                used = Used(row.begun, row.delivered, row.output, "interrupted")
                 return self._settle(transaction, row, used, sign)
             return release_row(transaction, row, "its gateway ended before anything was delivered", now)
 
@@ -259,16 +260,18 @@ class Ledger:
             raise RequestRunningError("the request with this idempotency key still runs; ask again later")
         return Replay(row)
 
-    def progress(self, request: bytes, output_tokens: int, output: bytes) -> None:
+    def progress(self, request: bytes, prompt_tokens: int, output_tokens: int, output: bytes) -> None:
         """Tell what was delivered so far: every 16 tokens. A kill costs what came after it.
 
         Args:
             request: its id.
+            prompt_tokens: of the prompts whose answers began.
             output_tokens: delivered.
             output: hash of them, as it will be in the receipt if the process dies.
         """
         with self._database.write(durable=False) as transaction:
-            transaction.execute(_PROGRESS, {"of": request, "tokens": output_tokens, "hash": output})
+            told = {"of": request, "prompts": prompt_tokens, "tokens": output_tokens, "hash": output}
+            transaction.execute(_PROGRESS, told)
 
     def settle(self, request: bytes, used: Used, sign: Sign) -> Row:
         """Bill what was used. A receipt may leave the gateway only after this returned it.

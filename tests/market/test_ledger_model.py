@@ -52,6 +52,7 @@ class Asked:
     created_at: int
     idempotency: str | None
     delivered: int = 0
+    begun: int = 0
     state: State = State.OPEN
     cost: int = 0
     used: int = 0  # tokens that count against the rate
@@ -172,15 +173,15 @@ class LedgerMachine(RuleBasedStateMachine):
         )  # fmt: skip
         return self.count
 
-    @rule(request=requests, part=st.floats(0, 1))
-    def progress(self, request: int, part: float) -> None:
+    @rule(request=requests, part=st.floats(0, 1), begun=st.floats(0, 1))
+    def progress(self, request: int, part: float, begun: float) -> None:
         one = self.model.requests.get(request)
         if one is None or one.process in self.died:
             return
-        delivered = int(one.tokens[1] * part)
-        self.processes[one.process].progress(request_id(request), delivered, sha256(b"%d" % delivered))
-        if one.state is State.OPEN:
-            one.delivered = max(one.delivered, delivered)
+        prompts, delivered = int(one.tokens[0] * begun), int(one.tokens[1] * part)
+        self.processes[one.process].progress(request_id(request), prompts, delivered, sha256(b"%d" % delivered))
+        if one.state is State.OPEN and delivered > one.delivered:
+            one.begun, one.delivered = prompts, delivered
 
     @rule(request=requests, part=st.floats(0, 1), draw=st.integers(0, 9))
     def settle(self, request: int, part: float, draw: int) -> None:
@@ -237,8 +238,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert rows.keys() == {request_id(number) for number in lost}
         for number, one in lost.items():
             if one.delivered:
-                one.state, one.used = State.SETTLED, one.tokens[0] + one.delivered
-                one.cost = one.tokens[0] * 2 + one.delivered * 6
+                one.state, one.used = State.SETTLED, one.begun + one.delivered
+                one.cost = one.begun * 2 + one.delivered * 6
             else:
                 one.state, one.used = State.RELEASED, 0
             self.ended(number, rows[request_id(number)])
