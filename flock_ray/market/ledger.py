@@ -15,9 +15,10 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Row as Record
 
 from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.usage import SignedReceipt
@@ -205,8 +206,26 @@ class Ledger:
 
     # A request
 
+    def admit(self, key: str, tokens: int) -> None:
+        """Count a request against its key's rate, before any work is done for it: its prompt is not even tokenised.
+
+        Args:
+            key: id of the key, as `keys.authenticate` returned it.
+            tokens: fewest that the request takes, as far as that is known.
+
+        Raises:
+            KeyRefusedError: the key is unknown, revoked or expired.
+            RateLimitedError: too many requests or tokens a minute, or too many at once by the key or the account.
+        """
+        assert self._bound is not None, "a ledger serves after bind()"
+        _, of_account, _ = self._bound
+        with self._database.write(durable=False) as transaction:
+            account, found, now = self._locked_key(transaction, key)
+            bounds.check_concurrent(found, bounds.open_requests(transaction, account.account), of_account)
+            bounds.admit(transaction, found, tokens, now)
+
     def reserve(self, key: str, asked: Reservation) -> Row | Replay:
-        """Reserve the worst case of a request, before it runs.
+        """Reserve the worst case of a request that was admitted, before it runs.
 
         Args:
             key: id of the key, as `keys.authenticate` returned it.
@@ -217,7 +236,7 @@ class Ledger:
 
         Raises:
             KeyRefusedError: the key is unknown, revoked or expired, or may not ask this model.
-            RateLimitedError: too many requests or tokens a minute, or too many at once by the key or the account.
+            RateLimitedError: too many tokens a minute, or too many requests at once by the key or the account.
             BudgetError: the key's budget, or the account's cap or deposit, does not last.
             NotLendingError: the gateway's stake is too low, or it has not seen the chain lately.
             RequestRunningError: the idempotency key's request still runs.
@@ -227,16 +246,13 @@ class Ledger:
         assert self._bound is not None, "a ledger serves after bind()"
         gateway, of_account, chain_age = self._bound
         with self._database.write(durable=False) as transaction:
-            account = accounts.lock_account_of_key(transaction, key)
-            found, now = key_of(transaction, key), self._now()
-            assert account is not None, "a key has an account"
-            check_valid(found, now)
+            account, found, now = self._locked_key(transaction, key)
             found.check_model(asked.model, asked.model_id)
             if replay := self._replay(transaction, found, asked, now):
                 return replay
             running = bounds.open_requests(transaction, account.account)
             bounds.check_concurrent(found, running, of_account)
-            bounds.check_rates(transaction, found, asked.tokens, now)
+            bounds.count_tokens(transaction, found, asked.tokens, now)
             bounds.check_budget(found, running, asked.cost)
             if gateway.lends and asked.cost:
                 self.batches.check_prices(transaction, asked)
@@ -244,6 +260,14 @@ class Ledger:
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)
             return open_row(transaction, found, asked, self._process, now)
+
+    def _locked_key(self, transaction: Connection, key: str) -> tuple[Record[Any], Key, int]:
+        """(its account's row, which is locked, the key, time) of a valid key."""
+        account = accounts.lock_account_of_key(transaction, key)
+        found, now = key_of(transaction, key), self._now()
+        assert account is not None, "a key has an account"
+        check_valid(found, now)
+        return account, found, now
 
     def _replay(self, transaction: Connection, key: Key, asked: Reservation, now: int) -> Replay | None:
         if asked.idempotency is None:

@@ -104,6 +104,14 @@ class Service:
         except KeyRefusedError as error:
             raise unauthorized(str(error)) from None
 
+    async def admit(self, key: Key, tokens: int) -> None:
+        """Count a request of a key that takes so many tokens at least; nothing is done for one that is refused.
+
+        Raises:
+            FlockRayError: the ledger refuses it (`Ledger.admit`).
+        """
+        await self.book(self.ledger.admit, key.id, tokens)
+
     async def publish(self, book: PriceBook) -> None:
         """Put a price book in force, before anything is lent under it.
 

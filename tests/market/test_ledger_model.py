@@ -71,6 +71,7 @@ class Model:
     collected: int = 0
     requests: dict[int, Asked] = field(default_factory=dict)
     batched: set[int] = field(default_factory=set)
+    admitted: list[tuple[int, int]] = field(default_factory=list)  # (key, time)
 
     def open(self) -> list[Asked]:
         return [one for one in self.requests.values() if one.state is State.OPEN]
@@ -79,16 +80,22 @@ class Model:
     def charged(self) -> int:
         return sum(one.cost for one in self.requests.values())
 
+    def is_within_rate(self, key: int, requests: int, tokens: int, now: int) -> bool:
+        """Whether so much more is within what a key may ask at once and in a minute."""
+        running, terms = self.open(), KEYS[key]
+        minute = [one for one in self.requests.values() if one.key == key and one.created_at >= now - 60]
+        return (
+            sum(one.key == key for one in running) < terms["concurrent"]
+            and len(running) < OF_ACCOUNT
+            and sum(of == key and at >= now - 60 for of, at in self.admitted) + requests <= terms["requests_per_minute"]
+            and sum(one.used for one in minute) + tokens <= terms["tokens_per_minute"]
+        )
+
     def refusal(self, key: int, tokens: tuple[int, int], now: int) -> type[Exception] | None:
-        """Why a request is refused, by the bounds in their order; None: it is not."""
+        """Why a request that was admitted is refused, by the bounds in their order; None: it is not."""
         running, mine = self.open(), [one for one in self.open() if one.key == key]
         terms, cost = KEYS[key], tokens[0] * 2 + tokens[1] * 6
-        if len(mine) >= terms["concurrent"] or len(running) >= OF_ACCOUNT:
-            return RateLimitedError
-        minute = [one for one in self.requests.values() if one.key == key and one.created_at >= now - 60]
-        if len(minute) >= terms["requests_per_minute"]:
-            return RateLimitedError
-        if sum(one.used for one in minute) + sum(tokens) > terms["tokens_per_minute"]:
+        if not self.is_within_rate(key, 0, sum(tokens), now):
             return RateLimitedError
         spent = sum(one.cost for one in self.requests.values() if one.key == key)
         if spent + sum(one.worst for one in mine) + cost > terms["budget"]:
@@ -152,6 +159,14 @@ class LedgerMachine(RuleBasedStateMachine):
         process, ledger = self.any(draw)
         self.count += 1
         request = asked(self.count, *tokens, idempotency=idempotency, book=BOOK.hash)
+        admitted = self.model.is_within_rate(key, 1, tokens[1], self.clock.now)
+        try:
+            ledger.admit(self.keys[key], tokens[1])
+        except RateLimitedError:
+            assert not admitted
+            return 0
+        assert admitted
+        self.model.admitted.append((key, self.clock.now))
         same = [
             one for one in self.model.requests.values()
             if idempotency and (one.key, one.idempotency) == (key, idempotency) and one.state is not State.RELEASED
