@@ -19,15 +19,13 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from flock_ray.chain.words import format_tokens
 from flock_ray.cluster.run_directory import load_config
 from flock_ray.commands.demo_chain import DemoChain
 from flock_ray.commands.demo_lessons import CORRECTIONS, lessons
 from flock_ray.commands.demo_next import drawing_pool
 from flock_ray.commands.demo_users import Tally, User, ask_for, correct_rest
-from flock_ray.commands.feedback import next_config
+from flock_ray.commands.feedback import as_file, next_config
 from flock_ray.commands.serve import play as serve
 from flock_ray.commands.serving_plan import Opened
 from flock_ray.commands.settings import MarketDemoSettings, read_settings
@@ -175,7 +173,7 @@ class MarketDemo:
         config = replace(config, alliance=alliance)
         config = replace(config, alliance=replace(alliance, pool=drawing_pool(config, start)))
         config = replace(config, output_dir=str(self._folder / "runs"), training=replace(config.training, steps=8))
-        (self._folder / "next.yaml").write_text(_HEAD + OmegaConf.to_yaml(OmegaConf.structured(config)))
+        (self._folder / "next.yaml").write_text(as_file(config))
         ray = ["cluster.mode=existing", f"cluster.address={head_address()}", "cluster.nodes=1"]
         self._command("alliance", "--config-dir", str(self._folder), "--config-name", "next", *ray)
         run = self._latest()
@@ -233,19 +231,6 @@ class MarketDemo:
             last = log.read_text().strip().splitlines()
             raise FlockRayError(f"flock-ray {words[0]} failed: {last[0] if last else ended.returncode}; see {log}")
         return ended.stdout
-
-
-_HEAD = """\
-defaults:
-  - flock_ray_schema
-  - override hydra/hydra_logging: disabled
-  - override hydra/job_logging: disabled
-  - _self_
-hydra:
-  run:
-    dir: .
-  output_subdir: null
-"""
 
 
 def _listing(data_licence: str = "") -> Listing:
