@@ -34,7 +34,7 @@ def measure(url: str, kill_url: str, requests: int = 1_000) -> dict[str, Any]:
         bill_vs_receipts: wei between what keys spent and the receipts that processes got.
         killed_gateway_lost_rows: requests delivered in part that have no receipt after a kill.
         killed_gateway_billed_twice: wei charged beyond the receipts.
-        cpu_ms, wall_ms: of one request's reservation and settlement, one after the other.
+        cpu_ms, wall_ms: of one request's admission, reservation and settlement, one after the other.
     """
     raced = race(url, CLIENTS, PROCESSES, requests)
     ended = killed(kill_url)
@@ -53,6 +53,7 @@ def _cost(url: str, requests: int = 300) -> dict[str, float]:
         key = new_key(ledger, requests_per_minute=1 << 40)
         began = time.process_time(), time.perf_counter()
         for number in range(1_000, 1_000 + requests):
+            ledger.admit(key.id, 1)
             reserved(ledger, key, asked(number))
             ledger.settle(request_id(number), used(), sign)
         ended = time.process_time(), time.perf_counter()

@@ -53,11 +53,11 @@ class Client:
         self._headers = {"x-api-key": secret, "Content-Type": "application/json"}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
-    def ask(self, body: dict[str, Any], **headers: str) -> http.client.HTTPResponse:
-        """The response to a conversation; its body must be read before the next."""
+    def ask(self, body: dict[str, Any], path: str = CHAT, **headers: str) -> http.client.HTTPResponse:
+        """The response to a request, by default a conversation; its body must be read before the next."""
         data = json.dumps(body)
         try:
-            self._connection.request("POST", CHAT, data, {**self._headers, **headers})
+            self._connection.request("POST", path, data, {**self._headers, **headers})
             return self._connection.getresponse()
         except (http.client.HTTPException, OSError):
             self.close()

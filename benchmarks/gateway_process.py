@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -44,6 +45,7 @@ GATEWAY, PROTOCOL, HOST, USER = (bytes([number]) * 20 for number in (1, 2, 3, 4)
 DOMAIN = usage_domain(31_337, "0x" + "5a" * 20)
 BASE, PRICE = sha256(b"base"), Price(2, 6)
 MODELS = 2
+ACCOUNT_CONCURRENT = 32
 
 
 class Paced(InProcess):
@@ -61,8 +63,8 @@ class Paced(InProcess):
 def settings_of(folder: Path) -> Settings:
     """Of a gateway that takes no deposits."""
     return Settings(
-        GATEWAY, PROTOCOL, DOMAIN, lends=False, base=base_offer(BASE, HOST, PRICE), knowledge=folder / "knowledge",
-        default_model="base",
+        GATEWAY, PROTOCOL, DOMAIN, ACCOUNT_CONCURRENT, lends=False, base=base_offer(BASE, HOST, PRICE),
+        knowledge=folder / "knowledge", default_model="base",
     )  # fmt: skip
 
 
@@ -81,12 +83,12 @@ def make(folder: Path) -> None:
         )  # fmt: skip
         registry.publish(model, adapter)
     with ledger_of(folder) as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False))
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), ACCOUNT_CONCURRENT)
 
 
-def ledger_of(folder: Path) -> Ledger:
-    """The ledger of a folder."""
-    return Ledger.open(f"sqlite:///{folder}/ledger.db")
+def ledger_of(folder: Path, later: float = 0.0) -> Ledger:
+    """The ledger of a folder, as it is so many seconds later."""
+    return Ledger.open(f"sqlite:///{folder}/ledger.db", lambda: time.time() + later)
 
 
 def new_key(folder: Path, **terms: Any) -> tuple[str, str]:

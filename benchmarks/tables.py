@@ -151,7 +151,8 @@ MARKET_LOOP = (
     ),
     Row("the committee's score of 200 corrections, nats a token", "feedback_score", "{:+.3f}"),
     Row("… of the same with the words of the answers shuffled", "poisoned_feedback_score", "{:+.3f}"),
-    Row("poisoned feedback that was accepted", "poisoned_feedback_accepted", "{:.0f}", "0"),
+    Row("runs of three in which poisoned feedback was accepted", "poisoned_feedback_accepted", "{:.0f}", "0"),
+    Row("`flock-ray market-demo`, its run included", "market_demo_seconds", "{:.0f} s", "≤ 480 s"),
 )
 GATEWAY = (
     Row("a whole answer of 64 tokens, beyond the engine itself, mean", "gateway_overhead_ms", "{:.1f} ms", "≤ 10 ms"),

@@ -89,10 +89,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _share_out(items: list[pytest.Item]) -> None:
-    """Among pytest-xdist's workers: tests with Ray go to one, since fixtures hold it open; of others whole files."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest share is begun first
+    """Among pytest-xdist's workers: tests on the shared cluster to one, those that start Ray to one, others by file."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: (groups[item] != "head", groups[item] != "ray"))  # the longest shares are begun first
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.location[0]))
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def _group(item: pytest.Item) -> str:
+    if "head" in getattr(item, "fixturenames", ()):
+        return "head"
+    return "ray" if item.get_closest_marker("ray") else item.location[0]
 
 
 def pytest_collection_finish() -> None:

@@ -82,6 +82,7 @@ def test_every_option_of_what_is_served_composes_to_one_that_passes_the_checks(o
     ("override", "told"),
     [
         ("port=0", "port is 0; it must be between 1 and 65535"),
+        ("account_concurrent=0", "account_concurrent is 0; it must be between 1 and 1048576"),
         ("host=chat.example", "host is 'chat.example'; it must be an address of this machine"),
         ("engine.rows=17", "engine.adapter_slots is 16; it must be at least engine.rows = 17"),
         ("engine.gather=-1", "engine.gather is -1.0; it must be between 0 and 1"),

@@ -9,8 +9,15 @@ from flock_ray.chain.values import TOKEN
 
 def format_tokens(wei: int) -> str:
     """Exact decimal text of an amount in whole tokens, or in the chain's own coin."""
-    whole, rest = divmod(wei, TOKEN)
-    return f"{whole}.{rest:018d}".rstrip("0").rstrip(".")
+    whole, rest = divmod(abs(wei), TOKEN)
+    return f"{'-' * (wei < 0)}{whole}.{rest:018d}".rstrip("0").rstrip(".")
+
+
+def rounded_tokens(wei: int) -> str:
+    """An amount in whole tokens for people: rounded to four decimals, and below one token to four digits."""
+    step = 10 ** min(max(len(str(abs(wei))) - 4, 0), 14)
+    whole, point, decimals = format_tokens((abs(wei) + step // 2) // step * step).partition(".")
+    return f"{'-' * (wei < 0)}{int(whole):,}{point}{decimals}"
 
 
 def utc(time: int) -> str:

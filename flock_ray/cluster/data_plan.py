@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from flock_ray.cluster.launch import data_spec
+from typing import TYPE_CHECKING
+
 from flock_ray.cluster.placement import num_silos
 from flock_ray.config import ClusterMode, Config
 from flock_ray.telemetry.table import Console
-from flock_ray.training import mixed
-from flock_ray.training.data import DataSpec
 from flock_ray.training.files import SiloFiles
+
+if TYPE_CHECKING:
+    from flock_ray.training.data import DataSpec
 
 MAX_SILOS = 64
 """In a plan."""
@@ -27,6 +29,9 @@ def show_data(config: Config, console: Console) -> None:
         return
     silos = range(num_silos(config))
     if config.data.kind == "mixed":
+        from flock_ray.cluster.launch import data_spec  # here, for both import torch
+        from flock_ray.training import mixed
+
         spec = data_spec(config)
         files = [f"  member {silo}: {_told(mixed.spec_of(spec, silo), silo)}" for silo in silos]
     else:

@@ -120,6 +120,10 @@ class UpdateStore:
         except MalformedPayload:
             return Check.MALFORMED
 
+    def forget(self) -> None:
+        """Forget all updates: those of an epoch that did not end."""
+        self._updates.clear()
+
     def end_epoch(self, adapters: Sequence[bytes]) -> None:
         """Forget everything but the global adapter, the last of these, and those before it that are here."""
         *earlier, adapter = adapters

@@ -62,6 +62,7 @@ class Worker(WorkerHost):
             )
             bench.trainer.forget()
             bench.scorer.forget()
+            bench.updates.forget()
         self._take_up(task, type(self).verifier(task.domain))
         mechanism = get_mechanism(state.terms.mechanism)
         self._ballots = BallotBuilder(bench, self._hosting.members, task.silos, mechanism)

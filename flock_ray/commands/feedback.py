@@ -19,9 +19,11 @@ from flock_ray.market.feedback_export import export as export_feedback
 from flock_ray.store.files import write_text
 from flock_ray.training.files import SiloFiles, entry
 
-_HEAD = """\
+_TOLD = """\
 # The alliance after {run}: it starts from that run's adapter, with its silos, and with feedback as member {member}'s.
 #   flock-ray alliance --config-dir {folder} --config-name {name}
+"""
+_HEAD = """\
 defaults:
   - flock_ray_schema
   - override hydra/hydra_logging: disabled
@@ -62,14 +64,19 @@ def task(asked: Namespace) -> None:
     if target.suffix != ".yaml" or target.exists():
         raise ConfigError(f"{asked.to} must be a new file whose name ends in .yaml")
     member = config.alliance.num_members - 1
-    head = _HEAD.format(run=run.path, member=member, folder=target.parent, name=target.stem)
+    head = _TOLD.format(run=run.path, member=member, folder=target.parent, name=target.stem)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, head + OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_text(target, head + as_file(config))
     command = f"flock-ray alliance --config-dir {target.parent} --config-name {target.stem}"
     told = (
         f"Wrote {target}: {config.alliance.num_members} members, of which {member} is feedback; begin it with {command}"
     )
     Output(asked.json).note(told, {"config": str(target), "members": config.alliance.num_members, "command": command})
+
+
+def as_file(config: Config) -> str:
+    """A configuration as a file that `flock-ray alliance --config-dir DIR --config-name NAME` takes."""
+    return _HEAD + OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def next_config(config: Config, run: Path, silo: Path) -> Config:

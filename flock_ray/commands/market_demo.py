@@ -19,15 +19,13 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from flock_ray.chain.words import format_tokens
 from flock_ray.cluster.run_directory import load_config
 from flock_ray.commands.demo_chain import DemoChain
 from flock_ray.commands.demo_lessons import CORRECTIONS, lessons
 from flock_ray.commands.demo_next import drawing_pool
 from flock_ray.commands.demo_users import Tally, User, ask_for, correct_rest
-from flock_ray.commands.feedback import next_config
+from flock_ray.commands.feedback import as_file, next_config
 from flock_ray.commands.serve import play as serve
 from flock_ray.commands.serving_plan import Opened
 from flock_ray.commands.settings import MarketDemoSettings, read_settings
@@ -37,6 +35,7 @@ from flock_ray.market.feedback import FeedbackStore
 from flock_ray.market.feedback_export import HELDOUT, SILO, export
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_values import KeyTerms
+from flock_ray.market.licences import strictest
 from flock_ray.market.models import Model, Price
 from flock_ray.market.registry import Registry
 from flock_ray.market.settlement import Settlement
@@ -168,18 +167,19 @@ class MarketDemo:
 
         self._step("The corrections become a silo, and the next epoch is trained")
         silo = self._folder / "silo"
-        export(FeedbackStore(self._folder / "market" / "feedback"), silo)
+        said = export(FeedbackStore(self._folder / "market" / "feedback"), silo)
         config = next_config(load_config(start), start, silo / SILO)
         alliance = replace(config.alliance, num_epochs=1, num_proposers=5)
         config = replace(config, alliance=alliance)
         config = replace(config, alliance=replace(alliance, pool=drawing_pool(config, start)))
         config = replace(config, output_dir=str(self._folder / "runs"), training=replace(config.training, steps=8))
-        (self._folder / "next.yaml").write_text(_HEAD + OmegaConf.to_yaml(OmegaConf.structured(config)))
+        (self._folder / "next.yaml").write_text(as_file(config))
         ray = ["cluster.mode=existing", f"cluster.address={head_address()}", "cluster.nodes=1"]
         self._command("alliance", "--config-dir", str(self._folder), "--config-name", "next", *ray)
         run = self._latest()
         registry = self._folder / "market" / "registry"
-        new = publish_run(registry, run, _listing(), accept=self._accept)
+        licence = strictest([opened.snapshot.resolve(ALIAS).licences.data, *said.licences])
+        new = publish_run(registry, run, _listing(licence), accept=self._accept)
         Registry.open(registry).set_alias(ALIAS, new)
         self._step("The loss on corrections that were held out is measured")
         before, after = (self._loss(one, silo / HELDOUT) for one in (start, run))
@@ -233,23 +233,10 @@ class MarketDemo:
         return ended.stdout
 
 
-_HEAD = """\
-defaults:
-  - flock_ray_schema
-  - override hydra/hydra_logging: disabled
-  - override hydra/job_logging: disabled
-  - _self_
-hydra:
-  run:
-    dir: .
-  output_subdir: null
-"""
-
-
-def _listing() -> Listing:
+def _listing(data_licence: str = "") -> Listing:
     from flock_ray.market.publish import Listing  # slow: it imports transformers
 
-    return Listing(name="coder-model", price=_PRICE)
+    return Listing(name="coder-model", price=_PRICE, data_licence=data_licence)
 
 
 def _account(address: str) -> bytes:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from flock_ray.market.deployments import Deployment
     from flock_ray.training.model import ModelHashes
 
-ACCOUNT_CONCURRENT = 32
-"""Requests at once of an account, all keys together: what `Ledger.bind` lets it have."""
 _NO_CHAIN = usage_domain(0, "0x" + "0" * 40)
 
 
@@ -65,6 +63,7 @@ class Opened:
         url: where it will be reached from this machine.
         ledger: URL of the ledger.
         account: of the gateway.
+        account_concurrent: most requests at once of all keys of an account.
     """
 
     deployment: Deployment
@@ -72,13 +71,14 @@ class Opened:
     url: str
     ledger: str
     account: bytes
+    account_concurrent: int
 
     def first_key(self) -> str:
         """The secret of a first key, as wide as any; empty if there are keys already, or they need a deposit."""
         with Ledger.open(self.ledger) as ledger:
             if ledger.gateway().lends or ledger.keys.find():
                 return ""
-            return ledger.keys.create(KeyTerms(self.account, concurrent=ACCOUNT_CONCURRENT), "first key")[1]
+            return ledger.keys.create(KeyTerms(self.account, concurrent=self.account_concurrent), "first key")[1]
 
 
 def open_market(config: ServeConfig, console: Console, domain: Domain | None = None) -> Opened:
@@ -112,7 +112,7 @@ def open_market(config: ServeConfig, console: Console, domain: Domain | None = N
     )  # fmt: skip
     gateway.signer()  # whether it is there
     with Ledger.open(places.ledger) as ledger:
-        ledger.bind(Gateway(settings.gateway, settings.domain, settings.lends))
+        ledger.bind(Gateway(settings.gateway, settings.domain, settings.lends), settings.account_concurrent)
     from flock_ray.market.deployments import Deployment  # imports Ray
 
     cluster = config.cluster
@@ -121,9 +121,8 @@ def open_market(config: ServeConfig, console: Console, domain: Domain | None = N
         cpus=cluster.cpus_per_worker, gpus=cluster.gpus_per_worker, gateway=gateway, gateways=config.gateways,
         host=config.host, port=config.port,
     )  # fmt: skip
-    return Opened(
-        deployment, snapshot, f"http://{_reached_at(config.host)}:{config.port}", places.ledger, settings.gateway
-    )
+    url = f"http://{_reached_at(config.host)}:{config.port}"
+    return Opened(deployment, snapshot, url, places.ledger, settings.gateway, settings.account_concurrent)
 
 
 def _make(folder: Path) -> None:
@@ -201,6 +200,7 @@ def _settings(
         gateway=account,
         protocol=_account(money.treasury) if money.treasury else account,
         domain=domain or (_domain(config) if on_chain else _NO_CHAIN),
+        account_concurrent=config.account_concurrent,
         lends=on_chain,
         base=base_offer(base, account, Price(money.prompt, money.output)),
         knowledge=places.folder / "knowledge",

@@ -95,6 +95,7 @@ class ServeConfig:
         ledger: URL of the ledger (empty: SQLite in `folder`); gateways on several machines need PostgreSQL.
         host, port: where the gateway listens; another host than this machine's own is reached by others.
         gateways: processes that take requests.
+        account_concurrent: most requests at once of all keys of an account, so that none fills an engine's queue.
         cors: origins of other sites whose pages may call the API, such as https://chat.example; none by default.
         cluster: `nodes` is the number of engines, each with `cpus_per_worker`, `gpus_per_worker` and
             `threads_per_worker`.
@@ -108,6 +109,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8_000
     gateways: int = 1
+    account_concurrent: int = 32
     cors: list[str] = field(default_factory=list)
     traceback: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -120,7 +122,7 @@ _RANGES: dict[tuple[float, float], tuple[str, ...]] = {
     (1, 65_535): ("port",),
     (1, 64): ("gateways",),
     (1, 1_024): ("engine.rows", "engine.adapter_slots", "cluster.nodes", "cluster.threads_per_worker"),
-    (1, 1 << 20): ("engine.context_length", "engine.step_tokens", "engine.waiting"),
+    (1, 1 << 20): ("engine.context_length", "engine.step_tokens", "engine.waiting", "account_concurrent"),
     (0, 1): ("engine.gather", "cluster.gpus_per_worker"),
     (0, inf): ("cluster.cpus_per_worker", "money.chain_id"),
     (0, 1 << 12): ("engine.max_rank",),

@@ -193,8 +193,8 @@ class Answering:
         self._delivered += tokens
         if self._delivered - self._noted >= PROGRESS:
             self._noted = self._delivered
-            service = self._service
-            await service.book(service.ledger.progress, self.request, self._delivered, self._output.digest())
+            service, begun = self._service, sum(self._begun.values())
+            await service.book(service.ledger.progress, self.request, begun, self._delivered, self._output.digest())
 
     # What the engine makes
 

@@ -1,4 +1,4 @@
-"""What a request must keep within before it runs; all of it is asked in the transaction that reserves it."""
+"""What a request must keep within: its rate before any work is done for it, all else in its reservation."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _WINDOW = (
 _COUNT = (
     update(WINDOWS)
     .where(_SECOND.key == bindparam("of"), _SECOND.second == bindparam("now"))
-    .values(requests=_SECOND.requests + 1, tokens=_SECOND.tokens + bindparam("more"))
+    .values(requests=_SECOND.requests + bindparam("requests_"), tokens=_SECOND.tokens + bindparam("tokens_"))
 )
 _COUNT_FIRST = insert(WINDOWS).values(
-    key=bindparam("of"), second=bindparam("now"), requests=1, tokens=bindparam("more")
+    key=bindparam("of"), second=bindparam("now"), requests=bindparam("requests_"), tokens=bindparam("tokens_")
 )
 _FORGET = delete(WINDOWS).where(_SECOND.key == bindparam("of"), _SECOND.second < bindparam("before"))
 _GIVE_BACK = (
@@ -68,26 +68,47 @@ def check_concurrent(key: Key, running: Sequence[OpenRequest], of_account: int) 
         raise RateLimitedError(f"the key's account has {len(running)} requests at once, as many as it may", 1)
 
 
-def check_rates(transaction: Connection, key: Key, tokens: int, now: int) -> None:
-    """At most so many requests and tokens in any 60 seconds: those of the last 61 of the clock. Counts this one."""
-    terms = key.terms
-    if tokens > terms.tokens_per_minute:
-        raise RateLimitedError(
-            f"the request may take {tokens} tokens; the key {key.id} may use {terms.tokens_per_minute} a minute"
-        )
+def admit(transaction: Connection, key: Key, tokens: int, now: int) -> None:
+    """At most so many requests in any 60 seconds, and tokens left for this one, which has these at least. Counts it."""
+    used = _last_minute(transaction, key, now)
+    _check_rate(key, "requests", key.terms.requests_per_minute, [(row.second, row.requests) for row in used], 1, now)
+    _check_tokens(key, used, tokens, now)
+    _count(transaction, key, used, (1, 0), now)
+
+
+def count_tokens(transaction: Connection, key: Key, tokens: int, now: int) -> None:
+    """At most so many tokens in any 60 seconds. Counts those of a request."""
+    used = _last_minute(transaction, key, now)
+    _check_tokens(key, used, tokens, now)
+    _count(transaction, key, used, (0, tokens), now)
+
+
+def _last_minute(transaction: Connection, key: Key, now: int) -> Sequence[Any]:
+    """What a key used in each of the last 61 seconds of the clock: any 60 seconds are among them."""
     seconds = transaction.execute(_WINDOW, {"of": key.id}).all()
     last = [row for row in seconds if row.second >= now - MINUTE]
-    for what, limit, used, more in (
-        ("requests", terms.requests_per_minute, [(row.second, row.requests) for row in last], 1),
-        ("tokens", terms.tokens_per_minute, [(row.second, row.tokens) for row in last], tokens),
-    ):
-        wait = _wait(used, limit - more, now)
-        if wait:
-            raise RateLimitedError(f"the key {key.id} may use {limit} {what} a minute; wait {wait} s", wait)
-    counted = {"of": key.id, "now": now, "more": tokens}
-    transaction.execute(_COUNT if any(row.second == now for row in last) else _COUNT_FIRST, counted)
     if len(seconds) - len(last) > MINUTE:
         transaction.execute(_FORGET, {"of": key.id, "before": now - MINUTE})
+    return last
+
+
+def _check_tokens(key: Key, used: Sequence[Any], tokens: int, now: int) -> None:
+    limit = key.terms.tokens_per_minute
+    if tokens > limit:
+        raise RateLimitedError(f"the request may take {tokens} tokens; the key {key.id} may use {limit} a minute")
+    _check_rate(key, "tokens", limit, [(row.second, row.tokens) for row in used], tokens, now)
+
+
+def _check_rate(key: Key, what: str, limit: int, used: Sequence[tuple[int, int]], more: int, now: int) -> None:
+    wait = _wait(used, limit - more, now)
+    if wait:
+        raise RateLimitedError(f"the key {key.id} may use {limit} {what} a minute; wait {wait} s", wait)
+
+
+def _count(transaction: Connection, key: Key, used: Sequence[Any], more: tuple[int, int], now: int) -> None:
+    """Count (requests, tokens) in this second."""
+    counted = {"of": key.id, "now": now, "requests_": more[0], "tokens_": more[1]}
+    transaction.execute(_COUNT if any(row.second == now for row in used) else _COUNT_FIRST, counted)
 
 
 def _wait(used: Sequence[tuple[int, int]], limit: int, now: int) -> int:

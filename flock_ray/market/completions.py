@@ -30,6 +30,7 @@ async def chat(body: ChatRequest, request: HttpRequest) -> Response:
     """OpenAI's chat completions; with `stream: true` as server-sent events."""
     service = service_of(request)
     served = named(body.model, request)
+    await service.admit(key_of(request), body.fewest_tokens)
     messages = [message.as_template() for message in body.messages]
     prompt = await service.engine.prompt(messages)
     asked = Request(
@@ -44,6 +45,7 @@ async def completions(body: CompletionRequest, request: HttpRequest) -> Response
     """OpenAI's completions of one or several prompts, each a text or token ids."""
     service = service_of(request)
     served = named(body.model, request)
+    await service.admit(key_of(request), body.fewest_tokens)
     prompts = [await service.engine.encode(one) if isinstance(one, str) else tuple(one) for one in body.prompt]
     asked = [
         Request(

@@ -12,13 +12,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from flock_ray.errors import LedgerError
-from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, VERSION
+from flock_ray.market.ledger_schema import METADATA, SCHEMA_VERSION, UPGRADES, VERSION
 
 _CONNECT = 30  # seconds for a server's answer
 _CONNECTIONS = 16
@@ -107,6 +107,10 @@ class Database:
             if SCHEMA_VERSION.name not in names:
                 raise LedgerError(f"{self.name} holds tables of another program ({_some(names)}): name an empty one")
             versions = connection.execute(select(SCHEMA_VERSION.c.version)).scalars().all()
+            while len(versions) == 1 and versions[0] in UPGRADES:
+                connection.execute(text(UPGRADES[versions[0]]))
+                versions = [versions[0] + 1]
+                connection.execute(update(SCHEMA_VERSION).values(version=versions[0]))
             if versions != [VERSION]:
                 told = ", ".join(map(str, versions)) or "none"
                 raise LedgerError(f"the ledger {self.name} has schema version {told}; this flock-ray knows {VERSION}")

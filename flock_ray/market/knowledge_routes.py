@@ -119,6 +119,7 @@ async def rag(body: RagBody, request: HttpRequest) -> Response:
     if not name:
         raise ApiError(400, "model: name one, this gateway has no default", param="model", code="invalid_value")
     served = named(name, request)
+    await service.admit(key_of(request), 1 + body.max_tokens)
     turn = _Turn(service, knowledge_of(request), request, body, served, limits_of(service, served))
     condensing_prompt = await turn.prepare()
     asked = Asked(

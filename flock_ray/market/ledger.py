@@ -15,9 +15,10 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Row as Record
 
 from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.usage import SignedReceipt
@@ -58,8 +59,9 @@ _PROGRESS = (
     .where(
         REQUESTS.c.request == bindparam("of"), REQUESTS.c.state == State.OPEN.value,
         REQUESTS.c.delivered < bindparam("tokens"), REQUESTS.c.max_tokens >= bindparam("tokens"),
+        REQUESTS.c.prompt_tokens >= bindparam("prompts"),
     )
-    .values(delivered=bindparam("tokens"), output=bindparam("hash"))
+    .values(delivered=bindparam("tokens"), begun=bindparam("prompts"), output=bindparam("hash"))
 )  # fmt: skip
 
 LEASE = 30  # seconds without a heartbeat after which a process is taken for dead
@@ -120,7 +122,7 @@ class Ledger:
 
     # A gateway process
 
-    def bind(self, gateway: Gateway, account_concurrent: int = 32, chain_age: int = 600) -> None:
+    def bind(self, gateway: Gateway, account_concurrent: int, chain_age: int = 600) -> None:
         """Serve from this ledger: it is this gateway's, for ever.
 
         Args:
@@ -198,14 +200,32 @@ class Ledger:
             if row.state is not State.OPEN or (seen is not None and seen >= now - LEASE):
                 return None
             if row.delivered:
-                used = Used(row.reservation.prompt_tokens, row.delivered, row.output, "interrupted")
+                used = Used(row.begun, row.delivered, row.output, "interrupted")
                 return self._settle(transaction, row, used, sign)
             return release_row(transaction, row, "its gateway ended before anything was delivered", now)
 
     # A request
 
+    def admit(self, key: str, tokens: int) -> None:
+        """Count a request against its key's rate, before any work is done for it: its prompt is not even tokenised.
+
+        Args:
+            key: id of the key, as `keys.authenticate` returned it.
+            tokens: fewest that the request takes, as far as that is known.
+
+        Raises:
+            KeyRefusedError: the key is unknown, revoked or expired.
+            RateLimitedError: too many requests or tokens a minute, or too many at once by the key or the account.
+        """
+        assert self._bound is not None, "a ledger serves after bind()"
+        _, of_account, _ = self._bound
+        with self._database.write(durable=False) as transaction:
+            account, found, now = self._locked_key(transaction, key)
+            bounds.check_concurrent(found, bounds.open_requests(transaction, account.account), of_account)
+            bounds.admit(transaction, found, tokens, now)
+
     def reserve(self, key: str, asked: Reservation) -> Row | Replay:
-        """Reserve the worst case of a request, before it runs.
+        """Reserve the worst case of a request that was admitted, before it runs.
 
         Args:
             key: id of the key, as `keys.authenticate` returned it.
@@ -216,7 +236,7 @@ class Ledger:
 
         Raises:
             KeyRefusedError: the key is unknown, revoked or expired, or may not ask this model.
-            RateLimitedError: too many requests or tokens a minute, or too many at once by the key or the account.
+            RateLimitedError: too many tokens a minute, or too many requests at once by the key or the account.
             BudgetError: the key's budget, or the account's cap or deposit, does not last.
             NotLendingError: the gateway's stake is too low, or it has not seen the chain lately.
             RequestRunningError: the idempotency key's request still runs.
@@ -226,16 +246,13 @@ class Ledger:
         assert self._bound is not None, "a ledger serves after bind()"
         gateway, of_account, chain_age = self._bound
         with self._database.write(durable=False) as transaction:
-            account = accounts.lock_account_of_key(transaction, key)
-            found, now = key_of(transaction, key), self._now()
-            assert account is not None, "a key has an account"
-            check_valid(found, now)
+            account, found, now = self._locked_key(transaction, key)
             found.check_model(asked.model, asked.model_id)
             if replay := self._replay(transaction, found, asked, now):
                 return replay
             running = bounds.open_requests(transaction, account.account)
             bounds.check_concurrent(found, running, of_account)
-            bounds.check_rates(transaction, found, asked.tokens, now)
+            bounds.count_tokens(transaction, found, asked.tokens, now)
             bounds.check_budget(found, running, asked.cost)
             if gateway.lends and asked.cost:
                 self.batches.check_prices(transaction, asked)
@@ -243,6 +260,14 @@ class Ledger:
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)
             return open_row(transaction, found, asked, self._process, now)
+
+    def _locked_key(self, transaction: Connection, key: str) -> tuple[Record[Any], Key, int]:
+        """(its account's row, which is locked, the key, time) of a valid key."""
+        account = accounts.lock_account_of_key(transaction, key)
+        found, now = key_of(transaction, key), self._now()
+        assert account is not None, "a key has an account"
+        check_valid(found, now)
+        return account, found, now
 
     def _replay(self, transaction: Connection, key: Key, asked: Reservation, now: int) -> Replay | None:
         if asked.idempotency is None:
@@ -259,16 +284,18 @@ class Ledger:
             raise RequestRunningError("the request with this idempotency key still runs; ask again later")
         return Replay(row)
 
-    def progress(self, request: bytes, output_tokens: int, output: bytes) -> None:
+    def progress(self, request: bytes, prompt_tokens: int, output_tokens: int, output: bytes) -> None:
         """Tell what was delivered so far: every 16 tokens. A kill costs what came after it.
 
         Args:
             request: its id.
+            prompt_tokens: of the prompts whose answers began.
             output_tokens: delivered.
             output: hash of them, as it will be in the receipt if the process dies.
         """
         with self._database.write(durable=False) as transaction:
-            transaction.execute(_PROGRESS, {"of": request, "tokens": output_tokens, "hash": output})
+            told = {"of": request, "prompts": prompt_tokens, "tokens": output_tokens, "hash": output}
+            transaction.execute(_PROGRESS, told)
 
     def settle(self, request: bytes, used: Used, sign: Sign) -> Row:
         """Bill what was used. A receipt may leave the gateway only after this returned it.

@@ -20,10 +20,11 @@ from sqlalchemy import (
     Table,
     Text,
     literal_column,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
-VERSION = 1
+VERSION = 2
 DIGITS = 48
 
 
@@ -154,6 +155,7 @@ REQUESTS = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("delivered", BigInteger, nullable=False),
+    Column("begun", BigInteger, nullable=False, server_default=text("0")),  # tokens of prompts
     Column("output", LargeBinary(32), nullable=False),
     Column("finish_reason", Text),
     Column("error", Text),
@@ -163,6 +165,9 @@ REQUESTS = Table(
     Column("answer", LargeBinary),
     Column("batch", Integer),
 )  # fmt: skip
+UPGRADES = {1: "ALTER TABLE requests ADD COLUMN begun BIGINT NOT NULL DEFAULT 0"}
+"""What makes of a ledger's version the next one; a process that still runs the one before goes on with it."""
+
 # In a query as in the index: SQLite takes such an index only for the same words, without parameters.
 IS_OPEN = REQUESTS.c.state == literal_column("'open'")
 IS_WAITING = (REQUESTS.c.state == literal_column("'settled'")) & REQUESTS.c.batch.is_(None)

@@ -179,6 +179,7 @@ class Row:
         created_at: time of the reservation.
         ended_at: time of settlement or release; None while it runs.
         delivered: tokens of the answer that are known to be delivered.
+        begun: tokens of the prompts whose answers are known to have begun.
         output: hash of what was delivered.
         finish_reason: why the answer ended; `interrupted`: its gateway died.
         error: why it was released.
@@ -194,6 +195,7 @@ class Row:
     created_at: int
     ended_at: int | None
     delivered: int
+    begun: int
     output: bytes
     finish_reason: str | None
     error: str | None

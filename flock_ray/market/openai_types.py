@@ -185,6 +185,11 @@ class ChatRequest(Common):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def fewest_tokens(self) -> int:
+        """Of prompt and answer, as far as it is known before the prompt is tokenised."""
+        return 1 + (self.longest or 0)
+
+    @property
     def scored(self) -> int | None:
         """How many likeliest tokens are told beside each token; None for no log probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -219,3 +224,8 @@ class CompletionRequest(Common):
     def longest(self) -> int:
         """Most tokens of each answer: OpenAI's default here is 16."""
         return 16 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Of all prompts and answers, as far as it is known before texts are tokenised."""
+        return sum((1 if isinstance(one, str) else len(one)) + self.longest for one in self.prompt)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flock_ray.chain.usage import account_text
-from flock_ray.chain.words import format_tokens
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.models import Lineage, Model
 from flock_ray.market.snapshot import Snapshot
@@ -34,7 +33,7 @@ class ModelView:
     Attributes:
         id, aliases: by which it is asked for.
         origin: where it was trained, in words.
-        prompt, output: what a million tokens cost, in tokens of the token.
+        prompt, output: what a million tokens cost.
         licence: that binds most.
         requests, tokens, cost: see `Use`.
         paid_to_members: of the cost.
@@ -44,8 +43,8 @@ class ModelView:
     id: str
     aliases: tuple[str, ...]
     origin: str
-    prompt: str
-    output: str
+    prompt: int
+    output: int
     licence: str
     requests: int
     tokens: int
@@ -90,8 +89,8 @@ def model_view(model: Model, snapshot: Snapshot, used: Mapping[str, Use]) -> Mod
         id=model.id,
         aliases=tuple(sorted(alias for alias, adapter in snapshot.aliases.items() if adapter == model.adapter)),
         origin=f"{model.lineage.kind}, {unit(model.lineage)} {model.lineage.epoch}",
-        prompt=format_tokens(model.price.prompt * _A_MILLION),
-        output=format_tokens(model.price.output * _A_MILLION),
+        prompt=model.price.prompt * _A_MILLION,
+        output=model.price.output * _A_MILLION,
         licence=model.licences.strictest,
         requests=use.requests,
         tokens=use.tokens,

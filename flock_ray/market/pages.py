@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from flock_ray.chain.words import format_tokens
+from flock_ray.chain.words import format_tokens, rounded_tokens
 from flock_ray.errors import UnknownModelError
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.models import BASE
@@ -119,18 +119,13 @@ class _Shown:
             loader=ChoiceLoader([PackageLoader("flock_ray.market"), PackageLoader("flock_ray.telemetry")]),
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._environment.filters |= {"tokens": text.tokens, "spent": _spent}
+        self._environment.filters |= {"exact": format_tokens, "rounded": rounded_tokens}
 
     def __call__(self, name: str, here: str, status: int = 200, **values: Any) -> HTMLResponse:
         nonce = secrets.token_urlsafe(16)
         template = self._environment.get_template(f"{name}.html.jinja")
         page = template.render(nonce=nonce, menu=MENU, here=here, **values)
         return HTMLResponse(page, status, headers=_HEADERS | _policy(nonce))
-
-
-def _spent(wei: int) -> str:
-    """An amount in tokens, down to a millionth: answers cost little."""
-    return format_tokens(wei - wei % 10**12)
 
 
 def _policy(nonce: str) -> dict[str, str]:

@@ -85,13 +85,13 @@ def open_row(transaction: Connection, key: Key, asked: Reservation, process: str
         "price_book": asked.price_book, "prompt_price": asked.prices[0], "output_price": asked.prices[1],
         "prompt": asked.prompt, "prompt_tokens": asked.prompt_tokens, "max_tokens": asked.max_tokens,
         "idempotency": asked.idempotency, "body_hash": asked.body_hash, "state": State.OPEN.value, "process": process,
-        "created_at": now, "delivered": 0, "output": ZERO,
+        "created_at": now, "delivered": 0, "begun": 0, "output": ZERO,
     }  # fmt: skip
     try:
         transaction.execute(_INSERT, values)
     except IntegrityError:
         raise RequestError(f"the request id 0x{asked.request.hex()} was used before") from None
-    return Row(asked, key.id, account, State.OPEN, now, None, 0, ZERO, None, None, None, None, None)
+    return Row(asked, key.id, account, State.OPEN, now, None, 0, 0, ZERO, None, None, None, None, None)
 
 
 def settle_row(transaction: Connection, row: Row, used: Used, signed: SignedReceipt, now: int) -> Row:
@@ -153,9 +153,9 @@ def _row(record: Record[Any]) -> Row:
     )  # fmt: skip
     return Row(
         reservation=asked, key=record.key, account=record.account, state=State(record.state),
-        created_at=record.created_at, ended_at=record.ended_at, delivered=record.delivered, output=record.output,
-        finish_reason=record.finish_reason, error=record.error, receipt=signed_receipt(record), answer=record.answer,
-        batch=record.batch,
+        created_at=record.created_at, ended_at=record.ended_at, delivered=record.delivered, begun=record.begun,
+        output=record.output, finish_reason=record.finish_reason, error=record.error, receipt=signed_receipt(record),
+        answer=record.answer, batch=record.batch,
     )  # fmt: skip
 
 

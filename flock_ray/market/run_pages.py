@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flock_ray.chain.words import format_tokens
 from flock_ray.errors import FlockRayError
 from flock_ray.market.models import Model
 from flock_ray.market.page_views import unit
@@ -23,7 +22,7 @@ PAGES = ("report", "leaderboard")
 MAX_PAGE = 1 << 25
 _MOST = 10  # of a leaderboard
 _LONGEST = 80
-Standings = tuple[tuple[int, str, str, str], ...]
+Standings = tuple[tuple[int, str, str, int | None], ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class RunView:
         models: ids of those that came from it.
         page: name of the page that it left; empty for none.
         day: of a contest's leaderboard.
-        standings: (rank, node, score, earned) of a contest's first ones.
+        standings: (rank, node, score, wei that it earned) of a contest's first ones.
     """
 
     task: str
@@ -117,14 +116,14 @@ def _standings(value: Mapping[str, Any]) -> tuple[int, Standings]:
     days = value.get("days")
     last = days[-1] if isinstance(days, list) and days else {}
     rows = last.get("standings") if isinstance(last, dict) else None
-    found: list[tuple[int, str, str, str]] = []
+    found: list[tuple[int, str, str, int | None]] = []
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and isinstance(row.get("rank"), int) and len(found) < _MOST:
             score, earned = row.get("score"), row.get("earned")
             found.append((
                 row["rank"], printable(str(row.get("name", "")))[:_LONGEST],
                 f"{score / 1e6:.4f}" if isinstance(score, int) else "-",
-                format_tokens(earned) if isinstance(earned, int) else "-",
+                earned if isinstance(earned, int) else None,
             ))  # fmt: skip
     day = last.get("day") if isinstance(last, dict) else None
     return (day if isinstance(day, int) else 0), tuple(found)

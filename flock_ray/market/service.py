@@ -104,6 +104,14 @@ class Service:
         except KeyRefusedError as error:
             raise unauthorized(str(error)) from None
 
+    async def admit(self, key: Key, tokens: int) -> None:
+        """Count a request of a key that takes so many tokens at least; nothing is done for one that is refused.
+
+        Raises:
+            FlockRayError: the ledger refuses it (`Ledger.admit`).
+        """
+        await self.book(self.ledger.admit, key.id, tokens)
+
     async def publish(self, book: PriceBook) -> None:
         """Put a price book in force, before anything is lent under it.
 
@@ -134,7 +142,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """From the process' start to its end: follow the registry, keep the lease, end what dead processes left."""
         settings = self.settings
-        await self.book(self.ledger.bind, Gateway(settings.gateway, settings.domain, settings.lends))
+        gateway = Gateway(settings.gateway, settings.domain, settings.lends)
+        await self.book(self.ledger.bind, gateway, settings.account_concurrent)
         await self.book(self.ledger.recover, self.sign)
         beside = [asyncio.ensure_future(each) for each in (self.catalogue.watch(), self._keep_lease())]
         try:

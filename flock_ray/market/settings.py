@@ -20,6 +20,7 @@ class Settings:
         gateway: account that signs price books and settles, 20 bytes.
         protocol: account that gets the protocol's part of every cost, 20 bytes.
         domain: chain and `UsageSettlement` that receipts and caps are signed for (`chain.eip712.usage_domain`).
+        account_concurrent: most requests at once of all keys of an account.
         lends: whether requests need a cap and a deposit; false where no chain settles them.
         base: what the base model itself is sold for (`models.base_offer`); None: only models with an adapter answer.
         knowledge: folder of the documents that answers cite; None: that route is off.
@@ -35,6 +36,7 @@ class Settings:
     gateway: bytes
     protocol: bytes
     domain: Domain
+    account_concurrent: int
     lends: bool = True
     base: Offer | None = None
     knowledge: Path | None = None
@@ -49,6 +51,8 @@ class Settings:
     def __post_init__(self) -> None:
         if len(self.gateway) != 20 or len(self.protocol) != 20:
             raise ConfigError("gateway and protocol of the marketplace are accounts of 20 bytes")
-        for name in ("max_body", "body_seconds", "write_seconds", "answer_seconds", "poll_seconds"):
+        for name in (
+            "account_concurrent", "max_body", "body_seconds", "write_seconds", "answer_seconds", "poll_seconds"
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")

@@ -107,7 +107,11 @@ def test_a_rule_computes_its_formula(name: str, pre: dict[str, int], seed: int, 
     expected = dense_arc(vectors, malicious) if "arc" in pre else vectors
     expected = dense_nnm(expected, malicious) if "nnm" in pre else expected
     ours = combined(name, vectors, **with_f(name, malicious), **pre)
-    assert np.abs(ours - DENSE[name](expected, malicious)).max() < 4 * GRID
+    dense = [DENSE[name](expected, malicious)]
+    if name == "krum":  # mixtures of the same updates often tie, and rounding chooses
+        scores = dense_krum_scores(expected, malicious)
+        dense = list(expected[scores <= scores.min() * (1 + 1e-9)])
+    assert min(np.abs(ours - one).max() for one in dense) < 4 * GRID
 
 
 @pytest.mark.parametrize(("name", "pre"), CASES)

@@ -240,6 +240,19 @@ def test_messages_of_another_epoch_task_or_phase_are_dropped(alliance: PlainAlli
     ]
 
 
+def test_updates_of_an_epoch_that_did_not_end_are_fetched_again(alliance: PlainAlliance) -> None:
+    """Another task may draw the same proposer and so get the same payload, which the store has lost by then."""
+    play = alliance.found()
+    for phase in ("train", "acknowledge", "publish", "commit_ballots_a"):
+        play.exchange(phase)
+    updates = [worker.bench.updates for worker in alliance.nodes]
+    sent = [Message.parse(one.data) for one in play.bulletins["publish"]]
+    payloads = [from_hex(one.body["payload"]) for one in sent if one.kind is Kind.MANIFEST]
+    assert any(one.kept(payloads) for one in updates)
+    alliance.found()
+    assert not any(one.kept(payloads) for one in updates)
+
+
 def lose(path: Path) -> None:
     path.unlink()
 

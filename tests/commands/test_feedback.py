@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from flock_ray.cluster.run_directory import load_config
-from flock_ray.commands.feedback import next_config
+from flock_ray.commands.feedback import as_file, next_config
 from flock_ray.commands.main import main
 from flock_ray.config import Config, register, to_config
 from flock_ray.errors import ConfigError, DataError, RunDirectoryError
@@ -66,6 +66,13 @@ def test_the_next_task_has_the_old_silos_and_that_of_feedback(
         alliance=replace(before.alliance, num_members=9),
     )
     assert composed(target, "training.steps=9", "alliance.num_epochs=1").training.steps == 9
+
+
+def test_a_configuration_as_a_file_is_that_configuration(tmp_path: Path) -> None:
+    config = configure("experiment=small", "seed=11", "training.steps=7")
+    target = tmp_path / "next.yaml"
+    target.write_text(as_file(config))
+    assert composed(target) == config
 
 
 def test_the_command_that_is_told_takes_the_file(

@@ -156,7 +156,7 @@ def test_usage_is_settled_collected_and_paid(
     book = PriceBook(account(gateway), PROTOCOL, (offer,))
     cap = Cap(account(user), account(gateway), book.hash, 10_000, (1 << 64) - 1)
     with Ledger.open(url, market.node.timestamp) as ledger:
-        ledger.bind(Gateway(account(gateway), domain, lends=True), chain_age=10**9)
+        ledger.bind(Gateway(account(gateway), domain, lends=True), 32, chain_age=10**9)
         ledger.batches.publish(book, gateway.sign_digest(price_book_digest(domain, book)), [TABLE])
         key, _ = ledger.keys.create(KeyTerms(account(user)))
         ledger.caps.store(SignedCap(cap, user.sign_digest(cap_digest(domain, cap))))
@@ -216,5 +216,5 @@ def test_usage_is_settled_collected_and_paid(
         code, line = refused(typed("usage", "settle", *options))
         assert code == LedgerError.exit_code and "the ledger is of gateway" in line
     with Ledger.open(f"{url}2") as other:
-        other.bind(Gateway(account(gateway), usage_domain(CHAIN_ID + 1, at), lends=True))
+        other.bind(Gateway(account(gateway), usage_domain(CHAIN_ID + 1, at), lends=True), 32)
     assert main(["usage", "settle", *options, "--ledger", f"{url}2"]) == WrongChainError.exit_code

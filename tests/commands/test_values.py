@@ -14,7 +14,7 @@ from flock_ray.chain.abi import contract
 from flock_ray.chain.calls import Call, approve, set_commission
 from flock_ray.chain.refusals import SENTENCES, refusal
 from flock_ray.chain.values import TOKEN, Addresses
-from flock_ray.chain.words import format_tokens, percent, utc
+from flock_ray.chain.words import format_tokens, percent, rounded_tokens, utc
 from flock_ray.commands.arguments import address, amount, basis_points, task
 from flock_ray.commands.output import Output
 from flock_ray.errors import ChainError, FundsError
@@ -46,6 +46,18 @@ def test_an_amount_that_is_told_can_be_typed(wei: int) -> None:
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(ArgumentTypeError):
         amount(text)
+
+
+@pytest.mark.parametrize(
+    ("wei", "shown"),
+    [
+        (0, "0"), (24, "0.000000000000000024"), (99_995, "0.0000000000001"), (237_999_999_999_996, "0.000238"),
+        (67_190_110_399_089, "0.00006719"), (TOKEN - 1, "1"), (TOKEN, "1"), (221_564_831 * 10**12, "221.5648"),
+        (1_234_567 * TOKEN + 89 * 10**12, "1,234,567.0001"), (-5 * TOKEN // 2, "-2.5"),
+    ],
+)  # fmt: skip
+def test_an_amount_for_people_has_four_decimals_that_count(wei: int, shown: str) -> None:
+    assert rounded_tokens(wei) == shown
 
 
 def test_a_share_is_typed_in_percent() -> None:

@@ -83,6 +83,25 @@ class Steps:
             await events.aclose()
 
 
+class Counted:
+    """An engine client that counts the prompts that it tokenises."""
+
+    def __init__(self, inner: EngineClient) -> None:
+        self.inner, self.limits, self.reserved = inner, inner.limits, inner.reserved
+        self.prompts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    async def prompt(self, *args: Any) -> Any:
+        self.prompts += 1
+        return await self.inner.prompt(*args)
+
+    async def encode(self, text: str) -> Any:
+        self.prompts += 1
+        return await self.inner.encode(text)
+
+
 class World:
     """One gateway process, served; `url` is where."""
 
@@ -101,8 +120,8 @@ class World:
         inner = InProcess(self.engine, self.registry.source)
         self.client: Any = wrap(inner) if wrap else inner
         chosen: dict[str, Any] = {
-            "lends": False, "base": base_offer(BASE, HOST, Price(1, 1)), "knowledge": folder / "knowledge",
-            "poll_seconds": 0.02, "default_model": "latest",
+            "account_concurrent": 32, "lends": False, "base": base_offer(BASE, HOST, Price(1, 1)),
+            "knowledge": folder / "knowledge", "poll_seconds": 0.02, "default_model": "latest",
         }  # fmt: skip
         account = account_of(gateway_key) if gateway_key else GATEWAY
         self.settings = Settings(account, PROTOCOL, domain, **{**chosen, **settings})

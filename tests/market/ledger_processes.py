@@ -190,9 +190,9 @@ def _ask(url: str, key: str, number: int, step: str) -> None:
     clock.armed = step == "while reserving"
     ledger.reserve(key, asked(number))
     at("reserved")
-    ledger.progress(request, 16, sha256(b"16"))
+    ledger.progress(request, 10, 16, sha256(b"16"))
     _in_a_transaction(ledger, lambda: at("while progressing"))
-    ledger.progress(request, 32, sha256(b"32"))
+    ledger.progress(request, 10, 32, sha256(b"32"))
     at("progressed")
     if step == "released":
         ledger.release(request, "failed")

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from flock_ray.chain.values import TOKEN
+from flock_ray.chain.words import format_tokens, rounded_tokens
 from flock_ray.market.feedback import FeedbackStore
 from flock_ray.market.licences import Licences
 from flock_ray.market.pages import Pages, add_pages
@@ -24,6 +26,7 @@ pytestmark = [pytest.mark.browser, NONE]
 MARKUP = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>'
 NO_PROBLEM = "Failed to load resource"
 """What the browser tells of a status of 404, which some tests ask for."""
+AMOUNTS = (0, 1, 24, 99_995, 237_999_999_999_996, TOKEN - 1, TOKEN, 1_234_567 * TOKEN + 89 * 10**12, -5, -(10**30) // 7)
 PATHS = ("/", "/playground", "/keys", "/runs", "/models/latest", "/docs")
 
 
@@ -239,12 +242,19 @@ def test_usage_and_a_receipt(page: Page, world: World) -> None:
     cells = page.locator("#days tr").first.locator("td")
     expect(cells.nth(2)).to_have_text(world.models[0].id)
     expect(cells.nth(6)).to_have_text("0.000000000000000024")  # 3 tokens at 2 and 3 at 6
+    expect(cells.nth(6)).to_have_attribute("title", "0.000000000000000024 tokens")
     page.get_by_label("Id of an answer").fill(request)
     page.get_by_role("button", name="Show the receipt").click()
     expect(page.locator("#signed")).to_contain_text('"cost":24')
     page.get_by_label("Id of an answer").fill("nonsense")
     page.get_by_role("button", name="Show the receipt").click()
     expect(page.get_by_role("status")).to_have_text("This account has no such request")
+
+
+def test_amounts_are_rounded_as_the_server_rounds_them(page: Page, world: World) -> None:
+    page.goto("/keys")
+    for wei in AMOUNTS:
+        assert page.evaluate(f"[tokens('{wei}'), rounded('{wei}')]") == [format_tokens(wei), rounded_tokens(wei)]
 
 
 def test_a_wrong_key_is_told(page: Page, world: World) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from benchmarks.gateway_load import Client, Seen, at_once, conversation, events
 from benchmarks.gateway_process import DOMAIN, GATEWAY, Process, ledger_of, make, new_key, running
 from flock_ray.chain.keys import run_signer
-from flock_ray.market.ledger import LEASE, Ledger
+from flock_ray.market.answering import AT_ONCE
+from flock_ray.market.ledger import LEASE
 from flock_ray.market.ledger_values import Gateway, State
 from flock_ray.market.receipts import receipt_signer
 from flock_ray.protocol.hashing import sha256
@@ -41,6 +41,28 @@ def test_64_clients_race_one_budget_through_two_gateways(tmp_path: Path) -> None
     assert seen.statuses[200] == 40 == len(seen.receipts)
 
 
+def test_a_gateway_killed_in_the_middle_of_several_prompts_bills_those_that_it_had_begun(tmp_path: Path) -> None:
+    make(tmp_path)
+    key, secret = new_key(tmp_path)
+    gateway = Process(tmp_path, "echo", 0.005)
+    client = Client(gateway.port, secret, PATIENCE)
+    body = {"model": "model-0", "prompt": ["x" * 400] * 3 * AT_ONCE, "stream": True}
+    response = client.ask(body, path="/v1/completions")
+    for count, _ in enumerate(events(response)):
+        if count == 40:
+            gateway.kill()
+            break
+    client.close()
+    with ledger_of(tmp_path, LEASE + 5) as ledger:
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32)
+        (row,) = ledger.recover(receipt_signer(run_signer(1, "receipts"), DOMAIN))
+        assert row.receipt is not None and row.reservation.prompt_tokens == 400 * 3 * AT_ONCE
+        billed = row.receipt.receipt
+        assert billed.prompt_tokens == 400 * AT_ONCE and billed.output_tokens == row.delivered > 0
+        (spent,) = [one.spent for one in ledger.keys.find() if one.id == key]
+        assert spent == billed.cost == 400 * AT_ONCE * 2 + row.delivered * 6
+
+
 def test_a_gateway_killed_in_the_middle_of_streams_bills_what_it_had_noted(tmp_path: Path) -> None:
     make(tmp_path)
     key, secret = new_key(tmp_path)
@@ -67,9 +89,8 @@ def test_a_gateway_killed_in_the_middle_of_streams_bills_what_it_had_noted(tmp_p
     for thread in threads:
         thread.join()
     sign = receipt_signer(run_signer(1, "receipts"), DOMAIN)
-    later = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", lambda: time.time() + LEASE + 5)
-    with later as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False))
+    with ledger_of(tmp_path, LEASE + 5) as ledger:
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32)
         ended = ledger.recover(sign)
         assert len(ended) == streams and ledger.recover(sign) == []
         for request, tokens in got.items():

@@ -26,7 +26,7 @@ from flock_ray.market.knowledge import (
 )
 from flock_ray.market.quoting import cited, framed, quoted, without_control
 from flock_ray.serving.echo_engine import EchoEngine
-from tests.market.gateways import World, account_of, check_receipt, error_of, gateway
+from tests.market.gateways import Counted, World, account_of, check_receipt, error_of, gateway
 
 RAG = "/chat/conversational_rag_chat"
 ONE, OTHER = b"\1" * 20, b"\2" * 20
@@ -192,6 +192,36 @@ def test_wrong_questions_are_refused(world: World, change: dict[str, Any], statu
     assert answer.status_code == status, answer.text
     error_of(answer)
     assert world.spent() == before
+
+
+def test_a_request_beyond_its_rate_is_refused_before_any_work_is_done_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gateway(tmp_path, wrap=Counted) as world:
+        source = source_of(world)
+        asks: list[tuple[str, dict[str, Any]]] = [
+            (RAG, {"question": "capital?", "knowledge_source_id": source, "max_tokens": 8}),
+            ("/v1/chat/completions", {"max_tokens": 8}),
+            ("/v1/completions", {"model": "latest", "prompt": ["one", "two"], "max_tokens": 8}),
+        ]
+        few, few_tokens = (
+            world.new_key(**terms)[1] for terms in ({"requests_per_minute": 3}, {"tokens_per_minute": 8})
+        )
+        for path, body in asks:
+            assert world.ask(path, few, **body).status_code == 200
+        done = world.client.prompts
+        monkeypatch.setattr(world.app.state.knowledge, "search", pytest.fail)
+        for path, body in asks:
+            for secret in (few, few_tokens):
+                answer = world.ask(path, secret, **body)
+                assert answer.status_code == 429 and error_of(answer)["code"] == "rate_limit_exceeded"
+        assert world.client.prompts == done
+
+
+def test_a_request_that_fails_counts_against_the_rate(world: World) -> None:
+    _, secret = world.new_key(requests_per_minute=2)
+    asked = {"question": "capital?", "knowledge_source_id": "ks-" + "0" * 32}
+    assert [world.ask(RAG, secret, **asked).status_code for _ in range(3)] == [404, 404, 429]
 
 
 def test_another_account_has_no_answer_from_my_documents(world: World) -> None:

@@ -65,7 +65,7 @@ def test_what_failed_costs_nothing(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
         key = new_key(ledger)
         reserved(ledger, key, asked(1))
-        ledger.progress(request_id(1), 16, sha256(b"some"))
+        ledger.progress(request_id(1), 10, 16, sha256(b"some"))
         row = ledger.release(request_id(1), "the engine failed")
         assert row == ledger.row(request_id(1))
         assert (row.state, row.cost, row.receipt, row.error) == (State.RELEASED, 0, None, "the engine failed")
@@ -76,7 +76,7 @@ def test_what_failed_costs_nothing(ledger_url: str) -> None:
 def test_zero_is_billed_as_zero(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
         reserved(ledger, new_key(ledger), asked(1))
-        ledger.progress(request_id(1), 16, sha256(b"some"))
+        ledger.progress(request_id(1), 10, 16, sha256(b"some"))
         row = ledger.settle(request_id(1), used(0, 0), sign)
         assert row.receipt is not None and row.receipt.receipt.cost == 0
         assert (row.receipt.receipt.prompt_tokens, row.receipt.receipt.output_tokens) == (0, 0)
@@ -197,9 +197,9 @@ def test_requests_of_a_dead_process_are_billed_at_the_last_progress(ledger_url: 
         key = new_key(dead)
         for number in range(4):
             reserved(dead, key, asked(number))
-        dead.progress(request_id(0), 16, sha256(b"16"))
-        dead.progress(request_id(0), 32, sha256(b"32"))
-        dead.progress(request_id(0), 16, sha256(b"late"))  # a progress that comes late changes nothing
+        dead.progress(request_id(0), 10, 16, sha256(b"16"))
+        dead.progress(request_id(0), 10, 32, sha256(b"32"))
+        dead.progress(request_id(0), 10, 16, sha256(b"late"))  # a progress that comes late changes nothing
         dead.settle(request_id(2), used(10, 40), sign)
         dead.release(request_id(3), "failed")
         reserved(other, key, asked(9))
@@ -218,10 +218,24 @@ def test_requests_of_a_dead_process_are_billed_at_the_last_progress(ledger_url: 
         assert still is not None and still.state is State.OPEN
         # It was only slow: what it says now changes nothing.
         assert dead.settle(request_id(0), used(10, 50), sign) == first
-        dead.progress(request_id(0), 64, sha256(b"64"))
+        dead.progress(request_id(0), 10, 64, sha256(b"64"))
         assert dead.row(request_id(0)) == first
         assert dead.release(request_id(1), "late") == ended[request_id(1)]
         assert other.keys.find()[0].spent == first.cost + 260
+
+
+def test_prompts_that_a_dead_process_had_not_begun_are_not_billed(ledger_url: str) -> None:
+    clock = Clock()
+    with opened(ledger_url, clock) as dead, opened(ledger_url, clock) as other:
+        reserved(dead, new_key(dead), asked(1, prompt_tokens=40, max_tokens=400))
+        dead.progress(request_id(1), 10, 16, sha256(b"of the first"))
+        dead.progress(request_id(1), 20, 32, sha256(b"of two"))
+        dead.progress(request_id(1), 41, 48, sha256(b"of more than there are"))
+        clock.now += LEASE + 1
+        (row,) = other.recover(sign)
+        assert row.receipt is not None and (row.begun, row.finish_reason) == (20, "interrupted")
+        assert (row.receipt.receipt.prompt_tokens, row.receipt.receipt.output_tokens) == (20, 32)
+        assert row.cost == 20 * 2 + 32 * 6
 
 
 def test_a_process_that_beats_keeps_its_requests(ledger_url: str) -> None:
@@ -280,14 +294,14 @@ def test_more_than_reserved_is_never_billed(ledger_url: str) -> None:
         for tokens in ((11, 0), (0, 101), (-1, 0)):
             with pytest.raises(AssertionError):
                 ledger.settle(request_id(1), Used(*tokens, bytes(32), "stop"), sign)
-        ledger.progress(request_id(1), 101, bytes(32))
+        ledger.progress(request_id(1), 10, 101, bytes(32))
         row = ledger.row(request_id(1))
         assert row is not None and row.delivered == 0
 
 
 def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
-        ledger.bind(free_gateway())
+        ledger.bind(free_gateway(), 32)
         mine = free_gateway()
         others = (
             replace(mine, account=account(USER)),
@@ -297,4 +311,4 @@ def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
         )
         for other, name in zip(others, ("account", "chain_id", "contract", "lends"), strict=True):
             with Ledger.open(ledger_url) as again, pytest.raises(LedgerError, match=f"another {name}$"):
-                again.bind(other)
+                again.bind(other, 32)

@@ -103,22 +103,43 @@ def test_requests_a_minute(ledger_url: str) -> None:
     clock = Clock()
     with opened(ledger_url, clock) as ledger:
         key = new_key(ledger, requests_per_minute=3)
-        for number, second in enumerate((0, 10, 10)):
+        for second in (0, 10, 10):
             clock.now = NOON + second
-            reserved(ledger, key, asked(number))
-            ledger.release(request_id(number), "failed")
+            ledger.admit(key.id, 1)  # whatever becomes of it
         clock.now = NOON + 20
         with pytest.raises(RateLimitedError, match="3 requests a minute; wait 41 s") as refused:
-            ledger.reserve(key.id, asked(5))
+            ledger.admit(key.id, 1)
         assert refused.value.retry_after == 41
         clock.now = NOON + 60
         with pytest.raises(RateLimitedError, match="wait 1 s"):
-            ledger.reserve(key.id, asked(5))
+            ledger.admit(key.id, 1)
         clock.now = NOON + 61
-        reserved(ledger, key, asked(5))
+        ledger.admit(key.id, 1)
         with pytest.raises(RateLimitedError, match="wait 10 s"):
-            ledger.reserve(key.id, asked(6))
-        reserved(ledger, new_key(ledger), asked(6))  # another key has its own
+            ledger.admit(key.id, 1)
+        ledger.admit(new_key(ledger).id, 1)  # another key has its own
+
+
+def test_a_request_that_cannot_be_lent_is_not_admitted(ledger_url: str) -> None:
+    with opened(ledger_url, account_concurrent=2) as ledger:
+        key = new_key(ledger, tokens_per_minute=250, concurrent=1)
+        with pytest.raises(RateLimitedError, match="may take 251 tokens"):
+            ledger.admit(key.id, 251)
+        ledger.admit(key.id, 250)  # as long as it is not reserved, others may come first
+        reserved(ledger, key, asked(1))
+        with pytest.raises(RateLimitedError, match="1 requests at once"):
+            ledger.admit(key.id, 1)
+        ledger.settle(request_id(1), used(10, 100), sign)
+        ledger.admit(key.id, 140)
+        with pytest.raises(RateLimitedError, match="250 tokens a minute; wait 61 s"):
+            ledger.admit(key.id, 141)
+        for number in (2, 3):
+            reserved(ledger, new_key(ledger), asked(number))
+        with pytest.raises(RateLimitedError, match="account has 2 requests at once"):
+            ledger.admit(key.id, 1)
+        ledger.keys.revoke(key.id)
+        with pytest.raises(KeyRefusedError, match="revoked"):
+            ledger.admit(key.id, 1)
 
 
 def test_tokens_a_minute_count_the_worst_case_until_it_is_known(ledger_url: str) -> None:
@@ -144,11 +165,11 @@ def test_tokens_a_minute_count_the_worst_case_until_it_is_known(ledger_url: str)
 def test_a_minute_is_one_for_all_processes(ledger_url: str) -> None:
     with opened(ledger_url) as one, opened(ledger_url) as two:
         key = new_key(one, requests_per_minute=2)
-        reserved(one, key, asked(1))
-        reserved(two, key, asked(2))
+        one.admit(key.id, 1)
+        two.admit(key.id, 1)
         for ledger in (one, two):
             with pytest.raises(RateLimitedError):
-                ledger.reserve(key.id, asked(3))
+                ledger.admit(key.id, 1)
 
 
 def test_one_tenant_does_not_fill_the_queue(ledger_url: str) -> None:

@@ -52,6 +52,7 @@ class Asked:
     created_at: int
     idempotency: str | None
     delivered: int = 0
+    begun: int = 0
     state: State = State.OPEN
     cost: int = 0
     used: int = 0  # tokens that count against the rate
@@ -70,6 +71,7 @@ class Model:
     collected: int = 0
     requests: dict[int, Asked] = field(default_factory=dict)
     batched: set[int] = field(default_factory=set)
+    admitted: list[tuple[int, int]] = field(default_factory=list)  # (key, time)
 
     def open(self) -> list[Asked]:
         return [one for one in self.requests.values() if one.state is State.OPEN]
@@ -78,16 +80,22 @@ class Model:
     def charged(self) -> int:
         return sum(one.cost for one in self.requests.values())
 
+    def is_within_rate(self, key: int, requests: int, tokens: int, now: int) -> bool:
+        """Whether so much more is within what a key may ask at once and in a minute."""
+        running, terms = self.open(), KEYS[key]
+        minute = [one for one in self.requests.values() if one.key == key and one.created_at >= now - 60]
+        return (
+            sum(one.key == key for one in running) < terms["concurrent"]
+            and len(running) < OF_ACCOUNT
+            and sum(of == key and at >= now - 60 for of, at in self.admitted) + requests <= terms["requests_per_minute"]
+            and sum(one.used for one in minute) + tokens <= terms["tokens_per_minute"]
+        )
+
     def refusal(self, key: int, tokens: tuple[int, int], now: int) -> type[Exception] | None:
-        """Why a request is refused, by the bounds in their order; None: it is not."""
+        """Why a request that was admitted is refused, by the bounds in their order; None: it is not."""
         running, mine = self.open(), [one for one in self.open() if one.key == key]
         terms, cost = KEYS[key], tokens[0] * 2 + tokens[1] * 6
-        if len(mine) >= terms["concurrent"] or len(running) >= OF_ACCOUNT:
-            return RateLimitedError
-        minute = [one for one in self.requests.values() if one.key == key and one.created_at >= now - 60]
-        if len(minute) >= terms["requests_per_minute"]:
-            return RateLimitedError
-        if sum(one.used for one in minute) + sum(tokens) > terms["tokens_per_minute"]:
+        if not self.is_within_rate(key, 0, sum(tokens), now):
             return RateLimitedError
         spent = sum(one.cost for one in self.requests.values() if one.key == key)
         if spent + sum(one.worst for one in mine) + cost > terms["budget"]:
@@ -151,6 +159,14 @@ class LedgerMachine(RuleBasedStateMachine):
         process, ledger = self.any(draw)
         self.count += 1
         request = asked(self.count, *tokens, idempotency=idempotency, book=BOOK.hash)
+        admitted = self.model.is_within_rate(key, 1, tokens[1], self.clock.now)
+        try:
+            ledger.admit(self.keys[key], tokens[1])
+        except RateLimitedError:
+            assert not admitted
+            return 0
+        assert admitted
+        self.model.admitted.append((key, self.clock.now))
         same = [
             one for one in self.model.requests.values()
             if idempotency and (one.key, one.idempotency) == (key, idempotency) and one.state is not State.RELEASED
@@ -172,15 +188,15 @@ class LedgerMachine(RuleBasedStateMachine):
         )  # fmt: skip
         return self.count
 
-    @rule(request=requests, part=st.floats(0, 1))
-    def progress(self, request: int, part: float) -> None:
+    @rule(request=requests, part=st.floats(0, 1), begun=st.floats(0, 1))
+    def progress(self, request: int, part: float, begun: float) -> None:
         one = self.model.requests.get(request)
         if one is None or one.process in self.died:
             return
-        delivered = int(one.tokens[1] * part)
-        self.processes[one.process].progress(request_id(request), delivered, sha256(b"%d" % delivered))
-        if one.state is State.OPEN:
-            one.delivered = max(one.delivered, delivered)
+        prompts, delivered = int(one.tokens[0] * begun), int(one.tokens[1] * part)
+        self.processes[one.process].progress(request_id(request), prompts, delivered, sha256(b"%d" % delivered))
+        if one.state is State.OPEN and delivered > one.delivered:
+            one.begun, one.delivered = prompts, delivered
 
     @rule(request=requests, part=st.floats(0, 1), draw=st.integers(0, 9))
     def settle(self, request: int, part: float, draw: int) -> None:
@@ -237,8 +253,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert rows.keys() == {request_id(number) for number in lost}
         for number, one in lost.items():
             if one.delivered:
-                one.state, one.used = State.SETTLED, one.tokens[0] + one.delivered
-                one.cost = one.tokens[0] * 2 + one.delivered * 6
+                one.state, one.used = State.SETTLED, one.begun + one.delivered
+                one.cost = one.begun * 2 + one.delivered * 6
             else:
                 one.state, one.used = State.RELEASED, 0
             self.ended(number, rows[request_id(number)])

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, select, text
 from flock_ray.errors import LedgerError
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_schema import IS_OPEN, IS_WAITING, REQUESTS
-from tests.market.ledgers import new_key, opened
+from tests.market.ledgers import asked, new_key, opened, request_id, reserved, sign, used
 from tests.market.postgres import Postgres
 
 
@@ -46,9 +46,9 @@ def test_another_programs_database_is_refused_and_stays_as_it_is(ledger_url: str
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("UPDATE schema_version SET version = 2", "has schema version 2; this flock-ray knows 1"),
-        ("INSERT INTO schema_version VALUES (7)", "has schema version 1, 7; this flock-ray knows 1"),
-        ("DELETE FROM schema_version", "has schema version none; this flock-ray knows 1"),
+        ("UPDATE schema_version SET version = 3", "has schema version 3; this flock-ray knows 2"),
+        ("INSERT INTO schema_version VALUES (7)", "has schema version 2, 7; this flock-ray knows 2"),
+        ("DELETE FROM schema_version", "has schema version none; this flock-ray knows 2"),
         ("DROP TABLE batches", "is no whole ledger: it has no table batches"),
     ],
 )
@@ -57,6 +57,22 @@ def test_another_version_is_refused(ledger_url: str, statement: str, told: str) 
     change(ledger_url, statement)
     with pytest.raises(LedgerError, match=told):
         Ledger.open(ledger_url)
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(ledger_url: str) -> None:
+    with opened(ledger_url) as ledger:
+        key = new_key(ledger)
+        reserved(ledger, key, asked(1))
+        settled = ledger.settle(request_id(1), used(), sign)
+    change(ledger_url, "ALTER TABLE requests DROP COLUMN begun", "UPDATE schema_version SET version = 1")
+    for _ in range(2):
+        with opened(ledger_url) as ledger:
+            assert ledger.row(request_id(1)) == settled
+    with opened(ledger_url) as ledger:
+        reserved(ledger, key, asked(2))
+        ledger.progress(request_id(2), 10, 16, bytes(32))
+        row = ledger.row(request_id(2))
+        assert row is not None and (row.begun, row.delivered) == (10, 16)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,21 @@ def test_at_most_so_many_at_once(tmp_path: Path) -> None:
         assert world.ask(secret=secret).status_code == 200
 
 
+def test_all_keys_of_an_account_share_what_it_may_ask_at_once(tmp_path: Path) -> None:
+    with gateway(tmp_path, wrap=Steps, account_concurrent=2) as world:
+        secrets = [world.new_key()[1] for _ in range(3)]
+        asking = [threading.Thread(target=world.ask, kwargs={"secret": secret}) for secret in secrets[:2]]
+        for thread in asking:
+            thread.start()
+        wait_until(lambda: world.client.running == 2)
+        answer = world.ask(secret=secrets[2])
+        assert answer.status_code == 429 and "account has 2 requests at once" in error_of(answer)["message"]
+        world.client.let(1_000)
+        for thread in asking:
+            thread.join()
+        assert world.ask(secret=secrets[2]).status_code == 200
+
+
 @pytest.fixture
 def lending(tmp_path: Path) -> Iterator[World]:
     """A gateway that lends on a deposit that was seen on the chain; nobody has signed a cap yet."""

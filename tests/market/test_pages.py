@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from flock_ray.chain.words import format_tokens, rounded_tokens
+from flock_ray.market.models import Price
 from flock_ray.market.pages import Pages, add_pages
 from flock_ray.protocol.encoding import to_hex
 from flock_ray.protocol.hashing import sha256
-from tests.market.entries import lineage
-from tests.market.gateways import World, streamed
+from tests.market.entries import MEMBERS, lineage
+from tests.market.gateways import SIZE, World, streamed
 
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -63,6 +65,19 @@ def test_models_and_what_they_were_used_for(world: World) -> None:
         assert "<b>1</b>answers" in page(world, f"/models/{name}")
 
 
+def test_amounts_are_rounded_and_have_all_their_digits_as_title(world: World) -> None:
+    model = world.publish(7, price=Price(123_456_789_012_345, 600_000_000_000_001))
+    assert streamed(world, model=model.id)
+    cost = SIZE * (123_456_789_012_345 + 600_000_000_000_001)
+    card, shown = page(world, "/"), page(world, f"/models/{model.id}")
+    assert '<span title="123.456789012345 tokens">123.4568</span> in' in card
+    assert '<span title="600.000000000001 tokens">600</span> out' in card
+    assert f'<span title="{format_tokens(cost)} tokens">{rounded_tokens(cost)}</span></b>tokens charged' in shown
+    told = re.findall(r'<span title="([\d.,]+) tokens">([\d.,]+)</span>', shown)
+    assert len(told) == 2 + 2 * len(MEMBERS)
+    assert all(len(short.partition(".")[2].lstrip("0")) <= 4 for _, short in told)
+
+
 def test_a_lineage_goes_down_to_the_signed_records_and_the_base_model(world: World) -> None:
     first, second = world.models
     shown = page(world, f"/models/{second.id}")
@@ -89,7 +104,7 @@ def test_an_unknown_model_is_told_as_text(world: World) -> None:
 def test_runs_show_a_contests_leaderboard_and_nothing_of_it_is_markup(world: World) -> None:
     shown = page(world, "/runs")
     assert MARKUP not in shown and "&lt;img src=x" in shown
-    assert "<td>1.5000</td>" in shown and "<td>2</td>" in shown and "day 3" in shown
+    assert "<td>1.5000</td>" in shown and "day 3" in shown and '<td><span title="2 tokens">2</span></td>' in shown
     with world.http() as client:
         answer = client.get(f"/runs/{to_hex(sha256(b'contest'))}/leaderboard")
         assert answer.status_code == 200

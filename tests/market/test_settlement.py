@@ -46,7 +46,7 @@ class Serving:
         self.node = self.usage.client._node
         self.ledger = Ledger.open(url, self.node.timestamp)
         self.gateway = Gateway(account(self.usage.gateway), self.usage.usage, lends=True)
-        self.ledger.bind(self.gateway, chain_age=10**6)
+        self.ledger.bind(self.gateway, 32, chain_age=10**6)
         self.book = self.usage.book()
         self.publish(self.book)
         self.settler = UsageSettler(
@@ -270,6 +270,6 @@ def test_only_the_ledgers_own_gateway_and_contract_settle(serving: Serving, tmp_
     with pytest.raises(LedgerError, match="the ledger is of gateway"):
         Settlement(serving.ledger, *parts, serving.usage.creator, tmp_path)
     with Ledger.open(f"sqlite:///{tmp_path}/free.db") as free:
-        free.bind(replace(serving.gateway, lends=False))
+        free.bind(replace(serving.gateway, lends=False), 32)
         with pytest.raises(LedgerError, match="takes no money"):
             Settlement(free, *parts, serving.usage.gateway, tmp_path)

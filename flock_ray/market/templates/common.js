@@ -38,7 +38,19 @@ async function ask(path, options = {}) {
 
 // An amount of wei, as text, in tokens: exact, since numbers lose digits.
 function tokens(wei) {
-  const digits = String(wei).padStart(19, "0");
+  const [, sign, size] = String(wei).match(/^(-?)(.*)$/);
+  const digits = size.padStart(19, "0");
   const decimals = digits.slice(-18).replace(/0+$/, "");
-  return digits.slice(0, -18) + (decimals ? `.${decimals}` : "");
+  return sign + digits.slice(0, -18) + (decimals ? `.${decimals}` : "");
 }
+
+// The same for people: rounded to four decimals, and below one token to four digits.
+function rounded(wei) {
+  const [, sign, size] = String(wei).match(/^(-?)(.*)$/);
+  const step = 10n ** BigInt(Math.min(Math.max(size.length - 4, 0), 14));
+  const [whole, ...decimals] = tokens((BigInt(size) + step / 2n) / step * step).split(".");
+  return sign + [BigInt(whole).toLocaleString("en-US"), ...decimals].join(".");
+}
+
+// An element with an amount of wei: rounded, and all of its digits as its title.
+const amount = (tag, wei) => made(tag, rounded(wei), { title: `${tokens(wei)} tokens` });

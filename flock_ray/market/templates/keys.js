@@ -1,5 +1,5 @@
 function pair(name, value) {
-  at("facts").append(made("dt", name), made("dd", value));
+  at("facts").append(made("dt", name), value);
 }
 
 // Amounts are integers of more digits than a number of this language keeps: they are read as text.
@@ -12,14 +12,15 @@ at("usage").addEventListener("submit", async (event) => {
     const found = exact(await (await ask("/v1/usage")).text());
     at("facts").replaceChildren();
     at("days").replaceChildren();
-    pair("account", found.account);
-    pair("this key", found.key);
-    for (const [name, wei] of Object.entries(found.balance ?? {})) pair(name, `${tokens(wei)} tokens`);
+    pair("account", made("dd", found.account));
+    pair("this key", made("dd", found.key));
+    for (const [name, wei] of Object.entries(found.balance ?? {})) pair(`${name}, tokens`, amount("dd", wei));
     for (const one of found.data) {
       const row = made("tr");
       const day = new Date(one.day * 1000).toISOString().slice(0, 10);
       for (const text of [day, one.key, one.model]) row.append(made("td", text, { className: "text" }));
-      for (const text of [one.requests, one.prompt_tokens, one.completion_tokens, tokens(one.cost)]) row.append(made("td", text));
+      for (const text of [one.requests, one.prompt_tokens, one.completion_tokens]) row.append(made("td", text));
+      row.append(amount("td", one.cost));
       at("days").append(row);
     }
     at("found").hidden = false;
