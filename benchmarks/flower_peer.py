@@ -29,7 +29,7 @@ from flock_ray.cluster.run_directory import RunDirectory
 from flock_ray.lora.serialization import Adapter
 
 VOTERS, CORES = 4, 2
-MODES = {"plain": ("mechanism=open", "chain=none"), "full": ("mechanism=marginal", "chain=eth_tester")}
+MODES = {"plain": ("mechanism=open", "chain=none"), "full": ("mechanism=marginal1", "chain=eth_tester")}
 FLOWER = {"flower": 2, "flower_parallel": 1}
 """CPUs of a client call: as FlowerTune asks, one client has the machine to itself; or one core each, two at a time."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}

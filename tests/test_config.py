@@ -136,7 +136,7 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
             {"training__engine": Engine.torch, "cluster__workers_per_node": 2},
             ["cluster.workers_per_node is 2", "engine=deepspeed or auto"],
         ),
-        ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, flock, open"]),
+        ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, marginal1, flock, open"]),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
         ({"adversary__members": {3: "nan", 9: "nan"}}, ["adversary.members names [9]", "0 to 7"]),
         ({"adversary__members": 3}, ["adversary.members must be a list of members"]),

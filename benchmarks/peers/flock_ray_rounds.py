@@ -91,7 +91,7 @@ def configure(case: Mapping[str, Any]) -> Config:
             max_unsettled=1,
             force=True,
         ),
-        mechanism=MechanismConfig(name="marginal" if case["voting"] else "open"),
+        mechanism=MechanismConfig(name="marginal1" if case["voting"] else "open"),
         chain=ChainConfig(backend=ChainBackend(case["chain"])),
         cluster=ClusterConfig(nodes=case["nodes"], cpus_per_worker=cpus, threads_per_worker=cpus),
     )

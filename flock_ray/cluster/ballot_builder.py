@@ -99,7 +99,7 @@ class BallotBuilder:
                     said = member.behaviour.ballot_b(member.context(state), Candidate(dict(weights)), score.gain)
                     score = _with_gain(score, said)
                 reveal = member.hash_chain(state.scope.task).preimage(state.epoch)
-                ballots.append((member, BallotB(candidate, weights, score, reveal)))
+                ballots.append((member, BallotB(((candidate, score),) if candidate else (), weights, reveal)))
         return ballots
 
 

@@ -68,7 +68,7 @@ def _check_adversary(config: Config) -> None:
         if changed and not any(asked.get(method, True) for method in changed):
             raise ConfigError(
                 f"member {member} cheats as {name!r}, which changes votes alone, and mechanism.name="
-                f"{config.mechanism.name} asks for none; take marginal"
+                f"{config.mechanism.name} asks for none; take marginal1"
             )
         if places != (1, 1) and any(part.kind.computes or part.kind.one_silo for part in both):
             raise ConfigError(

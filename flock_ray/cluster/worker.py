@@ -163,7 +163,7 @@ class Worker(WorkerHost):
         inbox = self._inbox(bulletin)
         ballots = self._ballots.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
-        for candidate in {ballot.candidate for _, ballot in ballots if ballot.candidate}:
+        for candidate in {digest for _, ballot in ballots for digest in ballot.hashes}:
             self._bench.updates.publish(candidate)
         deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
         events = []

@@ -178,16 +178,18 @@ class AllianceConfig:
 
 @dataclass
 class MechanismConfig:
-    """Who is paid and who is slashed: `marginal`, `flock` or `open`.
+    """Who is paid and who is slashed: `marginal`, `marginal1`, `flock` or `open`.
 
     Attributes:
         slash_fraction: p, share of a member's stake that one slash takes, in basis points.
-        parameters: integers by name, as the mechanism declares them. `marginal`: voter_share, the voters' share of an
-            epoch's budget in basis points. `flock`: solvent, 1 to lower the pool by what was paid; 0 reproduces the
+        parameters: integers by name, as the mechanism declares them. `marginal` and `marginal1`: voter_share, the
+            voters' share of an epoch's budget in basis points; `marginal` also fee_bp, the least fee of a proposal that
+            is not accepted, in basis points of the stake, and history, how many moves of the global adapter count as
+            public. `flock`: solvent, 1 to lower the pool by what was paid; 0 reproduces the
             published trace and needs `chain.backend=none`.
     """
 
-    name: str = "marginal"
+    name: str = "marginal1"
     slash_fraction: int = 1_000
     parameters: dict[str, int] = field(default_factory=dict)
 

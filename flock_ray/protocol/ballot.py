@@ -1,4 +1,4 @@
-"""The voters' ballots: A on every proposal, B on the candidate; each committed as a hash first, then revealed."""
+"""The voters' ballots: A on every proposal, B on the candidates; each committed as a hash first, then revealed."""
 
 from __future__ import annotations
 
@@ -48,16 +48,23 @@ class Score:
 
 @dataclass(frozen=True)
 class ProposalEntry:
-    """A voter's finding on one proposal; `score` is None where the mechanism asks for none or the check failed."""
+    """A voter's finding on one proposal.
+
+    Attributes:
+        score: None where the mechanism asks for none or the check failed.
+        entering: score of what enters the candidate, where the mechanism asks for a second one.
+    """
 
     member: int
     payload: bytes
     check: Check
     score: Score | None
+    entering: Score | None = None
 
     def json(self) -> Json:
         """The entry in a ballot's body."""
-        return [self.member, to_hex(self.payload), str(self.check), self.score.json() if self.score else None]
+        scores = [score.json() for score in (self.score, self.entering) if score]
+        return [self.member, to_hex(self.payload), str(self.check), scores or None]
 
 
 class Ballot(ABC):
@@ -86,33 +93,42 @@ class BallotA(Ballot):
 
 @dataclass(frozen=True)
 class BallotB(Ballot):
-    """The candidate that a voter computed and its score of it, with the voter's reveal for the next seed.
+    """The candidates that a voter computed and its scores of them, with the voter's reveal for the next seed.
 
     Attributes:
-        candidate: hash of the candidate adapter, None when no update was accepted.
+        candidates: (hash of the candidate adapter, score of it) in the order of the mechanism's steps; empty when no
+            update was accepted. A score is None where the mechanism asks for none.
         weights: (proposer, integer weight) of every accepted update, by ascending member; one of weight 0 is not in it.
-        score: None where there is no candidate or the mechanism asks for none.
         reveal: preimage number `epoch` of the voter's hash chain.
     """
 
-    candidate: bytes | None
+    candidates: tuple[tuple[bytes, Score | None], ...]
     weights: tuple[tuple[int, int], ...]
-    score: Score | None
     reveal: bytes
+
+    @property
+    def hashes(self) -> tuple[bytes, ...]:
+        """Of the candidates."""
+        return tuple(digest for digest, _ in self.candidates)
+
+    @property
+    def scores(self) -> tuple[Score, ...] | None:
+        """A score of each candidate; None if one has none."""
+        scores = tuple(score for _, score in self.candidates if score)
+        return scores if len(scores) == len(self.candidates) else None
 
     def json(self) -> Json:
         """The ballot without its salt."""
         return {
-            "candidate": to_hex(self.candidate) if self.candidate else None,
+            "candidates": [[to_hex(digest), score.json() if score else None] for digest, score in self.candidates],
             "weights": [list(pair) for pair in self.weights],
-            "score": self.score.json() if self.score else None,
             "reveal": to_hex(self.reveal),
         }
 
 
 def ballot_commitment(task: bytes, epoch: int, member: int, kind: Kind, ballot: Ballot, salt: bytes) -> bytes:
     """What a voter commits to before anybody reveals: H(task, epoch, member, kind, SHA-256 of the ballot, salt)."""
-    return tagged("flock_ray/ballot/1", task, epoch, member, sha256(kind.encode()), ballot.digest, salt)
+    return tagged("flock_ray/ballot/2", task, epoch, member, sha256(kind.encode()), ballot.digest, salt)
 
 
 def ballot_body(ballot: Ballot, salt: bytes) -> dict[str, Json]:
@@ -132,12 +148,18 @@ class ScoreBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 class EntryBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """An entry of ballot A as it travels: `[member, payload, check, score]`."""
+    """An entry of ballot A as it travels: `[member, payload, check, scores]`; scores are null, one or two."""
 
     member: Count
     payload: Digest
     check: Check
-    score: ScoreBody | None
+    scores: Annotated[tuple[ScoreBody, ...], msgspec.Meta(min_length=1, max_length=2)] | None
+
+    def entry(self) -> ProposalEntry:
+        """The entry; raises ValueError."""
+        scores = [score.score() for score in self.scores or ()]
+        first, second = (*scores, None, None)[:2]
+        return ProposalEntry(self.member, from_hex(self.payload), self.check, first, second)
 
 
 class EntriesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,11 +169,10 @@ class EntriesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CandidateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ballot B as it travels; `weights` are `[member, weight]`."""
+    """Ballot B as it travels; `candidates` are `[hash, score]`, `weights` are `[member, weight]`."""
 
-    candidate: Digest | None
+    candidates: tuple[tuple[Digest, ScoreBody | None], ...]
     weights: tuple[tuple[Count, Count], ...]
-    score: ScoreBody | None
     reveal: Digest
 
 
@@ -177,10 +198,7 @@ def read_ballot_a(message: Message) -> tuple[BallotA, bytes]:
         ValueError: the body is malformed.
     """
     body = BallotABody.of(message)
-    entries = tuple(
-        ProposalEntry(one.member, from_hex(one.payload), one.check, one.score.score() if one.score else None)
-        for one in body.ballot.entries
-    )
+    entries = tuple(one.entry() for one in body.ballot.entries)
     _require_rising([entry.member for entry in entries], "entries")
     return BallotA(entries), from_hex(body.salt)
 
@@ -195,13 +213,8 @@ def read_ballot_b(message: Message) -> tuple[BallotB, bytes]:
     body = BallotBBody.of(message)
     content = body.ballot
     _require_rising([member for member, _ in content.weights], "weights")
-    ballot = BallotB(
-        None if content.candidate is None else from_hex(content.candidate),
-        content.weights,
-        content.score.score() if content.score else None,
-        from_hex(content.reveal),
-    )
-    return ballot, from_hex(body.salt)
+    candidates = tuple((from_hex(digest), score.score() if score else None) for digest, score in content.candidates)
+    return BallotB(candidates, content.weights, from_hex(content.reveal)), from_hex(body.salt)
 
 
 def _require_rising(members: list[int], what: str) -> None:

@@ -18,8 +18,10 @@ from flock_ray.protocol.ballot import (
     read_ballot_a,
     read_ballot_b,
 )
+from flock_ray.protocol.fees import settle_fees
 from flock_ray.protocol.hashing import ZERO
 from flock_ray.protocol.inbox import Inbox, computed_once
+from flock_ray.protocol.judging import judge_candidate, judge_proposal
 from flock_ray.protocol.mechanism import Outcome
 from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.message import Kind, Manifest, read_acknowledgement, read_commitment, read_manifest
@@ -27,7 +29,7 @@ from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change, due_epoch
 from flock_ray.protocol.seed import next_seed, reveal_matches, reveals_digest, skip_seed
 from flock_ray.protocol.state import MAX_SLASHES, RELAYER_SHARE_BP, MemberState, Slash, TaskState
-from flock_ray.protocol.verdict import ProposalVerdict, judge_candidate, judge_proposal
+from flock_ray.protocol.verdict import Panel, ProposalVerdict
 
 
 @computed_once
@@ -98,11 +100,15 @@ def _opens(
     return message is not None and read_commitment(message) == expected
 
 
+def _panel(state: TaskState) -> Panel:
+    """Who scores in the epoch that `state` starts."""
+    return Panel(state.roles, state.terms, get_mechanism(state.terms.mechanism).voiceless(state))
+
+
 @computed_once
 def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ...]:
     """Verdict on every proposer's proposal, by ascending member; the ballots A decide it."""
-    roles, terms = state.roles, state.terms
-    scored = get_mechanism(terms.mechanism).scores_proposals
+    roles, panel, mechanism = state.roles, _panel(state), get_mechanism(state.terms.mechanism)
     entries: defaultdict[tuple[int, bytes], dict[int, ProposalEntry]] = defaultdict(dict)
     for voter, ballot in opened_ballots_a(state, inbox).items():
         for entry in ballot.entries:
@@ -115,9 +121,8 @@ def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ..
             if copies[manifest.payload] > 1:
                 verdicts.append(ProposalVerdict(member, "copied", manifest.payload))
             else:
-                verdicts.append(
-                    judge_proposal(member, manifest.payload, entries[member, manifest.payload], roles, terms, scored)
-                )
+                found = entries[member, manifest.payload]
+                verdicts.append(judge_proposal(member, manifest.payload, found, panel, mechanism))
         else:
             sent = inbox.single(Kind.MANIFEST, member)
             verdicts.append(ProposalVerdict(member, "refused" if sent else "missing"))
@@ -127,14 +132,13 @@ def judge_proposals(state: TaskState, inbox: Inbox) -> tuple[ProposalVerdict, ..
 @computed_once
 def decide(state: TaskState, inbox: Inbox) -> tuple[Outcome, bool]:
     """The outcome of the ballots, and whether the candidate becomes the global adapter."""
-    roles = state.roles
+    panel, mechanism = _panel(state), get_mechanism(state.terms.mechanism)
     proposals = judge_proposals(state, inbox)
-    mechanism = get_mechanism(state.terms.mechanism)
     ballots_b = opened_ballots_b(state, inbox)
     updates = [proposal.member for proposal in proposals if proposal.status == "accepted"]
-    candidate = judge_candidate(ballots_b, updates, roles, state.terms, mechanism.scores_candidate)
+    candidate = judge_candidate(ballots_b, updates, panel, mechanism)
     present = frozenset(ballots_b) & frozenset(opened_ballots_a(state, inbox))
-    outcome = Outcome(state, roles, proposals, candidate, present)
+    outcome = Outcome(state, state.roles, proposals, candidate, present, panel.voiceless)
     return outcome, candidate.candidate is not None and mechanism.accepts(outcome)
 
 
@@ -169,8 +173,9 @@ def settle_money(
     slashes: Sequence[Slash],
     noted: Mapping[int, Mapping[str, int]],
     promises_more: bool,
+    withheld: int = 0,
 ) -> Accounting:
-    """Pay and slash, and keep what the mechanism notes of members.
+    """Pay and slash, and keep what the mechanism notes of members; `withheld` wei leave the pool as rewards do.
 
     A slash takes at most the stake, the member's own part first. Of that a tenth goes to the relayer and the rest into
     the escrow; what delegators lose is gone. Where payments leave the pool as it is (`promises_more`) nine tenths go
@@ -182,7 +187,7 @@ def settle_money(
         members[number] = replace(
             member, earned=member.earned + rewards.get(number, 0), noted=noted.get(number, member.noted)
         )
-    pool_left = state.pool_left - (0 if promises_more else sum(rewards.values()))
+    pool_left = state.pool_left - (0 if promises_more else sum(rewards.values()) + withheld)
     escrow, done, removed = state.escrow, [], list[Change]()
     for slash in slashes:
         before = members[slash.member]
@@ -222,11 +227,13 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
     assert all(state.concerns(message) for message in inbox.messages)
     outcome, accepted = decide(state, inbox)
     mechanism = get_mechanism(state.terms.mechanism)
-    rewards = mechanism.rewards(outcome, accepted)
-    assert sum(rewards.values()) <= outcome.budget
-    due = [*state.carried, *_new_slashes(outcome, accepted, inbox)]
-    noted = mechanism.noted(outcome, accepted)
-    money = settle_money(state, rewards, due[:MAX_SLASHES], noted, mechanism.promises_more(state.terms))
+    earned = mechanism.rewards(outcome, accepted)
+    assert sum(earned.values()) <= outcome.budget
+    fees = settle_fees(state.members, earned, mechanism.charged(outcome))
+    due = [*state.carried, *_new_slashes(outcome, accepted, inbox), *fees.slashes]
+    noted = fees.noted(state.members, mechanism.noted(outcome))
+    promises_more = mechanism.promises_more(state.terms)
+    money = settle_money(state, fees.rewards, due[:MAX_SLASHES], noted, promises_more, fees.withheld)
     reveals = {voter: ballot.reveal for voter, ballot in opened_ballots_b(state, inbox).items()}
     digest = reveals_digest(reveals)
     candidate = outcome.candidate.candidate
@@ -247,7 +254,7 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         candidate=outcome.candidate,
         accepted=accepted,
         adapter=candidate if accepted and candidate else state.adapter,
-        rewards=rewards,
+        rewards=fees.rewards,
         slashes=money.slashes,
         carried=tuple(due[MAX_SLASHES:]),
         removed=money.removed,
@@ -259,6 +266,9 @@ def derive(state: TaskState, inbox: Inbox) -> Record:
         ),
         pool_left=money.pool_left,
         escrow=money.escrow,
+        voiceless=tuple(sorted(outcome.voiceless)),
+        fees=fees.rows,
+        withheld=state.withheld + fees.withheld,
     )
 
 
@@ -271,6 +281,8 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         report_hash: EIP-712 struct hash of the report that carries the record.
     """
     assert record.epoch == state.epoch and report_hash != ZERO
+    earlier = state.earlier_adapters if record.adapter == state.adapter else (*state.earlier_adapters, state.adapter)
+    most = get_mechanism(state.terms.mechanism).history(state.terms)
     return replace(
         state,
         members=record.members,
@@ -286,6 +298,8 @@ def advance(state: TaskState, record: Record, report_hash: bytes) -> TaskState:
         leaving=(*state.leaving, *record.removed),
         changes=(),
         num_before=len(record.members),
+        earlier_adapters=earlier[max(0, len(earlier) - most) :],
+        withheld=record.withheld,
     )
 
 

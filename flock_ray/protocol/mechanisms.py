@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from flock_ray.protocol.flock import Flock
 from flock_ray.protocol.marginal import Marginal
+from flock_ray.protocol.marginal1 import Marginal1
 from flock_ray.protocol.mechanism import Mechanism
 from flock_ray.protocol.open import Open
 
-MECHANISMS: dict[str, Mechanism] = {"marginal": Marginal(), "flock": Flock(), "open": Open()}
+MECHANISMS: dict[str, Mechanism] = {
+    "marginal": Marginal(),
+    "marginal1": Marginal1(),
+    "flock": Flock(),
+    "open": Open(),
+}
 
 
 def get_mechanism(name: str) -> Mechanism:

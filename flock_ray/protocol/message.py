@@ -17,7 +17,7 @@ import msgspec
 from flock_ray.protocol.encoding import Json, canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.hashing import sha256
 
-SCHEMA = "flock_ray/message/2"
+SCHEMA = "flock_ray/message/3"
 MAX_BYTES = 1 << 20
 
 
@@ -44,7 +44,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    schema: Literal["flock_ray/message/2"]
+    schema: Literal["flock_ray/message/3"]
     kind: Kind
     task: Digest
     epoch: Count

@@ -13,7 +13,7 @@ from flock_ray.protocol.roster import Change
 from flock_ray.protocol.state import MemberState, Slash
 from flock_ray.protocol.verdict import CandidateVerdict, ProposalVerdict
 
-SCHEMA = "flock_ray/record/3"
+SCHEMA = "flock_ray/record/4"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Record:
             written.
         pool_left: wei after the epoch.
         escrow: wei of slashed own stake after the epoch.
+        voiceless: voters whose scores did not count, ascending.
+        fees: (member, wei charged, wei withheld) of this epoch, by ascending member.
+        withheld: wei of earnings that paid fees, over the task so far.
     """
 
     task: bytes
@@ -60,6 +63,9 @@ class Record:
     changed: tuple[int, ...]
     pool_left: int
     escrow: int
+    voiceless: tuple[int, ...] = ()
+    fees: tuple[tuple[int, int, int], ...] = ()
+    withheld: int = 0
 
     @property
     def leaves(self) -> tuple[tuple[str, int], ...]:
@@ -74,7 +80,6 @@ class Record:
     @cached_property
     def data(self) -> bytes:
         """The canonical bytes."""
-        consensus = self.candidate.consensus
         value: dict[str, Json] = {
             "schema": SCHEMA,
             "task": to_hex(self.task),
@@ -91,16 +96,13 @@ class Record:
             "reveals": [[member, to_hex(preimage)] for member, preimage in sorted(self.reveals.items())],
             "reveals_digest": to_hex(self.reveals_digest),
             "proposals": [proposal.json() for proposal in self.proposals],
-            "candidate": {
-                "adapter": to_hex(self.candidate.candidate) if self.candidate.candidate else None,
-                "weights": [list(pair) for pair in self.candidate.weights],
-                "score": consensus.score if consensus else None,
-                "band": consensus.band if consensus else None,
-                "gains": [[member, gain] for member, gain in consensus.gains.items()] if consensus else None,
-            },
+            "candidate": self.candidate.json(),
+            "voiceless": list(self.voiceless),
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, wei] for member, wei in sorted(self.rewards.items())],
+            "fees": [list(row) for row in self.fees],
+            "withheld": self.withheld,
             "slashes": [slash.json() for slash in self.slashes],
             "carried": [slash.json() for slash in self.carried],
             "removed": [[change.member, change.epoch] for change in self.removed],

@@ -206,6 +206,9 @@ class TaskState:
         leaving: leaves that slashes brought about and that are not due yet.
         before_start: changes of members before the start, from the first one that left again on.
         changes: those that reached `roster` since the last signed epoch; `num_before`: members before them.
+        earlier_adapters: hashes of the last global adapters before this one, oldest first, as many as the mechanism
+            looks back on; an epoch that left the adapter as it was adds none.
+        withheld: wei of earnings that paid fees so far, which left the pool.
         previous_report, previous_record: hashes, zero before the first epoch.
         carried: slashes that did not fit into earlier reports.
     """
@@ -227,6 +230,8 @@ class TaskState:
     before_start: tuple[Change, ...] = ()
     changes: tuple[Change, ...] = ()
     num_before: int = 0
+    earlier_adapters: tuple[bytes, ...] = ()
+    withheld: int = 0
 
     @classmethod
     def first(

@@ -1,12 +1,11 @@
-"""From ballots to a verdict: quantile scores, acceptance bands, accepted and harmful proposals."""
+"""What the seats of an epoch say of an adapter, and what becomes of proposals and candidates."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flock_ray.protocol.ballot import BallotB, Check, ProposalEntry, Score
+from flock_ray.protocol.ballot import Score
 from flock_ray.protocol.capture import quantile_index
 from flock_ray.protocol.encoding import Json, to_hex
 from flock_ray.protocol.roles import Roles
@@ -30,6 +29,26 @@ def band(standard_errors: Sequence[int], terms: Terms) -> int:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Who scores in an epoch.
+
+    Attributes:
+        roles: of the epoch.
+        terms: of the task.
+        voiceless: voters whose scores do not count.
+    """
+
+    roles: Roles
+    terms: Terms
+    voiceless: frozenset[int] = frozenset()
+
+    def seats(self, voters: Collection[int]) -> list[int]:
+        """The voter of each seat that counts, of those held by `voters`; all of these where none counts."""
+        held = [voter for voter in self.roles.voters if voter in voters]
+        return [voter for voter in held if voter not in self.voiceless] or held
+
+
+@dataclass(frozen=True)
 class Consensus:
     """The seats' joint score of one adapter.
 
@@ -43,6 +62,11 @@ class Consensus:
     band: int
     gains: Mapping[int, int]
 
+    def json(self) -> dict[str, Json]:
+        """The consensus in a record."""
+        gains: Json = [[member, gain] for member, gain in self.gains.items()]
+        return {"score": self.score, "band": self.band, "gains": gains}
+
 
 def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consensus:
     """Consensus of {voter: score}; a voter with two seats counts twice."""
@@ -55,6 +79,22 @@ def consensus(scores: Mapping[int, Score], roles: Roles, terms: Terms) -> Consen
     )
 
 
+_UNSCORED: dict[str, Json] = {"score": None, "band": None, "gains": None}
+
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """A candidate at one step: its hash, and the seats' score of it, None where the mechanism asks for none."""
+
+    step: int
+    candidate: bytes
+    score: int | None
+
+    def json(self) -> Json:
+        """`[step, hash, score]`."""
+        return [self.step, to_hex(self.candidate), self.score]
+
+
 @dataclass(frozen=True)
 class ProposalVerdict:
     """What became of one proposal.
@@ -64,103 +104,51 @@ class ProposalVerdict:
             `refused` (its manifest does not fit its commitment or the chain) or `missing`.
         payload: SHA-256 of the encoded update, None when nothing was opened.
         consensus: None where it was not scored.
+        entering: of what enters the candidate, where the mechanism has that scored too.
     """
 
     member: int
     status: str
     payload: bytes | None = None
     consensus: Consensus | None = None
+    entering: Consensus | None = None
 
     def json(self) -> Json:
         """The verdict in a record."""
-        consensus = self.consensus
         return {
             "member": self.member,
             "status": self.status,
             "payload": to_hex(self.payload) if self.payload else None,
-            "score": consensus.score if consensus else None,
-            "band": consensus.band if consensus else None,
-            "gains": [[member, gain] for member, gain in consensus.gains.items()] if consensus else None,
+            **(self.consensus.json() if self.consensus else _UNSCORED),
+            "entering": self.entering.json() if self.entering else None,
         }
-
-
-def judge_proposal(
-    member: int, payload: bytes, entries: Mapping[int, ProposalEntry], roles: Roles, terms: Terms, scored: bool
-) -> ProposalVerdict:
-    """Verdict on a proposal whose manifest holds.
-
-    A proposal counts if at least q seats fetched it and found it valid; it is malformed if at least q seats say so.
-
-    Args:
-        member: the proposer.
-        payload: hash of its payload.
-        entries: {voter: its finding on this member and payload} from the ballots A that opened their commitment.
-        roles: of the epoch.
-        terms: of the task.
-        scored: whether the mechanism asks for scores; without them every valid proposal is accepted.
-    """
-
-    def seats(check: Check) -> int:
-        return sum(roles.voter_seats[voter] for voter, entry in entries.items() if entry.check is check)
-
-    if seats(Check.MALFORMED) >= roles.quorum:
-        return ProposalVerdict(member, "malformed", payload)
-    if seats(Check.VALID) < roles.quorum:
-        return ProposalVerdict(member, "unseen", payload)
-    if not scored:
-        return ProposalVerdict(member, "accepted", payload)
-    scores = {voter: entry.score for voter, entry in entries.items() if entry.check is Check.VALID and entry.score}
-    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
-        return ProposalVerdict(member, "unseen", payload)
-    result = consensus(scores, roles, terms)
-    harmful = result.score < -terms.harmful_factor * result.band
-    status = "accepted" if result.score > result.band else "harmful" if harmful else "rejected"
-    return ProposalVerdict(member, status, payload, result)
 
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """The seats' verdict on the candidate.
+    """The seats' verdict on the candidates.
 
     Attributes:
-        candidate: the hash that at least q seats computed; None without accepted updates, agreement or enough scores.
+        candidate: the hash that at least q seats computed, at the step that is taken; None without accepted updates,
+            agreement or enough scores.
         weights: (proposer, integer weight) of the accepted updates, as the same seats state them; 0: not in it.
-        consensus: None without a candidate or where the mechanism asks for no score.
+        consensus: on the candidate; None without one or where the mechanism asks for no score.
+        step: the one that is taken; None without a candidate.
+        steps: the candidates at all steps.
     """
 
     candidate: bytes | None
     weights: tuple[tuple[int, int], ...]
     consensus: Consensus | None
+    step: int | None = None
+    steps: tuple[StepVerdict, ...] = ()
 
-
-def judge_candidate(
-    ballots: Mapping[int, BallotB], accepted: Sequence[int], roles: Roles, terms: Terms, scored: bool
-) -> CandidateVerdict:
-    """The candidate that a quorum of seats names, with their scores of it.
-
-    Args:
-        ballots: {voter: ballot B} of the ballots that opened their commitment.
-        accepted: proposers of the accepted updates, ascending.
-        roles: of the epoch.
-        terms: of the task.
-        scored: whether the mechanism asks for scores.
-    """
-    no_candidate = CandidateVerdict(None, (), None)
-    seats: Counter[tuple[bytes, tuple[tuple[int, int], ...]]] = Counter()
-    for voter, ballot in ballots.items():
-        if ballot.candidate is not None and [member for member, _ in ballot.weights] == list(accepted):
-            seats[ballot.candidate, ballot.weights] += roles.voter_seats[voter]
-    agreed = [key for key, count in seats.items() if count >= roles.quorum]
-    if not accepted or not agreed:
-        return no_candidate
-    ((candidate, weights),) = agreed
-    if not scored:
-        return CandidateVerdict(candidate, weights, None)
-    scores = {
-        voter: ballot.score
-        for voter, ballot in ballots.items()
-        if (ballot.candidate, ballot.weights) == (candidate, weights) and ballot.score
-    }
-    if sum(roles.voter_seats[voter] for voter in scores) < roles.quorum:
-        return no_candidate
-    return CandidateVerdict(candidate, weights, consensus(scores, roles, terms))
+    def json(self) -> Json:
+        """The verdict in a record."""
+        return {
+            "adapter": to_hex(self.candidate) if self.candidate else None,
+            "weights": [list(pair) for pair in self.weights],
+            **(self.consensus.json() if self.consensus else _UNSCORED),
+            "step": self.step,
+            "steps": [step.json() for step in self.steps],
+        }

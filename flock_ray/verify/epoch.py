@@ -58,7 +58,7 @@ class Replay:
         """The record as a JSON value."""
         state, consensus = self.state, self.candidate.consensus
         return {
-            "schema": "flock_ray/record/3",
+            "schema": "flock_ray/record/4",
             "task": to_hex(state.scope.task),
             "epoch": state.epoch,
             "seed": to_hex(state.seed),
@@ -81,6 +81,7 @@ class Replay:
                     "status": proposal.status,
                     "payload": _hex(proposal.payload),
                     **_consensus(proposal.consensus),
+                    "entering": None,
                 }
                 for proposal in self.proposals
             ],
@@ -88,7 +89,14 @@ class Replay:
                 "adapter": _hex(self.candidate.adapter),
                 "weights": [list(pair) for pair in self.candidate.weights],
                 **_consensus(consensus),
+                "step": 1 if self.candidate.adapter else None,
+                "steps": [[1, _hex(self.candidate.adapter), consensus.score if consensus else None]]
+                if self.candidate.adapter
+                else [],
             },
+            "voiceless": [],
+            "fees": [],
+            "withheld": 0,
             "accepted": self.accepted,
             "adapter": to_hex(self.adapter),
             "rewards": [[member, self.rewards[member]] for member in sorted(self.rewards)],

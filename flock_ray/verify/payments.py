@@ -7,4 +7,4 @@ from flock_ray.verify.payment_flock import FlockPayment
 from flock_ray.verify.payment_marginal import MarginalPayment
 from flock_ray.verify.payment_open import OpenPayment
 
-PAYMENTS: dict[str, Payment] = {"marginal": MarginalPayment(), "flock": FlockPayment(), "open": OpenPayment()}
+PAYMENTS: dict[str, Payment] = {"marginal1": MarginalPayment(), "flock": FlockPayment(), "open": OpenPayment()}

@@ -107,15 +107,15 @@ def judge_candidate(
     """The candidate that at least q seats name, with one set of weights over exactly the accepted updates."""
     accepted = [verdict.member for verdict in proposals if verdict.status == "accepted"]
     for ballot in ballots.values():
-        agreeing = {
-            voter: other.score
-            for voter, other in ballots.items()
-            if (other.candidate, other.weights) == (ballot.candidate, ballot.weights)
-        }
-        if not accepted or ballot.candidate is None or [member for member, _ in ballot.weights] != accepted:
+        if not accepted or len(ballot.candidates) != 1 or [member for member, _ in ballot.weights] != accepted:
             continue
+        agreeing = {
+            voter: other.candidates[0][1]
+            for voter, other in ballots.items()
+            if (other.hashes, other.weights) == (ballot.hashes, ballot.weights)
+        }
         scores = {voter: score for voter, score in agreeing.items() if score is not None}
         if seats.held_by(scores if scored else agreeing) >= seats.quorum:
             consensus = consensus_of(scores, seats, state.terms) if scored else None
-            return Candidate(ballot.candidate, ballot.weights, consensus)
+            return Candidate(ballot.hashes[0], ballot.weights, consensus)
     return Candidate()

@@ -118,7 +118,7 @@ class PlainAlliance(InProcessAlliance):
         self.opened = {facts.silo: facts for report in self.reports for facts in report.opened}
         self.tasks = 0
 
-    def found(self, seed: int = 0, mechanism: str = "marginal") -> Play:
+    def found(self, seed: int = 0, mechanism: str = "marginal1") -> Play:
         """Begin a task of its own: the members and their data stay, roles and task id are those of another seed."""
         self.tasks += 1
         rule = replace(self.config.mechanism, name=mechanism)

@@ -54,7 +54,7 @@ def payloads(alliance: PlainAlliance) -> Payloads:
     return Payloads(folder, alliance.specs[0].terms)
 
 
-@pytest.mark.parametrize("mechanism", ["open", "marginal"])
+@pytest.mark.parametrize("mechanism", ["open", "marginal1"])
 def test_a_rule_that_leaves_an_update_out_is_replayed(
     alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:

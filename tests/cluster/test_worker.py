@@ -107,7 +107,7 @@ def use_rule(rule: type[Rule], alliance: PlainAlliance, monkeypatch: pytest.Monk
         node._bench.end_epoch(alliance.reports[0].adapter)
 
 
-@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal"])
+@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal1"])
 def test_a_rule_with_a_running_sum_and_one_without_give_the_same_record(
     alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_rule_with_a_running_sum_and_one_without_give_the_same_record(
     assert alliance.found(seed, mechanism).epoch().data == streamed.data
 
 
-@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal"])
+@pytest.mark.parametrize("mechanism", ["open", "flock", "marginal1"])
 def test_an_update_of_weight_0_is_not_in_the_candidate_and_not_paid_for(
     alliance: PlainAlliance, monkeypatch: pytest.MonkeyPatch, mechanism: str
 ) -> None:

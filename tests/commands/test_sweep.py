@@ -66,7 +66,7 @@ def test_the_plan_says_how_far_each_point_is(capsys: pytest.CaptureFixture[str],
 def test_axes_that_are_groups_have_the_names_of_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned(capsys, *SMALL, "mechanism=glob(*)", "adversary.members=choice([3],[3,5])")
     assert [tuple(point["settings"].values()) for point in plan["points"]] == [
-        (name, members) for name in ("flock", "marginal", "open") for members in ([3], [3, 5])
+        (name, members) for name in ("flock", "marginal", "marginal1", "open") for members in ([3], [3, 5])
     ]
     (rows := Path("rows.jsonl")).write_text("{}")
     contest = planned(

@@ -49,7 +49,7 @@ TERMS = Terms(
     band_ceiling=20_000,
     harmful_factor=4,
     slash_fraction_bp=1_000,
-    mechanism="marginal",
+    mechanism="marginal1",
     mechanism_parameters={"voter_share": 3_000},
     rule="mean",
     rule_parameters={},
@@ -91,7 +91,9 @@ class Play:
 
     Attributes:
         gain: (voter, proposer) -> gain that the voter measures, micro-nats a token.
+        entering: (voter, proposer) -> gain of what enters, where the mechanism asks for it; as `gain` without one.
         candidate_gain: voter -> gain of the candidate.
+        step_gain: (voter, step) -> what a longer step gains over the first one.
         error: standard error of every score.
         check: (voter, proposer) -> what the voter finds.
         lists: (voter, proposer) -> whether the voter lists the proposer's commitment.
@@ -104,7 +106,9 @@ class Play:
     """
 
     gain: Callable[[int, int], int] = lambda voter, proposer: 50_000 + 100 * proposer + voter
+    entering: Callable[[int, int], int] | None = None
     candidate_gain: Callable[[int], int] = lambda voter: 60_000 + voter
+    step_gain: Callable[[int, int], int] = lambda voter, step: -step
     error: int = 2_000
     check: Callable[[int, int], Check] = lambda voter, proposer: Check.VALID
     lists: Callable[[int, int], bool] = lambda voter, proposer: True
@@ -163,33 +167,38 @@ class Play:
         return made
 
     def _ballots_a(self, state: TaskState, voters: list[int], sent: list[Message]) -> list[Message]:
-        scored = get_mechanism(state.terms.mechanism).scores_proposals
+        mechanism = get_mechanism(state.terms.mechanism)
+        asked = (self.gain, self.entering or self.gain)[: mechanism.scores_proposals + mechanism.splits_updates]
         opened = opened_manifests(state, Inbox(sent))
         ballots = {}
         for voter in voters:
             entries = []
             for member, manifest in opened.items():
                 check = self.check(voter, member)
-                score = Score(self.gain(voter, member), self.error) if scored and check is Check.VALID else None
-                entries.append(ProposalEntry(member, manifest.payload, check, score))
+                scores = [Score(gain(voter, member), self.error) for gain in asked if check is Check.VALID]
+                entries.append(ProposalEntry(member, manifest.payload, check, *(scores or [None])))
             ballots[voter] = BallotA(tuple(entries))
         return committed_and_revealed(state, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballots)
 
     def _ballots_b(self, state: TaskState, voters: list[int], sent: list[Message]) -> list[Message]:
-        scored = get_mechanism(state.terms.mechanism).scores_candidate
+        mechanism = get_mechanism(state.terms.mechanism)
         accepted = [proposal for proposal in judge_proposals(state, Inbox(sent)) if proposal.status == "accepted"]
-        candidate = (
-            sha256(b"candidate" + b"".join(proposal.payload or b"" for proposal in accepted)) if accepted else None
-        )
+        first = sha256(b"candidate" + b"".join(proposal.payload or b"" for proposal in accepted))
+        named = {step: first if step == 1 else sha256(first + bytes([step])) for step in mechanism.steps}
         ballots = {}
         for voter in voters:
+            gains = {
+                step: self.candidate_gain(voter) + (self.step_gain(voter, step) if step > 1 else 0) for step in named
+            }
+            scores = {
+                step: Score(gain, self.error) if mechanism.scores_candidate else None for step, gain in gains.items()
+            }
             ballots[voter] = BallotB(
-                candidate=self.names(voter, candidate) if candidate else None,
+                candidates=tuple((self.names(voter, named[step]), scores[step]) for step in named if accepted),
                 weights=tuple(
                     (proposal.member, 0 if proposal.member in self.weightless else self.weight(voter))
                     for proposal in accepted
                 ),
-                score=Score(self.candidate_gain(voter), self.error) if scored and candidate else None,
                 reveal=self.reveals.get(voter, chain_of(voter).preimage(state.epoch)),
             )
         return committed_and_revealed(state, Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
@@ -224,8 +233,10 @@ def relayer_share(record: Record) -> int:
 
 
 def total_wei(state: TaskState) -> int:
-    """Everything that the task's contract holds for a state: pool, stakes and rewards."""
-    return state.pool_left + state.escrow + sum(member.stake + member.earned for member in state.members)
+    """Everything that the task's contract holds for a state: pool, what paid fees, stakes and rewards."""
+    return (
+        state.pool_left + state.withheld + state.escrow + sum(member.stake + member.earned for member in state.members)
+    )
 
 
 def accepted(record: Record) -> list[int]:

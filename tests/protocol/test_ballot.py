@@ -30,14 +30,21 @@ from flock_ray.protocol.message import Kind, Message
 TASK, SALT = keccak(b"task"), keccak(b"salt")
 HASHES = st.binary(min_size=32, max_size=32)
 SCORES = st.builds(Score, st.integers(-MAX_SCORE, MAX_SCORE), st.integers(0, MAX_SCORE))
-ENTRIES = st.builds(ProposalEntry, st.integers(0, 20), HASHES, st.sampled_from(Check), st.none() | SCORES)
+ENTRIES = st.builds(
+    lambda member, payload, check, scores: ProposalEntry(member, payload, check, *scores),
+    st.integers(0, 20),
+    HASHES,
+    st.sampled_from(Check),
+    st.just((None,)) | st.tuples(SCORES) | st.tuples(SCORES, SCORES),
+)
 BALLOTS_A = st.lists(ENTRIES, max_size=5, unique_by=lambda entry: entry.member).map(
     lambda entries: BallotA(tuple(sorted(entries, key=lambda entry: entry.member)))
 )
 WEIGHTS = st.dictionaries(st.integers(0, 20), st.integers(0, 2**63 - 1), max_size=4).map(
     lambda pairs: tuple(sorted(pairs.items()))
 )
-BALLOTS_B = st.builds(BallotB, st.none() | HASHES, WEIGHTS, st.none() | SCORES, HASHES)
+CANDIDATES = st.lists(st.tuples(HASHES, st.none() | SCORES), max_size=4).map(tuple)
+BALLOTS_B = st.builds(BallotB, CANDIDATES, WEIGHTS, HASHES)
 
 
 def received(kind: Kind, body: dict[str, Any]) -> Message:
@@ -64,7 +71,7 @@ def test_a_clamped_score_is_readable_and_the_same_where_it_was_readable(gain: in
 
 
 BALLOT_A = BallotA((ProposalEntry(3, keccak(b"payload"), Check.VALID, Score(5, 2)),))
-BALLOT_B = BallotB(keccak(b"candidate"), ((3, 1), (5, 2)), Score(-5, 2), keccak(b"reveal"))
+BALLOT_B = BallotB(((keccak(b"candidate"), Score(-5, 2)),), ((3, 1), (5, 2)), keccak(b"reveal"))
 
 
 def test_a_commitment_binds_task_epoch_member_kind_ballot_and_salt() -> None:
@@ -112,15 +119,20 @@ def replaced(body: Any, path: tuple[str | int, ...], value: Any) -> Any:
         (("ballot", "entries", 0, 2), "fine"),
         (("ballot", "entries", 0, 2), []),
         (("ballot", "entries", 0, 3), 5),
-        (("ballot", "entries", 0, 3), [5]),
-        (("ballot", "entries", 0, 3), [5, 2, 1]),
-        (("ballot", "entries", 0, 3), ["5", 2]),
-        (("ballot", "entries", 0, 3), [True, 2]),
-        (("ballot", "entries", 0, 3), [5, -1]),
-        (("ballot", "entries", 0, 3), [5, None]),
-        (("ballot", "entries", 0, 3), [MAX_SCORE + 1, 2]),
-        (("ballot", "entries", 0, 3), [-MAX_SCORE - 1, 2]),
-        (("ballot", "entries", 0, 3), [5, MAX_SCORE + 1]),
+        (("ballot", "entries", 0, 3), [5, 2]),
+        (("ballot", "entries", 0, 3), []),
+        (("ballot", "entries", 0, 3), [None]),
+        (("ballot", "entries", 0, 3), [[5, 2], None]),
+        (("ballot", "entries", 0, 3), [[5, 2]] * 3),
+        (("ballot", "entries", 0, 3, 0), [5]),
+        (("ballot", "entries", 0, 3, 0), [5, 2, 1]),
+        (("ballot", "entries", 0, 3, 0), ["5", 2]),
+        (("ballot", "entries", 0, 3, 0), [True, 2]),
+        (("ballot", "entries", 0, 3, 0), [5, -1]),
+        (("ballot", "entries", 0, 3, 0), [5, None]),
+        (("ballot", "entries", 0, 3, 0), [MAX_SCORE + 1, 2]),
+        (("ballot", "entries", 0, 3, 0), [-MAX_SCORE - 1, 2]),
+        (("ballot", "entries", 0, 3, 0), [5, MAX_SCORE + 1]),
     ],
 )
 def test_a_ballot_a_of_another_form_is_refused(path: tuple[str | int, ...], value: Any) -> None:
@@ -142,8 +154,14 @@ def test_entries_ascend_by_member(members: list[int]) -> None:
         (("salt",), to_hex(SALT).upper()),
         (("ballot",), None),
         (("ballot", "more"), 1),
-        (("ballot", "candidate"), "0x"),
-        (("ballot", "candidate"), 0),
+        (("ballot", "candidates"), None),
+        (("ballot", "candidates"), [0]),
+        (("ballot", "candidates", 0), []),
+        (("ballot", "candidates", 0, 0), "0x"),
+        (("ballot", "candidates", 0, 0), None),
+        (("ballot", "candidates", 0, 1), []),
+        (("ballot", "candidates", 0, 1), 5),
+        (("ballot", "candidate"), to_hex(SALT)),
         (("ballot", "weights"), {}),
         (("ballot", "weights"), None),
         (("ballot", "weights"), [3]),
@@ -154,7 +172,6 @@ def test_entries_ascend_by_member(members: list[int]) -> None:
         (("ballot", "weights"), [[-3, 1]]),
         (("ballot", "weights"), [[3, 1], [3, 1]]),
         (("ballot", "weights"), [[5, 1], [3, 1]]),
-        (("ballot", "score"), []),
         (("ballot", "reveal"), None),
         (("ballot", "reveal"), "0x" + "ab" * 31 + "  "),
     ],

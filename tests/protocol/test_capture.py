@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from flock_ray.protocol.ballot import Check, ProposalEntry, Score
 from flock_ray.protocol.capture import capture_risk, quantile_index
 from flock_ray.protocol.hashing import sha256
-from flock_ray.protocol.marginal import Marginal
+from flock_ray.protocol.judging import judge_proposal
+from flock_ray.protocol.marginal1 import Marginal1
 from flock_ray.protocol.mechanism import Outcome
 from flock_ray.protocol.roles import Roles, quorum
-from flock_ray.protocol.verdict import CandidateVerdict, judge_proposal
+from flock_ray.protocol.verdict import CandidateVerdict, Panel
 from tests.protocol.players import new_task
 
 GOOD, BAD = 0, 1
@@ -88,11 +89,11 @@ def kept_by_honest(num_voters: int, cabal: int, utility: int, quantile_bp: int) 
             voter: ProposalEntry(proposer, HASH, Check.VALID, score)
             for voter, score in zip(roles.voters, scores, strict=True)
         }
-        verdicts.append(judge_proposal(proposer, HASH, entries, roles, state.terms, True))
+        verdicts.append(judge_proposal(proposer, HASH, entries, Panel(roles, state.terms), Marginal1()))
     held = tuple((verdict.member, 1) for verdict in verdicts if verdict.status == "accepted")
     named = CandidateVerdict(HASH if held else None, held, None)
     outcome = Outcome(state, roles, tuple(verdicts), named, frozenset(roles.voters))
-    rewards = Marginal().rewards(outcome, bool(held))
+    rewards = Marginal1().rewards(outcome, bool(held))
     pay = [rewards.get(proposer, 0) for proposer in (honest, dishonest)]
     return pay[0] / sum(pay) if any(pay) else None
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.ballot import Score
 from flock_ray.protocol.hashing import keccak
-from flock_ray.protocol.marginal import closeness
+from flock_ray.protocol.marginal1 import closeness
 from flock_ray.protocol.mechanism import Outcome, share_out
 from flock_ray.protocol.mechanisms import MECHANISMS, get_mechanism
 from flock_ray.protocol.roles import Roles
@@ -19,7 +19,7 @@ from flock_ray.protocol.state import TaskState
 from flock_ray.protocol.verdict import CandidateVerdict, Consensus, ProposalVerdict, consensus
 from tests.protocol.players import TERMS, TOKEN, Play, new_task, settled
 
-MARGINAL, FLOCK, OPEN = (MECHANISMS[name] for name in ("marginal", "flock", "open"))
+MARGINAL1, FLOCK, OPEN = (MECHANISMS[name] for name in ("marginal1", "flock", "open"))
 ROLES = Roles((0, 1, 2, 3), (4, 5, 6))
 HASH = keccak(b"payload")
 
@@ -87,7 +87,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
     for member in sorted(set(proposers)):
         joint = draw_consensus()
         kinds = ["accepted"] if joint.score > joint.band else ["rejected", "harmful", "unseen", "copied", "malformed"]
-        proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, joint))
+        proposals.append(ProposalVerdict(member, draw(st.sampled_from(kinds)), HASH, joint, draw_consensus()))
     accepted = [proposal.member for proposal in proposals if proposal.status == "accepted"]
     weights = tuple((member, draw(st.integers(0, 2))) for member in accepted)
     verdict = draw(
@@ -96,6 +96,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
     state = new_task(
         num_members,
         num_epochs=draw(st.integers(1, 5)),
+        mechanism="marginal",
         mechanism_parameters={"voter_share": draw(st.integers(0, 10_000))},
     )
     stakes = draw(st.lists(st.integers(0, 10**22), min_size=num_members, max_size=num_members))
@@ -131,11 +132,11 @@ def test_the_budget_is_the_pool_over_the_epochs_left() -> None:
 
 
 def test_an_unknown_mechanism_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match="'yuma'; it must be one of marginal, flock, open"):
+    with pytest.raises(ValueError, match="'yuma'; it must be one of marginal, marginal1, flock, open"):
         get_mechanism("yuma")
 
 
-# marginal
+# marginal1
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_proposers_share_by_what_they_add_beyond_the_band() -> None:
         scored(5, "rejected", 4_000, 5_000, dict.fromkeys(gains, 4_000)),
         scored(6, "accepted", 50_000, 10_000, dict.fromkeys(gains, 50_000)),
     ]
-    rewards = MARGINAL.rewards(outcome(proposals, candidate(gains), state=state), True)
+    rewards = MARGINAL1.rewards(outcome(proposals, candidate(gains), state=state), True)
     assert rewards == {0: 22, 1: 22, 2: 22, 3: 22, 4: 90, 6: 120}
 
 
@@ -172,7 +173,7 @@ def test_a_proposer_is_paid_once_a_seat() -> None:
     state = replace(new_task(8, mechanism_parameters={"voter_share": 0}), pool_left=900)
     roles = Roles((0, 1, 2, 3), (4, 6, 6))
     proposals = [scored(member, "accepted", 35_000, 5_000, {0: 1}) for member in (4, 6)]
-    assert paid(MARGINAL.rewards(outcome(proposals, candidate({}), roles, state), True)) == {4: 100, 6: 200}
+    assert paid(MARGINAL1.rewards(outcome(proposals, candidate({}), roles, state), True)) == {4: 100, 6: 200}
 
 
 def test_voters_are_paid_by_closeness_and_seats_and_a_liar_is_not_slashed() -> None:
@@ -180,22 +181,22 @@ def test_voters_are_paid_by_closeness_and_seats_and_a_liar_is_not_slashed() -> N
     roles = Roles((0, 1, 0, 2), (4,))
     gains = {0: 50_000, 1: 100_000, 2: -(10**9)}
     case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), roles, state, (0, 1, 2))
-    assert paid(MARGINAL.rewards(case, True)) == {0: 2_000, 1: 750}
-    assert MARGINAL.slashed(case, True) == {}
+    assert paid(MARGINAL1.rewards(case, True)) == {0: 2_000, 1: 750}
+    assert MARGINAL1.slashed(case, True) == {}
 
 
 def test_in_a_rejected_epoch_voters_are_paid_and_proposers_are_not() -> None:
     gains = {0: 50_000, 1: 50_000, 2: 50_000, 3: 50_000}
     case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains, score=-9_000))
-    assert not MARGINAL.accepts(case)
-    rewards = MARGINAL.rewards(case, False)
+    assert not MARGINAL1.accepts(case)
+    rewards = MARGINAL1.rewards(case, False)
     assert set(rewards) == {0, 1, 2, 3}
     assert sum(rewards.values()) <= case.budget * 3 // 10
 
 
 def test_without_scored_proposals_present_voters_share_alike() -> None:
     case = outcome([ProposalVerdict(4, "missing")], CandidateVerdict(None, (), None), present=(0, 2, 3))
-    rewards = MARGINAL.rewards(case, False)
+    rewards = MARGINAL1.rewards(case, False)
     assert set(rewards) == {0, 2, 3}
     assert len(set(rewards.values())) == 1
 
@@ -203,18 +204,18 @@ def test_without_scored_proposals_present_voters_share_alike() -> None:
 def test_an_absent_voter_is_unpaid_though_it_scored() -> None:
     gains = {0: 50_000, 1: 50_000, 2: 50_000, 3: 50_000}
     case = outcome([scored(4, "accepted", 50_000, 5_000, gains)], candidate(gains), present=(0, 1, 2))
-    assert set(MARGINAL.rewards(case, True)) == {0, 1, 2, 4}
+    assert set(MARGINAL1.rewards(case, True)) == {0, 1, 2, 4}
 
 
 @pytest.mark.parametrize(("score", "accepts"), [(0, True), (-1_000, True), (-1_001, False), (10**9, True)])
 def test_a_candidate_is_accepted_down_to_minus_the_band(score: int, accepts: bool) -> None:
-    assert MARGINAL.accepts(outcome([], candidate({}, score=score, band=1_000))) is accepts
+    assert MARGINAL1.accepts(outcome([], candidate({}, score=score, band=1_000))) is accepts
 
 
 def test_harmful_proposers_are_slashed_whatever_became_of_the_epoch() -> None:
     proposals = [scored(4, "harmful", -90_000, 5_000, {0: 1}), scored(5, "rejected", 0, 5_000, {0: 1})]
     case = outcome(proposals, candidate({}))
-    assert MARGINAL.slashed(case, True) == MARGINAL.slashed(case, False) == {4: "harmful"}
+    assert MARGINAL1.slashed(case, True) == MARGINAL1.slashed(case, False) == {4: "harmful"}
 
 
 # flock

@@ -62,7 +62,7 @@ def test_a_message_is_its_bytes(kind: Kind, epoch: int, member: int) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"schema": "flock_ray/message/1"},
+        {"schema": "flock_ray/message/2"},
         {"schema": None},
         {"kind": "commit"},
         {"kind": ["commitment"]},
@@ -92,7 +92,7 @@ def test_a_field_of_another_form_is_refused(values: dict[str, Any]) -> None:
         parse_message(bytes_with(**values))
 
 
-@pytest.mark.parametrize("value", [None, 1, "message", [], {}, {"schema": "flock_ray/message/2"}])
+@pytest.mark.parametrize("value", [None, 1, "message", [], {}, {"schema": "flock_ray/message/3"}])
 def test_json_that_is_no_message_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):
         parse_message(canonical_json(value))

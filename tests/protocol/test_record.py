@@ -49,6 +49,9 @@ CHANGES: dict[str, Any] = {
     "changed": RECORD.changed[1:],
     "pool_left": 1,
     "escrow": 1,
+    "voiceless": (1,),
+    "fees": ((1, 2, 3),),
+    "withheld": 1,
     "removed": (Change(1, 1, 4, leaves=True),),
 }
 

@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from flock_ray.protocol.ballot import BallotB, Check, ProposalEntry, Score
 from flock_ray.protocol.hashing import keccak
+from flock_ray.protocol.judging import judge_candidate, judge_proposal
+from flock_ray.protocol.mechanism import Mechanism
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.roles import Roles
 from flock_ray.protocol.verdict import (
     CandidateVerdict,
+    Panel,
     ProposalVerdict,
+    StepVerdict,
     band,
     consensus,
-    judge_candidate,
-    judge_proposal,
     quantile,
 )
 from tests.protocol.players import TERMS
@@ -74,6 +77,11 @@ def test_a_seat_is_a_vote_and_a_member_may_hold_two() -> None:
     assert consensus({0: Score(10, 0), 1: Score(-90, 0)}, Roles((0, 1), (2,)), TERMS).score == -90
 
 
+def asking(scored: bool) -> Mechanism:
+    """A mechanism that asks for one score of everything, or for none."""
+    return MECHANISMS["marginal1" if scored else "open"]
+
+
 def judged(
     gains: Sequence[int | None], roles: Roles = ROLES, check: Check = Check.VALID, scored: bool = True, **terms: Any
 ) -> ProposalVerdict:
@@ -83,7 +91,7 @@ def judged(
         for voter, gain in enumerate(gains)
         if gain is not None
     }
-    return judge_proposal(4, PAYLOAD, entries, roles, replace(TERMS, **terms), scored)
+    return judge_proposal(4, PAYLOAD, entries, Panel(roles, replace(TERMS, **terms)), asking(scored))
 
 
 @pytest.mark.parametrize(
@@ -134,20 +142,21 @@ def test_without_scores_a_valid_proposal_is_accepted() -> None:
 
 def test_a_quorum_that_found_it_valid_but_scored_it_not_does_not_accept() -> None:
     entries = {voter: ProposalEntry(4, PAYLOAD, Check.VALID, None if voter else Score(9**9, 1)) for voter in range(4)}
-    assert judge_proposal(4, PAYLOAD, entries, ROLES, TERMS, scored=True).status == "unseen"
+    assert judge_proposal(4, PAYLOAD, entries, Panel(ROLES, TERMS), asking(True)).status == "unseen"
 
 
 def ballot(
     gain: int | None, candidate: bytes | None = PAYLOAD, weights: tuple[tuple[int, int], ...] = WEIGHTS
 ) -> BallotB:
-    return BallotB(candidate, weights, None if gain is None else Score(gain, ERROR), PAYLOAD)
+    score = None if gain is None else Score(gain, ERROR)
+    return BallotB(((candidate, score),) if candidate else (), weights, PAYLOAD)
 
 
 NOTHING = CandidateVerdict(None, (), None)
 
 
 def candidate_of(ballots: Sequence[BallotB], accepted: Sequence[int] = (4, 6), scored: bool = True) -> CandidateVerdict:
-    return judge_candidate(dict(enumerate(ballots)), accepted, ROLES, TERMS, scored)
+    return judge_candidate(dict(enumerate(ballots)), accepted, Panel(ROLES, TERMS), asking(scored))
 
 
 def test_the_candidate_is_the_one_that_a_quorum_names() -> None:
@@ -175,7 +184,8 @@ def test_weights_of_other_updates_than_the_accepted_do_not_count() -> None:
 def test_scores_of_the_candidate_need_a_quorum_where_the_mechanism_asks_for_them() -> None:
     ballots = [ballot(1), ballot(1), ballot(None), ballot(None)]
     assert candidate_of(ballots) == NOTHING
-    assert candidate_of(ballots, scored=False) == CandidateVerdict(PAYLOAD, WEIGHTS, None)
+    steps = (StepVerdict(1, PAYLOAD, None),)
+    assert candidate_of(ballots, scored=False) == CandidateVerdict(PAYLOAD, WEIGHTS, None, 1, steps)
 
 
 def test_no_ballots_no_candidate() -> None:

@@ -40,8 +40,8 @@ def test_every_form_of_the_grammar(loader: ConfigLoader) -> None:
     assert values(loader, "seed=1,2") == ("1", "2")
     assert values(loader, "training.learning_rate=choice(1e-3,2e-3)") == ("0.001", "0.002")
     assert values(loader, "alliance.num_epochs=range(1,6,2)") == ("1", "3", "5")
-    assert values(loader, "mechanism=glob(*)") == ("flock", "marginal", "open")
-    assert values(loader, "mechanism=glob([m*,o*],exclude=open)") == ("marginal",)
+    assert values(loader, "mechanism=glob(*)") == ("flock", "marginal", "marginal1", "open")
+    assert values(loader, "mechanism=glob([m*,o*],exclude=open)") == ("marginal", "marginal1")
     assert values(loader, "adversary.members=choice([3],[3,5])") == ("[3]", "[3,5]")
     assert sorted(values(loader, "seed=shuffle(1,2,3)")) == ["1", "2", "3"]
     assert parse_grid(["data.path='a,b'", "seed=7"], loader).axes == ()

@@ -133,5 +133,5 @@ def summary(epochs: list[EpochView], members: list[MemberTotal]) -> dict[str, An
             "chain_id": 31337,
             "contracts": {name: address(20 + i) for i, name in enumerate(("token", "task", "settlement"))},
         },
-        facts={"seed": 1, "mechanism": "marginal", "versions": {"torch": "2.13.0"}},
+        facts={"seed": 1, "mechanism": "marginal1", "versions": {"torch": "2.13.0"}},
     )

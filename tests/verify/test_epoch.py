@@ -15,7 +15,7 @@ from flock_ray.chain.eip712 import Domain, report_digest, report_hash
 from flock_ray.cluster.attestation import report_of
 from flock_ray.errors import VerificationError
 from flock_ray.protocol import epoch as protocol
-from flock_ray.protocol import flock, inbox, marginal, mechanism, mechanisms, roles, roster, seed, verdict
+from flock_ray.protocol import flock, inbox, marginal1, mechanism, mechanisms, roles, roster, seed, verdict
 from flock_ray.protocol.inbox import Inbox
 from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.record import Record
@@ -97,7 +97,7 @@ def played(rounds: int = 30) -> list[bool]:
         ("protocol.epoch.reveals_digest", lambda reveals: bytes(32)),
         ("protocol.verdict.band", lambda errors, terms: terms.band_floor + 1),
         ("protocol.verdict.quantile", lambda values, basis_points: max(values)),
-        ("protocol.marginal.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
+        ("protocol.marginal1.share_out", lambda amount, weights: dict.fromkeys(weights, amount // 10)),
         ("verify.epoch.digest_of_reveals", lambda reveals: bytes(32)),
         ("verify.message_set.leads_to", lambda tip, preimage, epoch: True),
         ("verify.scores.consensus_of", lambda scores, seats, terms: None),
@@ -129,7 +129,7 @@ def test_the_verifier_asks_nothing_of_the_code_that_it_checks(monkeypatch: pytes
     sent = [mischief(Random(5), state) for state in states]
     expected = [protocol.derive(state, Inbox(messages)).data for state, messages in zip(states, sent, strict=True)]
     modules: list[ModuleType] = [
-        seed, roles, roster, verdict, mechanism, mechanisms, marginal, flock, protocol, inbox, merkle
+        seed, roles, roster, verdict, mechanism, mechanisms, marginal1, flock, protocol, inbox, merkle
     ]  # fmt: skip
     for module in modules:
         for name, _ in inspect.getmembers(module, inspect.isfunction):

@@ -64,7 +64,7 @@ def test_both_agree_on_what_was_signed_and_leave_out_what_was_not() -> None:
 @pytest.mark.parametrize(
     ("where", "wrong"),
     [
-        ("flock_ray.protocol.marginal.closeness", lambda own, consensus: 1 + abs(own)),
+        ("flock_ray.protocol.marginal1.closeness", lambda own, consensus: 1 + abs(own)),
         ("flock_ray.protocol.epoch.next_seed", lambda seed, digest: seed),
         ("flock_ray.verify.payment_marginal._closeness", lambda own, consensus: 1 + abs(own)),
         ("flock_ray.verify.scores.quantile", lambda values, basis_points: max(values)),
