@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -14,6 +13,7 @@ from flock_ray.adversary.part import changed_by, coalition_secret, parts
 from flock_ray.chain.values import TOKEN
 from flock_ray.config import Config, behaviours
 from flock_ray.in_process import Played
+from flock_ray.protocol.fees import FEES_OWED
 from flock_ray.protocol.record import Record
 from flock_ray.store.files import plain
 
@@ -139,11 +139,6 @@ def honest_seats(attack: str, records: Sequence[Record], dishonest: Collection[i
     return seats
 
 
-def fees(record: Record) -> list[tuple[int, int, int]]:
-    """(member, wei charged, wei withheld from what it earned) of an epoch."""
-    return [(member, charged, withheld) for member, charged, withheld in json.loads(record.data).get("fees", [])]
-
-
 def role_pay(
     records: Sequence[Record], proposers: bool, dishonest: Collection[int], exempt: Collection[tuple[int, int]] = ()
 ) -> Role:
@@ -158,14 +153,11 @@ def role_pay(
     seats = dishonest_seats = paid = dishonest_paid = 0
     for record in records:
         held = record.roles.proposer_seats if proposers else record.roles.voter_seats
-        withheld = {member: wei for member, _, wei in fees(record)}
+        withheld = {member: wei for member, _, wei in record.fees}
         for member, count in held.items():
-            wei, cheats = (
-                record.rewards.get(member, 0) + withheld.get(member, 0),
-                member in dishonest and (record.epoch, member) not in exempt,
-            )
+            wei = record.rewards.get(member, 0) + withheld.get(member, 0)
             seats, paid = seats + count, paid + wei
-            if cheats:
+            if member in dishonest and (record.epoch, member) not in exempt:
                 dishonest_seats, dishonest_paid = dishonest_seats + count, dishonest_paid + wei
     return Role(seats, dishonest_seats, paid / TOKEN, dishonest_paid / TOKEN)
 
@@ -175,7 +167,7 @@ def conduct(records: Sequence[Record], members: Collection[int]) -> Conduct:
     proposals = [one for record in records for one in record.proposals if one.member in members]
     slashes = [one for record in records for one in record.slashes] + list(records[-1].carried)
     own = [one for one in slashes if one.member in members]
-    charged = sum(wei for record in records for member, wei, _ in fees(record) if member in members)
+    charged = sum(wei for record in records for member, wei, _ in record.fees if member in members)
     held = [
         count
         for record in records
@@ -210,7 +202,7 @@ def row_of(cell: Cell, config: Config, task: Played) -> Row:
     voting = dishonest if changed.intersection(AS_VOTER) else []
     records, exempt = task.records, honest_seats(cell.attack, task.records, dishonest)
     verdicts = [one for record in records for one in record.proposals]
-    owed = [member.noted.get("fees_owed", 0) for member in task.state.members]
+    owed = [member.noted.get(FEES_OWED, 0) for member in task.state.members]
     money = [member.earned - member.slashed - wei for member, wei in zip(task.state.members, owed, strict=True)]
     return Row(
         before=tuple(task.losses[0][member] for member in members),
