@@ -137,6 +137,14 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_what_would_be_right(ke
             ["cluster.workers_per_node is 2", "engine=deepspeed or auto"],
         ),
         ({"mechanism__name": "yuma"}, ["mechanism.name is 'yuma'", "marginal, marginal1, flock, open"]),
+        (
+            {"mechanism__name": "marginal", "alliance__num_proposers": 1},
+            ["alliance.num_proposers is 1", "mechanism.name=marginal needs at least 2"],
+        ),
+        (
+            {"mechanism__name": "marginal", "alliance__band_z": 1.5},
+            ["alliance.band_z is 1.5", "mechanism.name=marginal does not look at", "leave it at 2.0"],
+        ),
         ({"adversary__members": [3, 8, -1]}, ["adversary.members names [8, -1]", "0 to 7"]),
         ({"adversary__members": {3: "nan", 9: "nan"}}, ["adversary.members names [9]", "0 to 7"]),
         ({"adversary__members": 3}, ["adversary.members must be a list of members"]),

@@ -16,20 +16,25 @@ class Aggregate:
     """What updates came to.
 
     Attributes:
-        adapter: the candidate, with sorted keys, on the fixed-point grid; None where all weights are 0.
+        adapters: the candidate of each step, with sorted keys, on the fixed-point grid; none where all weights are 0.
         weights: one of each update, in the order in which they were added.
     """
 
-    adapter: Adapter | None
+    adapters: tuple[Adapter, ...]
     weights: tuple[int, ...]
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The candidate of the first step."""
+        return self.adapters[0] if self.adapters else None
 
 
 class Aggregation:
-    """Updates on their way to the candidate, start + floor(sum of weight * update / denominator), by one rule.
+    """Updates on their way to the candidate, start + floor(step * sum of weight * update / denominator), by one rule.
 
     Every update is rounded to the grid and integers are summed, so the order of updates changes no byte. What the
     weights lack to the denominator is weight on the start. Rules that are no weighted sum make the points that are
-    added to the start themselves.
+    added to the start themselves, which the step multiplies.
     """
 
     def __init__(self, start: Start, rule: Rule) -> None:
@@ -46,11 +51,12 @@ class Aggregation:
         self._rule.add(update)
         self._count += 1
 
-    def finish(self, updates: Iterable[Adapter]) -> Aggregate:
-        """The candidate and the weights.
+    def finish(self, updates: Iterable[Adapter], steps: Sequence[int] = (1,)) -> Aggregate:
+        """The candidates and the weights.
 
         Args:
-            updates: those that were added, once more in the same order; not touched if the rule made the points itself.
+            updates: those that were added, once more in the same order; not touched if the rule made their sum itself.
+            steps: how far to go, one candidate each.
 
         Raises:
             ValueError: the weights are too large for an exact sum, or see `add`.
@@ -59,19 +65,20 @@ class Aggregation:
         weights, denominator = weighting.weights, weighting.denominator
         assert len(weights) == self._count and min(weights, default=0) >= 0 and sum(weights) <= denominator
         if not any(weights):
-            return Aggregate(None, weights)
-        points = weighting.points
-        if points is None:
+            return Aggregate((), weights)
+        if weighting.points is not None:
+            return Aggregate(tuple(self._start.plus(weighting.points * step) for step in steps), weights)
+        total = weighting.total
+        if total is None:
             total = FixedPointSum(self._start.points.numel())
             for update, weight in zip(updates, weights, strict=True):
                 total.add(self._start.row(update), weight)
-            points = total.over(denominator)
-        return Aggregate(self._start.plus(points), weights)
+        return Aggregate(tuple(self._start.plus(total.over(denominator, step)) for step in steps), weights)
 
 
-def aggregate(start: Start, rule: Rule, updates: Sequence[Adapter]) -> Aggregate:
-    """The candidate of updates that are all there, by ascending member; errors as in `Aggregation`."""
+def aggregate(start: Start, rule: Rule, updates: Sequence[Adapter], steps: Sequence[int] = (1,)) -> Aggregate:
+    """The candidates of updates that are all there, by ascending member; errors as in `Aggregation`."""
     aggregation = Aggregation(start, rule)
     for update in updates:
         aggregation.add(update)
-    return aggregation.finish(updates)
+    return aggregation.finish(updates, steps)

@@ -47,7 +47,7 @@ class Coordinatewise(Rule):
             values = torch.stack([quantize(row[part]) for row in self._rows]).numpy()
             values.sort(axis=0)
             points[part] = torch.from_numpy(self.middle(values))
-        return Weighting((1,) * count, count, points)
+        return Weighting((1,) * count, count, points=points)
 
     @abstractmethod
     def middle(self, values: NDArray[np.int64]) -> NDArray[np.int64]:

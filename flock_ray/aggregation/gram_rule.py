@@ -69,7 +69,7 @@ class GramRule(Rule):
         total = FixedPointSum(self._start.points.numel())
         for update, weight in zip(self._updates, weights, strict=True):
             total.add(self._start.row(update), weight)
-        return Weighting(weights, denominator, total.over(denominator))
+        return Weighting(weights, denominator, total)
 
     def _shares(self, products: Gram) -> Sequence[float]:
         """Shares of the updates: the rule's own of what it is shown, led back through what was done before."""

@@ -25,5 +25,4 @@ class Mean(Rule):
 
     def finish(self) -> Weighting:
         """Weight 1 for each update."""
-        points = self._total.over(self._count) if self._count else None
-        return Weighting((1,) * self._count, self._count, points)
+        return Weighting((1,) * self._count, self._count, self._total)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from flock_ray.aggregation.start import Start
+from flock_ray.lora.fixed_point import FixedPointSum
 from flock_ray.lora.serialization import Adapter
 from flock_ray.protocol.parameters import Parameter
 
@@ -25,12 +26,13 @@ class Weighting:
         weights: a non-negative integer of each update, in the order of `add`, in total at most `denominator`; an update
             of weight 0 is not in the candidate and not paid for.
         denominator: above 0 if any weight is; what the weights lack to it is weight on the start.
-        points: [size] int64, what the candidate adds to the start, where the rule made it itself; None to have it made
-            from the updates: floor(sum of weight * update / denominator).
+        total: the sum of weight * update, where the rule made it itself; None to have it made.
+        points: [size] int64, what the candidate adds to the start where it is no such sum over the denominator.
     """
 
     weights: tuple[int, ...]
     denominator: int
+    total: FixedPointSum | None = None
     points: torch.Tensor | None = None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flock_ray.lora.fixed_point import add_quantized, dequantize, quantize
+from flock_ray.lora.fixed_point import MAX_POINTS, add_quantized, dequantize, quantize
 from flock_ray.lora.serialization import Adapter, flat, unflat
 
 
@@ -44,8 +44,12 @@ class Start:
         return flat(update)
 
     def plus(self, points: torch.Tensor) -> Adapter:
-        """The start plus int64 grid points, as an adapter."""
-        return unflat(dequantize(self.points + points), self.shapes)
+        """The start plus int64 grid points, as an adapter; what `quantize` would not take is clamped."""
+        return unflat(dequantize((self.points + points).clamp_(-MAX_POINTS, MAX_POINTS)), self.shapes)
+
+    def with_part(self, update: Adapter, num_parts: int) -> Adapter:
+        """The start plus floor(update / num_parts)."""
+        return self.plus(quantize(self.row(update)).div_(num_parts, rounding_mode="floor"))
 
     def with_one(self, update: Adapter) -> Adapter:
         """The start plus a single update of weight 1: the same bytes as the mean of it alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flock_ray.cluster.aggregator import Aggregator
 from flock_ray.cluster.progress import Progress
@@ -45,39 +45,77 @@ class Scorer:
         self._engine, self._progress = engine, progress
         self._global: dict[int, list[SequenceLoss]] = {}
         self._candidates: _Losses = {}
-        self._proposals: _Losses = {}
+        self._proposals: _Losses = {}  # and several candidates
 
     def score_proposals(
         self, voters: Sequence[int], start: bytes, payloads: Sequence[bytes]
-    ) -> dict[tuple[int, bytes], Score]:
+    ) -> dict[tuple[int, bytes], tuple[Score, ...]]:
         """{(voter, payload hash): score against the global adapter of what this update alone makes of it}.
 
         Always ask for all hosted voters and all that decoded at once, after `evaluate` of the global adapter.
         """
-        names = {start + payload: payload for payload in payloads}
-        pairs = [(voter, name) for voter in voters for name in names]
+        names = {payload: (start + payload,) for payload in payloads}
+        return self._scores(voters, names, lambda payload: (self._aggregator.with_one(start, payload),))
+
+    def score_splits(
+        self, voters: Sequence[int], adapters: Sequence[bytes], payloads: Sequence[bytes], num_parts: int
+    ) -> dict[tuple[int, bytes], tuple[Score, ...]]:
+        """{(voter, payload hash): score of a part of what the update adds to what is public, and of what enters of it}.
+
+        Both are one measurement where nothing is public yet. Ask as in `score_proposals`.
+
+        Args:
+            voters: silos.
+            adapters: hashes of the global adapters that the mechanism looks back on, the current one last.
+            payloads: that decoded.
+            num_parts: one of as many is added to the global adapter.
+        """
+        marks = (b"residual", b"entering") if len(adapters) > 1 else (b"", b"")
+        names = {payload: tuple(adapters[-1] + payload + mark for mark in marks) for payload in payloads}
+        return self._scores(voters, names, lambda payload: self._aggregator.with_parts(adapters, payload, num_parts))
+
+    def _scores(
+        self,
+        voters: Sequence[int],
+        names: Mapping[bytes, tuple[bytes, ...]],
+        made: Callable[[bytes], tuple[Adapter, ...]],
+    ) -> dict[tuple[int, bytes], tuple[Score, ...]]:
+        """{(voter, payload hash): scores of the adapters that are made of it}.
+
+        Args:
+            voters: silos.
+            names: {payload hash: names of these adapters}.
+            made: makes them.
+        """
+        pairs = [(voter, name) for voter in voters for payload in names for name in names[payload]]
         missing = {name for voter, name in pairs if (voter, name) not in self._proposals}
-        adapters = {name: self._aggregator.with_one(start, names[name]) for name in missing}
+        adapters = dict[bytes, Adapter]()
+        for payload, of_payload in names.items():
+            if missing.intersection(of_payload):
+                adapters |= zip(of_payload, made(payload), strict=True)
         with self._progress.timed("vote"):
             self._measure(pairs, self._proposals, adapters.__getitem__)
         return {
-            (voter, names[name]): paired_score(self._global[voter], self._proposals[voter, name])
-            for voter, name in pairs
+            (voter, payload): tuple(paired_score(self._global[voter], self._proposals[voter, name]) for name in own)
+            for voter in voters
+            for payload, own in names.items()
         }
 
-    def score_candidate(self, voters: Sequence[int], candidate: bytes) -> dict[int, Score]:
-        """{voter: score of the candidate against the global adapter}.
+    def score_candidates(self, voters: Sequence[int], candidates: Sequence[bytes]) -> dict[tuple[int, bytes], Score]:
+        """{(voter, candidate): its score against the global adapter}.
 
-        Where everybody evaluates, all of the voters' hosts measure it in the same batches as they evaluate it if it
-        becomes global.
+        Where everybody evaluates, all of the voters' hosts measure a single candidate in the same batches as they
+        evaluate it if it becomes global. Of several the voters alone measure each, and it is evaluated anew.
         """
-        silos = list(voters)
-        if self._everybody:
+        silos, known = list(voters), self._proposals if len(candidates) > 1 else self._candidates
+        if self._everybody and len(candidates) == 1:
             hosts = {self._silos.host_of[voter] for voter in voters}
             silos = [silo for silo in self._global if self._silos.host_of[silo] in hosts]
         with self._progress.timed("vote"):
-            self._measure([(silo, candidate) for silo in silos], self._candidates, self._updates.adapter)
-        return {voter: paired_score(self._global[voter], self._candidates[voter, candidate]) for voter in voters}
+            self._measure([(silo, one) for silo in silos for one in candidates], known, self._updates.adapter)
+        return {
+            (voter, one): paired_score(self._global[voter], known[voter, one]) for voter in voters for one in candidates
+        }
 
     def evaluate(self, silos: Sequence[int], adapter: bytes) -> dict[int, float]:
         """{silo: mean held-out loss under the global adapter, nats a token}.

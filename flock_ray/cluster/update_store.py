@@ -120,9 +120,11 @@ class UpdateStore:
         except MalformedPayload:
             return Check.MALFORMED
 
-    def end_epoch(self, adapter: bytes) -> None:
-        """Forget everything but the global adapter."""
-        self._adapters = {adapter: self.adapter(adapter)}
+    def end_epoch(self, adapters: Sequence[bytes]) -> None:
+        """Forget everything but the global adapter, the last of these, and those before it that are here."""
+        *earlier, adapter = adapters
+        kept = {digest: self._adapters[digest] for digest in earlier if digest in self._adapters}
+        self._adapters = kept | {adapter: self.adapter(adapter)}
         self._updates.clear()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from flock_ray.cluster.progress import Progress
 from flock_ray.cluster.scorer import Scorer
 from flock_ray.cluster.silos import HostedSilos
 from flock_ray.cluster.spec import GroupSpec
+from flock_ray.cluster.splits import Splits
 from flock_ray.cluster.trainer import Trainer
 from flock_ray.cluster.update_store import UpdateStore
 from flock_ray.errors import TrainingError
@@ -74,6 +75,7 @@ class Workbench:
         silos: data of the hosts that it carries.
         targets: names of the layers with factors; see `shortest_targets`.
         updates: adapters and updates.
+        splits: what updates add to what is public.
         aggregator, trainer, scorer: updates to candidate, silos to updates, adapters to losses.
     """
 
@@ -92,7 +94,8 @@ class Workbench:
         self.silos = HostedSilos(self._load_silo, spec.preload, spec.solo, budget, self.progress)
         self.silos.assign(spec.hosts)
         self.updates = UpdateStore(spec.store_url, wire_format_of(spec.terms), resident.shapes, self.progress)
-        self.aggregator = Aggregator(self.updates, partial(rule_of, spec.terms), self.progress)
+        self.splits = Splits(self.updates, self.progress)
+        self.aggregator = Aggregator(self.updates, self.splits, partial(rule_of, spec.terms), self.progress)
         self.trainer = self.training(
             spec, self.silos, self.updates, self._engine, resident.flops, resident.rate, self.progress
         )
@@ -204,11 +207,12 @@ class Workbench:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TrainingError(f"the model gives no answers: {reason}") from error
 
-    def end_epoch(self, adapter: bytes) -> None:
-        """Forget what the epoch computed, but the global adapter and its losses."""
-        self.updates.end_epoch(adapter)
+    def end_epoch(self, adapters: Sequence[bytes]) -> None:
+        """Forget what the epoch computed, but the last global adapters, the current one last, and its losses."""
+        self.updates.end_epoch(adapters)
+        self.splits.end_epoch()
         self.aggregator.end_epoch()
-        self.scorer.end_epoch(adapter)
+        self.scorer.end_epoch(adapters[-1])
         self.silos.end_epoch()
         self.trainer.forget()
 

@@ -159,13 +159,11 @@ class Worker(WorkerHost):
         return self._reveal(Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, bulletin)
 
     def commit_ballots_b(self, bulletin: Bulletin) -> PhaseResult:
-        """Combine the accepted updates, score the candidate; the hosted voters commit to their ballots B."""
+        """Combine the accepted updates, score the candidates; the hosted voters commit to their ballots B."""
         inbox = self._inbox(bulletin)
         ballots = self._ballots.ballots_b(self._state, inbox, self._hosted(self._state.roles.voters))
         messages = self._commit(Kind.BALLOT_B_COMMITMENT, Kind.BALLOT_B, ballots)
-        for candidate in {digest for _, ballot in ballots for digest in ballot.hashes}:
-            self._bench.updates.publish(candidate)
-        deltas = self._ballots.kept_updates(self._state, inbox) if ballots else []
+        deltas = self._ballots.entering_updates(self._state, inbox) if ballots else []
         events = []
         if deltas:
             start = self._bench.updates.adapter(self._state.adapter)
@@ -180,6 +178,8 @@ class Worker(WorkerHost):
     def sign(self, proposed: bytes, bulletin: Bulletin) -> PhaseResult:
         """The hosted voters sign only what they derive themselves, twice: here and with the independent `verify`.
 
+        The candidate that was taken is in the store before they sign.
+
         Args:
             proposed: canonical bytes of the record that the coordinator derived.
             bulletin: the messages that it is made from.
@@ -188,8 +188,8 @@ class Worker(WorkerHost):
         own = derive(self._state, inbox)  # `advance` will find it done, also where nobody signs
         if not voters:
             return self._result()
-        agreed = own.candidate.candidate, own.candidate.weights
-        computed = self._ballots.candidate(self._state, inbox) if own.candidate.candidate else agreed
+        taken, agreed = own.candidate.candidate, (own.candidate.hashes, own.candidate.weights)
+        computed = self._ballots.candidates(self._state, inbox) if taken else agreed
         if agreed != computed and (own.accepted or computed[0]):  # who lacks an update may still sign a rejection
             refusal = "the candidate or its weights are not those computed here"
         elif self._late_commitment(inbox):
@@ -198,6 +198,8 @@ class Worker(WorkerHost):
             refusal = "the proposed record is not what the signed messages give"
         else:
             refusal = ""
+        if taken and agreed == computed:
+            self._bench.updates.publish(taken)
         self._encoder.keep_record(own.data)
         if self._spec.behaviours:  # dishonest members look at what was before
             self._insight.records.keep(own.data)
@@ -223,7 +225,7 @@ class Worker(WorkerHost):
         self._encoder.end_epoch()
         self._hosting.open_epoch(self._state, anew=False)
         evaluated = self._evaluated()
-        self._bench.end_epoch(record.adapter)
+        self._bench.end_epoch(self._state.adapters)
         self._insight.end_epoch()
         return evaluated
 

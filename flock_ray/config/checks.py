@@ -9,7 +9,7 @@ from math import inf
 from operator import attrgetter
 
 from flock_ray.config.choices import ChainBackend, Engine, Keep
-from flock_ray.config.schema import AdversaryConfig, Config, behaviours, chain_urls, evaluated_others
+from flock_ray.config.schema import AdversaryConfig, AllianceConfig, Config, behaviours, chain_urls, evaluated_others
 from flock_ray.errors import CaptureRiskError, ConfigError
 from flock_ray.protocol.capture import CaptureRisk, capture_risk
 from flock_ray.protocol.mechanisms import MECHANISMS
@@ -45,6 +45,9 @@ _RANGES: dict[tuple[int, float], tuple[str, ...]] = {
     (1, 96): ("alliance.num_voters",),  # the contracts' limit
     (1, 256): ("alliance.slots_per_member",),
 }  # fmt: skip
+_OF_TERMS = ("quantile", "band_z", "band_floor", "band_ceiling", "harmful_factor")
+"""What has no effect under a mechanism with rules of its own."""
+
 _ABOVE_0_AND_BELOW: dict[str, float] = {
     "training.learning_rate": inf,
     "training.max_grad_norm": inf,
@@ -208,7 +211,19 @@ def _check_names(config: Config) -> None:
     last = alliance.num_members + alliance.candidates - 1
     strangers = [silo for silo in behaviours(config) if not 0 <= silo <= last]
     _require(not strangers, f"adversary.members names {strangers}; silos are 0 to {last}")
-    _check_parameters("mechanism.parameters", MECHANISMS[mechanism.name].parameters, mechanism.parameters)
+    kind = MECHANISMS[mechanism.name]
+    _check_parameters("mechanism.parameters", kind.parameters, mechanism.parameters)
+    _require(
+        alliance.num_proposers >= kind.fewest_proposers,
+        f"alliance.num_proposers is {alliance.num_proposers}; mechanism.name={mechanism.name} needs at least"
+        f" {kind.fewest_proposers}, to tell them apart",
+    )
+    for key in () if kind.judges_by_terms else _OF_TERMS:
+        value, default = getattr(alliance, key), getattr(AllianceConfig(), key)
+        _require(
+            value == default,
+            f"alliance.{key} is {value}, which mechanism.name={mechanism.name} does not look at; leave it at {default}",
+        )
     _require(
         mechanism.parameters.get("solvent", 1) == 1 or config.chain.backend is ChainBackend.none,
         "mechanism.parameters.solvent=0 promises more than the pool holds; it needs chain.backend=none",

@@ -20,6 +20,9 @@ SCALE = 2**24
 MAX_ABS = 2.0**28
 """Largest magnitude that `quantize` accepts: its integers stay within 2^52, exact in float64 too."""
 
+MAX_POINTS = 2**52
+"""The same in grid points."""
+
 _INT64_LIMIT = 2**63
 _FLOAT64_EXACT = 2**53
 _CHUNK = 2**16  # values that are rounded and added while they are in the processor's cache
@@ -117,16 +120,26 @@ class FixedPointSum:
         self._recent.fill(0)
         self._recent_limit = 0
 
-    def over(self, denominator: int) -> torch.Tensor:
-        """floor(sum / denominator): [size] int64.
+    def over(self, denominator: int, factor: int = 1) -> torch.Tensor:
+        """floor(factor * sum / denominator): [size] int64.
+
+        Args:
+            denominator: in [1, 2^63).
+            factor: above 0.
 
         Raises:
-            ValueError: the denominator is not in [1, 2^63).
+            ValueError: the denominator is out of range, or a product with the factor could leave int64.
         """
         if not 0 < denominator < _INT64_LIMIT:
             raise ValueError(f"a sum is divided by a positive 64-bit integer, not {denominator}")
         self._settle()
-        return self._sum.div(denominator, rounding_mode="floor")
+        whole = self._sum.div(denominator, rounding_mode="floor")
+        if factor == 1:
+            return whole
+        if factor * max(denominator, self._limit // denominator + 1) >= _INT64_LIMIT:
+            raise ValueError(f"{factor} times the weighted sum could leave int64; lower the weights")
+        rest = self._sum - whole * denominator  # the product of the sum itself could be too long
+        return whole * factor + (rest * factor).div_(denominator, rounding_mode="floor")
 
 
 def _rounded(row: NDArray[np.float32]) -> NDArray[np.float32]:

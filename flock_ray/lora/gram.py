@@ -16,7 +16,7 @@ exactly rounded sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -62,6 +62,21 @@ def gram(start: Adapter, updates: Sequence[Adapter]) -> Gram:
         for j in range(i, count):
             result[i][j] = result[j][i] = math.fsum(blocks[i, :, j].ravel().tolist()) / SCALE**4
     return result
+
+
+def inner_products(factors: Iterable[NDArray[np.float64]]) -> Gram:
+    """The inner products <x_i, x_j> of M vectors of grid points, given factor by factor in a fixed order.
+
+    Args:
+        factors: of each the entries of all vectors, [M, size], integers within 2^53. A vector's own entries decide how
+            far they are rounded, so its products are the same whatever other vectors are there.
+    """
+    parts = []
+    for rows in factors:
+        bits = (_EXACT_BITS - (rows.shape[1] - 1).bit_length()) // 2
+        parts.append(_products(rows[:, None, :], bits))
+    count = len(parts[0]) if parts else 0
+    return [[math.fsum(part[i, j] for part in parts) for j in range(count)] for i in range(count)]
 
 
 def _layer(start: Adapter, updates: Sequence[Adapter], key_a: str, key_b: str) -> NDArray[np.float64]:

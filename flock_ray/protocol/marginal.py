@@ -44,6 +44,7 @@ class Marginal(Plain):
     splits_updates: ClassVar[bool] = True
     steps: ClassVar[tuple[int, ...]] = (1, 2, 3, 5)
     fewest_proposers: ClassVar[int] = 2
+    judges_by_terms: ClassVar[bool] = False
 
     def history(self, terms: Terms) -> int:
         """See the parameter."""

@@ -61,7 +61,8 @@ class Mechanism(Protocol):
         splits_updates: whether an update is split into what it adds to what is public, and what of it enters the
             candidate, each scored as one of as many parts as there are proposers.
         steps: multiples of the combined updates that are candidates; the first one is 1.
-        fewest_proposers: the fewest proposers of an epoch that it can do with.
+        fewest_proposers: the fewest proposer seats that it can do with.
+        judges_by_terms: whether quantile, bands and harmful factor of the terms decide, or it has rules of its own.
     """
 
     parameters: ClassVar[Mapping[str, Parameter]]
@@ -70,6 +71,7 @@ class Mechanism(Protocol):
     splits_updates: ClassVar[bool]
     steps: ClassVar[tuple[int, ...]]
     fewest_proposers: ClassVar[int]
+    judges_by_terms: ClassVar[bool]
 
     def voiceless(self, state: TaskState) -> frozenset[int]:
         """The voters of the epoch that `state` starts whose scores do not count."""
@@ -122,6 +124,7 @@ class Plain:
     splits_updates: ClassVar[bool] = False
     steps: ClassVar[tuple[int, ...]] = (1,)
     fewest_proposers: ClassVar[int] = 1
+    judges_by_terms: ClassVar[bool] = True
 
     def voiceless(self, state: TaskState) -> frozenset[int]:
         """Nobody."""

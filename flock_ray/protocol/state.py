@@ -283,6 +283,11 @@ class TaskState:
         return self.roster.settled(self.epoch)
 
     @property
+    def adapters(self) -> tuple[bytes, ...]:
+        """Hashes of the last global adapters, the current one last."""
+        return (*self.earlier_adapters, self.adapter)
+
+    @property
     def slot_owners(self) -> tuple[int, ...]:
         """Member of each slot of the next epoch."""
         return self.applied.owners

@@ -143,6 +143,11 @@ class CandidateVerdict:
     step: int | None = None
     steps: tuple[StepVerdict, ...] = ()
 
+    @property
+    def hashes(self) -> tuple[bytes, ...]:
+        """Of the candidates at all steps."""
+        return tuple(one.candidate for one in self.steps)
+
     def json(self) -> Json:
         """The verdict in a record."""
         return {

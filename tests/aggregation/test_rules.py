@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flock_ray.aggregation.registry import RULES, require_usable
 from flock_ray.errors import ConfigError
 from flock_ray.wire_format.registry import WIRE_FORMATS
-from tests.aggregation.vectors import Vectors, combined, far_away, made, random_vectors, weigh
+from tests.aggregation.vectors import Vectors, combined, far_away, made, points_of, random_vectors, weigh
 
 ROBUST = sorted(name for name in RULES if name != "mean")
 PRE = [{}, {"nnm": 1}, {"arc": 1}, {"arc": 1, "nnm": 1}]
@@ -142,7 +142,7 @@ def test_permuting_updates_permutes_their_weights(
     plain, permuted = (weigh(made(name, **pre), rows) for rows in (vectors, vectors[places]))
     assert permuted.weights == tuple(plain.weights[place] for place in places)
     assert permuted.denominator == plain.denominator
-    assert plain.points is not None and permuted.points is not None and plain.points.equal(permuted.points)
+    assert points_of(plain).equal(points_of(permuted))
 
 
 @pytest.mark.parametrize(("name", "pre"), CASES)

@@ -40,11 +40,18 @@ def weigh(rule: Rule, vectors: Vectors) -> Weighting:
     return rule.finish()
 
 
+def points_of(weighting: Weighting) -> torch.Tensor:
+    """What the candidate adds to the start, where the rule made it itself or summed the updates."""
+    if weighting.points is not None:
+        return weighting.points
+    assert weighting.total is not None
+    return weighting.total.over(weighting.denominator)
+
+
 def combined(name: str, vectors: Vectors, **given: int) -> Vectors:
     """What the rule makes of the vectors, read from the points that it adds to the start."""
     weighting = weigh(made(name, **given), vectors)
-    assert weighting.points is not None
-    entries: Vectors = weighting.points[6:].double().numpy() / SCALE  # after the six of A
+    entries: Vectors = points_of(weighting)[6:].double().numpy() / SCALE  # after the six of A
     return entries
 
 

@@ -22,6 +22,7 @@ from flock_ray.lora.serialization import adapter_hash
 from flock_ray.protocol.ballot import Check, Score
 from flock_ray.protocol.epoch import opened_manifests
 from flock_ray.protocol.hashing import sha256
+from flock_ray.protocol.mechanisms import MECHANISMS
 from flock_ray.protocol.message import Kind, Message
 from flock_ray.store.blob_store import BlobStore
 from flock_ray.training.stacked_engine import StackedEngine
@@ -104,7 +105,7 @@ def use_rule(rule: type[Rule], alliance: PlainAlliance, monkeypatch: pytest.Monk
     """Another rule under the name of the mean; what earlier tasks here fetched and combined is forgotten."""
     monkeypatch.setitem(RULES, "mean", rule)
     for node in alliance.nodes:
-        node._bench.end_epoch(alliance.reports[0].adapter)
+        node._bench.end_epoch([alliance.reports[0].adapter])
 
 
 @pytest.mark.parametrize("mechanism", ["open", "flock", "marginal1"])
@@ -142,14 +143,14 @@ def test_a_voter_does_not_sign_for_weights_that_it_did_not_compute(
 ) -> None:
     """A quorum that names the right candidate decides with the weights who is paid, or slashed where it is rejected."""
     play = alliance.found(mechanism="flock")
-    computed = BallotBuilder.candidate
+    computed = BallotBuilder.candidates
 
-    def lying(*args: Any) -> tuple[bytes | None, tuple[tuple[int, int], ...]]:
+    def lying(*args: Any) -> tuple[tuple[bytes, ...], tuple[tuple[int, int], ...]]:
         candidate, ((member, _), *others) = computed(*args)
         return candidate, ((member, 0), *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BallotBuilder, "candidate", lying)
+        patch.setattr(BallotBuilder, "candidates", lying)
         patch.setattr("flock_ray.cluster.scorer.paired_score", lambda *_: Score(5 if accepted else -5, 1))
         record, bulletin = play.until_signing()
     assert record.accepted == accepted and 0 in dict(record.candidate.weights).values()
@@ -167,13 +168,13 @@ def test_a_sum_that_counted_what_was_not_accepted_is_taken_again(alliance: Plain
     payloads = [
         manifest.payload for manifest in opened_manifests(play.state, node._inbox(play.bulletins["publish"])).values()
     ]
-    bench, start = node._bench, play.state.adapter
-    assert set(bench.aggregator.check_and_add(start, payloads).values()) == {Check.VALID}
-    fewer, weights = bench.aggregator.combine(start, payloads[:2])
+    bench, start, asked = node._bench, play.state.adapters, MECHANISMS["open"]
+    assert set(bench.aggregator.check_and_add(start, payloads, asked).values()) == {Check.VALID}
+    fewer, weights = bench.aggregator.combine(start, payloads[:2], asked)
     updates = [update for _, update in bench.updates.updates(payloads[:2], keep=True)]
-    expected = aggregate(Start(bench.updates.adapter(start)), Mean({}), updates)  # type: ignore[arg-type]
-    assert weights == expected.weights == (1, 1) and fewer == adapter_hash(expected.adapter)  # type: ignore[arg-type]
-    assert bench.aggregator.combine(start, [*payloads, sha256(b"nowhere")]) == (None, ())
+    expected = aggregate(Start(bench.updates.adapter(start[0])), Mean({}), updates)  # type: ignore[arg-type]
+    assert weights == expected.weights == (1, 1) and fewer == (adapter_hash(expected.adapter),)  # type: ignore[arg-type]
+    assert bench.aggregator.combine(start, [*payloads, sha256(b"nowhere")], asked) == ((), ())
 
 
 def test_an_update_that_is_gone_before_it_is_summed_makes_no_candidate(
@@ -190,9 +191,9 @@ def test_an_update_that_is_gone_before_it_is_summed_makes_no_candidate(
     blob = BlobStore(alliance.specs[0].store_url).path_of(payloads[1])
     data = blob.read_bytes()
     blob.unlink()
-    assert node._bench.aggregator.combine(play.state.adapter, payloads) == (None, ())
+    assert node._bench.aggregator.combine(play.state.adapters, payloads, MECHANISMS["open"]) == ((), ())
     blob.write_bytes(data)
-    candidate, weights = node._bench.aggregator.combine(play.state.adapter, payloads)
+    candidate, weights = node._bench.aggregator.combine(play.state.adapters, payloads, MECHANISMS["open"])
     assert candidate and weights == (1, 1, 1)
 
 
