@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import fmean
@@ -16,6 +17,7 @@ from flock_ray.cluster.running_task import RunningTask
 from flock_ray.cluster.spec import SiloFacts
 from flock_ray.config import Config, behaviours, evaluated_others
 from flock_ray.protocol.encoding import to_hex
+from flock_ray.protocol.mechanisms import get_mechanism
 from flock_ray.protocol.metrics import bits_per_byte
 from flock_ray.protocol.record import Record
 from flock_ray.protocol.roster import Change
@@ -121,7 +123,9 @@ class RunReporter(Observer):
         sequence = fmean(facts.num_train_inputs / facts.num_train for facts in silos)
         evaluated = evaluating * heldout
         trained = alliance.num_proposers * training.steps * training.batch_size * sequence
-        votes = alliance.num_voters * (alliance.num_proposers + 1)  # on each update, and on the candidate
+        mechanism = get_mechanism(self._config.mechanism.name)
+        measured = alliance.num_proposers * (1 + mechanism.splits_updates) + len(mechanism.steps)
+        votes = alliance.num_voters * measured  # on each update, and on the candidates
         scored = (votes + evaluating) * heldout
         return seconds / evaluated * (TRAIN_COST * trained + scored)
 
@@ -225,7 +229,9 @@ class RunReporter(Observer):
         before, after = self.losses.get(record.epoch - 1, {}), self.losses.get(record.epoch, {})
         sat_out = self._sat_out.get(record.epoch, set())
         proposals = {proposal.member: proposal for proposal in record.proposals}
-        slashed = {slash.member: slash.amount for slash in record.slashes}
+        slashed = Counter[int]()
+        for slash in record.slashes:
+            slashed[slash.member] += slash.amount
         members = []
         for number, (silo, account) in sorted(self._members.items()):
             if number >= len(record.members):
@@ -247,7 +253,7 @@ class RunReporter(Observer):
                     score=consensus.score if consensus else None,
                     status=SAT_OUT if number in sat_out else proposal.status if proposal else None,
                     reward=record.rewards.get(number, 0),
-                    slashed=slashed.get(number, 0),
+                    slashed=slashed[number],
                     bits_per_byte=_bits_per_byte(self._facts.get(silo), after.get(number)),
                 )
             )
@@ -266,6 +272,9 @@ class RunReporter(Observer):
             training=_rate(self._training.get(record.epoch, {}).values()),
             steps=self._steps.get(record.epoch, {}),
             rates=self._learning_rates(record.epoch),
+            step=record.candidate.step,
+            fees=record.fees,
+            voiceless=record.voiceless,
         )
 
     def _learning_rates(self, epoch: int) -> tuple[float, ...]:

@@ -66,8 +66,13 @@ class Tracking(Observer):
                 values[f"score/{self._name(proposal.member)}"] = proposal.consensus.score / 1e6
         rewards = {member: wei for member, wei in record.rewards.items() if _shown(member)}
         values |= {f"reward/{self._name(member)}": wei / _TOKEN for member, wei in rewards.items()}
-        slashes = [slash for slash in record.slashes if _shown(slash.member)]
-        values |= {f"slash/{self._name(slash.member)}": slash.amount / _TOKEN for slash in slashes}
+        for slash in record.slashes:
+            if _shown(slash.member):
+                name = f"slash/{self._name(slash.member)}"
+                values[name] = values.get(name, 0.0) + slash.amount / _TOKEN
+        values |= {
+            f"fee/{self._name(member)}": wei / _TOKEN for member, wei, _ in record.fees if wei and _shown(member)
+        }
         values |= {f"seconds/{phase}": seconds for phase, seconds in wall_seconds.items()}
         self._log(EPOCH, record.epoch, values)
 

@@ -42,7 +42,7 @@ def write_report(
     )
     environment.filters |= {
         "tokens": text.tokens, "loss": text.loss, "score": text.score, "short": text.short, "seconds": text.seconds,
-        "spoken": text.spoken,
+        "spoken": text.spoken, "at_step": text.at_step, "fees": text.fees, "voiceless": text.voiceless,
     }  # fmt: skip
     page = environment.get_template("report.html.jinja").render(
         summary=summary,

@@ -72,6 +72,12 @@ def _epoch(view: EpochView) -> dict[str, object]:
         "eval_bits_per_byte_after": {labels[m.index]: m.bits_per_byte for m in honest if m.bits_per_byte is not None},
         "candidate_score": view.candidate_score,
         "band": view.band,
+        "step": view.step,
+        "voiceless": view.voiceless,
+        "fees": [
+            {"member": member, "charged_wei": charged, "withheld_wei": withheld}
+            for member, charged, withheld in view.fees
+        ],
         "factor_averaging_error": view.factor_averaging_error,
         "training": asdict(view.training) if view.training else None,
         "settlement_tx": view.settlement_tx,

@@ -61,6 +61,9 @@ class Console:
         self._print_table(table)
         if len(view.members) > MAX_ROWS:
             self.line(f"and {len(view.members) - MAX_ROWS} more members, all of them in summary.json at the end")
+        for note in (text.fees(view.fees), text.voiceless(view.voiceless)):
+            if note:
+                self.line(note)
         self.line(_time_line(view))
 
     def epoch_settled(self, epoch: int, tx: str, gas: int) -> None:
@@ -136,7 +139,7 @@ def _epoch_title(view: EpochView, num_epochs: int) -> Text:
             f"  mean loss of honest silos {text.loss(before)} -> {text.loss(after)} ({change})", style="not bold"
         )
     if view.candidate_score is not None:
-        title.append(f"  candidate {text.score(view.candidate_score)}", style="not bold")
+        title.append(f"  candidate {text.score(view.candidate_score)}{text.at_step(view.step)}", style="not bold")
     if view.band is not None:
         title.append(f"  band {view.band / 1e6:.4f}", style="not bold")
     return title

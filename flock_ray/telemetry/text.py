@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _WEI = 10**18
 
@@ -22,6 +22,23 @@ def loss(value: float | None, decimals: int = 4) -> str:
 def score(micro_nats: float | None) -> str:
     """A score in nats a token, signed."""
     return "-" if micro_nats is None else f"{micro_nats / 1e6:+.4f}"
+
+
+def at_step(step: int | None) -> str:
+    """How far a candidate goes, where it is not once the combined updates."""
+    return f" at step {step}" if step is not None and step > 1 else ""
+
+
+def fees(rows: Sequence[tuple[int, int, int]]) -> str:
+    """(member, wei charged, wei withheld) of an epoch in one line, in tokens; empty without any."""
+    charged = ", ".join(f"member {member} {tokens(wei)}" for member, wei, _ in rows if wei)
+    withheld = ", ".join(f"member {member} {tokens(wei)}" for member, _, wei in rows if wei)
+    return "; ".join([f"fees: {charged}"] * bool(charged) + [f"withheld for fees: {withheld}"] * bool(withheld))
+
+
+def voiceless(members: Sequence[int]) -> str:
+    """Voters whose scores did not count in one line; empty without any."""
+    return f"voters without a voice: {', '.join(map(str, members))}" if members else ""
 
 
 def percent(before: float | None, after: float | None) -> str:

@@ -87,6 +87,9 @@ class EpochView:
         training: None where nobody trained, or nobody noted how fast.
         steps: {member: its training loss before each local step, nats a token}.
         rates: learning rate of each local step.
+        step: how many times the combined updates the candidate goes; None without one.
+        fees: (member, wei charged, wei withheld from what it earned), by ascending member.
+        voiceless: voters whose scores did not count.
     """
 
     epoch: int
@@ -102,6 +105,9 @@ class EpochView:
     training: TrainingRate | None = None
     steps: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
+    step: int | None = None
+    fees: tuple[tuple[int, int, int], ...] = ()
+    voiceless: tuple[int, ...] = ()
 
     @property
     def honest_loss_before(self) -> float | None:

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flock_ray.aggregation.aggregate import Aggregation, aggregate
+from flock_ray.aggregation.coordinatewise import CoordinateMedian
 from flock_ray.aggregation.mean import Mean
+from flock_ray.aggregation.rule import Rule
 from flock_ray.aggregation.start import Start
 from flock_ray.lora.algebra import initial_adapter
-from flock_ray.lora.fixed_point import SCALE
+from flock_ray.lora.fixed_point import MAX_ABS, SCALE
 from flock_ray.lora.serialization import Adapter, canonical_bytes, flat, unflat
 from tests.aggregation.rules import Fixed
 
@@ -46,6 +48,48 @@ def test_arrival_order_changes_no_byte(num_updates: int, order: random.Random) -
     order.shuffle(arrival)
     shuffled = combine(start, [update for update, _ in arrival], [weight for _, weight in arrival])
     assert canonical_bytes(shuffled) == canonical_bytes(combine(start, updates, weights))
+
+
+STEPS = (1, 2, 3, 5)
+
+
+@given(small, st.lists(st.tuples(small, st.integers(1, 9)), min_size=1, max_size=8), st.integers(0, 100))
+def test_a_step_multiplies_the_sum_before_it_is_divided(
+    start: float, parts: list[tuple[float, int]], rest: int
+) -> None:
+    total = sum(weight * round(Fraction(value) * SCALE) for value, weight in parts)
+    denominator = sum(weight for _, weight in parts) + rest
+    rule = Fixed([weight for _, weight in parts], denominator)
+    made = aggregate(Start(scalar(start)), rule, [scalar(value) for value, _ in parts], STEPS)
+    first = round(Fraction(start) * SCALE)
+    exact = [first + step * total // denominator for step in STEPS]
+    assert [Start(adapter).points.item() for adapter in made.adapters] == [
+        Start(scalar(points / SCALE)).points.item() for points in exact
+    ]
+
+
+@pytest.mark.parametrize("rule", [Mean({}), CoordinateMedian({})])
+def test_a_rule_that_sums_itself_gives_every_step(rule: Rule) -> None:
+    updates = [scalar(points / SCALE) for points in (3, 4)]
+    made = aggregate(Start(scalar(0.0)), rule, updates, STEPS)
+    floors = [7 // 2, 14 // 2, 21 // 2, 35 // 2] if isinstance(rule, Mean) else [3, 6, 9, 15]
+    assert [Start(adapter).points.item() for adapter in made.adapters] == floors
+
+
+def test_candidates_and_parts_beyond_the_range_are_clamped_to_it() -> None:
+    start, update = Start(scalar(MAX_ABS)), scalar(2.0**18)
+    made = aggregate(start, Mean({}), [update], STEPS)
+    assert [adapter["x"].item() for adapter in made.adapters] == [MAX_ABS] * 4
+    assert start.with_part(update, 3)["x"].item() == MAX_ABS
+    largest = aggregate(Start(scalar(0.0)), Fixed([2**20], 2**20), [update], STEPS)
+    assert [adapter["x"].item() for adapter in largest.adapters] == [step * 2.0**18 for step in STEPS]
+
+
+@given(small, small, st.integers(1, 9))
+def test_a_part_of_an_update_is_rounded_down(start: float, value: float, parts: int) -> None:
+    exact = round(Fraction(start) * SCALE) + round(Fraction(value) * SCALE) // parts
+    made = Start(scalar(start)).with_part(scalar(value), parts)["x"]
+    assert made.item() == torch.tensor(exact / SCALE).float().item()
 
 
 @given(small, st.lists(st.tuples(small, st.integers(1, 9)), min_size=1, max_size=8), st.integers(0, 100))

@@ -159,12 +159,12 @@ def with_digit(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def with_score_a(body: dict[str, Any]) -> dict[str, Any]:
-    next(entry for entry in body["ballot"]["entries"] if entry[3])[3][0] += 1
+    next(entry for entry in body["ballot"]["entries"] if entry[3])[3][0][0] += 1
     return body
 
 
 def with_score_b(body: dict[str, Any]) -> dict[str, Any]:
-    body["ballot"]["score"][0] += 1
+    body["ballot"]["candidates"][0][1][0] += 1
     return body
 
 

@@ -144,3 +144,16 @@ def test_a_sum_is_floored_over_any_denominator() -> None:
     total = FixedPointSum(2)
     total.add(torch.tensor([7 / SCALE, -7 / SCALE]), 1)
     assert total.over(4).tolist() == [1, -2] and total.over(2**62).tolist() == [0, -1]
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(1, 2**20), st.integers(1, 2**20), st.integers(1, 9))
+def test_a_factor_comes_before_the_division(points: int, weight: int, denominator: int, factor: int) -> None:
+    total = FixedPointSum(1)
+    values = dequantize(torch.tensor([points]))
+    total.add(values, weight)
+    exact = factor * weight * int(quantize(values)) // denominator
+    if factor * max(denominator, weight * abs(int(quantize(values))) // denominator + 1) < 2**63:
+        assert total.over(denominator, factor).tolist() == [exact]
+    else:
+        with pytest.raises(ValueError, match="lower the weights"):
+            total.over(denominator, factor)

@@ -175,7 +175,7 @@ class Play:
             entries = []
             for member, manifest in opened.items():
                 check = self.check(voter, member)
-                scores = [Score(gain(voter, member), self.error) for gain in asked if check is Check.VALID]
+                scores = [Score(gain(voter, member), self.error).clamped() for gain in asked if check is Check.VALID]
                 entries.append(ProposalEntry(member, manifest.payload, check, *(scores or [None])))
             ballots[voter] = BallotA(tuple(entries))
         return committed_and_revealed(state, Kind.BALLOT_A_COMMITMENT, Kind.BALLOT_A, ballots)
@@ -191,7 +191,8 @@ class Play:
                 step: self.candidate_gain(voter) + (self.step_gain(voter, step) if step > 1 else 0) for step in named
             }
             scores = {
-                step: Score(gain, self.error) if mechanism.scores_candidate else None for step, gain in gains.items()
+                step: Score(gain, self.error).clamped() if mechanism.scores_candidate else None
+                for step, gain in gains.items()
             }
             ballots[voter] = BallotB(
                 candidates=tuple((self.names(voter, named[step]), scores[step]) for step in named if accepted),

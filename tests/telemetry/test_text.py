@@ -43,6 +43,15 @@ def test_numbers_as_a_person_reads_them() -> None:
     assert text.short("0x" + "ab" * 20) == "0xababab..abab"
 
 
+def test_what_a_mechanism_did_as_a_person_reads_it() -> None:
+    token = 10**18
+    rows = ((2, 3 * token, 0), (5, 0, token // 2), (7, token, token))
+    assert text.fees(rows) == "fees: member 2 3.00, member 7 1.00; withheld for fees: member 5 0.50, member 7 1.00"
+    assert text.fees(rows[:1]) == "fees: member 2 3.00" and text.fees(()) == ""
+    assert text.voiceless((3, 5)) == "voters without a voice: 3, 5" and text.voiceless(()) == ""
+    assert [text.at_step(step) for step in (None, 1, 5)] == ["", "", " at step 5"]
+
+
 def test_a_name_cannot_drive_the_terminal() -> None:
     assert text.printable("a\x1b[2Jb\r\n") == "a?[2Jb??"
 
