@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT.parent))
 def main() -> None:
     """Dispatch to the script of that name."""
     shared = ("run", "common", "contest", "delegation", "simulated", "tables")
-    parts = ("arena_", "gateway_", "serving_")  # of the benchmarks `arena`, `gateway` and `serving`
+    parts = ("arena_", "gateway_", "robustness_", "serving_")  # of `arena`, `gateway`, `robustness` and `serving`
     names = sorted(
         path.stem for path in ROOT.glob("*.py") if path.stem not in shared and not path.stem.startswith(parts)
     )

@@ -178,6 +178,32 @@ GRAM = (
     Row("… `geometric_median`", "geometric_median_seconds_8", "{:.2f} s"),
     Row("difference to dense matrices, of the largest product", "gram_relative_error", "{:.0e}"),
 )
+ROBUSTNESS = (
+    Row("most that an attack by 30 % of the members costs: lost gain under `marginal`", "max_lost_gain_at_30pct",
+        "{:.3f}", "≤ 0.05"),
+    Row("most that an attack earns of an honest proposer's pay, value-lowering and without training",
+        "max_proposer_leakage_at_30pct", "{:.3f}", "≤ 0.1"),
+    Row("most that dishonest votes earn of an honest voter's pay", "max_voter_leakage_at_30pct", "{:.3f}", "≤ 0.1"),
+    Row("what one step of fifteen earns of an honest proposer's pay", "one_step_leakage", "{:.2f}", "≤ 0.25"),
+    Row("… one training sent by all accomplices", "shared_training_leakage", "{:.2f}"),
+    Row("slashes of honest members, of their seats, the outlier's included", "honest_slash_rate", "{:.2%}", "< 1 %"),
+    Row("gain without attacks, against `marginal1`", "gain_against_marginal1", "{:.3f}×", "≥ 1.08×"),
+    Row("honest proposals that are accepted, without attacks", "honest_accept_rate", "{:.0%}"),
+    Row("… what honest members pay in fees, of all rewards", "honest_fee_rate", "{:.1%}"),
+    Row("backdoor: probability of its token after its trigger", "backdoor_success", "{:.2%}"),
+    Row("… without an attack", "backdoor_success_untaught", "{:.2%}"),
+    Row("… under `open`", "fedavg_backdoor_success", "{:.2%}"),
+    Row("epochs lost to withheld reveals", "epochs_lost_to_withheld_reveals", "{:.0%}"),
+    Row("proposals of the left-handed member that are accepted", "left_handed_accepted", "{:.0%}"),
+    Row("… its net over the mean of honest members'", "left_handed_net_over_honest_mean", "{:.2f}"),
+    Row("… of the member with shuffled rows", "shuffled_net_over_honest_mean", "{:.2f}"),
+    Row("… of the member that sends noise", "noise_net_over_honest_mean", "{:.2f}"),
+    Row("FLock's rules: most that such an attack earns of an honest proposer's pay",
+        "flock_rules_max_leakage_at_30pct", "{:.2f}"),
+    Row("… most that an attack costs", "flock_rules_max_lost_gain_at_30pct", "{:.3f}"),
+    Row("FedAvg (`open`, mean): most that an attack costs", "fedavg_max_lost_gain_at_30pct", "{:.3f}"),
+    Row("Multi-Krum under `open`: most that an attack costs", "multikrum_open_lost_gain", "{:.3f}"),
+)  # fmt: skip
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "gateway": ("gateway", GATEWAY),
     "market_loop": ("market_loop", MARKET_LOOP),
@@ -188,6 +214,7 @@ TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "orchestration": ("orchestration", ORCHESTRATION),
     "membership": ("membership", MEMBERSHIP),
     "gpu": ("training_gpu", GPU),
+    "robustness": ("robustness", ROBUSTNESS),
 }
 
 
@@ -293,6 +320,37 @@ def _committees_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_UNDER = (("open", "mean"), ("open", "multi_krum"), ("flock", "mean"), ("marginal1", "mean"), ("marginal", "mean"))
+"""What the attacks' table has lost gains of."""
+_PAYING = ("flock", "marginal1", "marginal")
+
+
+def _robustness_attacks_table(result: dict[str, Any]) -> str:
+    """Every attack by 30 %: what it costs, and what it earns under the mechanisms that score; means over the seeds."""
+    lines = {(one["mechanism"], one["rule"], one["attack"]): one for one in result["attacks"] if one["share"]}
+
+    def mean(mechanism: str, rule: str, attack: str, figure: str) -> str:
+        found = lines.get((mechanism, rule, attack), {}).get(figure)
+        return f"{found[0]:.2f}" if found else ""
+
+    titles = [f"`{mechanism}`" if rule == "mean" else f"`{mechanism}`, Multi-Krum" for mechanism, rule in _UNDER]
+    titles = ["attack", *(f"lost gain, {title}" for title in titles)]
+    titles += [f"{role}', `{name}`" for role in ("proposers", "voters") for name in _PAYING]
+    found = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+    for attack in dict.fromkeys(attack for _, _, attack in lines):
+        cells = [mean(*under, attack, "lost_gain") for under in _UNDER]
+        cells += [mean(name, "mean", attack, f"{role}_leakage") for role in ("proposer", "voter") for name in _PAYING]
+        found.append(f"| `{attack}` | {' | '.join(cells)} |")
+    return "\n".join(found) + "\n"
+
+
+def _robustness_curves_table(result: dict[str, Any]) -> str:
+    """The picture, once there is one."""
+    if not result["curves"]:
+        return "The curves are not measured.\n"
+    return "![Lost gain over the share of the members that cheat](robustness.svg)\n"
+
+
 def _summary_table() -> str:
     """The first figures of every benchmark that has a result."""
     lines = ["| what | measured | `benchmarks/run.py` |", "|---|---|---|"]
@@ -311,6 +369,8 @@ OTHER_TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "chaos": ("chaos", _chaos_table),
     "chaos_headline": ("chaos", lambda result: _headline_table("chaos", CHAOS, result)),
     "committees": ("capture", _committees_table),
+    "robustness_attacks": ("robustness", _robustness_attacks_table),
+    "robustness_curves": ("robustness", _robustness_curves_table),
     "gram": ("gram", lambda result: _headline_table("gram", GRAM, result)),
 }
 
