@@ -10,7 +10,7 @@ from random import Random
 from statistics import median_high, median_low
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flock_ray.protocol.ballot import Check, ProposalEntry, Score
@@ -267,6 +267,7 @@ def test_every_wei_of_a_fee_is_owed_withheld_or_slashed(
         assert not owed or not fees.rewards.get(number)  # nobody is paid that owes
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_whatever_members_do_no_wei_appears_or_vanishes(seed: int) -> None:
     random = Random(seed)
