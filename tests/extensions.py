@@ -111,7 +111,7 @@ class Wage(Plain):
         """Nobody."""
         return {}
 
-    def noted(self, outcome: Outcome, accepted: bool) -> dict[int, dict[str, int]]:
+    def noted(self, outcome: Outcome) -> dict[int, dict[str, int]]:
         """How often each was paid."""
         members = outcome.state.members
         drawn = {*outcome.roles.voters, *outcome.roles.proposers}
