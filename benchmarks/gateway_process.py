@@ -45,7 +45,7 @@ GATEWAY, PROTOCOL, HOST, USER = (bytes([number]) * 20 for number in (1, 2, 3, 4)
 DOMAIN = usage_domain(31_337, "0x" + "5a" * 20)
 BASE, PRICE = sha256(b"base"), Price(2, 6)
 MODELS = 2
-ACCOUNT_CONCURRENT = 32
+ACCOUNT_CONCURRENT, CAP_MARGIN = 32, 3_600
 
 
 class Paced(InProcess):
@@ -63,7 +63,7 @@ class Paced(InProcess):
 def settings_of(folder: Path) -> Settings:
     """Of a gateway that takes no deposits."""
     return Settings(
-        GATEWAY, PROTOCOL, DOMAIN, ACCOUNT_CONCURRENT, lends=False, base=base_offer(BASE, HOST, PRICE),
+        GATEWAY, PROTOCOL, DOMAIN, ACCOUNT_CONCURRENT, CAP_MARGIN, lends=False, base=base_offer(BASE, HOST, PRICE),
         knowledge=folder / "knowledge", default_model="base",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def make(folder: Path) -> None:
         )  # fmt: skip
         registry.publish(model, adapter)
     with ledger_of(folder) as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), ACCOUNT_CONCURRENT)
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), ACCOUNT_CONCURRENT, CAP_MARGIN)
 
 
 def ledger_of(folder: Path, later: float = 0.0) -> Ledger:

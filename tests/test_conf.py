@@ -89,6 +89,7 @@ def test_every_option_of_what_is_served_composes_to_one_that_passes_the_checks(o
         ("cluster.workers_per_node=2", "cluster.workers_per_node is 2"),
         ("cors=[https://chat.example/page]", "cors has 'https://chat.example/page'"),
         ("cors=['*']", "cors has '*'"),
+        ("money.cap_margin=0", "money.cap_margin is 0; it must be between 1 and 2147483648"),
         ("money=chain", "money.rpc is empty"),
         ("money.contract=0x00", "money.rpc and money.contract are of money=chain"),
         ("money.members=4000", "is 9000; basis points of a cost sum to 10000"),

@@ -78,6 +78,10 @@ class UsageReader:
             raise ChainError(f"the contract at {self.at}, if there is one, is not this package's UsageSettlement")
         self.token: str = to_checksum_address(self._ask("token"))
 
+    def time(self) -> int:
+        """Time of the latest block."""
+        return self._node.timestamp()
+
     def settings(self) -> UsageSettings:
         """What was fixed at deployment."""
         sink, guardian = (to_checksum_address(self._ask(name)) for name in ("sink", "guardian"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from flock_ray.chain.abi import contract
@@ -20,8 +20,15 @@ _SETTLE_GAS = 160_000  # measured: 121,000
 class UsageSettler(Settler):
     """A gateway's sending side: its key and its journal are for batches only."""
 
-    def settle_batch(self, batch: UsageBatch) -> TxReceipt:
+    _check: tuple[bytes, Callable[[], None]] | None = None  # of the intent with this id
+
+    def settle_batch(self, batch: UsageBatch, check: Callable[[], None] = lambda: None) -> TxReceipt:
         """Settle a batch, or return the receipt if it is settled already. Waits while the chain is away.
+
+        Args:
+            batch: the batch.
+            check: is called before a transaction is signed while no other one of the gateway is on its way. What it
+                raises ends the call: then the batch does not come onto the chain, unless it is settled again.
 
         Raises:
             ChainError: the contract refuses the batch, another was settled under its number, or it is not mined in
@@ -32,7 +39,16 @@ class UsageSettler(Settler):
         roots = batch.charges.root + batch.payouts.root
         digest = keccak(batch.price_book + roots + word(batch.tables.total))
         name = intent_id(chain_id, at, keccak(batch.series + word(batch.number) + word(self._voids(batch)) + digest))
+        self._check = name, check
         return self.enact(Intent(name, at, batch.series, batch.number, digest, settle_batch(batch).data, _SETTLE_GAS))
+
+    def _passes(self, intent: Intent, last: int) -> bool:
+        if not super()._passes(intent, last):
+            return False
+        node, gateway = self._node, self._relayer.address
+        if self._check is not None and self._check[0] == intent.id and node.nonce(gateway) == node.mined_nonce(gateway):
+            self._check[1]()
+        return True
 
     def _voids(self, batch: UsageBatch) -> int:
         """How often batches of the series were voided: the same batch may have to be settled again after that."""

@@ -112,7 +112,8 @@ def open_market(config: ServeConfig, console: Console, domain: Domain | None = N
     )  # fmt: skip
     gateway.signer()  # whether it is there
     with Ledger.open(places.ledger) as ledger:
-        ledger.bind(Gateway(settings.gateway, settings.domain, settings.lends), settings.account_concurrent)
+        served = Gateway(settings.gateway, settings.domain, settings.lends)
+        ledger.bind(served, settings.account_concurrent, settings.cap_margin)
     from flock_ray.market.deployments import Deployment  # imports Ray
 
     cluster = config.cluster
@@ -201,6 +202,7 @@ def _settings(
         protocol=_account(money.treasury) if money.treasury else account,
         domain=domain or (_domain(config) if on_chain else _NO_CHAIN),
         account_concurrent=config.account_concurrent,
+        cap_margin=money.cap_margin,
         lends=on_chain,
         base=base_offer(base, account, Price(money.prompt, money.output)),
         knowledge=places.folder / "knowledge",

@@ -18,6 +18,7 @@ from flock_ray.chain.sender import Sender
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import MAX_FEE, TxReceipt
+from flock_ray.chain.words import format_tokens
 from flock_ray.commands.connection import TIMEOUT
 from flock_ray.commands.output import Output
 from flock_ray.errors import FlockRayError
@@ -38,18 +39,32 @@ def show(asked: Namespace) -> None:
             }
             for account in accounts for row in ledger.usage(account)
         ]  # fmt: skip
-        facts = {"accounts": len(accounts), "used": used, "waiting": _waiting(ledger), "batches": _batches(ledger)}
+        facts = {
+            "accounts": len(accounts), "used": used, "waiting": _waiting(ledger), "batches": _batches(ledger),
+            "uncollectable": _uncollectable(ledger),
+        }  # fmt: skip
     Output(asked.json).facts(facts)
 
 
 def _waiting(ledger: Ledger) -> list[dict[str, Any]]:
     return [
         {
-            "price_book": to_hex(waiting.price_book), "receipts": waiting.receipts, "oldest_at": waiting.oldest,
+            "price_book": to_hex(waiting.price_book), "receipts": waiting.receipts,
+            "receipts_that_need_a_later_cap": waiting.ended, "oldest_at": waiting.oldest,
             "accounts_that_withdraw": waiting.withdrawn, "caps_that_end_soon": waiting.expiring,
             "in_force": waiting.in_force,
         }
         for waiting in ledger.batches.waiting()
+    ]  # fmt: skip
+
+
+def _uncollectable(ledger: Ledger) -> list[dict[str, Any]]:
+    return [
+        {
+            "price_book": to_hex(one.price_book), "number": one.number, "account": to_hex(one.account),
+            "owed_wei": one.units, "settled_at": one.settled_at,
+        }
+        for one in ledger.batches.uncollectable()
     ]  # fmt: skip
 
 
@@ -80,11 +95,15 @@ def settle(asked: Namespace) -> None:
         if not asked.every:
             output.facts(_settle(side, after=0))
             return
+        told = ""
         while True:
             try:
                 done = _settle(side, asked.after)
                 if done["settled"] or done["collected"]:
                     output.facts(done)
+                if (lacking := _lacking(done)) != told and lacking:
+                    output.note(lacking, {"warning": lacking})
+                told = lacking
             except FlockRayError as error:  # it outlives a node that is away
                 output.note(f"not settled now: {error}", {"error": str(error)})
             time.sleep(asked.every)
@@ -108,8 +127,21 @@ def _settle(side: Side, after: int) -> dict[str, Any]:
     collected = side.settlement.collect(now)
     if collected:
         side.settlement.watch()
-    left = len(batches.uncollected())
-    return facts | {"settled": settled, "collected": _sent(collected), "batches_to_collect": left}
+    return facts | {
+        "settled": settled, "collected": _sent(collected), "batches_to_collect": len(batches.uncollected()),
+        "receipts_that_need_a_later_cap": sum(waiting.ended for waiting in batches.waiting()),
+        "uncollectable": _uncollectable(side.ledger),
+    }  # fmt: skip
+
+
+def _lacking(done: dict[str, Any]) -> str:
+    """What waits for later caps, in a line; empty if nothing does."""
+    receipts, owed = done["receipts_that_need_a_later_cap"], sum(one["owed_wei"] for one in done["uncollectable"])
+    told = [f"{receipts} receipts wait"] if receipts else []
+    told += [f"{format_tokens(owed)} tokens of settled batches cannot be collected"] if owed else []
+    if not told:
+        return ""
+    return f"Caps have ended. Until their accounts sign later ones, {' and '.join(told)}: flock-ray usage show"
 
 
 def pay(asked: Namespace) -> None:

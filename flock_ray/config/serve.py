@@ -65,6 +65,7 @@ class MoneyConfig:
         prompt: units (wei) for a token of a prompt, output: for one of an answer, of the runs that are published at
             start; other entries keep theirs.
         host, protocol, owner, members: how a cost is divided, in basis points that sum to 10,000.
+        cap_margin: seconds before a cap's end from which nothing is lent on it: time to answer, and to settle.
         treasury: account that gets the protocol's part (empty: the gateway's).
     """
 
@@ -79,6 +80,7 @@ class MoneyConfig:
     protocol: int = 800
     owner: int = 2_200
     members: int = 5_000
+    cap_margin: int = 3_600
     treasury: str = ""
 
 
@@ -127,6 +129,7 @@ _RANGES: dict[tuple[float, float], tuple[str, ...]] = {
     (0, inf): ("cluster.cpus_per_worker", "money.chain_id"),
     (0, 1 << 12): ("engine.max_rank",),
     (0, 1 << 63): ("money.prompt", "money.output"),
+    (1, 1 << 31): ("money.cap_margin",),
     (0, 10_000): ("money.host", "money.protocol", "money.owner", "money.members"),
 }
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, insert, select, update
 
 from flock_ray.chain.eip712 import price_book_digest, usage_domain
 from flock_ray.chain.keys import recover
 from flock_ray.chain.usage import SignedCap, SignedReceipt, account_text
 from flock_ray.errors import LedgerError
-from flock_ray.market.accounts import gateway_row
-from flock_ray.market.bounds import CAP_MARGIN
+from flock_ray.market.accounts import charged, gateway_row
 from flock_ray.market.caps import signed_cap
 from flock_ray.market.database import Database
 from flock_ray.market.ledger_schema import ACCOUNTS, BATCHES, CAPS, CHARGES, IS_WAITING, PRICE_BOOKS, REQUESTS
@@ -25,11 +24,17 @@ from flock_ray.market.ledger_values import Reservation
 from flock_ray.market.rows import signed_receipt
 from flock_ray.protocol.encoding import canonical_json, from_hex, parse_canonical, to_hex
 from flock_ray.protocol.price_book import MAX_BOOK, LeafTable, PriceBook
-from flock_ray.protocol.usage import Tables, charge
+from flock_ray.protocol.usage import Tables, charge, uncapped
 
 MAX_RECEIPTS = 50_000  # of a batch
 SETTLE_MARGIN = 900  # seconds that a cap must be valid for when a batch is taken: until it is settled
+SEND_MARGIN = 300  # the same when it is first sent: until it is in a block
+SOON = 7_200  # seconds before a cap's end from which what waits under it is settled at once
 _MAX_TABLES = 1 << 28  # bytes of a series' tables
+
+
+class CapEndsError(LedgerError):
+    """A cap over a batch ends before the batch could be on the chain: settled later, it could not be collected."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class Taken:
         before, after = self.before.charges, self.after.charges
         return sorted(account for account, units in after.items() if before.get(account) != units)
 
+    def uncovered(self, settled_at: int) -> list[bytes]:
+        """Accounts of those that this batch charges whose caps do not last for it, if it is settled at a time."""
+        charges = {account: self.after.charges[account] for account in self.charged}
+        return uncapped(charges, {account: signed.cap for account, signed in self.caps.items()}, settled_at)
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -83,18 +93,39 @@ class Waiting:
     Attributes:
         price_book: its hash.
         receipts: number of them.
-        oldest: time of the first.
-        withdrawn: accounts among theirs that asked for a part of their deposit.
-        expiring: accounts among theirs whose cap ends soon.
+        ended: of these, receipts of accounts whose cap has ended, or is about to: they wait for a later one.
+        oldest: time of the first of the others; 0: there is none.
+        withdrawn: accounts among the others' that asked for a part of their deposit.
+        expiring: accounts among the others' whose cap ends soon.
         in_force: whether new requests still go under this price book.
     """
 
     price_book: bytes
     receipts: int
+    ended: int
     oldest: int
     withdrawn: int
     expiring: int
     in_force: bool
+
+
+@dataclass(frozen=True)
+class Uncollectable:
+    """What an account was charged in a batch that came onto the chain after its cap had ended.
+
+    Attributes:
+        price_book: of the batch.
+        number: of the batch.
+        account: that is charged.
+        units: not collected when the chain was last seen; they can be once the account has signed a later cap.
+        settled_at: time of the batch's settlement.
+    """
+
+    price_book: bytes
+    number: int
+    account: bytes
+    units: int
+    settled_at: int
 
 
 class Batches:
@@ -170,15 +201,23 @@ class Batches:
         for book in books:
             own = [group for group in groups if group[0] == book]
             if own:
-                expiring = sum(expiry is not None and expiry < now + 2 * CAP_MARGIN for *_, expiry in own)
-                counted, oldest = sum(group[2] for group in own), min(group[3] for group in own)
+                lasting = [group for group in own if group[5] is not None and group[5] >= now + SETTLE_MARGIN]
+                counted, ready = (sum(group[2] for group in groups) for groups in (own, lasting))
                 found.append(
-                    Waiting(book, counted, oldest, sum(group[4] for group in own), expiring, book == books[-1])
-                )
+                    Waiting(
+                        book, counted, counted - ready, min((group[3] for group in lasting), default=0),
+                        sum(group[4] for group in lasting), sum(group[5] < now + SOON for group in lasting),
+                        book == books[-1],
+                    )
+                )  # fmt: skip
         return found
 
-    def take(self, price_book: bytes) -> Taken | None:
+    def take(self, price_book: bytes, chain_time: int = 0) -> Taken | None:
         """The batch that is taken and not settled; or the next one, of what waits and is under caps that last.
+
+        Args:
+            price_book: hash of the price book.
+            chain_time: time of the chain's latest block, which may be ahead of the ledger's clock.
 
         Returns:
             The batch; None if nothing can be charged now.
@@ -197,7 +236,8 @@ class Batches:
                 before = taken.after
             else:
                 before = Tables()
-            lasting = and_(CAPS.c.price_book == price_book, CAPS.c.expiry >= self._clock() + SETTLE_MARGIN)
+            until = max(self._clock(), chain_time) + SETTLE_MARGIN
+            lasting = and_(CAPS.c.price_book == price_book, CAPS.c.expiry >= until)
             first = (
                 select(REQUESTS.c.request)
                 .where(
@@ -219,6 +259,24 @@ class Batches:
                 )
             )  # fmt: skip
             return _taken(transaction, book, last + 1)
+
+    def check_caps(self, price_book: bytes, number: int, chain_time: int) -> None:
+        """CapEndsError, if a cap over a batch ends before the batch could be in a block; `chain_time` as in `take`."""
+        ended = self.get(price_book, number).uncovered(max(self._clock(), chain_time) + SEND_MARGIN)
+        if ended:
+            raise CapEndsError(
+                f"batch {number} under the price book {to_hex(price_book)} charges {len(ended)} accounts whose caps end"
+                " before it could be settled"
+            )
+
+    def give_back(self, price_book: bytes, number: int) -> None:
+        """Undo a batch that is not on the chain and cannot come onto it, and those after it: their receipts wait."""
+        batch, asked = BATCHES.c, REQUESTS.c
+        with self._database.write() as transaction:
+            _book(transaction, price_book, lock=True)
+            undone = (asked.price_book == price_book) & (asked.batch >= number)
+            transaction.execute(update(REQUESTS).where(undone).values(batch=None))
+            transaction.execute(delete(BATCHES).where(batch.price_book == price_book, batch.number >= number))
 
     def get(self, price_book: bytes, number: int) -> Taken:
         """A batch that was taken; LedgerError if there is none."""
@@ -244,6 +302,21 @@ class Batches:
         with self._database.read() as transaction:
             rows = transaction.execute(asked.order_by(BATCHES.c.price_book, BATCHES.c.number))
             return [(row.price_book, row.number) for row in rows]
+
+    def uncollectable(self) -> list[Uncollectable]:
+        """What was charged in settled batches and no cap lasts for, by price book and batch."""
+        found = []
+        for price_book, number in self.uncollected():
+            taken = self.get(price_book, number)
+            ended = [] if taken.settled_at is None else taken.uncovered(taken.settled_at)
+            for account in ended:
+                with self._database.read() as transaction:
+                    _, collected = charged(transaction, account)[price_book]
+                before = max(taken.before.charges.get(account, 0), collected)
+                if units := max(taken.after.charges[account] - before, 0):
+                    assert taken.settled_at is not None
+                    found.append(Uncollectable(price_book, number, account, units, taken.settled_at))
+        return found
 
     def unsettled(self) -> list[bytes]:
         """Price books with a batch that was taken and is not settled: its process was killed, say."""
@@ -298,9 +371,9 @@ def _taken(transaction: Connection, book: SignedBook, number: int) -> Taken:
         raise LedgerError(f"the ledger has no batch {number} under the price book {to_hex(name)}")
     after = _tables(rows[number])
     before = _tables(rows[number - 1]) if number > 1 else Tables()
-    charged = {account for account, units in after.charges.items() if before.charges.get(account) != units}
+    own = {account for account, units in after.charges.items() if before.charges.get(account) != units}
     caps = transaction.execute(select(CAPS).where(CAPS.c.price_book == name))
-    signed = {row.account: signed_cap(row, book.book.gateway) for row in caps if row.account in charged}
+    signed = {row.account: signed_cap(row, book.book.gateway) for row in caps if row.account in own}
     return Taken(book, number, before, after, rows[number].receipts, signed, rows[number].settled_at)
 
 

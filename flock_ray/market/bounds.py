@@ -14,7 +14,6 @@ from flock_ray.market.ledger_schema import CAPS, IS_OPEN, REQUESTS, WINDOWS
 from flock_ray.market.ledger_values import Key, NotLendingError, Reservation
 
 MINUTE = 60  # seconds of a rate's window
-CAP_MARGIN = 3_600  # seconds before a cap's expiry from which nothing is lent on it: time to settle
 
 _ROW, _SECOND = REQUESTS.c, WINDOWS.c
 _OPEN = select(
@@ -135,8 +134,9 @@ def check_budget(key: Key, running: Sequence[OpenRequest], cost: int) -> None:
 
 
 def check_money(
-    transaction: Connection, account: Row[Any], asked: Reservation, running: Sequence[OpenRequest], now: int, age: int
-) -> None:
+    transaction: Connection, account: Row[Any], asked: Reservation, running: Sequence[OpenRequest], now: int, age: int,
+    cap_margin: int,
+) -> None:  # fmt: skip
     """A lending gateway's: the account's cap and deposit last, and the gateway may lend on them.
 
     Args:
@@ -146,6 +146,7 @@ def check_money(
         running: the account's open requests.
         now: time.
         age: seconds after which what the chain said is too old to lend on.
+        cap_margin: seconds before a cap's end from which nothing is lent on it.
     """
     gateway = gateway_row(transaction)
     if gateway.stake is None or account.seen_at is None or now - account.seen_at > age:
@@ -155,7 +156,8 @@ def check_money(
             f"the gateway's stake is {gateway.stake} wei, below {gateway.min_stake}: it lends nothing"
         )
     charges = charged(transaction, account.account)
-    _check_cap(transaction, account.account, asked, running, charges.get(asked.price_book, (0, 0))[0], now)
+    used = charges.get(asked.price_book, (0, 0))[0]
+    _check_cap(transaction, account.account, asked, running, used, now + cap_margin)
     balance = balance_of(account.standing, charges, sum(request.cost for request in running))
     if asked.cost > balance.lendable:
         raise BudgetError(
@@ -165,15 +167,16 @@ def check_money(
 
 
 def _check_cap(
-    transaction: Connection, account: bytes, asked: Reservation, running: Sequence[OpenRequest], used: int, now: int
+    transaction: Connection, account: bytes, asked: Reservation, running: Sequence[OpenRequest], used: int, until: int
 ) -> None:
     place = (CAPS.c.account == account) & (CAPS.c.price_book == asked.price_book)
     cap = transaction.execute(select(CAPS.c.cumulative, CAPS.c.expiry).where(place)).one_or_none()
     book = f"the price book 0x{asked.price_book.hex()}"
     if cap is None:
         raise BudgetError(f"0x{account.hex()} has signed no cap under {book}")
-    if cap.expiry < now + CAP_MARGIN:
-        raise BudgetError(f"the cap of 0x{account.hex()} under {book} expires within {CAP_MARGIN} s: sign a later one")
+    if cap.expiry < until:
+        told = f"the cap of 0x{account.hex()} under {book} ends at {cap.expiry}"
+        raise BudgetError(f"{told}, before {until}, when an answer is settled at the latest: sign a later one")
     left = cap.cumulative - used - sum(request.cost for request in running if request.price_book == asked.price_book)
     if asked.cost > left:
         raise BudgetError(

@@ -11,7 +11,6 @@ from flock_ray.chain.eip712 import cap_digest, usage_domain
 from flock_ray.chain.keys import recover
 from flock_ray.chain.usage import SignedCap, account_text
 from flock_ray.market.accounts import gateway_row, lock_account
-from flock_ray.market.bounds import CAP_MARGIN
 from flock_ray.market.database import Database
 from flock_ray.market.ledger_schema import ACCOUNTS, CAPS, PRICE_BOOKS
 from flock_ray.market.ledger_values import CapError
@@ -21,9 +20,15 @@ from flock_ray.protocol.receipt import Cap
 class Caps:
     """The ledger's caps: the latest of each account and price book."""
 
-    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
-        """Keep caps in a ledger's database; the clock tells whole Unix seconds."""
-        self._database, self._clock = database, clock
+    def __init__(self, database: Database, clock: Callable[[], int], margin: Callable[[], int]) -> None:
+        """Keep caps in a ledger's database.
+
+        Args:
+            database: the ledger's.
+            clock: tells whole Unix seconds.
+            margin: tells for how many seconds a cap must be valid at least.
+        """
+        self._database, self._clock, self._margin = database, clock, margin
 
     def store(self, signed: SignedCap) -> None:
         """Take a cap, in the place of the account's former one under this price book.
@@ -46,7 +51,7 @@ class Caps:
             known = select(PRICE_BOOKS.c.hash).where(PRICE_BOOKS.c.hash == cap.price_book)
             if transaction.execute(known).one_or_none() is None:
                 raise CapError(f"the gateway has no price book 0x{cap.price_book.hex()}")
-            least = self._clock() + CAP_MARGIN
+            least = self._clock() + self._margin()
             if cap.expiry < least:
                 raise CapError(f"the cap expires at {cap.expiry}; it must be valid until {least} at least")
             if transaction.execute(select(ACCOUNTS.c.account).where(ACCOUNTS.c.account == cap.account)).first() is None:

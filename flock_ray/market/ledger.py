@@ -84,10 +84,10 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._process = secrets.token_hex(16)
-        self._bound: tuple[Gateway, int, int] | None = None
+        self._bound: tuple[Gateway, int, int, int] | None = None
         self._beaten = 0
         self.keys = Keys(database, self._now)
-        self.caps = Caps(database, self._now)
+        self.caps = Caps(database, self._now, self._cap_margin)
         self.batches = Batches(database, self._now)
 
     @classmethod
@@ -122,12 +122,13 @@ class Ledger:
 
     # A gateway process
 
-    def bind(self, gateway: Gateway, account_concurrent: int, chain_age: int = 600) -> None:
+    def bind(self, gateway: Gateway, account_concurrent: int, cap_margin: int, chain_age: int = 600) -> None:
         """Serve from this ledger: it is this gateway's, for ever.
 
         Args:
             gateway: account, chain and contract.
             account_concurrent: most requests at once of all keys of an account.
+            cap_margin: seconds before a cap's end from which nothing is lent on it.
             chain_age: seconds after which what was seen on the chain is too old to lend on.
 
         Raises:
@@ -144,8 +145,12 @@ class Ledger:
                 transaction.execute(insert(GATEWAY).values(id=1, **mine))
             elif other := [name for name, value in mine.items() if getattr(row, name) != value]:
                 raise LedgerError(f"the ledger {self._database.name} is of a gateway with another {', '.join(other)}")
-        self._bound = gateway, account_concurrent, chain_age
+        self._bound = gateway, account_concurrent, cap_margin, chain_age
         self.beat()
+
+    def _cap_margin(self) -> int:
+        assert self._bound is not None, "a ledger serves after bind()"
+        return self._bound[2]
 
     @property
     def _lends(self) -> bool:
@@ -218,7 +223,7 @@ class Ledger:
             RateLimitedError: too many requests or tokens a minute, or too many at once by the key or the account.
         """
         assert self._bound is not None, "a ledger serves after bind()"
-        _, of_account, _ = self._bound
+        of_account = self._bound[1]
         with self._database.write(durable=False) as transaction:
             account, found, now = self._locked_key(transaction, key)
             bounds.check_concurrent(found, bounds.open_requests(transaction, account.account), of_account)
@@ -244,7 +249,7 @@ class Ledger:
             RequestError: the request id was used before.
         """
         assert self._bound is not None, "a ledger serves after bind()"
-        gateway, of_account, chain_age = self._bound
+        gateway, of_account, cap_margin, chain_age = self._bound
         with self._database.write(durable=False) as transaction:
             account, found, now = self._locked_key(transaction, key)
             found.check_model(asked.model, asked.model_id)
@@ -256,7 +261,7 @@ class Ledger:
             bounds.check_budget(found, running, asked.cost)
             if gateway.lends and asked.cost:
                 self.batches.check_prices(transaction, asked)
-                bounds.check_money(transaction, account, asked, running, now, chain_age)
+                bounds.check_money(transaction, account, asked, running, now, chain_age, cap_margin)
             if now - self._beaten >= LEASE // 3:
                 self._beat(transaction)
             return open_row(transaction, found, asked, self._process, now)

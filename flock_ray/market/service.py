@@ -143,7 +143,7 @@ class Service:
         """From the process' start to its end: follow the registry, keep the lease, end what dead processes left."""
         settings = self.settings
         gateway = Gateway(settings.gateway, settings.domain, settings.lends)
-        await self.book(self.ledger.bind, gateway, settings.account_concurrent)
+        await self.book(self.ledger.bind, gateway, settings.account_concurrent, settings.cap_margin)
         await self.book(self.ledger.recover, self.sign)
         beside = [asyncio.ensure_future(each) for each in (self.catalogue.watch(), self._keep_lease())]
         try:

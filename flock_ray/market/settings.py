@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flock_ray.chain.eip712 import Domain
 from flock_ray.errors import ConfigError
+from flock_ray.market.batches import SETTLE_MARGIN
 from flock_ray.protocol.price_book import Offer
 
 MIB = 1 << 20
@@ -21,6 +22,7 @@ class Settings:
         protocol: account that gets the protocol's part of every cost, 20 bytes.
         domain: chain and `UsageSettlement` that receipts and caps are signed for (`chain.eip712.usage_domain`).
         account_concurrent: most requests at once of all keys of an account.
+        cap_margin: before a cap's end, from which nothing is lent on it: an answer must end, and be settled, by then.
         lends: whether requests need a cap and a deposit; false where no chain settles them.
         base: what the base model itself is sold for (`models.base_offer`); None: only models with an adapter answer.
         knowledge: folder of the documents that answers cite; None: that route is off.
@@ -37,6 +39,7 @@ class Settings:
     protocol: bytes
     domain: Domain
     account_concurrent: int
+    cap_margin: int
     lends: bool = True
     base: Offer | None = None
     knowledge: Path | None = None
@@ -56,3 +59,10 @@ class Settings:
         ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        least = self.answer_seconds + SETTLE_MARGIN
+        if self.lends and self.cap_margin < least:
+            raise ConfigError(
+                f"cap_margin is {self.cap_margin}; it must be at least {least:g}: an answer may take"
+                f" {self.answer_seconds:g} s, and a batch takes only what is under caps that last another"
+                f" {SETTLE_MARGIN} s"
+            )

@@ -6,6 +6,7 @@ it, settle each receipt exactly once. One process settles for a gateway at a tim
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,19 @@ from flock_ray.chain.calls import Call
 from flock_ray.chain.eip712 import usage_domain
 from flock_ray.chain.keys import Signer
 from flock_ray.chain.usage import UsageBatch, account_text
-from flock_ray.chain.usage_calls import claim, collect
+from flock_ray.chain.usage_calls import claim, claim_short, collect
 from flock_ray.chain.usage_files import BatchEvidence, batch_files
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import TxReceipt
 from flock_ray.errors import LedgerError
-from flock_ray.market.batches import Taken, Waiting
+from flock_ray.market.batches import CapEndsError, Taken, Waiting
 from flock_ray.market.ledger import Ledger
-from flock_ray.protocol.usage import series_of
+from flock_ray.protocol.usage import Amounts, Tables, series_of
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import write_text
 
+LOG = logging.getLogger(__name__)
 Send = Callable[[Sequence[Call]], Sequence[TxReceipt]]
 """Sends calls one after the other, and returns when they are mined."""
 
@@ -121,7 +123,8 @@ class Settlement:
         return [
             waiting
             for waiting in self._ledger.batches.waiting()
-            if waiting.withdrawn or waiting.expiring or not waiting.in_force or now - waiting.oldest >= every
+            if waiting.receipts > waiting.ended
+            and (waiting.withdrawn or waiting.expiring or not waiting.in_force or now - waiting.oldest >= every)
         ]
 
     # Settling
@@ -129,15 +132,33 @@ class Settlement:
     def settle(self, price_book: bytes) -> Iterator[Settled]:
         """Settle all that waits under a price book, batch by batch, each written to its folder.
 
-        What the guardian voided comes first: the contract takes numbers in turn.
+        What the guardian voided comes first: the contract takes numbers in turn. A batch that is late, as a cap over it
+        ends before it could be settled, is given back: it is taken anew, without the receipts under that cap.
 
         Raises:
             ChainError: see `UsageSettler.settle_batch`; a repeated call continues with the same batch.
         """
+        yield from self._settle_voided(price_book)
+        while (taken := self._ledger.batches.take(price_book, self._reader.time())) is not None:
+            settled = self._settle_in_time(taken)
+            if settled is not None:
+                yield settled
+
+    def _settle_voided(self, price_book: bytes) -> Iterator[Settled]:
         for voided in self._voided(price_book):
-            yield self._settle(voided)
-        while (taken := self._ledger.batches.take(price_book)) is not None:
-            yield self._settle(taken)
+            settled = self._settle_in_time(voided)
+            if settled is None:
+                return
+            yield settled
+
+    def _settle_in_time(self, taken: Taken) -> Settled | None:
+        """Settle a batch; None if it is late: then it and those after it were given back."""
+        try:
+            return self._settle(taken)
+        except CapEndsError as late:
+            LOG.warning("%s: it is taken anew", late)
+            self._ledger.batches.give_back(taken.book.book.hash, taken.number)
+            return None
 
     def _voided(self, price_book: bytes) -> list[Taken]:
         """Batches of a price book that the ledger has as settled, and the chain has no longer."""
@@ -148,7 +169,11 @@ class Settlement:
 
     def _settle(self, taken: Taken) -> Settled:
         batch = self._batch(taken)
-        self._settler.settle_batch(batch)
+
+        def check() -> None:
+            self._ledger.batches.check_caps(batch.price_book, batch.number, self._reader.time())
+
+        self._settler.settle_batch(batch, check)
         settled_at = self._reader.batch(batch.series, batch.number).settled_at
         folder = self._write(taken, batch, settled_at)
         self._ledger.batches.mark_settled(batch.price_book, batch.number, settled_at)
@@ -172,6 +197,8 @@ class Settlement:
     def collect(self, now: int) -> list[TxReceipt]:
         """Take from deposits what active batches charge, and settle anew what the guardian voided.
 
+        What a batch charges after the end of an account's cap stays, until there is a later one: it holds nothing up.
+
         Args:
             now: time of the chain.
 
@@ -179,60 +206,83 @@ class Settlement:
             Receipts of the calls; none if nothing is active or all was collected.
         """
         receipts: list[TxReceipt] = []
-        delay = self._settings.activation_delay
-        pending: dict[bytes, list[Taken]] = {}
-        for price_book, number in self._ledger.batches.uncollected():
-            taken = self._ledger.batches.get(price_book, number)
-            if taken.settled_at is not None:
-                pending.setdefault(price_book, []).append(taken)
-        for price_book, batches in pending.items():
-            last = self._reader.books(self._series(price_book)).last
-            for taken in batches:
-                if taken.number > last:  # it was voided, and so were those after it
-                    self._settle(taken)
-            active = [
-                taken for taken in batches
-                if taken.number <= last and self._settled_at(taken) + delay <= now
+        for price_book in dict.fromkeys(price_book for price_book, _ in self._ledger.batches.uncollected()):
+            for _ in self._settle_voided(price_book):
+                pass  # it is not active yet
+            if active := self._active(price_book, now):
+                receipts += self._collect(price_book, active)
+        return receipts
+
+    def _active(self, price_book: bytes, now: int) -> list[tuple[Taken, int]]:
+        """(batch, time of its settlement) of those that are active and not collected, the oldest first."""
+        series, found = self._series(price_book), []
+        last = self._reader.books(series).last
+        for book, number in self._ledger.batches.uncollected():
+            if book != price_book or number > last:
+                continue
+            taken, settled_at = self._ledger.batches.get(book, number), self._reader.batch(series, number).settled_at
+            if taken.settled_at is not None and settled_at + self._settings.activation_delay <= now:
+                found.append((taken, settled_at))
+        return found
+
+    def _collect(self, price_book: bytes, active: Sequence[tuple[Taken, int]]) -> list[TxReceipt]:
+        """Collect from each account what the last batch that its cap lasts for, and so all before it, charge it."""
+        accounts = sorted({account for taken, _ in active for account in taken.charged})
+        texts = [account_text(account) for account in accounts]
+        deposits = dict(zip(accounts, self._reader.deposits(self._signer.address, texts), strict=True))
+        collected, last = self._collected(price_book, accounts), dict[bytes, int]()
+        for taken, settled_at in active:
+            uncovered = taken.uncovered(settled_at)
+            last |= dict.fromkeys((account for account in taken.charged if account not in uncovered), taken.number)
+        receipts: list[TxReceipt] = []
+        for taken, _ in active:
+            able = [
+                account for account in taken.charged
+                if last.get(account) == taken.number and collected[account] < taken.after.charges[account]
+                and deposits[account].amount
             ]  # fmt: skip
-            for index, taken in enumerate(active):
-                later = {account for other in active[index + 1 :] for account in other.charged}
-                receipts += self._collect(taken, later)
+            calls = collect(self._batch(taken), taken.caps, able)
+            receipts += self._send(calls) if calls else []
+        collected = self._collected(price_book, accounts) if receipts else collected
+        for taken, settled_at in active:
+            if all(collected[account] >= taken.after.charges[account] for account in taken.charged):
+                self._write(taken, self._batch(taken), settled_at)  # with the caps that it was collected under
+                self._ledger.batches.mark_collected(price_book, taken.number)
         return receipts
 
-    def _settled_at(self, taken: Taken) -> int:
-        return self._reader.batch(self._series(taken.book.book.hash), taken.number).settled_at
-
-    def _collect(self, taken: Taken, later: set[bytes]) -> list[TxReceipt]:
-        """Collect a batch from the accounts that no later one charges: a later one takes what both charge."""
-        batch = self._batch(taken)
-        charged = [account for account in taken.charged if account not in later]
-        owing = self._owing(batch, charged)
-        deposits = self._reader.deposits(self._signer.address, [account_text(account) for account in owing])
-        able = [account for account, deposit in zip(owing, deposits, strict=True) if deposit.amount]
-        calls = collect(batch, taken.caps, able)
-        receipts = list(self._send(calls)) if calls else []
-        if not self._owing(batch, charged):
-            self._ledger.batches.mark_collected(batch.price_book, batch.number)
-        return receipts
-
-    def _owing(self, batch: UsageBatch, accounts: Sequence[bytes]) -> list[bytes]:
-        collected = self._reader.all_collected([(batch.series, account_text(account)) for account in accounts])
-        charges = batch.tables.charges
-        return [account for account, units in zip(accounts, collected, strict=True) if units < charges[account]]
+    def _collected(self, price_book: bytes, accounts: Sequence[bytes]) -> dict[bytes, int]:
+        series = self._series(price_book)
+        units = self._reader.all_collected([(series, account_text(account)) for account in accounts])
+        return dict(zip(accounts, units, strict=True))
 
     def claims(self, price_book: bytes) -> list[Call]:
-        """Calls that pay everybody what the last full batch of a price book gives them, and they were not paid yet.
+        """Calls that pay everybody what a price book's batches give them so far, and they were not paid yet.
 
-        Members in pools are paid at their own accounts, as the leaf tables name them.
+        That is all of the full ones, and a part of the batch that is filling: what can never be collected holds back no
+        more than the rest of that one. Members in pools are paid at their own accounts, as the leaf tables name them.
         """
-        books = self._reader.books(self._series(price_book))
+        books, full, filling = self._reader.books(self._series(price_book)), None, None
         for number in reversed(self._ledger.batches.numbers(price_book)):
+            if number > books.newest:
+                continue
             batch = self._batch(self._ledger.batches.get(price_book, number))
-            if number <= books.newest and batch.tables.total <= books.collected:
-                payouts = batch.tables.payouts
-                paid = {account: self._reader.claimed(batch.series, account_text(account)) for account in payouts}
-                return [claim(batch, account) for account in sorted(payouts) if paid[account] < payouts[account]]
-        return []
+            if batch.tables.total <= books.collected:
+                full = batch
+                break
+            filling = batch
+        if filling is not None:
+            owed = self._underpaid(price_book, _part(full, filling, books.collected))
+            return [claim_short(full, filling, account) for account in owed]
+        if full is None:
+            return []
+        return [claim(full, account) for account in self._underpaid(price_book, full.tables.payouts)]
+
+    def _underpaid(self, price_book: bytes, due: Amounts) -> list[bytes]:
+        """Accounts that were paid less than is due, ascending."""
+        series = self._series(price_book)
+        return [
+            account for account in sorted(due) if self._reader.claimed(series, account_text(account)) < due[account]
+        ]
 
     def _batch(self, taken: Taken) -> UsageBatch:
         book = taken.book.book
@@ -240,3 +290,13 @@ class Settlement:
 
     def _series(self, price_book: bytes) -> bytes:
         return series_of(bytes.fromhex(self._signer.address[2:]), price_book)
+
+
+def _part(before: UsageBatch | None, filling: UsageBatch, collected: int) -> dict[bytes, int]:
+    """{account: units} that a batch gives when so much of its series is collected, as the contract floors them."""
+    start = Tables() if before is None else before.tables
+    part, whole = collected - start.total, filling.tables.total - start.total
+    return {
+        account: (had := start.payouts.get(account, 0)) + (units - had) * part // whole
+        for account, units in filling.tables.payouts.items()
+    }

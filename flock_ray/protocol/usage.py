@@ -123,16 +123,16 @@ def _check_weights(book: PriceBook, weights: Mapping[bytes, LeafTable]) -> None:
             raise ValueError(f"the weights given as {to_hex(offer.weights)} have another hash")
 
 
-def uncapped(tables: Tables, caps: Mapping[bytes, Cap], settled_at: int) -> list[bytes]:
+def uncapped(charges: Amounts, caps: Mapping[bytes, Cap], settled_at: int) -> list[bytes]:
     """Accounts that are charged more than a cap allows in a batch that is settled at a time, ascending.
 
     Args:
-        tables: after the batch.
+        charges: after the batch.
         caps: {account: its cap under this gateway and price book}.
         settled_at: Unix time.
     """
     return sorted(
         account
-        for account, units in tables.charges.items()
+        for account, units in charges.items()
         if account not in caps or units > caps[account].cumulative or settled_at > caps[account].expiry
     )

@@ -168,7 +168,8 @@ def read_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -
 
 def split_silo(reading: Reading, spec: DataSpec, member: int) -> Silo:
     """A silo that was read, split; errors as in `split`."""
-    return replace(split(reading.name, reading.examples, spec, member), counts=reading.counts)
+    counts = reading.counts
+    return replace(split(reading.name, reading.examples, spec, member, counts.dropped), counts=counts)
 
 
 def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -> Silo:
@@ -176,8 +177,15 @@ def load_silo(spec: DataSpec, member: int, tokenizer: PreTrainedTokenizerBase) -
     return split_silo(read_silo(spec, member, tokenizer), spec, member)
 
 
-def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -> Silo:
+def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int, dropped: int = 0) -> Silo:
     """Split off the held-out part after a seeded shuffle; train examples equal to a held-out one are dropped.
+
+    Args:
+        name: of the silo.
+        examples: in the order of the data.
+        spec: of the data.
+        member: whose.
+        dropped: rows that are not among the examples, as nothing of them is learned.
 
     Raises:
         DataError: the silo is too small for both parts.
@@ -188,10 +196,11 @@ def split(name: str, examples: Sequence[Example], spec: DataSpec, member: int) -
     num_used = bisect_left(tokens, spec.heldout_tokens) + 1
     num_heldout = max(num_used, int(len(order) * spec.heldout_fraction))
     if num_heldout >= len(order):
+        why = f"; {dropped} rows more have no assistant's token within data.sequence_length = {spec.sequence_length}"
         raise DataError(
             f"silo {name} of member {member} is too small: {len(order)} sequences with {tokens[-1] if tokens else 0}"
             f" tokens to predict, of which {spec.heldout_tokens} are held out (data.heldout_tokens) and some must"
-            " remain for training"
+            f" remain for training{why * (dropped > 0)}"
         )
     if num_used < spec.heldout_sequences:
         raise DataError(

@@ -23,7 +23,7 @@ from flock_ray.chain.usage import UsageBatch, UsageTree, account_text
 from flock_ray.chain.usage_reader import UsageReader
 from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import MAX_FEE
-from flock_ray.errors import ChainError
+from flock_ray.errors import ChainError, LedgerError
 from flock_ray.protocol.price_book import BASIS, PriceBook, Split
 from flock_ray.protocol.usage import Tables, charge
 from tests.chain.usage_world import HOST, OWNER, PROTOCOL, SETTINGS, TABLE, WEIGHTS, UsageWorld, account
@@ -265,6 +265,26 @@ def test_batch_is_settled_once_whatever_is_repeated(tmp_path: Path) -> None:
     assert usage.reader.books(batch.series).last == 2
     settler.close()
     again.close()
+    usage.client.close()
+
+
+def test_a_batch_is_checked_before_it_is_signed_and_not_afterwards(tmp_path: Path) -> None:
+    def late() -> None:
+        raise LedgerError("late")
+
+    usage = UsageWorld(tmp_path / "world")
+    book, outbox = usage.book(), Outbox(tmp_path / "outbox.sqlite")
+    settler = UsageSettler(usage.client._node, usage.gateway, outbox, PATIENCE, MAX_FEE)
+    first, other = (
+        usage.batch(book, 1, charge(Tables(), [usage.receipt(book, 1, user, (10, 10))], book, TABLES))
+        for user in usage.users[:2]
+    )
+    with pytest.raises(LedgerError, match="late"):
+        settler.settle_batch(first, late)
+    assert usage.reader.books(first.series).last == 0 and outbox.next_nonce() == 0
+    receipt = settler.settle_batch(other)  # in its place
+    assert settler.settle_batch(other, late).hash == receipt.hash
+    settler.close()
     usage.client.close()
 
 

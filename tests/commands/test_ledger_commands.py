@@ -18,6 +18,7 @@ from flock_ray.chain.eip712 import cap_digest, price_book_digest, receipt_digest
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.usage import SignedCap, SignedReceipt
 from flock_ray.chain.values import TOKEN
+from flock_ray.commands import usage_settlement
 from flock_ray.commands.main import main
 from flock_ray.errors import BudgetError, KeyMissingError, KeyRefusedError, LedgerError, WrongChainError
 from flock_ray.market.ledger import Ledger
@@ -26,18 +27,25 @@ from flock_ray.protocol.price_book import Offer, PriceBook, Split
 from flock_ray.protocol.receipt import Cap, Receipt
 from tests.commands.market import CHAIN_ID, SIGNERS, Market
 from tests.market.ledgers import (
+    CAP_MARGIN,
     HOST,
     MODEL,
     OWNER,
     PROTOCOL,
     TABLE,
     USER,
+    Clock,
     account,
+    answered,
     asked,
+    lending_gateway,
     opened,
+    price_book,
+    publish,
     request_id,
     reserved,
     sign,
+    signed_cap,
     used,
 )
 from tests.market.ledgers import new_key as made_key
@@ -131,6 +139,33 @@ def test_what_was_used_is_shown(typed: Typed, url: str) -> None:
     assert "haiku@07070707" in typed("usage", "show")[1]
 
 
+def test_what_waits_for_a_later_cap_is_told(typed: Typed, url: str) -> None:
+    then = 10**9
+    book, end = price_book(), then + CAP_MARGIN
+    with opened(url, Clock(then), lending_gateway()) as ledger:
+        publish(ledger, book)
+        key = made_key(ledger)
+        ledger.set_stake(1, 1)
+        ledger.set_deposit(account(USER), 10**6, {})
+        ledger.caps.store(signed_cap(book, 10**6, end))
+        answered(ledger, key, 1, book)
+        assert ledger.batches.take(book.hash) is not None
+        ledger.batches.mark_settled(book.hash, 1, end + 1)
+        answered(ledger, key, 2, book)
+    shown = facts(typed("usage", "show", "--json"))
+    (waiting,), (owed,) = shown["waiting"], shown["uncollectable"]
+    assert (waiting["receipts"], waiting["receipts_that_need_a_later_cap"], waiting["oldest_at"]) == (1, 1, 0)
+    assert (owed["number"], owed["account"], owed["owed_wei"]) == (1, "0x" + account(USER).hex(), 140)
+    _, told, _ = typed("usage", "show")
+    assert "receipts that need a later cap" in told and "uncollectable" in told
+    lacking = {"receipts_that_need_a_later_cap": 1, "uncollectable": [owed, owed]}
+    assert usage_settlement._lacking(lacking) == (
+        "Caps have ended. Until their accounts sign later ones, 1 receipts wait and 0.00000000000000028 tokens of"
+        " settled batches cannot be collected: flock-ray usage show"
+    )
+    assert usage_settlement._lacking({"receipts_that_need_a_later_cap": 0, "uncollectable": []}) == ""
+
+
 @pytest.mark.anvil
 def test_usage_is_settled_collected_and_paid(
     market: Market, typed: Typed, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +191,7 @@ def test_usage_is_settled_collected_and_paid(
     book = PriceBook(account(gateway), PROTOCOL, (offer,))
     cap = Cap(account(user), account(gateway), book.hash, 10_000, (1 << 64) - 1)
     with Ledger.open(url, market.node.timestamp) as ledger:
-        ledger.bind(Gateway(account(gateway), domain, lends=True), 32, chain_age=10**9)
+        ledger.bind(Gateway(account(gateway), domain, lends=True), 32, CAP_MARGIN, chain_age=10**9)
         ledger.batches.publish(book, gateway.sign_digest(price_book_digest(domain, book)), [TABLE])
         key, _ = ledger.keys.create(KeyTerms(account(user)))
         ledger.caps.store(SignedCap(cap, user.sign_digest(cap_digest(domain, cap))))
@@ -216,5 +251,5 @@ def test_usage_is_settled_collected_and_paid(
         code, line = refused(typed("usage", "settle", *options))
         assert code == LedgerError.exit_code and "the ledger is of gateway" in line
     with Ledger.open(f"{url}2") as other:
-        other.bind(Gateway(account(gateway), usage_domain(CHAIN_ID + 1, at), lends=True), 32)
+        other.bind(Gateway(account(gateway), usage_domain(CHAIN_ID + 1, at), lends=True), 32, CAP_MARGIN)
     assert main(["usage", "settle", *options, "--ledger", f"{url}2"]) == WrongChainError.exit_code

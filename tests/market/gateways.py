@@ -120,7 +120,7 @@ class World:
         inner = InProcess(self.engine, self.registry.source)
         self.client: Any = wrap(inner) if wrap else inner
         chosen: dict[str, Any] = {
-            "account_concurrent": 32, "lends": False, "base": base_offer(BASE, HOST, Price(1, 1)),
+            "account_concurrent": 32, "cap_margin": 3_600, "lends": False, "base": base_offer(BASE, HOST, Price(1, 1)),
             "knowledge": folder / "knowledge", "poll_seconds": 0.02, "default_model": "latest",
         }  # fmt: skip
         account = account_of(gateway_key) if gateway_key else GATEWAY

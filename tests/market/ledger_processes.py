@@ -22,7 +22,7 @@ from flock_ray.market.ledger import LEASE, Ledger
 from flock_ray.market.ledger_values import KeyTerms, Row, Used
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.receipt import Receipt
-from tests.market.ledgers import NOON, USER, Clock, account, asked, free_gateway, opened, request_id, sign
+from tests.market.ledgers import CAP_MARGIN, NOON, USER, Clock, account, asked, free_gateway, opened, request_id, sign
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def race(url: str, clients: int = 64, processes: int = 2, requests: int = 200) -
     """Clients of several processes reserve, answer and fail at once, until a budget for so many requests is used up."""
     budget = requests * WORST + 100
     with Ledger.open(url, wait=PATIENCE) as ledger:
-        ledger.bind(free_gateway(), clients + 1)
+        ledger.bind(free_gateway(), clients + 1, CAP_MARGIN)
         terms = KeyTerms(account(USER), (), 1 << 40, 1 << 40, clients + 1, budget)
         key = ledger.keys.create(terms)[0].id
         parts = [_process("race", url, key, str(number), str(clients // processes)) for number in range(processes)]
@@ -104,7 +104,7 @@ def race(url: str, clients: int = 64, processes: int = 2, requests: int = 200) -
 
 def _race(url: str, key: str, number: int, clients: int) -> None:
     with Ledger.open(url, wait=PATIENCE) as ledger:
-        ledger.bind(free_gateway(), 1_000)
+        ledger.bind(free_gateway(), 1_000, CAP_MARGIN)
         print("ready", flush=True)
         sys.stdin.readline()
         with ThreadPoolExecutor(clients) as pool:

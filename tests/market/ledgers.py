@@ -18,6 +18,7 @@ RECEIPT_KEY = run_signer(1, "receipts")
 MODEL, BOOK = b"\x07" * 32, b"\x08" * 32
 PRICES = (2, 6)
 NOON = 1_800_000_000  # a time
+CAP_MARGIN = 3_600
 
 
 def account(signer: Signer) -> bytes:
@@ -48,11 +49,12 @@ def sign(receipt: Receipt) -> SignedReceipt:
 
 
 def opened(
-    url: str, clock: Clock | None = None, gateway: Gateway | None = None, account_concurrent: int = 32
-) -> Ledger:
+    url: str, clock: Clock | None = None, gateway: Gateway | None = None, account_concurrent: int = 32,
+    cap_margin: int = CAP_MARGIN,
+) -> Ledger:  # fmt: skip
     """A ledger in which a gateway serves."""
     ledger = Ledger.open(url, clock or Clock())
-    ledger.bind(gateway or free_gateway(), account_concurrent)
+    ledger.bind(gateway or free_gateway(), account_concurrent, cap_margin)
     return ledger
 
 

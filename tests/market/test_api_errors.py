@@ -24,7 +24,7 @@ CHAT = "/v1/chat/completions"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     engine = EchoEngine(Limits(512, VOCABULARY, 64, 256))
     folder = tmp_path_factory.mktemp("gateway")
-    with gateway(folder, engine=engine, max_body=1 << 16, body_seconds=0.3) as world:
+    with gateway(folder, engine=engine, max_body=1 << 16, body_seconds=1.0) as world:
         yield world
 
 

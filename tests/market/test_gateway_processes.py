@@ -54,7 +54,7 @@ def test_a_gateway_killed_in_the_middle_of_several_prompts_bills_those_that_it_h
             break
     client.close()
     with ledger_of(tmp_path, LEASE + 5) as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32)
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32, 3_600)
         (row,) = ledger.recover(receipt_signer(run_signer(1, "receipts"), DOMAIN))
         assert row.receipt is not None and row.reservation.prompt_tokens == 400 * 3 * AT_ONCE
         billed = row.receipt.receipt
@@ -90,7 +90,7 @@ def test_a_gateway_killed_in_the_middle_of_streams_bills_what_it_had_noted(tmp_p
         thread.join()
     sign = receipt_signer(run_signer(1, "receipts"), DOMAIN)
     with ledger_of(tmp_path, LEASE + 5) as ledger:
-        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32)
+        ledger.bind(Gateway(GATEWAY, DOMAIN, lends=False), 32, 3_600)
         ended = ledger.recover(sign)
         assert len(ended) == streams and ledger.recover(sign) == []
         for request, tokens in got.items():

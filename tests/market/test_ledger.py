@@ -22,6 +22,7 @@ from flock_ray.market.ledger_values import (
 from flock_ray.protocol.hashing import sha256
 from flock_ray.protocol.receipt import Receipt
 from tests.market.ledgers import (
+    CAP_MARGIN,
     DOMAIN,
     GATEWAY,
     MODEL,
@@ -301,7 +302,7 @@ def test_more_than_reserved_is_never_billed(ledger_url: str) -> None:
 
 def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
     with opened(ledger_url) as ledger:
-        ledger.bind(free_gateway(), 32)
+        ledger.bind(free_gateway(), 32, CAP_MARGIN)
         mine = free_gateway()
         others = (
             replace(mine, account=account(USER)),
@@ -311,4 +312,4 @@ def test_a_ledger_is_of_one_gateway(ledger_url: str) -> None:
         )
         for other, name in zip(others, ("account", "chain_id", "contract", "lends"), strict=True):
             with Ledger.open(ledger_url) as again, pytest.raises(LedgerError, match=f"another {name}$"):
-                again.bind(other, 32)
+                again.bind(other, 32, CAP_MARGIN)

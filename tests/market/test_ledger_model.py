@@ -18,6 +18,7 @@ from flock_ray.market.ledger import LEASE, Ledger
 from flock_ray.market.ledger_values import KeyTerms, Replay, Row, State
 from flock_ray.protocol.hashing import sha256
 from tests.market.ledgers import (
+    CAP_MARGIN,
     NOON,
     USER,
     Clock,
@@ -132,7 +133,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         ledger = Ledger.open(self.url, self.clock)
-        ledger.bind(lending_gateway(), OF_ACCOUNT, chain_age=10**9)
+        ledger.bind(lending_gateway(), OF_ACCOUNT, CAP_MARGIN, chain_age=10**9)
         self.processes.append(ledger)
 
     @property

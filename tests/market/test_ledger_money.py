@@ -10,12 +10,12 @@ from flock_ray.chain.eip712 import cap_digest, price_book_digest, usage_domain
 from flock_ray.chain.keys import run_signer
 from flock_ray.chain.usage import SignedCap
 from flock_ray.errors import BudgetError, LedgerError
-from flock_ray.market.batches import SETTLE_MARGIN
-from flock_ray.market.bounds import CAP_MARGIN
+from flock_ray.market.batches import SEND_MARGIN, SETTLE_MARGIN, SOON, CapEndsError, Uncollectable
 from flock_ray.market.ledger_values import CapError, NotLendingError
 from flock_ray.protocol.price_book import PriceBook
 from flock_ray.protocol.usage import Tables, charge
 from tests.market.ledgers import (
+    CAP_MARGIN,
     DOMAIN,
     GATEWAY,
     NOON,
@@ -84,7 +84,7 @@ def test_nothing_is_lent_beyond_the_cap(ledger_url: str) -> None:
         ledger.caps.store(signed_cap(BOOK, 10**6, NOON + 10**6))
         clock.now = NOON + 10**6 - CAP_MARGIN + 1
         ledger.set_deposit(account(USER), 10**6, {})
-        with pytest.raises(BudgetError, match="expires within 3600 s"):
+        with pytest.raises(BudgetError, match=r"ends at .* sign a later one"):
             ledger.reserve(key.id, asked(3, book=BOOK.hash))
 
 
@@ -233,11 +233,78 @@ def test_only_what_a_cap_covers_when_it_is_settled_is_charged(ledger_url: str) -
         clock.now += CAP_MARGIN - SETTLE_MARGIN + 1
         taken = ledger.batches.take(BOOK.hash)
         assert taken is not None and taken.charged == [account(USER)] and taken.num_receipts == 1
+        (waiting,) = ledger.batches.waiting()
+        assert (waiting.receipts, waiting.ended, waiting.oldest, waiting.expiring) == (2, 2, 0, 0)
         ledger.batches.mark_settled(BOOK.hash, 1, clock.now)
         assert ledger.batches.take(BOOK.hash) is None
         ledger.caps.store(signed_cap(BOOK, 10**6, NOON + 10**6, OTHER))  # with a later one it is
         taken = ledger.batches.take(BOOK.hash)
         assert taken is not None and taken.charged == [account(OTHER)] and taken.num_receipts == 2
+
+
+def test_the_chains_clock_counts_where_it_is_ahead(ledger_url: str) -> None:
+    with lending(ledger_url, BOOK) as ledger:
+        (key,) = ledger.keys.find()
+        answered(ledger, key, 1, BOOK)
+        assert ledger.batches.take(BOOK.hash, NOON + 10**6 - SETTLE_MARGIN + 1) is None
+        assert ledger.batches.take(BOOK.hash, NOON + 10**6 - SETTLE_MARGIN) is not None
+        ledger.batches.check_caps(BOOK.hash, 1, NOON + 10**6 - SEND_MARGIN)
+        with pytest.raises(CapEndsError, match="charges 1 accounts whose caps end before it could be settled"):
+            ledger.batches.check_caps(BOOK.hash, 1, NOON + 10**6 - SEND_MARGIN + 1)
+        ledger.caps.store(signed_cap(BOOK, 10**6, NOON + 10**6 + 1))
+        ledger.batches.check_caps(BOOK.hash, 1, NOON + 10**6 - SEND_MARGIN + 1)
+
+
+def test_receipts_of_a_batch_that_was_given_back_are_in_a_later_one(ledger_url: str) -> None:
+    another = price_book(output=7)
+    with lending(ledger_url, BOOK) as ledger:
+        (key,) = ledger.keys.find()
+        publish(ledger, another)
+        ledger.caps.store(signed_cap(another, 10**6))
+        answered(ledger, key, 9, another)
+        assert ledger.batches.take(another.hash) is not None
+        for number in (1, 2, 3):
+            answered(ledger, key, number, BOOK)
+            assert ledger.batches.take(BOOK.hash) is not None
+            ledger.batches.mark_settled(BOOK.hash, number, NOON)
+        ledger.batches.give_back(BOOK.hash, 2)
+        assert ledger.batches.numbers(BOOK.hash) == [1] and ledger.batches.numbers(another.hash) == [1]
+        taken = ledger.batches.take(BOOK.hash)
+        assert taken is not None and (taken.number, taken.num_receipts, taken.before.total) == (2, 2, 140)
+        assert [row.batch for number in (1, 2, 3, 9) if (row := ledger.row(request_id(number)))] == [1, 2, 2, 1]
+
+
+def test_what_no_cap_lasts_for_is_told(ledger_url: str) -> None:
+    with lending(ledger_url, BOOK) as ledger:
+        (key,) = ledger.keys.find()
+        end = NOON + 10**6
+        for number, settled_at in ((1, end), (2, end + 1), (3, end + 2)):
+            answered(ledger, key, number, BOOK)
+            assert ledger.batches.take(BOOK.hash) is not None
+            assert len(ledger.batches.uncollectable()) == max(number - 2, 0)  # that one is not settled
+            ledger.batches.mark_settled(BOOK.hash, number, settled_at)
+        owed = [Uncollectable(BOOK.hash, 2, account(USER), 140, end + 1),
+                Uncollectable(BOOK.hash, 3, account(USER), 140, end + 2)]  # fmt: skip
+        assert ledger.batches.uncollectable() == owed
+        ledger.set_deposit(account(USER), 10**6, {BOOK.hash: 290})
+        assert ledger.batches.uncollectable() == [replace(owed[1], units=130)]
+        ledger.caps.store(signed_cap(BOOK, 10**6, end + 2))
+        assert ledger.batches.uncollectable() == []
+
+
+def test_the_margin_before_a_caps_end_is_the_operators(ledger_url: str) -> None:
+    clock = Clock()
+    lending(ledger_url, BOOK, clock).close()
+    with opened(ledger_url, clock, lending_gateway(), cap_margin=10**5) as ledger:
+        (key,) = ledger.keys.find()
+        clock.now = NOON + 10**6 - 10**5
+        ledger.set_deposit(account(USER), 10**6, {})
+        reserved(ledger, key, asked(1, book=BOOK.hash))
+        clock.now += 1
+        with pytest.raises(BudgetError, match=f"ends at {NOON + 10**6}, .* sign a later one"):
+            ledger.reserve(key.id, asked(2, book=BOOK.hash))
+        with pytest.raises(CapError, match="must be valid until"):
+            ledger.caps.store(signed_cap(BOOK, 10**6))
 
 
 def test_what_costs_nothing_is_in_no_batch(ledger_url: str) -> None:
@@ -260,7 +327,7 @@ def test_what_waits_says_why_it_is_urgent(ledger_url: str) -> None:
         assert (waiting.receipts, waiting.oldest, waiting.in_force) == (2, NOON, True)
         assert (waiting.withdrawn, waiting.expiring) == (0, 0)
         ledger.set_deposit(account(USER), 0, {}, withdraws=True)
-        clock.now = NOON + 10**6 - 2 * CAP_MARGIN + 1
+        clock.now = NOON + 10**6 - SOON + 1
         publish(ledger, price_book(output=7))
         (waiting,) = ledger.batches.waiting()
         assert (waiting.withdrawn, waiting.expiring, waiting.in_force) == (1, 1, False)

@@ -309,6 +309,13 @@ def test_a_gateway_that_lends_needs_its_key(world: World) -> None:
             create_app(world.registry, world.ledger, world.client, RECEIPT_KEY, settings, gateway=key)
 
 
+def test_a_cap_must_outlast_an_answer_and_its_settlement(world: World) -> None:
+    settings = replace(world.settings, answer_seconds=600.0, cap_margin=1_499)
+    with pytest.raises(ConfigError, match="cap_margin is 1499; it must be at least 1500"):
+        replace(settings, lends=True)
+    assert replace(settings, lends=True, cap_margin=1_500).lends
+
+
 def test_nothing_of_a_request_is_kept_but_hashes(tmp_path: Path) -> None:
     with gateway(tmp_path) as world:
         words = "an unlikely sentence of a user"

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flock_ray.chain import usage_calls
 from flock_ray.chain.calls import Call
 from flock_ray.chain.eip712 import price_book_digest
+from flock_ray.chain.embedded import GENESIS_TIME, SECONDS_PER_EPOCH
 from flock_ray.chain.keys import Signer, run_signer
 from flock_ray.chain.outbox import Outbox
 from flock_ray.chain.usage import SignedReceipt, UsageBatch, UsageSettings
 from flock_ray.chain.usage_settler import UsageSettler
 from flock_ray.chain.values import MAX_FEE, TxReceipt
-from flock_ray.errors import BudgetError, LedgerError
+from flock_ray.errors import BudgetError, LedgerError, VerificationError
+from flock_ray.market.batches import SEND_MARGIN, Batches
 from flock_ray.market.ledger import Ledger
 from flock_ray.market.ledger_values import Gateway, Key, KeyTerms, NotLendingError
 from flock_ray.market.settlement import Settled, Settlement
 from flock_ray.protocol.price_book import PriceBook
 from flock_ray.protocol.receipt import Receipt
+from flock_ray.protocol.usage import series_of
 from flock_ray.verify.usage import verify_usage
-from tests.chain.usage_world import HOST, OWNER, PROTOCOL, SETTINGS, TABLE, WEIGHTS, UsageWorld, account
+from tests.chain.usage_world import HOST, NEVER, OWNER, PROTOCOL, SETTINGS, TABLE, WEIGHTS, UsageWorld, account
 from tests.chain.world import RUN_SEED
-from tests.market.ledgers import asked, request_id, used
+from tests.market.ledgers import CAP_MARGIN, asked, request_id, used
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.chain
@@ -46,7 +50,7 @@ class Serving:
         self.node = self.usage.client._node
         self.ledger = Ledger.open(url, self.node.timestamp)
         self.gateway = Gateway(account(self.usage.gateway), self.usage.usage, lends=True)
-        self.ledger.bind(self.gateway, 32, chain_age=10**6)
+        self.ledger.bind(self.gateway, 32, CAP_MARGIN, chain_age=10**6)
         self.book = self.usage.book()
         self.publish(self.book)
         self.settler = UsageSettler(
@@ -66,14 +70,30 @@ class Serving:
         signature = self.usage.gateway.sign_digest(price_book_digest(self.usage.usage, book))
         self.ledger.batches.publish(book, signature, [TABLE])
 
-    def user(self, number: int, cap: int = 1 << 100) -> Key:
+    def user(self, number: int, until: int = NEVER) -> Key:
         """A user with a key, a deposit and a cap."""
         signer = self.usage.users[number]
         self.usage.deposit(signer, DEPOSIT)
         key, _ = self.ledger.keys.create(KeyTerms(account(signer)))
-        self.ledger.caps.store(self.usage.cap(signer, self.book, cap))
+        self.sign_cap(number, until)
         self.settlement.watch()
         return key
+
+    def sign_cap(self, number: int, until: int) -> None:
+        self.ledger.caps.store(self.usage.cap(self.usage.users[number], self.book, 1 << 100, until))
+
+    def wait_until(self, time: int) -> None:
+        """Mine a block of this time or later."""
+        self.usage.epoch = max(self.usage.epoch, (time - GENESIS_TIME) // SECONDS_PER_EPOCH + 1)
+        self.usage.deposit(self.usage.gateway, 1)
+        assert self.node.timestamp() >= time
+
+    def pay(self) -> dict[bytes, int]:
+        """What everybody whom the batches give something has then got of it."""
+        payees = [HOST, OWNER, PROTOCOL, *WEIGHTS]
+        self.send(self.settlement.claims(self.book.hash))
+        assert self.settlement.claims(self.book.hash) == []
+        return {payee: self.usage.wallet(payee) for payee in payees}
 
     def sign(self, receipt: Receipt) -> SignedReceipt:
         return self.usage.signed(receipt)
@@ -99,7 +119,7 @@ class Serving:
         return self.settlement.collect(self.node.timestamp())
 
     def last(self, book: PriceBook | None = None) -> int:
-        return self.usage.reader.books(self.batch(1, book).series).last
+        return self.usage.reader.books(series_of(self.gateway.account, (book or self.book).hash)).last
 
     def batch(self, number: int, book: PriceBook | None = None) -> UsageBatch:
         taken = self.ledger.batches.get((book or self.book).hash, number)
@@ -163,8 +183,8 @@ def test_a_kill_at_any_point_settles_each_receipt_once(serving: Serving, monkeyp
     def dies(*_: object, **__: object) -> None:
         raise Killed
 
-    def settles_and_dies(batch: UsageBatch) -> None:
-        settle_batch(batch)
+    def settles_and_dies(*asked: Any) -> None:
+        settle_batch(*asked)
         raise Killed
 
     def sends_and_dies(calls: Sequence[Call]) -> list[TxReceipt]:
@@ -265,11 +285,107 @@ def test_voided_batches_are_settled_again(tmp_path: Path, ledger_url: str) -> No
     serving.close()
 
 
+# Caps that end
+
+
+def test_a_batch_that_is_late_for_a_cap_is_taken_anew_without_it(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise Killed
+
+    end = serving.node.timestamp() + 2 * CAP_MARGIN
+    short, lasting = serving.user(0, end), serving.user(1)
+    for key in (short, lasting):
+        serving.answer(key)
+    with monkeypatch.context() as patch:
+        patch.setattr(serving.settler, "settle_batch", dies)
+        with pytest.raises(Killed):
+            serving.settle()
+    serving.wait_until(end - SEND_MARGIN + 1)
+    (settled,) = serving.settle()
+    assert (settled.batch.number, settled.batch.tables.charges) == (1, {lasting.terms.account: 140})
+    assert verify_usage(settled.folder, serving.node).on_chain
+    (waiting,) = serving.ledger.batches.waiting()
+    assert (waiting.receipts, waiting.ended) == (1, 1)
+    assert serving.settlement.due(serving.node.timestamp(), every=1) == []
+    assert serving.collect() and serving.ledger.batches.uncollected() == []
+    assert sum(serving.pay().values()) == 140
+    serving.sign_cap(0, NEVER)
+    (settled,) = serving.settle()
+    assert (settled.batch.number, settled.receipts, settled.batch.tables.total) == (2, 1, 280)
+    assert serving.collect() and serving.ledger.batches.uncollected() == []
+    serving.settlement.watch()
+    assert [serving.ledger.balance(key.terms.account).standing for key in (short, lasting)] == [DEPOSIT - 140] * 2
+    assert serving.pay() == settled.batch.tables.payouts
+
+
+def test_a_batch_that_came_after_a_caps_end_holds_up_no_other(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = serving.node.timestamp() + 2 * CAP_MARGIN
+    short, lasting = serving.user(0, end), serving.user(1)
+    account = short.terms.account
+
+    def answer_and_settle(**tokens: int) -> Settled:
+        for name, count in tokens.items():
+            serving.answer({"short": short, "lasting": lasting}[name], count)
+        (settled,) = serving.settle()
+        return settled
+
+    first = answer_and_settle(short=20, lasting=20)
+    with monkeypatch.context() as patch:  # its transaction was signed in time, and mined late
+        patch.setattr(Batches, "check_caps", lambda *_: serving.wait_until(end + 1))
+        late = answer_and_settle(short=7, lasting=20)
+    last = answer_and_settle(lasting=20)
+    assert [one.batch.tables.total for one in (first, late, last)] == [280, 280 + 62 + 140, 280 + 62 + 280]
+    assert serving.collect(3)
+    assert serving.ledger.batches.uncollected() == [(serving.book.hash, 2)]
+    series = first.batch.series
+    assert serving.usage.reader.books(series).collected == 560
+    assert serving.usage.reader.collected(series, serving.usage.users[0].address) == 140
+    serving.settlement.watch()
+    (owed,) = serving.ledger.batches.uncollectable()
+    assert (owed.number, owed.account, owed.units) == (2, account, 62) and owed.settled_at > end
+    assert serving.settlement.collect(serving.node.timestamp()) == []
+    with pytest.raises(VerificationError, match="had expired when the batch was settled"):
+        verify_usage(late.folder, serving.node)
+    given, paid = last.batch.tables.payouts, serving.pay()  # of the last batch's 140 its part of 78
+    part = {payee: units + (given[payee] - units) * 78 // 140 for payee, units in late.batch.tables.payouts.items()}
+    assert paid == part and 555 <= sum(paid.values()) <= 560
+    serving.sign_cap(0, NEVER)
+    assert serving.ledger.batches.uncollectable() == []
+    assert len(serving.settlement.collect(serving.node.timestamp())) == 1
+    assert serving.ledger.batches.uncollected() == [] and serving.pay() == given
+    serving.settlement.watch()
+    assert serving.ledger.balance(account).standing == DEPOSIT - 202
+    assert verify_usage(late.folder, serving.node).on_chain  # under the cap that it was collected by
+
+
+def test_voided_batches_that_are_late_for_a_cap_are_taken_anew(tmp_path: Path, ledger_url: str) -> None:
+    guardian = run_signer(RUN_SEED, "creator").address
+    serving = Serving(tmp_path, ledger_url, replace(SLOW, guardian=guardian))
+    end = serving.node.timestamp() + CAP_MARGIN + 1_200
+    short, lasting = serving.user(0, end), serving.user(1)
+    for key in (short, lasting):
+        serving.answer(key)
+        serving.settle()
+    serving.usage.send(serving.usage.creator, usage_calls.void(serving.batch(1)))
+    serving.wait_until(end)
+    assert serving.settlement.collect(serving.node.timestamp()) == [] and serving.last() == 0
+    (settled,) = serving.settle()
+    assert (settled.batch.number, settled.batch.tables.charges) == (1, {lasting.terms.account: 140})
+    assert verify_usage(settled.folder, serving.node).on_chain
+    assert serving.collect() and serving.ledger.batches.uncollected() == []
+    assert [waiting.ended for waiting in serving.ledger.batches.waiting()] == [1]
+    serving.close()
+
+
 def test_only_the_ledgers_own_gateway_and_contract_settle(serving: Serving, tmp_path: Path) -> None:
     parts = (serving.usage.reader, serving.settler, serving.send)
     with pytest.raises(LedgerError, match="the ledger is of gateway"):
         Settlement(serving.ledger, *parts, serving.usage.creator, tmp_path)
     with Ledger.open(f"sqlite:///{tmp_path}/free.db") as free:
-        free.bind(replace(serving.gateway, lends=False), 32)
+        free.bind(replace(serving.gateway, lends=False), 32, CAP_MARGIN)
         with pytest.raises(LedgerError, match="takes no money"):
             Settlement(free, *parts, serving.usage.gateway, tmp_path)

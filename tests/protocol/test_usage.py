@@ -150,12 +150,12 @@ def test_receipts_that_do_not_fit_are_refused() -> None:
 
 def test_caps_bound_every_charge() -> None:
     cap = Cap(USERS[0], GATEWAY, MODEL, 100, 50)
-    tables = Tables({USERS[0]: 100, USERS[1]: 1}, {HOST: 101})
-    assert uncapped(tables, {USERS[0]: cap}, 50) == [USERS[1]]
+    charges = {USERS[0]: 100, USERS[1]: 1}
+    assert uncapped(charges, {USERS[0]: cap}, 50) == [USERS[1]]
     caps = {USERS[0]: cap, USERS[1]: replace(cap, account=USERS[1], cumulative=1)}
-    assert uncapped(tables, caps, 50) == []
-    assert uncapped(tables, caps, 51) == sorted(USERS[:2])
-    assert uncapped(tables, {**caps, USERS[0]: replace(cap, cumulative=99)}, 50) == [USERS[0]]
+    assert uncapped(charges, caps, 50) == []
+    assert uncapped(charges, caps, 51) == sorted(USERS[:2])
+    assert uncapped(charges, {**caps, USERS[0]: replace(cap, cumulative=99)}, 50) == [USERS[0]]
     with pytest.raises(ValueError, match="2\\^128"):
         replace(cap, cumulative=1 << 128)
 

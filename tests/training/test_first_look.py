@@ -43,8 +43,17 @@ def test_a_small_file_is_read(tokenizer: PreTrainedTokenizerBase, tmp_path: Path
     (tmp_path / "silo.jsonl").write_text("\n".join(row(f"{number}?") for number in range(60)))
     spec = replace(SPEC, path=str(tmp_path))
     assert look_at_data(spec, 0, tokenizer).startswith(f"{tmp_path}/silo.jsonl: 60 rows, ")
-    with pytest.raises(DataError, match="is too small"):
+    with pytest.raises(DataError, match=r"is too small: 60 sequences .* must remain for training$"):
         look_at_data(replace(spec, heldout_tokens=100_000), 0, tokenizer)
+
+
+def test_a_file_whose_answers_are_mostly_beyond_the_sequence_length_says_so(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    (tmp_path / "silo.jsonl").write_text("\n".join([*(row("a" * 200) for _ in range(50)), row("a")]))
+    told = "1 sequences .*; 50 rows more have no assistant's token within data.sequence_length = 64"
+    with pytest.raises(DataError, match=told):
+        look_at_data(replace(SPEC, path=str(tmp_path)), 0, tokenizer)
 
 
 def test_a_large_file_that_begins_with_rows_that_are_too_long(
