@@ -46,12 +46,12 @@ class Aggregator:
     def check_and_add(
         self, adapters: Sequence[bytes], payloads: Sequence[bytes], mechanism: Mechanism
     ) -> dict[bytes, Check]:
-        """Fetch and check payloads by ascending member; the rule gets the updates as they come, and none is kept.
+        """Fetch and check payloads by ascending member; the rule gets the updates, or what of them enters, as they come.
 
         Args:
             adapters: global adapters.
             payloads: their hashes.
-            mechanism: of the task; where it splits updates, they are kept.
+            mechanism: of the task; only where it splits updates they are kept.
 
         Returns:
             {payload hash: what its check gave}.

@@ -37,7 +37,7 @@ from flock_ray.store.blob_store import BlobStore
 from flock_ray.store.failures import run_folder_errors
 from flock_ray.store.files import read_json, write_json, write_text
 
-RUN_SCHEMA = "flock_ray/run/2"
+RUN_SCHEMA = "flock_ray/run/3"
 ALLIANCE = AllianceRules()
 
 

@@ -85,7 +85,7 @@ def read_contest_genesis(folder: RunFolder) -> ContestGenesis:
         VerificationError: they contradict each other.
     """
     value, config = folder.json("task.json"), folder.config()
-    if value.get("schema") != "flock_ray/run/2":
+    if value.get("schema") != "flock_ray/run/3":
         raise RunDirectoryError(f"task.json is of schema {value.get('schema')!r}, which this version cannot verify")
     try:
         genesis = _read(value, config)

@@ -122,7 +122,7 @@ def read_genesis(folder: RunFolder) -> TaskGenesis:
         VerificationError: they contradict each other.
     """
     value, config = folder.json("task.json"), folder.config()
-    if value.get("schema") != "flock_ray/run/2":
+    if value.get("schema") != "flock_ray/run/3":
         raise RunDirectoryError(
             f"task.json is of schema {value.get('schema')!r}: the run was made by another version, whose runs this one"
             " cannot verify"
