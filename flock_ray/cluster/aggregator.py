@@ -46,7 +46,7 @@ class Aggregator:
     def check_and_add(
         self, adapters: Sequence[bytes], payloads: Sequence[bytes], mechanism: Mechanism
     ) -> dict[bytes, Check]:
-        """Fetch and check payloads by ascending member; the rule gets the updates, or what of them enters, as they come.
+        """Fetch and check payloads by ascending member; the rule gets the updates, or what of them enters, at once.
 
         Args:
             adapters: global adapters.
