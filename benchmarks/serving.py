@@ -248,6 +248,7 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
             result["headline"] |= headline | bench.checks()
             keep()
         result["headline"] = main_figures(result["headline"], extent.compared[0])
+        keep()
     if only == "vllm":
         from benchmarks.serving_vllm import against_vllm  # imports Ray, which nothing else here does
 

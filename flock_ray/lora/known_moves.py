@@ -42,8 +42,8 @@ class Split:
 class KnownMoves:
     """The last moves of the global adapter, which everybody knows.
 
-    Memory is that of the moves in float32, where that holds their grid points exactly, and in float64 that of an update,
-    its residual and its public part.
+    Memory is that of the moves in float32, where that holds their grid points exactly, and in float64 that of an
+    update, its residual and its public part.
     """
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
