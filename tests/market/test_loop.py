@@ -20,11 +20,19 @@ from flock_ray.market.feedback_export import HELDOUT, SILO
 from flock_ray.market.models import Model
 from flock_ray.market.registry import Registry
 from flock_ray.protocol.encoding import to_hex
-from tests.runs import Head, Run
+from tests.runs import Head, Run, tiny
 
 pytestmark = pytest.mark.ray
 
 CORRECTIONS = 200
+STEPS = "training.steps=16"
+"""In fewer a model that knows nothing learns of an answer only that it is text, and garbage does it good, too."""
+
+
+@pytest.fixture(scope="module")
+def start(head: Head, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose sequences have room for an answer: of a question alone the tiny tokenizer makes up to 100 tokens."""
+    return head.run(tmp_path_factory.mktemp("start"), *tiny(tiny_model_dir, "data.sequence_length=192"))
 
 
 def published(run: Run, registry: Path, capsys: pytest.CaptureFixture[str]) -> Model:
@@ -54,7 +62,7 @@ def next_task(run: Run, silo: Path, *overrides: str) -> Config:
 
 def play(head: Head, run: Run, silo: Path) -> Run:
     """An epoch from a run's adapter in which the member with the feedback proposes."""
-    config = next_task(run, silo)
+    config = next_task(run, silo, STEPS)
     alliance = replace(config.alliance, pool=drawing_pool(config, run.path))
     return head.play(silo.parent.parent / "outputs", replace(config, alliance=alliance))
 
@@ -69,17 +77,17 @@ def garbage(answer: str) -> str:
 
 
 def test_corrections_become_the_next_version_under_the_alias(
-    head: Head, whole_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: Head, start: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry = tmp_path / "registry"
-    old = published(whole_run, registry, capsys)
+    old = published(start, registry, capsys)
     assert main(["alias", "best", old.id, "--registry", str(registry)]) == 0
     silo = silo_of(tmp_path, old, honest)
     rows = [json.loads(line) for name in (silo, silo.parent / HELDOUT) for line in name.read_text().splitlines()]
     assert len(rows) == CORRECTIONS
 
-    run = play(head, whole_run, silo)
-    members = load_config(whole_run.path).alliance.num_members
+    run = play(head, start, silo)
+    members = load_config(start.path).alliance.num_members
     (epoch,) = run.summary["epochs"]
     assert epoch["accepted"] and run.summary["num_members"] == members + 1
     assert [member["silo"] for member in run.summary["members"]][-1] == SILO.stem
@@ -99,13 +107,13 @@ def test_corrections_become_the_next_version_under_the_alias(
 
 
 def test_poisoned_feedback_is_priced_by_the_committee(
-    head: Head, whole_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: Head, start: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = published(whole_run, tmp_path / "registry", capsys)
-    member = load_config(whole_run.path).alliance.num_members
+    old = published(start, tmp_path / "registry", capsys)
+    member = load_config(start.path).alliance.num_members
     verdicts, earned = [], []
     for name, correct in (("honest", honest), ("poisoned", garbage)):
-        run = play(head, whole_run, silo_of(tmp_path / name, old, correct))
+        run = play(head, start, silo_of(tmp_path / name, old, correct))
         verdicts.append(proposal(run.path, member))
         earned.append(int(run.summary["members"][member]["earned_wei"]))
     true, poisoned = verdicts
