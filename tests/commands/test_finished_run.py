@@ -59,13 +59,13 @@ def test_answers_are_those_of_plain_transformers(generator: Generator, whole_run
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answers = {}
     for adapted in (True, False):
-        answers[adapted] = generator.answer(turns, Sampling(16), adapted, pieces.append)
+        answers[adapted] = generator.answer(turns, Sampling(48), adapted, pieces.append)
         if adapted:
             assert "".join(pieces) == answers[True] and len(pieces) > 1, "it comes piece by piece"
-            made = model.generate(**ids, max_new_tokens=16, do_sample=False)
+            made = model.generate(**ids, max_new_tokens=48, do_sample=False)
         else:
             with model.disable_adapter():
-                made = model.generate(**ids, max_new_tokens=16, do_sample=False)
+                made = model.generate(**ids, max_new_tokens=48, do_sample=False)
         assert answers[adapted] == tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     assert answers[True] != answers[False]
 

@@ -47,7 +47,7 @@ def resume(run: Path, *overrides: str) -> Config:
     ("overrides", "kept"),
     [
         (["training.steps=41"], "training.steps is 40"),
-        (["training.steps=41", "seed=3"], "seed is 10, training.steps is 40"),
+        (["training.steps=41", "seed=3"], "seed is 11, training.steps is 40"),
         (["mechanism=flock"], "mechanism.name is marginal1, mechanism.parameters is {'voter_share': 3000}"),
         (["mechanism.parameters.voter_share=1"], "mechanism.parameters is {'voter_share': 3000}"),
         (["chain=anvil"], "chain.backend is eth_tester"),
