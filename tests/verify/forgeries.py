@@ -75,9 +75,9 @@ def a_member_is_thrown_out(forger: Forger) -> None:
     forger.forge_record(2, lambda record: record.update(changes=[[0, 1, 2, True]]))
 
 
-@forgery(r"epoch 1 record\.slashes")
+@forgery(r"epoch 2 record\.slashes")
 def a_slash_is_taken_back(forger: Forger) -> None:
-    forger.forge_record(1, lambda record: record.update(slashes=[]))
+    forger.forge_record(2, lambda record: record.update(slashes=[]))
 
 
 @forgery(r"epoch 2 record\.slashes")
@@ -91,13 +91,13 @@ def a_score_is_raised(forger: Forger) -> None:
     forger.forge_record(1, lambda record: record["proposals"][0].update(score=10**9))
 
 
-@forgery(r"epoch 1 record\.proposals\[\d\]\.status: claimed accepted, found (harmful|rejected)")
+@forgery(r"epoch 2 record\.proposals\[\d\]\.status: claimed accepted, found (harmful|rejected)")
 def a_bad_proposal_is_accepted(forger: Forger) -> None:
     def accept(record: Any) -> None:
         bad = (proposal for proposal in record["proposals"] if proposal["status"] in ("harmful", "rejected"))
         next(bad)["status"] = "accepted"
 
-    forger.forge_record(1, accept)
+    forger.forge_record(2, accept)
 
 
 @forgery(r"epoch 1 record\.voters\[0\]")

@@ -90,7 +90,7 @@ def test_a_quorum_that_signed_another_candidate_or_verdict_is_caught_by_the_payl
 FREE = re.compile(
     r"(task\.json|receipts/1\.json|summary\.json)"
     r"(\.run_id|\.model|\.wall_seconds|\.epochs\.\d+\.(eval_\w+|factor_averaging_error|training|wall_seconds)"
-    r"|(\.epochs\.\d+\.proposals|\.members)\.\d+\.silo|\.members\.\d+\.num_tokens|\.chain\.backend"
+    r"|(\.epochs\.\d+\.proposals|\.members)\.\d+\.silo|\.members\.\d+\.(num_tokens|rows)|\.chain\.backend"
     r"|\.run\.(model_dtype|num_parameters|placement|load_seconds|versions))(\..*)?"
 )
 """What `docs/verify.md` says that nobody outside can check."""
