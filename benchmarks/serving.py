@@ -257,8 +257,8 @@ def run(quick: bool, overrides: Sequence[str]) -> None:
             measured, headline = against_vllm(bench, cell, SPEC, rounds=extent.order.count("o"))
             result["vllm"] |= measured
             result["headline"] |= headline
+            result["headline"]["ratio_vs_vllm_cpu"] = result["headline"][f"ratio_vs_vllm_cpu_{extent.compared[0].name}"]
             keep()
-        result["headline"]["ratio_vs_vllm_cpu"] = result["headline"][f"ratio_vs_vllm_cpu_{extent.compared[0].name}"]
     else:
         result["grid"] = grid(bench)
     bench.engine.close()
